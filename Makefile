@@ -1,0 +1,68 @@
+# raycluster: everything a fresh clone needs.  Needs Python 3.10 or newer, pip, git and make.
+#
+#   make demo    the main job on this machine: a head and two workers, on a real workload
+#   make test    lint, unit tests, tests on a local Ray, tests on a real Slurm (skipped where Slurm or root is missing)
+#   make unit    the unit tests alone (seconds)
+#   make lint    ruff and mypy
+#   make bench   start and stop times beside `ray symmetric-run` (needs Slurm and root)
+#
+# PYTHON=python3.12 make test    another Python
+# VENV=/scratch/me/venv make test    another place for the virtual environment
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+
+# Ray reports usage to its makers unless told not to: tests and demo never do.
+export RAY_USAGE_STATS_ENABLED := 0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test unit ray slurm lint format bench clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+# The stamp keeps a second run from installing again; pip runs anew when pyproject.toml changes.
+STAMP := $(VENV)/.installed
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: no $(PYTHON) found; raycluster needs Python 3.10 or newer: PYTHON=/path/to/python3 make $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1), raycluster needs Python 3.10 or newer: PYTHON=python3.12 make $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "make: $(PYTHON) has no venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) -V) (a minute or so, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/raycluster run --local 2 -- $(BIN)/python examples/minimal.py
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+
+ray: $(STAMP)
+	$(BIN)/python -m pytest tests/ray $(PYTEST_ARGS)
+
+slurm: $(STAMP)
+	$(BIN)/python -m pytest tests/slurm $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
