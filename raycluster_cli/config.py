@@ -1,0 +1,272 @@
+"""Settings: one table of what can be set, and where each value came from.
+
+Every field of :class:`Settings` is one option of the command line (`--field-name`)
+and one environment variable (`RAYCLUSTER_FIELD_NAME`).  The command line, the page
+docs/configuration.md and `raycluster env` are all made from this table, so they
+cannot disagree.  An option beats a variable, a variable beats what Slurm says, and
+that beats the default.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from .errors import UsageError
+
+PREFIX = "RAYCLUSTER_"
+
+#: Commands that start Ray on this node.
+STARTERS = ("head", "worker", "run")
+
+
+def setting(default: Any, text: str, commands: tuple[str, ...] = STARTERS, **more: Any) -> Any:
+    """A field of Settings with its help text and the commands that take it."""
+    return field(default=default, metadata={"help": text, "commands": commands, **more})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user set, or its default.  None means: worked out from Slurm and this node."""
+
+    # -- the cluster ---------------------------------------------------------------------------
+    expected_workers: int | None = setting(
+        None,
+        "Workers to wait for: nodes besides the head. Default: the job's nodes less one.",
+        ("head", "run"),
+    )
+    min_workers: int | None = setting(
+        None,
+        "Start with at least this many workers once --settle has passed. Default: all of them.",
+        ("head", "run"),
+    )
+    settle: float = setting(
+        30.0,
+        "Seconds to wait for the rest once --min-workers have joined.",
+        ("head", "run"),
+        unit="s",
+    )
+    timeout: float = setting(
+        300.0, "Seconds from start in which all workers must have joined, or the head be found.", unit="s"
+    )
+    name: str = setting("", "Name of this cluster, where one job holds several.", metavar="NAME")
+    local: int | None = setting(
+        None, "Start a head and N workers on this machine, with no Slurm.", ("run",), metavar="N"
+    )
+
+    # -- addresses and ports -------------------------------------------------------------------
+    master_ip: str = setting(
+        "", "Address or host name of the head. Default: from the job's record or node list."
+    )
+    master_port: int | None = setting(
+        None,
+        "Port of the head's GCS. Default: a free one, told to workers by the record.",
+        aliases=("--port",),
+        unit="port",
+    )
+    interface: str = setting("", "Network interface to use on this node.", metavar="NAME")
+    network: str = setting("", "Network to use, as CIDR: 10.1.0.0/16.", metavar="CIDR")
+    max_retries: int = setting(5, "Attempts of a worker to join.", ("worker",))
+    retry_delay: float = setting(10.0, "Seconds between a worker's attempts.", ("worker",), unit="s")
+
+    # -- what Ray gets -------------------------------------------------------------------------
+    num_cpus: int | None = setting(None, "CPUs of this node. Default: what Slurm granted.")
+    num_gpus: int | None = setting(None, "GPUs of this node. Default: what Slurm granted.")
+    memory: str = setting(
+        "", "Memory for tasks and actors (4G, 900M, bytes). Default: the grant less store and reserve."
+    )
+    object_store_memory: str = setting(
+        "", "Object store size. Default: least of 30 % of memory, /dev/shm, 200 GB."
+    )
+    resources: str = setting("", "Custom resources of this node, as JSON or name=2,other=1.", metavar="R")
+    labels: str = setting("", "Labels of this node, as key=value,key=value or JSON.", metavar="L")
+
+    # -- how Ray is started --------------------------------------------------------------------
+    start_timeout: float = setting(
+        300.0, "Seconds for one start of Ray on a node, imports included.", unit="s"
+    )
+    quick: str = setting(
+        "auto",
+        "How Ray is started: node (in a warm Python), ray-start (the public command), auto.",
+        choices=("auto", "node", "ray-start"),
+    )
+    dashboard: bool = setting(False, "Start Ray's dashboard beside the driver.", ("head", "run"))
+    dashboard_host: str = setting(
+        "127.0.0.1", "Address on which the dashboard listens.", ("head", "run"), metavar="IP"
+    )
+    client_server: bool = setting(False, "Start Ray's client server (ray://).", ("head", "run"))
+    log_monitor: bool = setting(True, "Show what tasks print in the driver's output.")
+    auth: bool = setting(True, "Token authentication on every process of the cluster.")
+    tls: bool = setting(False, "TLS between all nodes, with keys made for this cluster.")
+    scrub_env: bool = setting(False, "Keep SLURM_*, PMI_* and PMIX_* from Ray's worker processes.")
+
+    # -- faults --------------------------------------------------------------------------------
+    on_worker_loss: str = setting(
+        "fail", "When a worker is lost: fail, continue, or wait:SECONDS.", metavar="POLICY"
+    )
+    max_restarts: int = setting(
+        3, "Times a worker starts Ray again after its raylet died, unless the policy is fail."
+    )
+    head_recovery: bool = setting(
+        False, "Keep the GCS's state on disk and start it again when it dies (Ray 2.58+).", ("head", "run")
+    )
+    stop_before: float = setting(
+        0.0, "Seconds before the job's time limit at which the driver is told to end.", ("head", "run"), unit="s"
+    )
+    requeue_on_preempt: bool = setting(
+        False, "Requeue the job when the driver, told to end, ends with --requeue-code.", ("head", "run")
+    )
+    requeue_code: int = setting(75, "The driver's exit code that asks for a requeue.", ("head", "run"))
+    grace: float = setting(
+        10.0, "Seconds that a driver gets between SIGTERM and SIGKILL.", ("head", "run"), unit="s"
+    )
+    check_interval: float = setting(10.0, "Seconds between a worker's checks of the head.", unit="s")
+    keep_logs: str = setting(
+        "on-failure",
+        "When Ray's logs are copied to the record: always, on-failure, never.",
+        choices=("always", "on-failure", "never"),
+    )
+
+    # -- places --------------------------------------------------------------------------------
+    state_dir: str = setting(
+        "",
+        "Directory of the records, on a file system that all nodes share. Default: ~/.raycluster.",
+        ("head", "worker", "run", "monitor", "stop", "env"),
+        metavar="DIR",
+    )
+    temp_dir: str = setting("", "Node-local directory for Ray's sessions. Default: TMPDIR or /tmp.", metavar="DIR")
+    spill_dir: str = setting("", "Directory for spilled objects. Default: below the temp directory.", metavar="DIR")
+    verbose: bool = setting(False, "Say more on stderr.")
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            self._check(one.name, getattr(self, one.name), one.metadata)
+        parse_worker_loss(self.on_worker_loss)
+        if self.min_workers is not None and self.expected_workers is not None:
+            if self.min_workers > self.expected_workers:
+                raise UsageError(
+                    f"--min-workers is {self.min_workers}, more than --expected-workers {self.expected_workers}.",
+                    "Give at most the number of expected workers.",
+                )
+        if not 0 <= self.requeue_code <= 255:
+            raise UsageError(f"--requeue-code is {self.requeue_code}; it must be from 0 to 255.")
+        if self.name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}", self.name):
+            raise UsageError(
+                f"--name is {self.name!r}; a name has 1 to 40 letters, digits, '-' or '_'.",
+            )
+
+    @staticmethod
+    def _check(name: str, value: Any, meta: Any) -> None:
+        option = option_name(name)
+        if meta.get("unit") == "port" and value is not None and not 1 <= value <= 65535:
+            raise UsageError(
+                f"{option} is {value}; a port is a number from 1 to 65535.",
+                "Leave it out to have a free one chosen.",
+            )
+        if isinstance(value, bool):
+            return
+        if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
+            raise UsageError(f"{option} is {value:g}; it must be a number of seconds, 0 or more.")
+        if isinstance(value, int) and value < 0:
+            raise UsageError(f"{option} is {value}; it must be 0 or more.")
+        choices = meta.get("choices")
+        if choices and value not in choices:
+            raise UsageError(f"{option} is {value!r}; it must be one of {', '.join(choices)}.")
+
+
+def option_name(field_name: str) -> str:
+    """The option of a field.
+
+    >>> option_name("expected_workers")
+    '--expected-workers'
+    """
+    return "--" + field_name.replace("_", "-")
+
+
+def variable_name(field_name: str) -> str:
+    """The environment variable of a field.
+
+    >>> variable_name("expected_workers")
+    'RAYCLUSTER_EXPECTED_WORKERS'
+    """
+    return PREFIX + field_name.upper()
+
+
+def settings_of(command: str) -> Iterator[Any]:
+    """The dataclass fields that a command takes, in the table's order."""
+    for one in fields(Settings):
+        if command in one.metadata["commands"]:
+            yield one
+
+
+@dataclass(frozen=True)
+class WorkerLoss:
+    """What to do when a worker is lost: ``kind`` is fail, continue or wait; ``wait_s`` only for wait."""
+
+    kind: str
+    wait_s: float = 0.0
+
+
+def parse_worker_loss(text: str) -> WorkerLoss:
+    """Read --on-worker-loss.
+
+    >>> parse_worker_loss("wait:60")
+    WorkerLoss(kind='wait', wait_s=60.0)
+    """
+    kind, colon, seconds = text.partition(":")
+    if kind in ("fail", "continue") and not colon:
+        return WorkerLoss(kind)
+    if kind == "wait" and re.fullmatch(r"\d+(\.\d+)?", seconds):
+        return WorkerLoss(kind, float(seconds))
+    raise UsageError(
+        f"--on-worker-loss is {text!r}; it must be fail, continue or wait:SECONDS.",
+        "For example: --on-worker-loss wait:120.",
+    )
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
+
+
+def parse_size_bytes(option: str, text: str) -> int:
+    """Read a size with an optional suffix; K, M, G and T are powers of 1024, as Slurm's are.
+
+    >>> parse_size_bytes("--memory", "4G")
+    4294967296
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise UsageError(
+            f"{option} is {text!r}; it must be a size such as 4G, 900M or a number of bytes.",
+        )
+    power = " kmgt".index(match.group(2).lower() or " ")
+    return int(float(match.group(1)) * 1024**power)
+
+
+def parse_pairs(option: str, text: str) -> dict[str, str]:
+    """Read ``key=value,key=value`` or a JSON object into strings.
+
+    >>> parse_pairs("--labels", "zone=a,disk=nvme")
+    {'zone': 'a', 'disk': 'nvme'}
+    >>> parse_pairs("--resources", '{"slots": 2}')
+    {'slots': '2'}
+    """
+    text = text.strip()
+    if not text:
+        return {}
+    if text.startswith("{"):
+        try:
+            value = json.loads(text)
+        except ValueError as e:
+            raise UsageError(f"{option} is not readable as JSON: {e}.", "For example: name=2,other=1.") from e
+        return {str(key): str(item) for key, item in value.items()}
+    pairs: dict[str, str] = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not key.strip() or not equals:
+            raise UsageError(f"{option} has {part!r}; each part must be key=value.", "For example: name=2,other=1.")
+        pairs[key.strip()] = value.strip()
+    return pairs

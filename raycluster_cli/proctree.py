@@ -1,0 +1,175 @@
+"""Processes as the kernel shows them in /proc: who they are, whose child, alive or not.
+
+A process is known by its number *and* its start time, so that a number that the
+kernel gave to somebody else in the meantime is never signalled.  Nothing here uses
+asyncio or psutil: the keeper, which must stay small, works with this module alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+
+_PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>, since Linux 3.4
+
+
+@dataclass(frozen=True)
+class ProcessRef:
+    """A process: its number and its start in clock ticks since boot (/proc/PID/stat, field 22)."""
+
+    pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True)
+class Stat:
+    """The fields of /proc/PID/stat that are needed here."""
+
+    pid: int
+    name: str
+    state: str
+    parent: int
+    start_ticks: int
+
+    @property
+    def ref(self) -> ProcessRef:
+        return ProcessRef(self.pid, self.start_ticks)
+
+
+def parse_stat(text: str) -> Stat:
+    """Read one line of /proc/PID/stat; the name may hold spaces and brackets.
+
+    >>> parse_stat("7 (a) b) S 1 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 991 0 0").start_ticks
+    991
+    """
+    pid, _, rest = text.partition(" (")
+    name, _, rest = rest.rpartition(") ")
+    parts = rest.split()
+    return Stat(int(pid), name, parts[0], int(parts[1]), int(parts[19]))
+
+
+def read_stat(pid: int) -> Stat | None:
+    """The process's stat, or None when there is no such process."""
+    try:
+        return parse_stat((PROC / str(pid) / "stat").read_bytes().decode("utf-8", "replace"))
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def identify(pid: int) -> ProcessRef | None:
+    """Number and start time of a process that exists now."""
+    stat = read_stat(pid)
+    return stat.ref if stat else None
+
+
+def is_running(ref: ProcessRef) -> bool:
+    """Whether exactly this process still runs.  A zombie does not."""
+    stat = read_stat(ref.pid)
+    return stat is not None and stat.start_ticks == ref.start_ticks and stat.state not in "ZX"
+
+
+def send_signal(ref: ProcessRef, number: int) -> bool:
+    """Signal exactly this process; False when it is gone (or is somebody else by now)."""
+    if not is_running(ref):
+        return False
+    try:
+        os.kill(ref.pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def all_stats() -> Iterator[Stat]:
+    """Every process that /proc shows."""
+    for entry in os.listdir(PROC):
+        if entry.isdigit() and (stat := read_stat(int(entry))):
+            yield stat
+
+
+def descendants(root: int, skip: Iterable[int] = ()) -> list[Stat]:
+    """All live processes below ``root``, parents first, without those in ``skip`` and below them."""
+    below: dict[int, list[Stat]] = {}
+    for stat in all_stats():
+        below.setdefault(stat.parent, []).append(stat)
+    skipped = set(skip)
+    found: list[Stat] = []
+    todo = [root]
+    while todo:
+        for stat in below.get(todo.pop(), []):
+            if stat.pid not in skipped:
+                todo.append(stat.pid)
+                if stat.state not in "ZX":
+                    found.append(stat)
+    return found
+
+
+def become_subreaper() -> None:
+    """Make this process the parent of its descendants' orphans (prctl(2), PR_SET_CHILD_SUBREAPER).
+
+    This is what makes "end exactly what is ours" possible: a daemon that forks twice
+    and starts a session of its own is still a descendant.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(number)}")
+
+
+class TreeEnd:
+    """The end of everything below a process, step by step: SIGTERM once, then SIGKILL.
+
+    Each :meth:`step` looks again, so that a process that forks while it is being ended
+    does not get away.  The keeper and the supervisor each bring their own way to wait.
+    """
+
+    def __init__(
+        self,
+        root: int,
+        *,
+        grace_s: float,
+        kill_wait_s: float = 5.0,
+        skip: Iterable[int] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._root = root
+        self._skip = tuple(skip)
+        self._clock = clock
+        self._kill_at = clock() + grace_s
+        self._give_up_at = self._kill_at + kill_wait_s
+        self._told: set[ProcessRef] = set()
+        self.left: list[Stat] = []
+        """What still runs; after the end, what not even SIGKILL could end (a hung file system, say)."""
+
+    def step(self) -> bool:
+        """Signal what is there.  True when nothing is left, or the time is over."""
+        self.left = descendants(self._root, self._skip)
+        now = self._clock()
+        if not self.left or now > self._give_up_at:
+            return True
+        for stat in self.left:
+            if now >= self._kill_at:
+                send_signal(stat.ref, signal.SIGKILL)
+            elif stat.ref not in self._told:
+                self._told.add(stat.ref)
+                send_signal(stat.ref, signal.SIGTERM)
+        return False
+
+
+def end_descendants_of_this_process(grace_s: float = 0.5) -> list[Stat]:
+    """End every process below this one, reaping; for the keeper, which has no event loop."""
+    end = TreeEnd(os.getpid(), grace_s=grace_s)
+    while True:
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        if end.step():
+            return end.left
+        time.sleep(0.01)

@@ -1,0 +1,73 @@
+"""What raycluster says while it works: lines on stderr, and the same as events of the record."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TextIO
+
+
+def duration(seconds: float) -> str:
+    """A duration for people.
+
+    >>> duration(0.84), duration(75), duration(7260)
+    ('0.8 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun.
+
+    >>> count(1, "worker"), count(3, "worker")
+    ('1 worker', '3 workers')
+    """
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+@dataclass
+class Report:
+    """Lines on stderr, each made to be read alone in a job's log among others' lines."""
+
+    prefix: str = "raycluster"
+    verbose: bool = False
+    stream: TextIO = field(default_factory=lambda: sys.stderr)
+    clock: Callable[[], float] = time.time
+    on_event: Callable[[float, str], None] | None = None
+    """Called with (Unix seconds, text) for all but details: the record's event log."""
+
+    def say(self, text: str) -> None:
+        """Something a person wants to know in a good run.  There are few of these."""
+        self._write(text)
+        self._event(text)
+
+    def warn(self, text: str) -> None:
+        """Something that goes on but deserves a look."""
+        self._write(f"warning: {text}")
+        self._event(f"warning: {text}")
+
+    def note(self, text: str) -> None:
+        """An event that goes to the record, and to the screen only when asked for."""
+        if self.verbose:
+            self._write(text)
+        self._event(text)
+
+    def _event(self, text: str) -> None:
+        if self.on_event is not None:
+            self.on_event(self.clock(), text)
+
+    def _write(self, text: str) -> None:
+        try:
+            # One write for a line: several tasks of a step share one log file.
+            self.stream.write(f"{self.prefix}: {text}\n")
+            self.stream.flush()
+        except (OSError, ValueError):
+            pass  # the terminal or the log is gone; the work must not end for that
