@@ -1,0 +1,308 @@
+"""The bed as its users see it: up, down, run, and what can go wrong with a host."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from tests.bed import cgroup
+from tests.bed.inventory import Inventory
+from tests.bed.kernel import Process
+from tests.bed.spec import LOGIN, ROOT, USERS, BedSpec
+from tests.bed.warden import BRIDGE, remove_directories
+
+PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "ip", "nsenter", "unshare", "setpriv")
+REPOSITORY = Path(__file__).resolve().parents[2]
+UP_DEADLINE_S = 60.0
+
+
+class BedError(Exception):
+    """The bed could not be made, or is not there."""
+
+
+def missing() -> str:
+    """Why this machine can have no bed, in one line; empty when it can."""
+    if os.geteuid() != 0:
+        return "a bed of Slurm hosts needs root"
+    absent = [program for program in PROGRAMS if not shutil.which(program, path=_path())]
+    return f"a bed of Slurm hosts needs {', '.join(absent)}" if absent else ""
+
+
+class Bed:
+    """A Slurm cluster of namespaces on this machine, known by its name."""
+
+    def __init__(self, name: str) -> None:
+        """The bed called ``name``; BedError when it is not up."""
+        self.name = name
+        self.directory = ROOT / name
+        try:
+            self.spec = BedSpec.from_json((self.directory / "spec.json").read_text())
+        except FileNotFoundError:
+            raise BedError(f"there is no bed called {name}") from None
+
+    # Coming and going.
+
+    @classmethod
+    def up(cls, name: str, spec: BedSpec, *, owner_pid: int | None = None) -> Bed:
+        """Makes a bed and waits until all of its nodes are idle.
+
+        The bed ends with the process ``owner_pid`` (by default this one).  What a bed of that name
+        left behind is removed first; one that is still up is an error.
+        """
+        if why := missing():
+            raise BedError(why)
+        if spec.cgroups and not cgroup.available():
+            raise BedError("limits need cgroup v1 with its controllers mounted below /sys/fs/cgroup")
+        ROOT.mkdir(mode=0o755, exist_ok=True)
+        with _locked(ROOT / f"{name}.lock"):
+            directory = ROOT / name
+            warden = Process.load(directory / "warden.json")
+            if warden is not None and warden.alive():
+                raise BedError(f"a bed called {name} is up already")
+            remove_directories(directory)
+            _write_files(directory, spec)
+            bed = cls(name)
+            try:
+                bed._start_warden(owner_pid or os.getpid())
+                bed._start_hosts()
+            except BaseException:
+                bed.down()
+                raise
+        return bed
+
+    def detach(self) -> None:
+        """Lets the bed live on when its owner ends, until somebody calls :meth:`down`."""
+        (self.directory / "detached").touch()
+
+    def down(self) -> None:
+        """Ends every process of the bed and removes what it had on the machine.  May be repeated."""
+        warden = Process.load(self.directory / "warden.json")
+        if warden is not None and not warden.kill():
+            raise BedError(f"process {warden.pid} of bed {self.name} does not end")
+        remove_directories(self.directory)
+
+    def __enter__(self) -> Bed:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.down()
+
+    def _start_warden(self, owner_pid: int) -> None:
+        owner_fd = os.pidfd_open(owner_pid)
+        command = ["unshare", "--net", "--pid", "--fork", "--", *_module("warden"), str(self.directory), str(owner_fd)]
+        child = self._spawn(command, "warden", keep_fd=owner_fd)
+        os.close(owner_fd)
+        self._await_file(self.directory / "warden.json", child, "warden")
+
+    def _start_hosts(self) -> None:
+        children = {host: self._boot(host) for host in self.spec.names}
+        for host, child in children.items():
+            self._await_file(self._host_file(host), child, host)
+        deadline = time.monotonic() + UP_DEADLINE_S
+        while not self._idle():
+            if time.monotonic() > deadline:
+                state = self.run(LOGIN, ["sinfo", "-N", "-o", "%N %T %E"]).stdout
+                raise BedError(f"not all nodes were idle within {UP_DEADLINE_S:.0f} s; sinfo says:\n{state}")
+            time.sleep(0.1)
+        for host in self.spec.names:
+            self._inventory(host).save(self.directory / "hosts" / f"{host}.inventory")
+
+    def _idle(self) -> bool:
+        states = self.run(LOGIN, ["sinfo", "-h", "-N", "-p", "main", "-o", "%T"]).stdout.split()
+        return states == ["idle"] * self.spec.hosts
+
+    def _boot(self, host: str) -> subprocess.Popen[bytes]:
+        spaces = ["--net", "--mount", "--uts", "--ipc", "--pid", *(["--cgroup"] if self.spec.cgroups else [])]
+        command = ["nsenter", "--target", str(self._warden().pid), "--net", "--pid", "--"]
+        command += ["unshare", *spaces, "--fork", "--", *_module("host"), str(self.directory), host]
+        self._host_file(host).unlink(missing_ok=True)
+        return self._spawn(command, host)
+
+    def _spawn(self, command: Sequence[str], log: str, keep_fd: int | None = None) -> subprocess.Popen[bytes]:
+        with (self.directory / "log" / f"{log}.log").open("ab") as file:
+            return subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                env={"PATH": _path(), "LANG": "C.UTF-8"},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                pass_fds=() if keep_fd is None else (keep_fd,),
+            )
+
+    def _await_file(self, path: Path, child: subprocess.Popen[bytes], log: str) -> None:
+        deadline = time.monotonic() + UP_DEADLINE_S
+        while not path.exists():
+            if child.poll() is not None or time.monotonic() > deadline:
+                text = (self.directory / "log" / f"{log}.log").read_text()
+                raise BedError(f"{log} of bed {self.name} did not start:\n{text}")
+            time.sleep(0.01)
+
+    # Commands on hosts.
+
+    def command(
+        self, host: str, command: Sequence[str], *, user: str = "root", env: Mapping[str, str] = {}, wd: str = ""
+    ) -> list[str]:
+        """The argument list that runs ``command`` on ``host``, as :meth:`run` does.
+
+        The command gets a login's environment and ``env``, starts in the user's home or in ``wd``,
+        and is killed when the process that executes this list is.
+        """
+        variables = {
+            "PATH": _path(),
+            "HOME": f"/home/{user}",
+            "USER": user,
+            "LOGNAME": user,
+            "SHELL": "/bin/bash",
+            "LANG": "C.UTF-8",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            **env,
+        }
+        init = self._host(host).pid
+        return [
+            *["nsenter", "--target", str(init), "--net", "--mount", "--uts", "--ipc", "--pid"],
+            *(["--cgroup"] if self.spec.cgroups else []),
+            *["--", "setpriv", "--reuid", user, "--regid", user, "--init-groups", "--pdeathsig", "KILL"],
+            *["--", "env", "--ignore-environment", f"--chdir={wd or variables['HOME']}"],
+            *[f"{name}={value}" for name, value in variables.items()],
+            *command,
+        ]
+
+    def run(
+        self,
+        host: str,
+        command: Sequence[str],
+        *,
+        user: str = "root",
+        env: Mapping[str, str] = {},
+        wd: str = "",
+        stdin: str = "",
+        timeout_s: float = 60,
+        check: bool = False,
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs ``command`` on ``host`` and waits; its output comes as text, its errors apart.
+
+        Raises subprocess.TimeoutExpired (the command is killed) and, with ``check``, BedError with
+        the output when the exit code is not 0.
+        """
+        argv = self.command(host, command, user=user, env=env, wd=wd)
+        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout_s)
+        if check and done.returncode != 0:
+            raise BedError(f"{' '.join(command)} on {host} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done
+
+    def root(self, host: str) -> Path:
+        """The root directory of ``host`` as this process can reach it."""
+        return Path(f"/proc/{self._host(host).pid}/root")
+
+    def machine_pid(self, host: str, pid: int) -> int:
+        """The id on the machine of the process that ``host`` knows as ``pid``."""
+        init = self._host(host).pid
+        space = os.readlink(f"/proc/{init}/ns/pid")
+        for entry in os.listdir("/proc"):
+            with contextlib.suppress(OSError):
+                if entry.isdigit() and os.readlink(f"/proc/{entry}/ns/pid") == space:
+                    line = next(x for x in Path(f"/proc/{entry}/status").read_text().splitlines() if x.startswith("NSpid"))
+                    if int(line.split()[-1]) == pid:
+                        return int(entry)
+        raise BedError(f"{host} has no process {pid}")
+
+    # What goes wrong with a host.
+
+    def power_off(self, host: str) -> None:
+        """Ends everything on ``host`` at once, with no chance to say goodbye."""
+        if not self._host(host).kill():
+            raise BedError(f"{host} does not end")
+
+    def power_on(self, host: str) -> None:
+        """Boots a host that was powered off, with empty /tmp and /dev/shm, and waits for its daemons' start."""
+        switch = ["nsenter", f"--net=/proc/{self._warden().pid}/ns/net"]
+        # The old cable goes with the old network namespace, but that can take a moment.
+        subprocess.run([*switch, "ip", "link", "delete", host], stderr=subprocess.DEVNULL)
+        self._await_file(self._host_file(host), self._boot(host), host)
+
+    def cable(self, host: str, *, up: bool) -> None:
+        """Plugs the network cable of ``host`` in or pulls it: no packet passes, no interface disappears."""
+        switch = ["nsenter", f"--net=/proc/{self._warden().pid}/ns/net"]
+        subprocess.run([*switch, "ip", "link", "set", host, "up" if up else "down"], check=True)
+
+    def freeze(self, pid: int, *, stop: bool = True) -> None:
+        """Stops (or lets go on) a process by its id on the machine."""
+        os.kill(pid, signal.SIGSTOP if stop else signal.SIGCONT)
+
+    # What is there.
+
+    def leftovers(self, host: str) -> list[str]:
+        """What ``host`` has that it had not when the bed was ready: processes, files, sockets; a line each."""
+        before = Inventory.load(self.directory / "hosts" / f"{host}.inventory")
+        return self._inventory(host).more_than(before)
+
+    def _inventory(self, host: str) -> Inventory:
+        return Inventory.take(self._host(host).pid)
+
+    def _host_file(self, host: str) -> Path:
+        return self.directory / "hosts" / f"{host}.json"
+
+    def _host(self, host: str) -> Process:
+        process = Process.load(self._host_file(host))
+        if process is None or not process.alive():
+            raise BedError(f"bed {self.name} has no host {host} that is up")
+        return process
+
+    def _warden(self) -> Process:
+        warden = Process.load(self.directory / "warden.json")
+        if warden is None or not warden.alive():
+            raise BedError(f"bed {self.name} is not up")
+        return warden
+
+
+def _write_files(directory: Path, spec: BedSpec) -> None:
+    """The bed's directory: configuration, homes, logs."""
+    etc, homes = directory / "etc", directory / "home"
+    for path in (etc / "slurm", directory / "log", directory / "hosts", homes / "root"):
+        path.mkdir(parents=True)
+    for user, uid in USERS.items():
+        (homes / user).mkdir(mode=0o700)
+        shutil.chown(homes / user, uid, uid)
+    (homes / "root").chmod(0o700)
+    keep = {str(REPOSITORY), sys.prefix, sys.base_prefix, *spec.keep}
+    spec = dataclasses.replace(spec, keep=tuple(sorted(os.path.realpath(path) for path in keep)))
+    (directory / "spec.json").write_text(spec.to_json())
+    (etc / "slurm" / "slurm.conf").write_text(spec.slurm_conf(directory / "log"))
+    (etc / "slurm" / "cgroup.conf").write_text(spec.cgroup_conf())
+    (etc / "slurm" / "gres.conf").write_text(spec.gres_conf())
+    (etc / "hosts").write_text(spec.hosts_file())
+    (etc / "passwd").write_text(spec.passwd_file(Path("/etc/passwd").read_text()))
+    (etc / "group").write_text(spec.group_file(Path("/etc/group").read_text()))
+    key = etc / "munge.key"
+    key.touch(mode=0o600)
+    key.write_bytes(os.urandom(64))
+
+
+def _module(name: str) -> list[str]:
+    """The command that runs one of this package's modules, without what it does not need."""
+    return [sys.executable, "-S", "-m", f"tests.bed.{name}"]
+
+
+def _path() -> str:
+    """PATH on the hosts: this Python's programs first, the system's directories after."""
+    return f"{Path(sys.executable).parent}:/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin"
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keeps two processes from making a bed of one name at the same time."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
