@@ -817,7 +817,7 @@ class Record:
             raise UsageError(
                 f"{self.token_path} can be read by others (mode {stat.S_IMODE(found.st_mode):04o}); "
                 "0600 is needed.",
-                "End this cluster: its token may be known.  Where files have no modes, choose another --state-dir.",
+                "End this cluster: its token may be known.  Another --state-dir may be needed.",
             )
 
 
