@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from raycluster_cli.errors import UsageError
+from .errors import UsageError
 
 MAX_HOSTS = 65536
 """No hostlist or list of counts expands to more: Slurm's own limit for one range (MAX_RANGE)."""
