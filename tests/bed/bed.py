@@ -7,27 +7,27 @@ import dataclasses
 import fcntl
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType
 
 from tests.bed import cgroup
 from tests.bed.inventory import Inventory
 from tests.bed.kernel import Process
 from tests.bed.spec import LOGIN, ROOT, USERS, BedSpec
-from tests.bed.warden import BRIDGE, remove_directories
+from tests.bed.warden import remove_directories
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "ip", "nsenter", "unshare", "setpriv")
 REPOSITORY = Path(__file__).resolve().parents[2]
 UP_DEADLINE_S = 60.0
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class BedError(Exception):
-    """The bed could not be made, or is not there."""
+    """The bed could not be made, or it is not there, or what it was told to do failed."""
 
 
 def missing() -> str:
@@ -39,18 +39,26 @@ def missing() -> str:
 
 
 class Bed:
-    """A Slurm cluster of namespaces on this machine, known by its name."""
+    """A Slurm cluster of namespaces on this machine, known by its name.
+
+    As a context manager it is taken down at the end.
+    """
 
     def __init__(self, name: str) -> None:
-        """The bed called ``name``; BedError when it is not up."""
+        """The bed called ``name``; BedError when there is none."""
         self.name = name
         self.directory = ROOT / name
+        self._children: list[subprocess.Popen[bytes]] = []
         try:
             self.spec = BedSpec.from_json((self.directory / "spec.json").read_text())
         except FileNotFoundError:
             raise BedError(f"there is no bed called {name}") from None
 
-    # Coming and going.
+    def __enter__(self) -> Bed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.down()
 
     @classmethod
     def up(cls, name: str, spec: BedSpec, *, owner_pid: int | None = None) -> Bed:
@@ -63,14 +71,11 @@ class Bed:
             raise BedError(why)
         if spec.cgroups and not cgroup.available():
             raise BedError("limits need cgroup v1 with its controllers mounted below /sys/fs/cgroup")
-        ROOT.mkdir(mode=0o755, exist_ok=True)
-        with _locked(ROOT / f"{name}.lock"):
-            directory = ROOT / name
-            warden = Process.load(directory / "warden.json")
-            if warden is not None and warden.alive():
-                raise BedError(f"a bed called {name} is up already")
-            remove_directories(directory)
-            _write_files(directory, spec)
+        if spec.cgroups and max(spec.cpus) > (found := os.cpu_count() or 1):
+            raise BedError(f"limits cannot pin jobs to {max(spec.cpus)} CPUs: this machine has {found}")
+        with _one_at_a_time():
+            clear(name)
+            _write_files(ROOT / name, spec)
             bed = cls(name)
             try:
                 bed._start_warden(owner_pid or os.getpid())
@@ -89,18 +94,14 @@ class Bed:
         warden = Process.load(self.directory / "warden.json")
         if warden is not None and not warden.kill():
             raise BedError(f"process {warden.pid} of bed {self.name} does not end")
+        for child in self._children:
+            child.wait()
         remove_directories(self.directory)
-
-    def __enter__(self) -> Bed:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self.down()
 
     def _start_warden(self, owner_pid: int) -> None:
         owner_fd = os.pidfd_open(owner_pid)
-        command = ["unshare", "--net", "--pid", "--fork", "--", *_module("warden"), str(self.directory), str(owner_fd)]
-        child = self._spawn(command, "warden", keep_fd=owner_fd)
+        warden = [*_module("warden"), str(self.directory), str(owner_fd)]
+        child = self._spawn(["unshare", "--net", "--pid", "--fork", "--", *warden], "warden", owner_fd)
         os.close(owner_fd)
         self._await_file(self.directory / "warden.json", child, "warden")
 
@@ -109,7 +110,7 @@ class Bed:
         for host, child in children.items():
             self._await_file(self._host_file(host), child, host)
         deadline = time.monotonic() + UP_DEADLINE_S
-        while not self._idle():
+        while not self.idle():
             if time.monotonic() > deadline:
                 state = self.run(LOGIN, ["sinfo", "-N", "-o", "%N %T %E"]).stdout
                 raise BedError(f"not all nodes were idle within {UP_DEADLINE_S:.0f} s; sinfo says:\n{state}")
@@ -117,20 +118,15 @@ class Bed:
         for host in self.spec.names:
             self._inventory(host).save(self.directory / "hosts" / f"{host}.inventory")
 
-    def _idle(self) -> bool:
-        states = self.run(LOGIN, ["sinfo", "-h", "-N", "-p", "main", "-o", "%T"]).stdout.split()
-        return states == ["idle"] * self.spec.hosts
-
     def _boot(self, host: str) -> subprocess.Popen[bytes]:
-        spaces = ["--net", "--mount", "--uts", "--ipc", "--pid", *(["--cgroup"] if self.spec.cgroups else [])]
-        command = ["nsenter", "--target", str(self._warden().pid), "--net", "--pid", "--"]
-        command += ["unshare", *spaces, "--fork", "--", *_module("host"), str(self.directory), host]
         self._host_file(host).unlink(missing_ok=True)
-        return self._spawn(command, host)
+        into = ["nsenter", "--target", str(self._warden().pid), "--net", "--pid", "--"]
+        apart = ["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--"]
+        return self._spawn([*into, *apart, *_module("host"), str(self.directory), host], host)
 
-    def _spawn(self, command: Sequence[str], log: str, keep_fd: int | None = None) -> subprocess.Popen[bytes]:
+    def _spawn(self, command: Sequence[str], log: str, *keep_fds: int) -> subprocess.Popen[bytes]:
         with (self.directory / "log" / f"{log}.log").open("ab") as file:
-            return subprocess.Popen(
+            child = subprocess.Popen(
                 command,
                 cwd=REPOSITORY,
                 env={"PATH": _path(), "LANG": "C.UTF-8"},
@@ -138,8 +134,10 @@ class Bed:
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
-                pass_fds=() if keep_fd is None else (keep_fd,),
+                pass_fds=keep_fds,
             )
+        self._children.append(child)
+        return child
 
     def _await_file(self, path: Path, child: subprocess.Popen[bytes], log: str) -> None:
         deadline = time.monotonic() + UP_DEADLINE_S
@@ -149,10 +147,14 @@ class Bed:
                 raise BedError(f"{log} of bed {self.name} did not start:\n{text}")
             time.sleep(0.01)
 
-    # Commands on hosts.
-
     def command(
-        self, host: str, command: Sequence[str], *, user: str = "root", env: Mapping[str, str] = {}, wd: str = ""
+        self,
+        host: str,
+        command: Sequence[str],
+        *,
+        user: str = "root",
+        env: Mapping[str, str] = NOTHING,
+        wd: str = "",
     ) -> list[str]:
         """The argument list that runs ``command`` on ``host``, as :meth:`run` does.
 
@@ -169,12 +171,20 @@ class Bed:
             "RAY_USAGE_STATS_ENABLED": "0",
             **env,
         }
-        init = self._host(host).pid
         return [
-            *["nsenter", "--target", str(init), "--net", "--mount", "--uts", "--ipc", "--pid"],
-            *(["--cgroup"] if self.spec.cgroups else []),
-            *["--", "setpriv", "--reuid", user, "--regid", user, "--init-groups", "--pdeathsig", "KILL"],
-            *["--", "env", "--ignore-environment", f"--chdir={wd or variables['HOME']}"],
+            *[
+                "nsenter",
+                "--target",
+                str(self._host(host).pid),
+                "--net",
+                "--mount",
+                "--uts",
+                "--ipc",
+                "--pid",
+            ],
+            *(["--cgroup", "--", *cgroup.MOVE_TO_ROOT] if self.spec.cgroups else ["--"]),
+            *["setpriv", "--reuid", user, "--regid", user, "--init-groups", "--pdeathsig", "KILL", "--"],
+            *["env", "--ignore-environment", f"--chdir={wd or variables['HOME']}"],
             *[f"{name}={value}" for name, value in variables.items()],
             *command,
         ]
@@ -185,7 +195,7 @@ class Bed:
         command: Sequence[str],
         *,
         user: str = "root",
-        env: Mapping[str, str] = {},
+        env: Mapping[str, str] = NOTHING,
         wd: str = "",
         stdin: str = "",
         timeout_s: float = 60,
@@ -197,28 +207,27 @@ class Bed:
         the output when the exit code is not 0.
         """
         argv = self.command(host, command, user=user, env=env, wd=wd)
-        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout_s)
+        done = subprocess.run(
+            argv, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
         if check and done.returncode != 0:
-            raise BedError(f"{' '.join(command)} on {host} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+            said = f"{done.stdout}{done.stderr}"
+            raise BedError(f"{' '.join(command)} on {host} ended with {done.returncode}:\n{said}")
         return done
 
-    def root(self, host: str) -> Path:
-        """The root directory of ``host`` as this process can reach it."""
-        return Path(f"/proc/{self._host(host).pid}/root")
+    def path(self, host: str, path: str) -> Path:
+        """Where this process finds the file that ``host`` has at the absolute ``path``."""
+        return Path(f"/proc/{self._host(host).pid}/root{path}")
 
-    def machine_pid(self, host: str, pid: int) -> int:
-        """The id on the machine of the process that ``host`` knows as ``pid``."""
-        init = self._host(host).pid
-        space = os.readlink(f"/proc/{init}/ns/pid")
-        for entry in os.listdir("/proc"):
-            with contextlib.suppress(OSError):
-                if entry.isdigit() and os.readlink(f"/proc/{entry}/ns/pid") == space:
-                    line = next(x for x in Path(f"/proc/{entry}/status").read_text().splitlines() if x.startswith("NSpid"))
-                    if int(line.split()[-1]) == pid:
-                        return int(entry)
-        raise BedError(f"{host} has no process {pid}")
+    def idle(self) -> bool:
+        """Whether Slurm has every node up and without a job."""
+        states = self.run(LOGIN, ["sinfo", "-h", "-N", "-p", "main", "-o", "%T"]).stdout.split()
+        return states == ["idle"] * self.spec.hosts
 
-    # What goes wrong with a host.
+    def is_on(self, host: str) -> bool:
+        """Whether ``host`` is powered."""
+        process = Process.load(self._host_file(host))
+        return process is not None and process.alive()
 
     def power_off(self, host: str) -> None:
         """Ends everything on ``host`` at once, with no chance to say goodbye."""
@@ -226,30 +235,31 @@ class Bed:
             raise BedError(f"{host} does not end")
 
     def power_on(self, host: str) -> None:
-        """Boots a host that was powered off, with empty /tmp and /dev/shm, and waits for its daemons' start."""
-        switch = ["nsenter", f"--net=/proc/{self._warden().pid}/ns/net"]
+        """Boots a host that was powered off, with empty /tmp and /dev/shm; returns once slurmd runs."""
+        if self.is_on(host):
+            raise BedError(f"{host} is on already")
         # The old cable goes with the old network namespace, but that can take a moment.
-        subprocess.run([*switch, "ip", "link", "delete", host], stderr=subprocess.DEVNULL)
+        subprocess.run(
+            [*self._switch(), "ip", "link", "delete", host], stderr=subprocess.DEVNULL, check=False
+        )
+        cgroup.remove(self.name, host)
         self._await_file(self._host_file(host), self._boot(host), host)
 
     def cable(self, host: str, *, up: bool) -> None:
-        """Plugs the network cable of ``host`` in or pulls it: no packet passes, no interface disappears."""
-        switch = ["nsenter", f"--net=/proc/{self._warden().pid}/ns/net"]
-        subprocess.run([*switch, "ip", "link", "set", host, "up" if up else "down"], check=True)
-
-    def freeze(self, pid: int, *, stop: bool = True) -> None:
-        """Stops (or lets go on) a process by its id on the machine."""
-        os.kill(pid, signal.SIGSTOP if stop else signal.SIGCONT)
-
-    # What is there.
+        """Plugs the network cable of ``host`` in or pulls it: packets vanish, the interface stays."""
+        subprocess.run([*self._switch(), "ip", "link", "set", host, "up" if up else "down"], check=True)
 
     def leftovers(self, host: str) -> list[str]:
-        """What ``host`` has that it had not when the bed was ready: processes, files, sockets; a line each."""
+        """Processes, files and sockets that ``host`` has and had not when the bed was new, a line each."""
         before = Inventory.load(self.directory / "hosts" / f"{host}.inventory")
         return self._inventory(host).more_than(before)
 
     def _inventory(self, host: str) -> Inventory:
         return Inventory.take(self._host(host).pid)
+
+    def _switch(self) -> list[str]:
+        """What runs a command in the network namespace that holds the bridge."""
+        return ["nsenter", f"--net=/proc/{self._warden().pid}/ns/net"]
 
     def _host_file(self, host: str) -> Path:
         return self.directory / "hosts" / f"{host}.json"
@@ -257,7 +267,7 @@ class Bed:
     def _host(self, host: str) -> Process:
         process = Process.load(self._host_file(host))
         if process is None or not process.alive():
-            raise BedError(f"bed {self.name} has no host {host} that is up")
+            raise BedError(f"bed {self.name} has no host {host} that is on")
         return process
 
     def _warden(self) -> Process:
@@ -267,15 +277,22 @@ class Bed:
         return warden
 
 
+def clear(name: str) -> None:
+    """Removes what a bed left behind whose warden was killed; BedError when the bed is up."""
+    warden = Process.load(ROOT / name / "warden.json")
+    if warden is not None and warden.alive():
+        raise BedError(f"a bed called {name} is up already")
+    remove_directories(ROOT / name)
+
+
 def _write_files(directory: Path, spec: BedSpec) -> None:
     """The bed's directory: configuration, homes, logs."""
     etc, homes = directory / "etc", directory / "home"
-    for path in (etc / "slurm", directory / "log", directory / "hosts", homes / "root"):
+    for path in (etc / "slurm", directory / "log", directory / "hosts", homes):
         path.mkdir(parents=True)
-    for user, uid in USERS.items():
+    for user, uid in {"root": 0, **USERS}.items():
         (homes / user).mkdir(mode=0o700)
         shutil.chown(homes / user, uid, uid)
-    (homes / "root").chmod(0o700)
     keep = {str(REPOSITORY), sys.prefix, sys.base_prefix, *spec.keep}
     spec = dataclasses.replace(spec, keep=tuple(sorted(os.path.realpath(path) for path in keep)))
     (directory / "spec.json").write_text(spec.to_json())
@@ -291,7 +308,7 @@ def _write_files(directory: Path, spec: BedSpec) -> None:
 
 
 def _module(name: str) -> list[str]:
-    """The command that runs one of this package's modules, without what it does not need."""
+    """The command that runs one of this package's modules, on the standard library alone."""
     return [sys.executable, "-S", "-m", f"tests.bed.{name}"]
 
 
@@ -301,8 +318,12 @@ def _path() -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keeps two processes from making a bed of one name at the same time."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def _one_at_a_time() -> Iterator[None]:
+    """Keeps two processes from making beds, perhaps of one name, at the same time."""
+    ROOT.mkdir(exist_ok=True)
+    fd = os.open(ROOT, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(fd)

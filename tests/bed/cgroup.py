@@ -1,4 +1,4 @@
-"""A child cgroup (v1) for each host in each controller, where a bed enforces limits."""
+"""A cgroup (v1) for each host in each controller, where a bed enforces limits."""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ import os
 import time
 from pathlib import Path
 
+from tests.bed.kernel import CLONE_NEWCGROUP, mount, tmpfs, unshare
+
 MOUNTS = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpu", "cpuacct", "cpuset", "devices", "freezer", "memory")
+
+MOVE_TO_ROOT = (
+    *("sh", "-c"),
+    f'for c in {" ".join(CONTROLLERS)}; do echo $$ >{MOUNTS}/$c/cgroup.procs; done; exec "$@"',
+    "sh",
+)
+"""Put before a command, it runs that in the host's own cgroups, as if it had been started there."""
 
 
 def available() -> bool:
@@ -16,35 +25,38 @@ def available() -> bool:
     return all((MOUNTS / controller / "tasks").exists() for controller in CONTROLLERS)
 
 
-def create(bed: str, host: str) -> None:
-    """Makes the cgroups of ``host`` and moves this process into them."""
+def enter(bed: str, host: str) -> None:
+    """Makes the cgroups of ``host`` and moves this process into them, as the root of all that it will see."""
     for controller in CONTROLLERS:
-        parent = MOUNTS / controller
-        for path in (_top(controller, bed), _top(controller, bed) / host):
+        machine, top = MOUNTS / controller, _top(controller, bed)
+        for path, parent in ((top, machine), (top / host, top)):
             path.mkdir(exist_ok=True)
             if controller == "cpuset":
                 # A new cpuset is empty, and an empty one takes no process.
                 for file in ("cpuset.cpus", "cpuset.mems"):
                     (path / file).write_text((parent / file).read_text())
                 (path / "cgroup.clone_children").write_text("1")
-            parent = path
-        (parent / "cgroup.procs").write_text("0")
+        (top / host / "cgroup.procs").write_text("0")
+    unshare(CLONE_NEWCGROUP)
 
 
-def path(controller: str, bed: str, host: str) -> Path:
-    """The directory of a host's cgroup."""
-    return _top(controller, bed) / host
-
-
-def remove(bed: str) -> None:
-    """Removes a bed's cgroups once its processes have gone; without them it does nothing."""
+def mount_own() -> None:
+    """Mounts the controllers anew, so that their roots are the host's own cgroups."""
+    tmpfs(MOUNTS, 1)
     for controller in CONTROLLERS:
-        top = _top(controller, bed)
+        (MOUNTS / controller).mkdir()
+        mount("cgroup", MOUNTS / controller, "cgroup", options=controller)
+
+
+def remove(bed: str, host: str = "") -> None:
+    """Removes the cgroups of ``host``, or of the whole bed, once its processes have gone."""
+    for controller in CONTROLLERS:
+        top = _top(controller, bed) / host
         deadline = time.monotonic() + 5
         while top.exists() and time.monotonic() < deadline:
             for directory, _, _ in os.walk(top, topdown=False):
                 with contextlib.suppress(OSError):  # The kernel may still be at the last process.
-                    os.rmdir(directory)
+                    Path(directory).rmdir()
             if top.exists():
                 time.sleep(0.05)
 

@@ -18,12 +18,9 @@ import sys
 from pathlib import Path
 
 from tests.bed import cgroup
-from tests.bed.kernel import MS_PRIVATE, MS_REC, Process, bind, mount
+from tests.bed.kernel import MS_MOVE, MS_PRIVATE, MS_REC, Process, bind, mount, tmpfs, unmount
 from tests.bed.spec import LOGIN, BedSpec
 from tests.bed.warden import BRIDGE
-
-PRIVATE_MIB = {"/tmp": 2048, "/var/tmp": 512, "/run": 256, "/root": 16}
-"""Directories that are not shared between hosts, and the sizes of their tmpfs."""
 
 
 def main(directory: Path, host: str) -> None:
@@ -34,23 +31,15 @@ def main(directory: Path, host: str) -> None:
     me = Process.own()  # Before /proc is the host's own.
     socket.sethostname(host)
     if spec.cgroups:
-        cgroup.create(directory.name, host)
+        cgroup.enter(directory.name, host)
     plug_in(spec, host, warden.pid)
     mount_all(directory, spec, host)
     start_munged(directory)
-    start_slurm(host)
-    me.save(directory / "hosts" / f"{host}.json")
+    _run("slurmctld" if host == LOGIN else f"slurmd -N {host}")  # They go into the background by themselves.
     reap()
+    me.save(directory / "hosts" / f"{host}.json")
     while True:
         signal.pause()
-
-
-def reap() -> None:
-    """From now on the kernel reaps what ends; not earlier, since the daemons would inherit that."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
 
 
 def plug_in(spec: BedSpec, host: str, warden_pid: int) -> None:
@@ -66,50 +55,74 @@ def plug_in(spec: BedSpec, host: str, warden_pid: int) -> None:
 
 def mount_all(directory: Path, spec: BedSpec, host: str) -> None:
     """The host's own directories and files over the machine's; the machine itself is not changed."""
-    kept = {path: os.open(path, os.O_PATH) for path in sorted(spec.keep)}
-    cgroups = os.open(cgroup.MOUNTS, os.O_PATH)
+    kept = {path: os.open(path, os.O_PATH) for path in spec.keep}
     mount("none", "/", flags=MS_REC | MS_PRIVATE)
     mount("proc", "/proc", "proc")
-    mount("sysfs", "/sys", "sysfs")
-    bind(f"/proc/self/fd/{cgroups}", cgroup.MOUNTS)
-    if spec.cgroups:
-        for controller in cgroup.CONTROLLERS:
-            bind(cgroup.path(controller, directory.name, host), cgroup.MOUNTS / controller)
-    mount("tmpfs", "/dev/shm", "tmpfs", options=f"mode=1777,size={spec.shm_mib}m")
-    for path, size_mib in PRIVATE_MIB.items():
-        mode = "1777" if path.endswith("tmp") else "755"
-        mount("tmpfs", path, "tmpfs", options=f"mode={mode},size={size_mib}m")
+    tmpfs("/dev/shm", spec.shm_mib, mode="1777")
+    tmpfs("/tmp", 2048, mode="1777")
+    tmpfs("/var/tmp", 512, mode="1777")
+    tmpfs("/run", 256)
+    tmpfs("/root", 16)
+    mount_sys(own_cgroups=spec.cgroups)
     bind(directory / "home", "/home")
     for name in ("hosts", "passwd", "group", "slurm"):
         bind(directory / "etc" / name, f"/etc/{name}")
     for path, fd in kept.items():
-        show(path, fd)
+        show(Path(path), fd)
     for path in ("/run/lock", "/run/slurmd", "/run/slurmctld"):
-        os.mkdir(path)
+        Path(path).mkdir()
     for gpu in range(spec.gpus_of(host)):
         # As good as a GPU for Slurm, which only counts the files: /dev/null by another name.
         os.mknod(f"/run/fakegpu{gpu}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
 
 
-def show(path: str, fd: int) -> None:
-    """Makes the directory ``fd`` reachable at ``path`` for every user.
+def mount_sys(*, own_cgroups: bool) -> None:
+    """A /sys that shows this host's network, with its own cgroups or those of the machine."""
+    aside = Path("/run/cgroup")
+    aside.mkdir()
+    bind(cgroup.MOUNTS, aside)
+    unmount("/sys")
+    mount("sysfs", "/sys", "sysfs")
+    if own_cgroups:
+        unmount(aside)
+        cgroup.mount_own()
+    else:
+        mount(aside, cgroup.MOUNTS, flags=MS_MOVE)
+    aside.rmdir()
 
-    A directory on the way that is not for everybody (/root, a temporary one) is covered by an
-    empty one that is; what else it holds is out of sight on this host.
+
+def show(path: Path, fd: int) -> None:
+    """Makes the directory ``fd`` of the machine reachable at ``path`` for every user.
+
+    A directory on the way that is not for everybody (a temporary one, say) is covered by an empty
+    one that is; what else it holds is out of sight on this host.
     """
-    for parent in reversed(Path(path).parents):
-        if parent.exists() and not parent.stat().st_mode & stat.S_IXOTH:
-            mount("tmpfs", str(parent), "tmpfs", options="mode=755,size=16m")
-    os.makedirs(path, exist_ok=True)
-    if not os.path.samestat(os.stat(path), os.fstat(fd)):
-        bind(f"/proc/self/fd/{fd}", path)
+    for parent in reversed(path.parents):
+        if parent.exists() and not _open_to_all(parent):
+            tmpfs(parent, 16)
+    path.mkdir(parents=True, exist_ok=True)
+    original = Path(f"/proc/self/fd/{fd}")
+    if not original.samefile(path):
+        bind(original, path)
+    if not _open_to_all(path):
+        tmpfs(path, 16)
+        for entry in original.iterdir():
+            if entry.is_symlink():
+                (path / entry.name).symlink_to(entry.readlink())
+            elif entry.is_dir() or entry.is_file():
+                (path / entry.name).mkdir() if entry.is_dir() else (path / entry.name).touch()
+                bind(entry, path / entry.name)
     os.close(fd)
+
+
+def _open_to_all(path: Path) -> bool:
+    return bool(path.stat().st_mode & stat.S_IXOTH)
 
 
 def start_munged(directory: Path) -> None:
     """munged with the bed's key, below the host's own /run."""
     run = Path("/run/munge")
-    run.mkdir(mode=0o755)
+    run.mkdir()
     shutil.copy(directory / "etc" / "munge.key", run / "key")
     shutil.chown(run, "munge", "munge")
     shutil.chown(run / "key", "munge", "munge")
@@ -120,9 +133,12 @@ def start_munged(directory: Path) -> None:
     )
 
 
-def start_slurm(host: str) -> None:
-    """slurmctld on the login host, slurmd on the others; both go into the background by themselves."""
-    _run("slurmctld" if host == LOGIN else f"slurmd -N {host}")
+def reap() -> None:
+    """From now on the kernel reaps what ends here; not earlier, since the daemons would inherit that."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _run(command: str) -> None:

@@ -10,25 +10,47 @@ import select
 import signal
 from pathlib import Path
 
-MS_NODEV = 0x4
 MS_BIND = 0x1000
+MS_MOVE = 0x2000
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
+MNT_DETACH = 0x2
+CLONE_NEWCGROUP = 0x2000000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
+def mount(source: str | Path, target: str | Path, kind: str = "", flags: int = 0, options: str = "") -> None:
     """mount(2); raises OSError."""
-    done = _libc.mount(source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode())
-    if done != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"mount {source} on {target}: {os.strerror(number)}")
+    texts = [str(text).encode() for text in (source, target, kind, options)]
+    done = _libc.mount(texts[0], texts[1], texts[2], ctypes.c_ulong(flags), texts[3])
+    _check(done, f"mount {source} on {target}")
 
 
 def bind(source: str | Path, target: str | Path) -> None:
     """Makes ``source`` appear at ``target`` as well, with what is mounted below it."""
-    mount(str(source), str(target), flags=MS_BIND | MS_REC)
+    mount(source, target, flags=MS_BIND | MS_REC)
+
+
+def tmpfs(target: str | Path, size_mib: int, mode: str = "755") -> None:
+    """Covers ``target`` by an empty directory in memory."""
+    mount("tmpfs", target, "tmpfs", options=f"mode={mode},size={size_mib}m")
+
+
+def unmount(target: str | Path) -> None:
+    """Takes the mount at ``target``, and all that is mounted below it, out of sight."""
+    _check(_libc.umount2(str(target).encode(), MNT_DETACH), f"unmount {target}")
+
+
+def unshare(flags: int) -> None:
+    """unshare(2), which the standard library has from 3.12 on."""
+    _check(_libc.unshare(flags), "unshare")
+
+
+def _check(done: int, what: str) -> None:
+    if done != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +62,9 @@ class Process:
     """Field 22 of /proc/PID/stat: clock ticks since boot."""
 
     @classmethod
-    def of(cls, pid: int) -> Process | None:
-        """The process that has ``pid`` now; None when there is none."""
-        started = _start_time(pid)
-        return None if started is None else cls(pid, started)
-
-    @classmethod
     def own(cls) -> Process:
-        """This process under the id that the mounted /proc gives it (the machine's, until /proc is remounted)."""
-        pid = int(os.readlink("/proc/self"))
+        """This process, under the id that it has on the machine for as long as /proc is the machine's."""
+        pid = int(Path("/proc/self").readlink().name)
         return cls(pid, _start_time(pid) or "")
 
     @classmethod
@@ -70,7 +86,7 @@ class Process:
         return _start_time(self.pid) == self.started
 
     def kill(self, wait_s: float = 10) -> bool:
-        """SIGKILL, then waits until it has gone; the kernel ends what is in its PID namespace first.
+        """SIGKILL, then waits until it has gone; of an init the kernel ends the whole PID namespace first.
 
         False when it is still there after ``wait_s`` seconds.
         """

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 ROOT = Path("/var/lib/raycluster-bed")
 """Where the beds' directories lie: one for each bed, seen by all of its hosts."""
@@ -17,7 +18,7 @@ USERS = {"alice": 62001, "bob": 62002}
 
 @dataclasses.dataclass(frozen=True)
 class BedSpec:
-    """The shape of a bed.  ``cpus``, ``memory_mib`` and ``gpus``: one value for all hosts, or one for each."""
+    """The shape of a bed.  ``cpus``, ``memory_mib``, ``gpus``: one value for all hosts, or one for each."""
 
     hosts: int = 3
     cpus: tuple[int, ...] = (2,)
@@ -148,8 +149,10 @@ class BedSpec:
     @classmethod
     def from_json(cls, text: str) -> BedSpec:
         """The spec that :meth:`to_json` wrote."""
-        values = json.loads(text)
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        values: Any = json.loads(text)
+        for key in ("cpus", "memory_mib", "gpus", "keep"):
+            values[key] = tuple(values[key])
+        return cls(**values)
 
 
 def _of(values: tuple[int, ...], number: int) -> int:

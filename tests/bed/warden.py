@@ -26,6 +26,8 @@ def remove_directories(directory: Path) -> None:
     cgroup.remove(directory.name)
     # A forked rm is quick and stays on this file system, whatever was mounted below.
     subprocess.run(["rm", "-rf", "--one-file-system", str(directory)], check=True)
+    with contextlib.suppress(OSError):  # Other beds are still there.
+        directory.parent.rmdir()
 
 
 def main(directory: Path, owner_fd: int) -> None:
