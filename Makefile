@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 demo: $(STAMP)
-	$(BIN)/raycluster run --local 2 -- $(BIN)/python examples/minimal.py
+	$(BIN)/raycluster run --local 2 -- $(BIN)/python examples/pronounce.py --nodes 3
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
