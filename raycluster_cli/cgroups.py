@@ -96,13 +96,15 @@ def _groups(root: Path, controller: str) -> Iterator[tuple[int, str, Path]]:
             continue
         mount, inside = directory
         for group in (inside, *inside.parents):
-            yield version, str(own if group == inside else mount.top / _relative(group)), root / _relative(
-                mount.point / _relative(group)
+            yield (
+                version,
+                str(own if group == inside else mount.top / _relative(group)),
+                root / _relative(mount.point / _relative(group)),
             )
 
 
 def _own_groups(root: Path, controller: str) -> Iterator[tuple[int, PurePosixPath]]:
-    """This process's groups for a controller: version 1 first, since a hybrid's version 2 has no controllers."""
+    """This process's groups for a controller: version 1 first, a hybrid's version 2 has none."""
     found: list[tuple[int, PurePosixPath]] = []
     for line in (_text(root / "proc/self/cgroup") or "").splitlines():
         number, controllers, path = (*line.split(":", 2), "", "")[:3]
