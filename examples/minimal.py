@@ -1,12 +1,17 @@
-"""Says on how many nodes its tasks ran.  raycluster run --local 2 -- python examples/minimal.py"""
+"""A greeting from every node.  Try it: raycluster run --local 2 -- python examples/minimal.py"""
+
+import socket
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
 
-@ray.remote(scheduling_strategy="SPREAD")
-def where() -> str:
-    return str(ray.get_runtime_context().get_node_id())
+@ray.remote
+def greeting(name: str) -> str:
+    return f"{name}: hello from {socket.gethostname()}"
 
 
 ray.init()  # RAY_ADDRESS, set by raycluster, names the cluster
-print(f"tasks ran on {len(set(ray.get([where.remote() for _ in range(20)])))} nodes")
+nodes = [node for node in ray.nodes() if node["Alive"]]
+calls = [greeting.options(scheduling_strategy=On(n["NodeID"], soft=False)).remote(n["NodeName"]) for n in nodes]
+print("\n".join(ray.get(calls)))
