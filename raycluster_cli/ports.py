@@ -308,8 +308,17 @@ class _Locks:
 
     def __init__(self, name: str, abstract: bool) -> None:
         self.name = name
-        self.abstract = abstract
         self._held: dict[int, socket.socket] = {}
+        self.abstract = abstract and self._abstract_possible()
+
+    @staticmethod
+    def _abstract_possible() -> bool:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.bind("")  # the kernel chooses a free abstract name
+            return True
+        except OSError:
+            return False
 
     def take(self, units: Sequence[int]) -> bool:
         """Lock all of these, upwards, or none."""
@@ -325,23 +334,14 @@ class _Locks:
 
     def _bind(self, unit: int) -> socket.socket | None:
         if self.abstract:
-            lock = None
-            try:
-                lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                lock.bind(f"\0{self.name}/{unit}")
-                return lock
-            except OSError as error:
-                if lock is not None:
-                    lock.close()
-                if error.errno == errno.EADDRINUSE:
-                    return None
-                if self._held:  # it worked a moment ago: out of descriptors, say
-                    return None
-                self.abstract = False
-        lock = _tcp_socket()
-        try:
+            lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            where: str | tuple[str, int] = f"\0{self.name}/{unit}"
+        else:
             # Without SO_REUSEADDR, so that no other bind of this port succeeds while it is held.
-            lock.bind((_anywhere(lock), unit * UNIT + UNIT - 1))
+            lock = _tcp_socket()
+            where = (_anywhere(lock), unit * UNIT + UNIT - 1)
+        try:
+            lock.bind(where)
             return lock
         except OSError:
             lock.close()
@@ -507,10 +507,11 @@ def _check_given(
                 f"{port_holder(taken[0], proc) or 'something'} ({taken[0]}): worker processes that get "
                 "one of them fail to start."
             )
-        locks.take([unit for unit in range(low // UNIT, high // UNIT + 1)])
-    for unit in sorted({port // UNIT for port in single.values()}):
-        if LOWEST <= unit * UNIT < HIGHEST and not locks.take([unit]):
-            mine = [port for port in single.values() if port // UNIT == unit]
+    units = {port: port // UNIT for port in [*single.values(), *range(low, high + 1, UNIT), high]}
+    for unit in sorted({unit for unit in units.values() if LOWEST <= unit * UNIT < HIGHEST}):
+        # A guard port could be the very port that was given, so only sockets lock here.
+        if locks.abstract and not locks.take([unit]):
+            mine = [port for port in units if port // UNIT == unit]
             warnings.append(
                 f"port {mine[0]} lies in a block that another raycluster on this node holds; "
                 f"a port below {LOWEST} cannot meet with one."
