@@ -13,5 +13,6 @@ def greeting(name: str) -> str:
 
 ray.init()  # RAY_ADDRESS, set by raycluster, names the cluster
 nodes = [node for node in ray.nodes() if node["Alive"]]
-calls = [greeting.options(scheduling_strategy=On(n["NodeID"], soft=False)).remote(n["NodeName"]) for n in nodes]
-print("\n".join(ray.get(calls)))
+spread = [greeting.options(scheduling_strategy=On(node["NodeID"], soft=False)) for node in nodes]
+for task, node in zip(spread, nodes, strict=True):
+    print(ray.get(task.remote(node["NodeName"])))
