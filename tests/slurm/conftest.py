@@ -1,0 +1,49 @@
+"""Fixtures: beds that live as long as the test run, and a fresh view of one for each test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.bed.bed import Bed, missing
+from tests.bed.spec import BedSpec
+from tests.slurm.jobs import Slurm
+
+
+def _bed(name: str, spec: BedSpec) -> Iterator[Bed]:
+    """A bed of this test run; without root or Slurm's programs its tests are skipped, in CI they fail."""
+    if why := missing():
+        in_ci = os.environ.get("CI") == "true" or os.environ.get("RAYCLUSTER_CI") == "1"
+        (pytest.fail if in_ci else pytest.skip)(why)
+    with Bed.up(f"{name}-{os.getpid()}", spec) as bed:
+        yield bed
+
+
+@pytest.fixture(scope="session")
+def bed() -> Iterator[Bed]:
+    """Three hosts that several jobs can share: 16 CPUs and 16000 MiB each, as far as Slurm knows."""
+    yield from _bed("test", BedSpec(cpus=(16,), memory_mib=(16000,)))
+
+
+@pytest.fixture(scope="session")
+def strict_bed() -> Iterator[Bed]:
+    """Three hosts of 2 CPUs and 6000 MiB that enforce both; n2 and n3 pretend to have two GPUs each."""
+    yield from _bed("strict", BedSpec(cgroups=True, gpus=(0, 2, 2)))
+
+
+@pytest.fixture
+def slurm(bed: Bed) -> Iterator[Slurm]:
+    """Jobs on ``bed``; afterwards they are gone and the hosts are back."""
+    slurm = Slurm(bed)
+    yield slurm
+    slurm.restore()
+
+
+@pytest.fixture
+def strict_slurm(strict_bed: Bed) -> Iterator[Slurm]:
+    """Jobs on ``strict_bed``; afterwards they are gone and the hosts are back."""
+    slurm = Slurm(strict_bed)
+    yield slurm
+    slurm.restore()
