@@ -30,12 +30,17 @@ class BedError(Exception):
     """The bed could not be made, or it is not there, or what it was told to do failed."""
 
 
-def missing() -> str:
-    """Why this machine can have no bed, in one line; empty when it can."""
+def missing(spec: BedSpec) -> str:
+    """Why this machine cannot have such a bed, in one line; empty when it can."""
     if os.geteuid() != 0:
         return "a bed of Slurm hosts needs root"
-    absent = [program for program in PROGRAMS if not shutil.which(program, path=_path())]
-    return f"a bed of Slurm hosts needs {', '.join(absent)}" if absent else ""
+    if absent := [program for program in PROGRAMS if not shutil.which(program, path=_path())]:
+        return f"a bed of Slurm hosts needs {', '.join(absent)}"
+    if spec.cgroups and not cgroup.available():
+        return "a bed with limits needs cgroup v1, its controllers mounted below /sys/fs/cgroup"
+    if spec.cgroups and max(spec.cpus) > (found := os.cpu_count() or 1):
+        return f"a bed with limits cannot pin jobs to {max(spec.cpus)} CPUs: this machine has {found}"
+    return ""
 
 
 class Bed:
@@ -67,22 +72,16 @@ class Bed:
         The bed ends with the process ``owner_pid`` (by default this one).  What a bed of that name
         left behind is removed first; one that is still up is an error.
         """
-        if why := missing():
+        if why := missing(spec):
             raise BedError(why)
-        if spec.cgroups and not cgroup.available():
-            raise BedError("limits need cgroup v1 with its controllers mounted below /sys/fs/cgroup")
-        if spec.cgroups and max(spec.cpus) > (found := os.cpu_count() or 1):
-            raise BedError(f"limits cannot pin jobs to {max(spec.cpus)} CPUs: this machine has {found}")
         with _one_at_a_time():
             clear(name)
             _write_files(ROOT / name, spec)
             bed = cls(name)
-            try:
+            with bed._or_down():
                 bed._start_warden(owner_pid or os.getpid())
-                bed._start_hosts()
-            except BaseException:
-                bed.down()
-                raise
+        with bed._or_down():
+            bed._start_hosts()
         return bed
 
     def detach(self) -> None:
@@ -97,6 +96,14 @@ class Bed:
         for child in self._children:
             child.wait()
         remove_directories(self.directory)
+
+    @contextlib.contextmanager
+    def _or_down(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.down()
+            raise
 
     def _start_warden(self, owner_pid: int) -> None:
         owner_fd = os.pidfd_open(owner_pid)
@@ -294,7 +301,9 @@ def _write_files(directory: Path, spec: BedSpec) -> None:
         (homes / user).mkdir(mode=0o700)
         shutil.chown(homes / user, uid, uid)
     keep = {str(REPOSITORY), sys.prefix, sys.base_prefix, *spec.keep}
-    spec = dataclasses.replace(spec, keep=tuple(sorted(os.path.realpath(path) for path in keep)))
+    real = {os.path.realpath(path) for path in keep}
+    # Symbolic links come last: what they lead to must be there first.
+    spec = dataclasses.replace(spec, keep=(*sorted(real), *sorted(keep - real)))
     (directory / "spec.json").write_text(spec.to_json())
     (etc / "slurm" / "slurm.conf").write_text(spec.slurm_conf(directory / "log"))
     (etc / "slurm" / "cgroup.conf").write_text(spec.cgroup_conf())
@@ -319,7 +328,7 @@ def _path() -> str:
 
 @contextlib.contextmanager
 def _one_at_a_time() -> Iterator[None]:
-    """Keeps two processes from making beds, perhaps of one name, at the same time."""
+    """Keeps two processes from clearing up for a bed of one name at the same time."""
     ROOT.mkdir(exist_ok=True)
     fd = os.open(ROOT, os.O_RDONLY)
     try:

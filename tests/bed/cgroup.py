@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from pathlib import Path
@@ -49,15 +48,17 @@ def mount_own() -> None:
 
 
 def remove(bed: str, host: str = "") -> None:
-    """Removes the cgroups of ``host``, or of the whole bed, once its processes have gone."""
+    """Removes the cgroups of ``host``, or of the whole bed, once its processes have gone; else OSError."""
+    deadline = time.monotonic() + 5
     for controller in CONTROLLERS:
         top = _top(controller, bed) / host
-        deadline = time.monotonic() + 5
-        while top.exists() and time.monotonic() < deadline:
-            for directory, _, _ in os.walk(top, topdown=False):
-                with contextlib.suppress(OSError):  # The kernel may still be at the last process.
+        while top.exists():
+            try:
+                for directory, _, _ in os.walk(top, topdown=False):
                     Path(directory).rmdir()
-            if top.exists():
+            except OSError:  # The kernel may still be at the last process.
+                if time.monotonic() > deadline:
+                    raise
                 time.sleep(0.05)
 
 

@@ -14,7 +14,7 @@ from tests.slurm.jobs import Slurm
 
 def _bed(name: str, spec: BedSpec) -> Iterator[Bed]:
     """A bed of this test run; without root or Slurm's programs its tests are skipped, in CI they fail."""
-    if why := missing():
+    if why := missing(spec):
         in_ci = os.environ.get("CI") == "true" or os.environ.get("RAYCLUSTER_CI") == "1"
         (pytest.fail if in_ci else pytest.skip)(why)
     with Bed.up(f"{name}-{os.getpid()}", spec) as bed:

@@ -32,36 +32,39 @@ class Job:
     id: str
     user: str
 
-    def show(self) -> dict[str, str]:
-        """The fields of `scontrol show job`."""
+    def show(self) -> list[dict[str, str]]:
+        """The fields of `scontrol show job`: once, or for each component of a heterogeneous job or array."""
         text = self.bed.run(LOGIN, ["scontrol", "-o", "show", "job", self.id], check=True).stdout
-        return dict(word.split("=", 1) for word in text.split() if "=" in word)
+        lines = [line.split() for line in text.splitlines() if line]
+        return [dict(word.split("=", 1) for word in words if "=" in word) for words in lines]
 
     def state(self) -> str:
-        """The state, in Slurm's words."""
-        return self.show()["JobState"]
+        """The state of the first component, in Slurm's words."""
+        return self.show()[0]["JobState"]
 
     def output(self) -> str:
         """What the batch script and its steps have written so far; errors too, unless --error was given."""
-        path = self.bed.path(LOGIN, self.show()["StdOut"])
+        path = self.bed.path(LOGIN, self.show()[0]["StdOut"])
         return path.read_text(errors="replace") if path.exists() else ""
 
     def wait(self, timeout_s: float = JOB_DEADLINE_S) -> JobEnd:
-        """Waits until the job has ended and its nodes are free; AssertionError with its output if not."""
+        """Waits until the job has ended and its nodes are free; AssertionError with its output if not.
 
-        def ended() -> JobEnd | None:
-            fields = self.show()
-            if fields["JobState"] in UNFINISHED:
-                return None
-            code, _, signal = fields["ExitCode"].partition(":")
-            return JobEnd(fields["JobState"], int(code), int(signal))
+        Of several components it gives the first that failed.
+        """
+
+        def ended() -> list[dict[str, str]] | None:
+            parts = self.show()
+            return parts if all(fields["JobState"] not in UNFINISHED for fields in parts) else None
 
         try:
-            return wait_until(ended, timeout_s=timeout_s, what=f"the end of job {self.id}", interval_s=0.2)
+            parts = wait_until(ended, timeout_s=timeout_s, what=f"the end of job {self.id}", interval_s=0.2)
         except AssertionError as error:
-            fields = self.show()
+            fields = self.show()[0]
             where = f"{fields['JobState']}, reason {fields['Reason']}"
             raise AssertionError(f"{error}; it is {where}; its output:\n{self.output()}") from None
+        ends = [JobEnd(fields["JobState"], *map(int, fields["ExitCode"].split(":"))) for fields in parts]
+        return next((end for end in ends if end.state != "COMPLETED"), ends[0])
 
     def wait_for(self, text: str, timeout_s: float = JOB_DEADLINE_S) -> str:
         """Waits until the output holds ``text``, and gives it all; fails early when the job ends without."""
@@ -132,4 +135,8 @@ class Slurm:
             if not self.bed.is_on(host):
                 self.bed.power_on(host)
             self.bed.cable(host, up=True)
+        # Of use where Slurm has drained a node, and refused where it has not.
+        self.bed.run(
+            LOGIN, ["scontrol", "update", f"NodeName={','.join(self.bed.spec.nodes)}", "State=RESUME"]
+        )
         wait_until(self.bed.idle, timeout_s=60, what="idle nodes after the test")
