@@ -1,0 +1,331 @@
+"""What a Ray node is started with: the plan, its `ray start` command line and its environment.
+
+Pure: values in, values out.  Everything Ray would otherwise guess is said here: address,
+every port, resources, directories, and the mode of authentication.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from .status import Role
+
+Quick = Literal["auto", "node", "ray-start"]
+"""How to start: by Ray's Node class in a warm Python, by `ray start`, or by whichever works."""
+
+Agents = Literal["idle", "now"]
+"""When the dashboard agent of a node starts: when it is asked for, or with the raylet."""
+
+# Options of `ray start` and the names of their ports in PortMap (and in NodePlan.ports).
+_PORT_OPTIONS = (
+    ("node_manager", "--node-manager-port"),
+    ("object_manager", "--object-manager-port"),
+    ("dashboard_agent_listen", "--dashboard-agent-listen-port"),
+    ("dashboard_agent_grpc", "--dashboard-agent-grpc-port"),
+    ("runtime_env_agent", "--runtime-env-agent-port"),
+    ("metrics_export", "--metrics-export-port"),
+)
+
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """PEM files for gRPC between nodes (RAY_USE_TLS)."""
+
+    cert: str
+    key: str
+    ca: str
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """All that one Ray node is started with; travels to the companion as JSON."""
+
+    role: Role
+    node_ip: str
+    gcs_address: str
+    """host:port of the GCS; on the head the node's own address and the port to listen on."""
+    ports: Mapping[str, Any]
+    """As in the port claim: gcs, node_manager, object_manager, …, worker_low, worker_high or worker_list."""
+    temp_dir: str
+    """The node's own directory: at most 39 bytes, so that Ray's sockets fit."""
+    num_cpus: int
+    memory_bytes: int
+    object_store_bytes: int
+    num_gpus: int = 0
+    resources: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    node_name: str = ""
+    identity: str = ""
+    """Random name of the cluster; a head leaves it in the GCS, a worker looks for it before joining."""
+    dashboard: bool = False
+    """Start the dashboard *with* the head.  The quick way is to start it later, beside the driver."""
+    dashboard_host: str = "127.0.0.1"
+    client_server: bool = False
+    log_monitor: bool = False
+    """Start the log monitor *with* the node, not beside the driver."""
+    agents: Agents = "idle"
+    auth_token_path: str | None = None
+    """None: authentication is switched off, explicitly."""
+    tls: TlsFiles | None = None
+    system_config: Mapping[str, Any] = field(default_factory=dict)
+    """Head only."""
+    spill_dir: str | None = None
+    plasma_dir: str | None = None
+    gcs_storage_path: str | None = None
+    """Directory in which the GCS keeps its state (RocksDB, Ray 2.58 and newer), so that a head can come back."""
+    session_name: str | None = None
+    expected_nodes: int = 1
+    """Nodes in all, the head included: the GCS is tuned by it."""
+    gcs_reconnect_s: int | None = None
+    """How long raylets survive without their GCS.  None: 60 with storage for recovery, else 20."""
+    no_proxy: tuple[str, ...] = ()
+    """Hosts and addresses of the cluster, to be reached without a proxy."""
+    extra_args: tuple[str, ...] = ()
+    """More arguments for `ray start`; any makes `ray start` the way to start."""
+    quick: Quick = "auto"
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Set for Ray's processes over everything else."""
+    output_path: str = ""
+    """File for what Ray's start prints; default <temp_dir>/ray-start.log."""
+
+    @property
+    def is_head(self) -> bool:
+        return self.role is Role.HEAD
+
+    @property
+    def log_path(self) -> str:
+        return self.output_path or f"{self.temp_dir}/ray-start.log"
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self) | {"role": self.role.value}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> NodePlan:
+        """The inverse of :meth:`as_json`.  Unknown or missing fields raise TypeError."""
+        fields = dict(value)
+        fields["role"] = Role(fields["role"])
+        if fields.get("tls"):
+            fields["tls"] = TlsFiles(**fields["tls"])
+        for name in ("no_proxy", "extra_args"):
+            fields[name] = tuple(fields.get(name, ()))
+        return cls(**fields)
+
+
+def worker_port_list(ports: Mapping[str, Any]) -> str | None:
+    """The explicit list of worker-process ports as Ray takes it, or None when a range says it all."""
+    listed = ports.get("worker_list")
+    return ",".join(str(port) for port in listed) if listed else None
+
+
+def start_command(plan: NodePlan, python: str = sys.executable) -> list[str]:
+    """The public way: `ray start` with everything explicit.
+
+    `ray` is called as a module of the same Python, since a batch job's PATH may hold another Ray.
+    """
+    ports = plan.ports
+    command = [python, "-m", "ray.scripts.scripts", "start"]
+    if plan.is_head:
+        command += ["--head", f"--port={plan.gcs_address.rpartition(':')[2]}"]
+    else:
+        command += [f"--address={plan.gcs_address}"]
+    command += [f"--node-ip-address={plan.node_ip}", f"--node-name={plan.node_name or plan.node_ip}"]
+    command += [f"{option}={ports[name]}" for name, option in _PORT_OPTIONS if ports.get(name)]
+    if listed := worker_port_list(ports):
+        command += [f"--worker-port-list={listed}"]
+    elif ports.get("worker_low"):
+        command += [f"--min-worker-port={ports['worker_low']}", f"--max-worker-port={ports['worker_high']}"]
+    command += [
+        f"--num-cpus={plan.num_cpus}",
+        f"--num-gpus={plan.num_gpus}",
+        f"--memory={plan.memory_bytes}",
+        f"--object-store-memory={plan.object_store_bytes}",
+        f"--temp-dir={plan.temp_dir}",
+        f"--include-log-monitor={plan.log_monitor}",
+        "--disable-usage-stats",
+    ]
+    if plan.resources:
+        command += [f"--resources={json.dumps(dict(plan.resources), separators=(',', ':'))}"]
+    if plan.labels:
+        command += ["--labels=" + ",".join(f"{key}={value}" for key, value in plan.labels.items())]
+    if plan.spill_dir:
+        command += [f"--object-spilling-directory={plan.spill_dir}"]
+    if plan.plasma_dir:
+        command += [f"--plasma-directory={plan.plasma_dir}"]
+    if plan.is_head:
+        command += [f"--include-dashboard={plan.dashboard}", f"--dashboard-host={plan.dashboard_host}"]
+        if ports.get("dashboard"):
+            command += [f"--dashboard-port={ports['dashboard']}"]
+        if ports.get("ray_client_server"):
+            command += [f"--ray-client-server-port={ports['ray_client_server']}"]
+        if plan.system_config:
+            command += [f"--system-config={json.dumps(dict(plan.system_config), separators=(',', ':'))}"]
+        command += ["--no-monitor"]
+    return [*command, *plan.extra_args]
+
+
+def start_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str]:
+    """The whole environment of Ray's processes on this node.
+
+    What the user set in ``base`` wins over defaults that are a matter of taste (time-outs, threads),
+    not over what makes the cluster one (authentication, TLS, address).
+    """
+    env = client_environment(plan, base)
+    env.pop("RAY_ADDRESS", None)  # `ray start` on a worker would take it for its own address
+    defaults = {
+        # The raylet's first connect to its own store misses and then waits this long (default: 1 s).
+        "RAY_raylet_client_connect_timeout_milliseconds": "50",
+        # Worker processes on slow file systems import Ray for minutes when a whole cluster starts at once.
+        "RAY_worker_register_timeout_seconds": "300",
+        "RAY_gcs_rpc_server_reconnect_timeout_s": str(
+            plan.gcs_reconnect_s or (60 if plan.gcs_storage_path else 20)
+        ),
+    }
+    if plan.is_head:
+        defaults |= gcs_settings(plan.expected_nodes)
+    if port := plan.ports.get("autoscaler_metrics"):
+        defaults["AUTOSCALER_METRIC_PORT"] = str(port)
+    if port := plan.ports.get("dashboard_metrics"):
+        defaults["DASHBOARD_METRIC_PORT"] = str(port)
+    for name, value in defaults.items():
+        env.setdefault(name, value)
+    if plan.gcs_storage_path and plan.is_head:
+        env |= {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": plan.gcs_storage_path}
+    return env | dict(plan.env)
+
+
+def client_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a driver, or of any other client of the cluster: RAY_ADDRESS, token, TLS, no_proxy."""
+    env = dict(base)
+    env["RAY_ADDRESS"] = plan.gcs_address
+    env.pop("RAY_AUTH_TOKEN", None)  # it would win over the path, and the environment is seen by more eyes
+    env.pop("RAY_AUTH_TOKEN_PATH", None)
+    if plan.auth_token_path:
+        env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": plan.auth_token_path}
+    else:
+        # Said explicitly: a 2.60 head turns authentication on by itself where ~/.ray/auth_token exists,
+        # its workers and drivers do not.
+        env["RAY_AUTH_MODE"] = "disabled"
+    if plan.tls:
+        env |= {
+            "RAY_USE_TLS": "1",
+            "RAY_TLS_SERVER_CERT": plan.tls.cert,
+            "RAY_TLS_SERVER_KEY": plan.tls.key,
+            "RAY_TLS_CA_CERT": plan.tls.ca,
+        }
+    env.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if any(env.get(name) or env.get(name.upper()) for name in _PROXIES):
+        hosts = ("localhost", "127.0.0.1", plan.node_ip, _host_of(plan.gcs_address), *plan.no_proxy)
+        merged = merge_no_proxy(env.get("no_proxy", env.get("NO_PROXY", "")), hosts)
+        env |= {"no_proxy": merged, "NO_PROXY": merged}
+    return env
+
+
+def merge_no_proxy(given: str, hosts: Sequence[str]) -> str:
+    """Add hosts to a no_proxy list, each once, the user's own first.
+
+    >>> merge_no_proxy("intranet, a", ["a", "b"])
+    'intranet,a,b'
+    """
+    there = [part.strip() for part in given.split(",") if part.strip()]
+    if "*" in there:
+        return given
+    return ",".join(dict.fromkeys([*there, *(host for host in hosts if host)]))
+
+
+def gcs_settings(nodes: int) -> dict[str, str]:
+    """Settings of the GCS (variables of the head's processes) for a cluster of this many nodes.
+
+    Health checks: Ray's defaults notice a dead raylet after 13 s and a silent one after 63 s.  Small
+    clusters get 2.5 s and 8.4 s; large ones, where one GCS asks a thousand raylets and a starved one
+    must not be taken for dead, get more patience.
+    """
+    if nodes <= 64:
+        period_ms, timeout_ms, failures = 1000, 3000, 4
+    elif nodes <= 256:
+        period_ms, timeout_ms, failures = 2000, 5000, 4
+    else:
+        period_ms, timeout_ms, failures = 3000, 10000, 5
+    settings = {
+        "RAY_health_check_initial_delay_ms": "0",
+        "RAY_health_check_period_ms": str(period_ms),
+        "RAY_health_check_timeout_ms": str(timeout_ms),
+        "RAY_health_check_failure_threshold": str(failures),
+    }
+    return settings
+
+
+def _host_of(address: str) -> str:
+    """The host of host:port; brackets of IPv6 removed.
+
+    >>> _host_of("[fd00::1]:6379")
+    'fd00::1'
+    """
+    return address.rpartition(":")[0].strip("[]")
+
+
+FailureKind = Literal[
+    "refused", "no route", "timed out", "wrong cluster", "version mismatch", "auth", "ports", "ray"
+]
+
+# Text in Ray's logs or on its screen, the kind it stands for, and what it means; first match counts.
+_TEXTS: tuple[tuple[str, FailureKind, str], ...] = (
+    ("Version mismatch", "version mismatch", "Ray or Python differs between head and node."),
+    ("InvalidAuthToken", "auth", "The cluster refused the authentication token."),
+    ("UNAUTHENTICATED", "auth", "The cluster refused the authentication token."),
+    ("Unauthenticated", "auth", "The cluster refused the authentication token."),
+    ("Authentication token", "auth", "The authentication token is missing or wrong."),
+    ("does not match persisted value", "ports", "The GCS port belongs to another cluster."),
+    ("Address already in use", "ports", "A port was taken by somebody else."),
+    ("address already in use", "ports", "A port was taken by somebody else."),
+    ("already running at", "ports", "The GCS port is taken by another Ray."),
+    ("is used by other components", "ports", "Two components were given the same port."),
+    ("No available ports", "ports", "Too few ports for worker processes."),
+    ("cannot exceed 107 bytes", "ray", "The temporary directory's path is too long for Ray's sockets."),
+    ("No space left on device", "ray", "A file system is full."),
+    ("Resource temporarily unavailable", "ray", "The limit of processes (ulimit -u) is reached."),
+    ("Too many open files", "ray", "The limit of open files (ulimit -n) is reached."),
+    ("ermission denied", "ray", "A file or directory may not be used."),
+    ("Timed out while waiting for GCS", "timed out", "The GCS did not answer in time."),
+)
+
+
+def explain(text: str) -> tuple[FailureKind, str] | None:
+    """The likely cause of a failed start, from what Ray printed and logged.
+
+    >>> explain("... Check failed: ... Address already in use")
+    ('ports', 'A port was taken by somebody else.')
+    """
+    for needle, kind, meaning in _TEXTS:
+        if needle in text:
+            return kind, meaning
+    return None
+
+
+class StartFailure(Exception):
+    """A start that failed: of which kind, in one line, and where to read more.
+
+    Not a RayclusterError: the supervisor decides whether it is tried again.
+    """
+
+    def __init__(self, kind: FailureKind, message: str, log: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.log = log
+
+    @classmethod
+    def from_text(cls, text: str, *, default: tuple[FailureKind, str], log: str = "") -> StartFailure:
+        """By Ray's own words where they are known; with the telling line appended."""
+        known = explain(text)
+        if known is None:
+            return cls(*default, log)
+        needle = next(one for one, _, _ in _TEXTS if one in text)
+        line = next(line.strip() for line in text.splitlines() if needle in line)
+        return cls(known[0], f"{known[1]} Ray said: {line[:300]}", log)
