@@ -683,7 +683,8 @@ def _end_processes(
         wait_until = time.monotonic() + (term_grace_s if number == signal.SIGTERM else 1.0)
         while time.monotonic() < wait_until and any(is_running(each.ref) for each in found):
             time.sleep(0.01)
-        found = processes_of(path, journal)
+        # With those seen before: an orphan of one that has ended may bear no other evidence.
+        found = processes_of(path, [*journal, *seen])
     return [each for ref, each in seen.items() if not is_running(ref)], found
 
 

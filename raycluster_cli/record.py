@@ -103,6 +103,8 @@ class HeadInfo:
     node_root: str = ""
     end_time: float = 0.0
     """Unix seconds of the job's time limit; 0 when unknown."""
+    aliases: tuple[str, ...] = ()
+    """Other names by which a person may ask for the job: ``100_3`` of an array, its job name."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -417,10 +419,13 @@ class Record:
         ``job`` is a path, ``cluster/key``, a key (``123``, ``123.r2``, ``123+name``, ``123.r2+name``) or
         a name.  Of a requeued job the latest restart is taken.  Where several fit,
         one that has not ended is preferred; if that leaves several, UsageError lists them.
+        Where none fits, the aliases of the newest 200 heads are looked through.
         """
         if job.startswith(("/", "~", "./", "../")):
             return cls.open(Path(os.path.realpath(Path(job).expanduser())))
-        fitting = [record for record in list_records(state_dir) if record._is_meant(job)]
+        everything = list_records(state_dir)
+        fitting = [record for record in everything if record._is_meant(job)]
+        fitting = fitting or [record for record in everything[:200] if record._is_alias(job)]
         latest: dict[tuple[str, str, str], Record] = {}
         for record in fitting:
             family = (record.slurm_cluster, record.job_id, record.name)
@@ -431,14 +436,14 @@ class Record:
             found = [record for record in found if record.read_end() is None] or found
         if len(found) == 1:
             return found[0]
-        if found and all(record.name == job for record in found):
+        if found and all(record.name == job or record._is_alias(job) for record in found):
             return found[0]  # a name used again: the newest, which stands first
         if found:
             names = ", ".join(f"{record.slurm_cluster}/{record.path.name}" for record in found)
             raise UsageError(
                 f"{job!r} could be any of several clusters: {names}.", "Give one of these in full."
             )
-        known = ", ".join(record.path.name for record in list_records(state_dir)[:5]) or "none"
+        known = ", ".join(record.path.name for record in everything[:5]) or "none"
         raise UsageError(
             f"no record of {job!r} below {state_dir}; the newest there: {known}.",
             "`raycluster status` lists them all; --state-dir looks elsewhere.",
@@ -452,6 +457,10 @@ class Record:
         if plus and name != self.name:
             return False
         return key in (self.key, self.job_id) or (not plus and leaf == self.name != "")
+
+    def _is_alias(self, job: str) -> bool:
+        head = self.read_head()
+        return head is not None and job in head.aliases
 
     @property
     def job_id(self) -> str:

@@ -1,0 +1,195 @@
+"""The hand-written health check against Ray's own gcs_server, started by hand: no cluster, no ray start."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import importlib.util
+import os
+import secrets
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from raycluster_cli.health import HealthChannel, Outcome, tcp_probe
+
+LOCALHOST = "127.0.0.1"
+
+
+@dataclass
+class Gcs:
+    process: subprocess.Popen[bytes]
+    port: int
+    started_s: float
+    """From exec to the first TCP connection."""
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind((LOCALHOST, 0))
+        return int(sock.getsockname()[1])
+
+
+async def reached(port: int, within_s: float = 20.0) -> None:
+    deadline = time.monotonic() + within_s
+    while (await tcp_probe(LOCALHOST, port, timeout_s=1.0)).outcome is not Outcome.REACHED:
+        assert time.monotonic() < deadline, "gcs_server did not open its port"
+        await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def gcs(tmp_path: Path) -> Iterator[Callable[..., Gcs]]:
+    spec = importlib.util.find_spec("ray")
+    assert spec is not None and spec.origin is not None
+    binary = Path(spec.origin).parent / "core/src/ray/gcs/gcs_server"
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(**env: str) -> Gcs:
+        port = free_port()
+        config = base64.b64encode(b"{}").decode()
+        began = time.monotonic()
+        process = subprocess.Popen(
+            [
+                str(binary),
+                f"--log_dir={tmp_path}",
+                f"--config_list={config}",
+                f"--gcs_server_port={port}",
+                "--metrics-agent-port=-1",
+                f"--node-ip-address={LOCALHOST}",
+                "--session-name=session_test",
+                "--ray-commit=test",
+                f"--session-dir={tmp_path}",
+                f"--node-id={secrets.token_hex(28)}",
+            ],
+            env={"PATH": os.environ["PATH"], "RAY_USAGE_STATS_ENABLED": "0", **env},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        started.append(process)
+        asyncio.run(reached(port))
+        return Gcs(process, port, time.monotonic() - began)
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("auth", [False, True], ids=["open", "token"])
+def test_a_healthy_gcs_says_yes_with_and_without_authentication(
+    gcs: Callable[..., Gcs], tmp_path: Path, auth: bool
+) -> None:
+    token = tmp_path / "token"
+    token.write_text(secrets.token_hex(32))
+    server = gcs(**({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)} if auth else {}))
+
+    async def ask() -> None:
+        channel = await HealthChannel.connect(LOCALHOST, server.port, timeout_s=2.0)
+        assert [await channel.check(timeout_s=2.0) for _ in range(3)] == [True] * 3
+        both = await asyncio.gather(*(channel.check(timeout_s=2.0) for _ in range(50)))
+        assert all(both)
+        assert not channel.closed.is_set()
+        channel.close()
+        assert channel.closed.is_set()
+        assert not await channel.check(timeout_s=1.0)
+
+    asyncio.run(ask())
+
+
+def test_a_killed_gcs_is_known_at_once(gcs: Callable[..., Gcs]) -> None:
+    server = gcs()
+
+    async def ask() -> float:
+        channel = await HealthChannel.connect(LOCALHOST, server.port, timeout_s=2.0)
+        assert await channel.check(timeout_s=2.0)
+        began = time.monotonic()
+        server.process.kill()
+        await asyncio.wait_for(channel.closed.wait(), 2.0)
+        took = time.monotonic() - began
+        assert not await channel.check(timeout_s=1.0)
+        probe = await tcp_probe(LOCALHOST, server.port, timeout_s=1.0)
+        assert probe.outcome is Outcome.REFUSED
+        return took
+
+    assert asyncio.run(ask()) < 0.5
+
+
+def test_a_stopped_gcs_times_out_and_answers_again_when_it_goes_on(gcs: Callable[..., Gcs]) -> None:
+    server = gcs()
+
+    async def ask() -> None:
+        channel = await HealthChannel.connect(LOCALHOST, server.port, timeout_s=2.0)
+        assert await channel.check(timeout_s=2.0)
+        server.process.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        assert not await channel.check(timeout_s=0.3)
+        assert 0.25 < time.monotonic() - began < 1.0
+        assert not channel.closed.is_set()
+        server.process.send_signal(signal.SIGCONT)
+        assert await channel.check(timeout_s=2.0)
+        channel.close()
+
+    asyncio.run(ask())
+
+
+def test_more_checks_than_the_flow_control_windows_hold(gcs: Callable[..., Gcs]) -> None:
+    """64 KiB are 13,107 questions of 5 bytes or 9,362 answers of 7: then somebody must give credit."""
+    server = gcs()
+
+    async def ask() -> None:
+        channel = await HealthChannel.connect(LOCALHOST, server.port, timeout_s=2.0)
+        for _ in range(150):
+            assert all(await asyncio.gather(*(channel.check(timeout_s=10.0) for _ in range(90))))
+        channel.close()
+
+    asyncio.run(ask())
+
+
+def make_certificates(where: Path) -> dict[str, str]:
+    """A CA and one certificate for both ends, as Ray's TLS variables want them."""
+    ca, key, request, cert = (str(where / name) for name in ("ca.pem", "key.pem", "request.pem", "cert.pem"))
+    ca_key, names = str(where / "ca-key.pem"), where / "names"
+    names.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    for command in (
+        ["req", "-x509", *new_key, "-keyout", ca_key, "-out", ca, "-days", "2", "-subj", "/CN=test ca"],
+        ["req", *new_key, "-keyout", key, "-out", request, "-subj", "/CN=test node"],
+        ["x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial"],
+    ):
+        more = ["-out", cert, "-days", "2", "-extfile", str(names)] if command[0] == "x509" else []
+        subprocess.run(["openssl", *command, *more], check=True, capture_output=True)
+    return {"RAY_TLS_SERVER_CERT": cert, "RAY_TLS_SERVER_KEY": key, "RAY_TLS_CA_CERT": ca}
+
+
+def test_a_gcs_with_tls_answers_who_shows_a_certificate_and_nobody_else(
+    gcs: Callable[..., Gcs], tmp_path: Path
+) -> None:
+    files = make_certificates(tmp_path)
+    server = gcs(RAY_USE_TLS="1", **files)
+
+    async def ask() -> None:
+        ours = ssl.create_default_context(cafile=files["RAY_TLS_CA_CERT"])
+        ours.load_cert_chain(files["RAY_TLS_SERVER_CERT"], files["RAY_TLS_SERVER_KEY"])
+        channel = await HealthChannel.connect(LOCALHOST, server.port, timeout_s=2.0, context=ours)
+        assert await channel.check(timeout_s=2.0)
+        server.process.kill()
+        await asyncio.wait_for(channel.closed.wait(), 2.0)
+
+    async def ask_without() -> None:
+        plain = await HealthChannel.connect(LOCALHOST, server.port, timeout_s=2.0)
+        assert not await plain.check(timeout_s=0.5)
+        plain.close()
+        nobody = ssl.create_default_context(cafile=files["RAY_TLS_CA_CERT"])
+        channel = await HealthChannel.connect(LOCALHOST, server.port, timeout_s=2.0, context=nobody)
+        assert not await channel.check(timeout_s=0.5)
+        channel.close()
+
+    asyncio.run(ask_without())
+    asyncio.run(ask())
