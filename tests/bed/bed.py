@@ -295,7 +295,7 @@ def clear(name: str) -> None:
 def _write_files(directory: Path, spec: BedSpec) -> None:
     """The bed's directory: configuration, homes, logs."""
     etc, homes = directory / "etc", directory / "home"
-    for path in (etc / "slurm", directory / "log", directory / "hosts", homes):
+    for path in (etc / "slurm", directory / "log", directory / "hosts", directory / "slurmctld", homes):
         path.mkdir(parents=True)
     for user, uid in {"root": 0, **USERS}.items():
         (homes / user).mkdir(mode=0o700)
@@ -305,7 +305,7 @@ def _write_files(directory: Path, spec: BedSpec) -> None:
     # Symbolic links come last: what they lead to must be there first.
     spec = dataclasses.replace(spec, keep=(*sorted(real), *sorted(keep - real)))
     (directory / "spec.json").write_text(spec.to_json())
-    (etc / "slurm" / "slurm.conf").write_text(spec.slurm_conf(directory / "log"))
+    (etc / "slurm" / "slurm.conf").write_text(spec.slurm_conf(directory))
     (etc / "slurm" / "cgroup.conf").write_text(spec.cgroup_conf())
     (etc / "slurm" / "gres.conf").write_text(spec.gres_conf())
     (etc / "hosts").write_text(spec.hosts_file())

@@ -69,8 +69,8 @@ def mount_all(directory: Path, spec: BedSpec, host: str) -> None:
         bind(directory / "etc" / name, f"/etc/{name}")
     for path, fd in kept.items():
         show(Path(path), fd)
-    for path in ("/run/lock", "/run/slurmd", "/run/slurmctld"):
-        Path(path).mkdir()
+    Path("/run/lock").mkdir()
+    Path("/run/slurmd").mkdir()
     for gpu in range(spec.gpus_of(host)):
         # As good as a GPU for Slurm, which only counts the files: /dev/null by another name.
         os.mknod(f"/run/fakegpu{gpu}", stat.S_IFCHR | 0o666, os.makedev(1, 3))

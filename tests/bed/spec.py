@@ -63,8 +63,8 @@ class BedSpec:
     def _number(self, host: str) -> int:
         return self.nodes.index(host) + 1
 
-    def slurm_conf(self, logs: Path) -> str:
-        """slurm.conf; the daemons write their logs below ``logs``."""
+    def slurm_conf(self, directory: Path) -> str:
+        """slurm.conf; the daemons' logs and slurmctld's state lie in the bed's ``directory``."""
         settings = {
             "ClusterName": "bed",
             "SlurmctldHost": LOGIN,
@@ -84,9 +84,9 @@ class BedSpec:
             "SlurmctldPidFile": "/run/slurmctld.pid",
             "SlurmdPidFile": "/run/slurmd.pid",
             "SlurmdSpoolDir": "/run/slurmd",
-            "StateSaveLocation": "/run/slurmctld",
-            "SlurmctldLogFile": f"{logs}/slurmctld.log",
-            "SlurmdLogFile": f"{logs}/slurmd.%n.log",
+            "StateSaveLocation": f"{directory}/slurmctld",
+            "SlurmctldLogFile": f"{directory}/log/slurmctld.log",
+            "SlurmdLogFile": f"{directory}/log/slurmd.%n.log",
             # Nodes may claim more CPUs and memory than the machine has.
             "SlurmdParameters": "config_overrides",
             # Jobs start at once and stay known, and a host that loses its power is soon noticed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,11 +13,22 @@ from tests.bed.spec import BedSpec
 from tests.slurm.jobs import Slurm
 
 
+HERE = Path(__file__).parent
+IN_CI = os.environ.get("CI") == "true" or os.environ.get("RAYCLUSTER_CI") == "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips all tests of this directory where there can be no bed, with one line for each file; not in CI."""
+    if not IN_CI and (why := missing(BedSpec())):
+        for item in items:
+            if HERE in item.path.parents:
+                item.add_marker(pytest.mark.skip(reason=why))
+
+
 def _bed(name: str, spec: BedSpec) -> Iterator[Bed]:
-    """A bed of this test run; without root or Slurm's programs its tests are skipped, in CI they fail."""
+    """A bed of this test run; where there can be none its tests are skipped, and fail in CI."""
     if why := missing(spec):
-        in_ci = os.environ.get("CI") == "true" or os.environ.get("RAYCLUSTER_CI") == "1"
-        (pytest.fail if in_ci else pytest.skip)(why)
+        (pytest.fail if IN_CI else pytest.skip)(why)
     with Bed.up(f"{name}-{os.getpid()}", spec) as bed:
         yield bed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import subprocess
 from collections.abc import Mapping
@@ -118,17 +119,24 @@ class Slurm:
         """Runs `srun WORDS` on the login host, in an allocation of its own."""
         return self.bed.run(LOGIN, ["srun", *words], user=user, env=env, wd=wd, timeout_s=timeout_s)
 
+    def leftovers(self) -> dict[str, list[str]]:
+        """What each host has that it had not when the bed was new; hosts with nothing are left out."""
+        found = {host: self.bed.leftovers(host) for host in self.bed.spec.names}
+        return {host: lines for host, lines in found.items() if lines}
+
     def assert_nothing_left(self, timeout_s: float = 15) -> None:
         """Waits until no host has a process, file or socket that it had not when the bed was new."""
-
-        def left() -> dict[str, list[str]]:
-            found = {host: self.bed.leftovers(host) for host in self.bed.spec.names}
-            return {host: lines for host, lines in found.items() if lines}
-
-        wait_until(lambda: not left(), timeout_s=timeout_s, what="hosts without leftovers")
+        try:
+            wait_until(lambda: not self.leftovers(), timeout_s=timeout_s, what="hosts without leftovers")
+        except AssertionError:
+            lines = [f"{host}: {line}" for host, lines in self.leftovers().items() for line in lines]
+            raise AssertionError("\n".join(["left behind:", *lines[:50]])) from None
 
     def restore(self) -> None:
-        """Cancels this test's jobs and brings every host back, so that the next test finds the bed as new."""
+        """Cancels this test's jobs and brings the hosts back, so that the next test finds the bed as new.
+
+        A host on which something was left behind is powered off and on again.
+        """
         for job in self.jobs:
             self.bed.run(LOGIN, ["scancel", "--quiet", job.id])
         for host in self.bed.spec.names:
@@ -139,4 +147,13 @@ class Slurm:
         self.bed.run(
             LOGIN, ["scontrol", "update", f"NodeName={','.join(self.bed.spec.nodes)}", "State=RESUME"]
         )
+        self._await_idle()
+        with contextlib.suppress(AssertionError):
+            self.assert_nothing_left(timeout_s=1)
+        for host in self.leftovers():
+            self.bed.power_off(host)
+            self.bed.power_on(host)
+        self._await_idle()
+
+    def _await_idle(self) -> None:
         wait_until(self.bed.idle, timeout_s=60, what="idle nodes after the test")
