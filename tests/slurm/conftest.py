@@ -12,7 +12,6 @@ from tests.bed.bed import Bed, missing
 from tests.bed.spec import BedSpec
 from tests.slurm.jobs import Slurm
 
-
 HERE = Path(__file__).parent
 IN_CI = os.environ.get("CI") == "true" or os.environ.get("RAYCLUSTER_CI") == "1"
 
