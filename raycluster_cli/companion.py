@@ -166,7 +166,9 @@ class Companion:
             self._watcher = None
             self._emit({"event": "watcher_ended", "code": code})
         elif not branch.answered:
-            message = f"The process that worked on {branch.request['do']!r} ended with {code}, without a word."
+            message = (
+                f"The process that worked on {branch.request['do']!r} ended with {code}, without a word."
+            )
             self._emit(_answer(branch.request, {"event": "failed", "kind": "ray", "message": message}))
 
 
@@ -224,9 +226,7 @@ def _start_extra(request: Event, emit: Emit, _: int) -> None:
     plan = NodePlan.from_json(request["plan"])
     _redirect(plan.log_path)
     emit({"event": "starting", "pid": os.getpid()})
-    done = ray_private.start_extra(
-        request["what"], plan, request["started"], lambda event: emit(dict(event))
-    )
+    done = ray_private.start_extra(request["what"], plan, request["started"], lambda event: emit(dict(event)))
     emit({"event": "extra", **done})
 
 
@@ -367,7 +367,9 @@ def main() -> int:
         from . import ray_private
     except Exception as e:
         traceback.print_exc()
-        emit({"event": "failed", "kind": "ray", "message": f"Ray cannot be imported: {type(e).__name__}: {e}"})
+        emit(
+            {"event": "failed", "kind": "ray", "message": f"Ray cannot be imported: {type(e).__name__}: {e}"}
+        )
         return 1
     gc.collect()
     gc.freeze()  # what is imported stays: forks share it instead of copying it

@@ -128,9 +128,7 @@ class CompanionClient:
             self._send({"do": do, "id": number, **fields})
         return number, future
 
-    async def _answer(
-        self, number: int, future: asyncio.Future[Event], timeout_s: float, what: str
-    ) -> Event:
+    async def _answer(self, number: int, future: asyncio.Future[Event], timeout_s: float, what: str) -> Event:
         try:
             return await self._within(future, timeout_s, what)
         finally:

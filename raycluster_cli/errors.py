@@ -35,7 +35,7 @@ class ExitCode(enum.IntEnum):
     """Ended by SIGTERM (scancel, the time limit, preemption)."""
 
 
-class RayclusterError(Exception):
+class RayclusterError(RuntimeError):
     """An error with a message, a hint and an exit code.
 
     ``message`` says what happened, what was found and what was needed;

@@ -127,15 +127,19 @@ class Child:
     def running(self) -> bool:
         return not self.exited.done()
 
-    def signal(self, number: int) -> bool:
+    def send(self, number: int) -> bool:
         """Send a signal; False when it has ended."""
         return self.running and send_signal(self.ref, number)
 
-    async def stop(self, grace_s: float, kill_wait_s: float = 5.0) -> int | None:
-        """SIGTERM, wait, SIGKILL, wait.  Returns its code, or None when not even SIGKILL ended it."""
-        for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, kill_wait_s)):
+    async def stop(self, grace_s: float, *, ask: int = signal.SIGTERM, kill_wait_s: float = 5.0) -> int | None:
+        """A signal that asks (0: it has been asked), wait, SIGKILL, wait.
+
+        Returns its code, or None when not even SIGKILL ended it.
+        """
+        for number, wait_s in ((ask, grace_s), (signal.SIGKILL, kill_wait_s)):
             if wait_s > 0 or number == signal.SIGKILL:
-                self.signal(number)
+                if number:
+                    self.send(number)
                 with contextlib.suppress(asyncio.TimeoutError):
                     return await asyncio.wait_for(asyncio.shield(self.exited), wait_s)
         return None

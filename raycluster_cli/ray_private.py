@@ -242,7 +242,9 @@ def start(plan: NodePlan, report: Report) -> dict[str, Any]:
         except (PrivateMissing, AttributeError, TypeError, ImportError, NameError, KeyError) as e:
             if plan.quick == "node":
                 raise StartFailure("ray", f"Ray's Node class: {type(e).__name__}: {e}", plan.log_path) from e
-            print(f"raycluster: Ray's Node class is not as known ({e!r}); going on with `ray start`", flush=True)
+            print(
+                f"raycluster: Ray's Node class is not as known ({e!r}); going on with `ray start`", flush=True
+            )
     return _start_by_command(plan, report, clock)
 
 
@@ -376,16 +378,35 @@ def _patched_spawn(
 
 
 def raylet_command(command: list[str], plan: NodePlan) -> list[str]:
-    """The raylet's argument list, so that it registers without waiting for its agents.
+    """The raylet's argument list, changed so that the start waits for no agent.
 
-    Since 2.53 it waits for the port files of agents whose ports it does not know.  services.py passes
-    it three of the four; the raylet's own flag for the fourth exists.
+    Since 2.53 a raylet registers when its agents have written their port files, unless it was told their
+    ports.  services.py passes three of the four; the raylet's own flag for the fourth exists.  And the
+    agents themselves, 2 s of CPU, start when they are wanted (lazy_agent.py).
     """
-    command = list(command)
     port = plan.ports.get("dashboard_agent_listen")
-    if port and not any(part.startswith("--dashboard_agent_listen_port") for part in command):
-        command.append(f"--dashboard_agent_listen_port={port}")
+    # The flag came with the port files; an older raylet refuses it.
+    if port and hasattr(ray._raylet, "persist_port") and not _has(command, "--dashboard_agent_listen_port"):
+        command = [*command, f"--dashboard_agent_listen_port={port}"]
+    if plan.agents == "idle":
+        lazy = [sys.executable, "-I", "-S", str(Path(__file__).with_name("lazy_agent.py"))]
+        port = plan.ports.get("runtime_env_agent")
+        wrappers = {"--dashboard_agent_command": [*lazy, "gate", plan.agent_gate, "--"]}
+        if port:
+            wrappers["--runtime_env_agent_command"] = [*lazy, "port", plan.node_ip, str(port), "--"]
+        command = [_wrap(part, wrappers) for part in command]
     return command
+
+
+def _has(command: list[str], flag: str) -> bool:
+    return any(part.startswith(flag) for part in command)
+
+
+def _wrap(part: str, wrappers: Mapping[str, list[str]]) -> str:
+    flag, _, value = part.partition("=")
+    if flag in wrappers and value:
+        return f"{flag}={subprocess.list2cmdline(wrappers[flag])} {value}"
+    return part
 
 
 @contextlib.contextmanager

@@ -99,6 +99,11 @@ class NodePlan:
         return self.role is Role.HEAD
 
     @property
+    def agent_gate(self) -> str:
+        """FIFO that starts the dashboard agent when something is written to it (agents="idle")."""
+        return f"{self.temp_dir}/agent.gate"
+
+    @property
     def log_path(self) -> str:
         return self.output_path or f"{self.temp_dir}/ray-start.log"
 

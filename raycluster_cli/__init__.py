@@ -1,0 +1,39 @@
+"""raycluster: starts, watches and stops a Ray cluster inside a Slurm allocation.
+
+The command line is the usual way in.  Programs that are a rank of a job themselves (an
+inference server, say) call the six functions below; they are imported when first used,
+so that `import raycluster_cli` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "calculate_object_store_memory",
+    "cleanup_ray",
+    "init_ray_master",
+    "init_ray_worker",
+    "monitor_ray_cluster_health",
+    "monitor_ray_workers",
+]
+
+if TYPE_CHECKING:
+    from .api import (
+        calculate_object_store_memory,
+        cleanup_ray,
+        init_ray_master,
+        init_ray_worker,
+        monitor_ray_cluster_health,
+        monitor_ray_workers,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from . import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,227 @@
+"""The six functions for programs that are a rank of the job themselves.
+
+Each of them works through a `raycluster head` or `worker` of its own, started as a child
+with a socket between them: the calling program keeps its signal handlers, its children
+and its memory to itself, and when it dies, however it dies, the child sees the socket
+close and ends Ray on this node.  Names, parameters and defaults are those of datatrove's
+``pipeline/inference/distributed/ray.py``, so that programs written for those work here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import (
+    ClusterUnhealthyError,
+    ExitCode,
+    HeadStartError,
+    RayclusterError,
+    UsageError,
+    WorkersMissingError,
+)
+from .lifecycle import ParentLink
+
+WORKER_CHECK_INTERVAL_S = 2.0
+STOP_TIMEOUT_S = 30.0
+
+
+@dataclass
+class _Node:
+    """The child that runs Ray on this node for the calling program."""
+
+    process: subprocess.Popen[bytes]
+    link: socket.socket
+    address: str = ""
+
+
+_node: _Node | None = None
+
+
+def calculate_object_store_memory() -> int:
+    """Bytes for the object store: min(30 % of the memory granted, size of /dev/shm, 200 GB)."""
+    from .host import read_host
+    from .resources import object_store_size
+    from .slurm import Allocation
+
+    env = dict(os.environ)
+    facts = read_host(env, Allocation.from_environ(env))
+    return object_store_size(facts.memory_bytes.value, facts.shm_bytes.value)
+
+
+async def init_ray_master(master_port: int, expected_workers: int) -> None:
+    """Start the head here, wait for ``expected_workers`` workers (nodes besides the head), connect.
+
+    Returns with this process connected to the cluster (``ray.init``).  Raises HeadStartError,
+    WorkersMissingError or UsageError; nothing is left running then.
+    """
+    node = await _start(
+        ["head", "--master-port", str(master_port), "--expected-workers", str(expected_workers)]
+    )
+    try:
+        import ray
+
+        await asyncio.to_thread(ray.init, address=node.address, ignore_reinit_error=True)
+    except BaseException:
+        cleanup_ray()
+        raise
+
+
+async def init_ray_worker(
+    master_ip: str, master_port: int, max_retries: int = 5, retry_delay: float = 10.0
+) -> None:
+    """Join this node to the head at ``master_ip:master_port``.
+
+    Up to ``max_retries`` attempts, ``retry_delay`` seconds apart.  Raises WorkersMissingError,
+    which names the address and why each attempt failed.
+    """
+    await _start(
+        [
+            "worker",
+            *("--master-ip", master_ip),
+            *("--master-port", str(master_port)),
+            *("--max-retries", str(max_retries)),
+            *("--retry-delay", str(retry_delay)),
+        ]
+    )
+
+
+async def monitor_ray_cluster_health(check_interval: float = 30.0) -> None:
+    """Ask the GCS for its health every ``check_interval`` seconds; return when the answer is no.
+
+    It asks what `ray health-check --skip-version-check` asks, without starting a Python for it,
+    and returns at once when the GCS or this node's raycluster ends.
+    """
+    from .health import HealthChannel
+
+    address = _node.address if _node else os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        channel = await HealthChannel.connect(host.strip("[]"), int(port), timeout_s=10.0)
+    except OSError:
+        return
+    try:
+        while await channel.check(timeout_s=min(check_interval, 10.0)):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(channel.closed.wait(), check_interval)
+            if channel.closed.is_set() or (_node and _node.process.poll() is not None):
+                return
+    finally:
+        channel.close()
+
+
+async def monitor_ray_workers(expected_workers: int) -> None:
+    """Watch the number of workers; raise ClusterUnhealthyError when it drops below ``expected_workers``."""
+    import ray
+
+    while True:
+        try:
+            nodes: list[dict[str, Any]] = await asyncio.to_thread(ray.nodes)
+        except Exception as error:
+            raise ClusterUnhealthyError(f"the workers could not be counted: {error}") from error
+        alive = sum(1 for node in nodes if node["Alive"]) - 1
+        if alive < expected_workers:
+            lost = ", ".join(str(node["NodeName"]) for node in nodes if not node["Alive"]) or "unknown"
+            raise ClusterUnhealthyError(
+                f"{alive} workers are alive, {expected_workers} are needed; lost: {lost}.",
+            )
+        await asyncio.sleep(WORKER_CHECK_INTERVAL_S)
+
+
+def cleanup_ray() -> None:
+    """Disconnect, then end this cluster's processes on this node.  Never raises."""
+    global _node
+    with contextlib.suppress(Exception):
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
+    node, _node = _node, None
+    if node is None:
+        return
+    with contextlib.suppress(Exception):
+        node.process.send_signal(signal.SIGTERM)
+        try:
+            node.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            node.process.kill()  # its keeper clears what it leaves
+            node.process.wait(STOP_TIMEOUT_S)
+        node.link.close()
+
+
+async def _start(arguments: list[str]) -> _Node:
+    """Start the child and wait until its node is in the cluster; raises what it says went wrong."""
+    global _node
+    if _node is not None and _node.process.poll() is None:
+        raise UsageError("this process has started a Ray node already.", "Call cleanup_ray() first.")
+    ours, theirs = socket.socketpair()
+    theirs.set_inheritable(True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "raycluster_cli", *arguments],
+        env={**os.environ, ParentLink.VARIABLE: str(theirs.fileno())},
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
+    )
+    theirs.close()
+    _node = _Node(process, ours)
+    atexit.register(cleanup_ray)
+    try:
+        said = await _until_ready(ours)
+    except BaseException:
+        await asyncio.to_thread(cleanup_ray)
+        raise
+    if said.get("event") != "ready":
+        code = await asyncio.to_thread(process.wait)
+        _node = None
+        raise _error(code)(str(said.get("message") or f"raycluster {arguments[0]} ended with code {code}"))
+    _node.address = str(said["address"])
+    _adopt_environment(said["environment"])
+    return _node
+
+
+async def _until_ready(link: socket.socket) -> dict[str, Any]:
+    """What the child says last: that it is ready, or how it ended."""
+    link.setblocking(False)
+    loop = asyncio.get_running_loop()
+    text = b""
+    while True:
+        while b"\n" in text:
+            line, _, text = text.partition(b"\n")
+            said: dict[str, Any] = json.loads(line)
+            if said["event"] in ("ready", "ended"):
+                return said
+        chunk = await loop.sock_recv(link, 65536)
+        if not chunk:
+            return {}
+        text += chunk
+
+
+def _error(code: int) -> Callable[[str], RayclusterError]:
+    """The error that goes with a command's exit code."""
+    kinds: dict[int, type[RayclusterError]] = {
+        ExitCode.USAGE: UsageError,
+        ExitCode.HEAD_FAILED: HeadStartError,
+        ExitCode.WORKERS_MISSING: WorkersMissingError,
+        ExitCode.UNHEALTHY: ClusterUnhealthyError,
+    }
+    return kinds.get(code, RayclusterError)
+
+
+def _adopt_environment(environment: dict[str, str]) -> None:
+    """Set what a client of the cluster needs (address, token file, TLS) in this process too."""
+    os.environ.update(environment)
+    if "ray" in sys.modules:
+        # Ray's C++ part has read its RAY_* variables when it was imported.
+        from .ray_private import apply_settings
+
+        apply_settings(environment)

@@ -1,0 +1,91 @@
+"""Logs that outlive the node's directory: copied to the record before the directory goes.
+
+Bounded: of each file the last part, of a node at most MAX_NODE_BYTES in all, the telling
+files (raylet, GCS, errors) first.  A thousand nodes that fail together must not fill a
+shared file system.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .lifecycle import End
+
+if TYPE_CHECKING:
+    from .head import HeadRun
+    from .worker import WorkerRun
+
+MAX_FILE_BYTES = 256 * 1024
+MAX_NODE_BYTES = 4 * 1024 * 1024
+COPY_TIMEOUT_S = 5.0
+
+#: The order in which files are taken until the node's share is used up.
+_FIRST = (
+    "raylet.err",
+    "gcs_server.err",
+    "ray-start.log",
+    "companion.log",
+    "raylet.out",
+    "gcs_server.out",
+    "dashboard_agent.log",
+    "runtime_env_agent.log",
+    "dashboard.log",
+    "log_monitor.log",
+)
+
+
+async def keep_evidence(run: HeadRun | WorkerRun, end: End) -> None:
+    """Copy this node's logs to the record when --keep-logs says so."""
+    keep = run.settings.keep_logs
+    failed = end.code != 0 and end.reason != "stop"
+    if run.record is None or keep == "never" or (keep == "on-failure" and not failed):
+        return
+    target = run.record.log_dir(run.context.host)
+    source = run.node.root.path
+    try:
+        copied = await asyncio.wait_for(asyncio.to_thread(copy_logs, source, target), COPY_TIMEOUT_S)
+    except asyncio.TimeoutError:
+        run.report.warn(f"logs of {run.context.host} were not all kept: {target} was too slow")
+        return
+    if copied:
+        run.word.now = replace(run.word.now, log_path=str(target))
+
+
+def copy_logs(root: Path, target: Path) -> int:
+    """Copy the ends of the logs below a node's directory; returns the bytes copied.
+
+    Raises OSError when the target cannot be written.
+    """
+    left = MAX_NODE_BYTES
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in _logs(root):
+        if left <= 0:
+            break
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            take = min(size, MAX_FILE_BYTES, left)
+            file.seek(size - take)
+            data = file.read(take)
+        if data:
+            (target / path.name).write_bytes(data)
+            left -= len(data)
+    return MAX_NODE_BYTES - left
+
+
+def _logs(root: Path) -> Iterator[Path]:
+    """The logs of a node's directory, the telling ones first, workers' own last and newest first."""
+    found = {path for path in root.glob("*.log") if path.is_file()}
+    found |= {path for path in root.glob("session_*/logs/*") if path.is_file() and not path.is_symlink()}
+
+    def rank(path: Path) -> tuple[int, float]:
+        if path.name in _FIRST:
+            return _FIRST.index(path.name), 0.0
+        error = path.suffix == ".err"
+        return len(_FIRST) + (0 if error else 1), -path.stat().st_mtime
+
+    yield from sorted(found, key=rank)

@@ -1,0 +1,92 @@
+"""Stands in for one of a raylet's agents until somebody wants it; then becomes it.
+
+    python -I -S lazy_agent.py gate FIFO -- COMMAND…          waits until something is written to FIFO
+    python -I -S lazy_agent.py port HOST PORT -- COMMAND…     waits for the first connection to HOST:PORT
+
+Ray starts two agents beside each raylet, 0.6 to 2 s of CPU and 80 MB each, at the very time at which the
+driver starts.  Most clusters never ask them anything.  This process, 8 MB, holds their place: the raylet
+watches its process id, which stays the same, since it is replaced by `exec`.
+
+With `port` the listening socket is kept over the exec and given to the agent when it binds that port, so
+that the connection that woke it is served by it and nobody sees a refusal.  It ends when stdin ends: that
+is how a raylet tells its agents that it is gone.
+
+Runs by its path, alone: nothing of the package is imported, so that it starts in 10 ms.
+"""
+
+import os
+import select
+import socket
+import sys
+
+_FD = "RAYCLUSTER_LAZY_FD"
+_PORT = "RAYCLUSTER_LAZY_PORT"
+
+
+def wait(ready: int) -> None:
+    """Until ``ready`` can be read.  Ends the process when stdin ends."""
+    poller = select.poll()
+    poller.register(ready, select.POLLIN)
+    poller.register(0, select.POLLIN)
+    while True:
+        for fd, _ in poller.poll():
+            if fd == ready:
+                return
+            if not os.read(0, 4096):
+                sys.exit(0)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket as the agent itself would make it."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    server = socket.socket(family, kind, protocol)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind(address)
+    server.listen(128)
+    return server
+
+
+def become(command: list[str]) -> None:
+    """Run a Python script (argv after its interpreter and options) with the kept socket."""
+    import runpy
+
+    kept, port = int(os.environ.pop(_FD)), int(os.environ.pop(_PORT))
+    bind = socket.socket.bind
+
+    def bind_or_take(self, address):  # type: ignore[no-untyped-def]
+        if isinstance(address, tuple) and address[1] == port:
+            os.dup2(kept, self.fileno(), inheritable=False)
+            return
+        bind(self, address)
+
+    socket.socket.bind = bind_or_take  # type: ignore[method-assign]
+    sys.argv = command
+    # As `python SCRIPT` does: the script's directory comes first.
+    sys.path[0] = os.path.dirname(command[0])
+    runpy.run_path(command[0], run_name="__main__")
+
+
+def main(arguments: list[str]) -> None:
+    how, *where = arguments[: arguments.index("--")]
+    command = arguments[arguments.index("--") + 1 :]
+    if how == "become":
+        become(command)
+        return
+    if how == "gate":
+        if not os.path.exists(where[0]):
+            os.mkfifo(where[0], 0o600)
+        # For reading and writing: opening does not block, and the end of a writer is no end of file.
+        wait(os.open(where[0], os.O_RDWR | os.O_NONBLOCK))
+    else:
+        server = listen(where[0], int(where[1]))
+        wait(server.fileno())
+        server.set_inheritable(True)
+        os.environ.update({_FD: str(server.fileno()), _PORT: where[1]})
+        # The interpreter's own options come before the script.
+        script = next(i for i, part in enumerate(command) if i and not part.startswith("-"))
+        command = [*command[:script], os.path.abspath(__file__), "become", "--", *command[script:]]
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,340 @@
+"""The async core of one node: startup, main, shutdown, whatever happens in between.
+
+:class:`NodeRun` is what head and worker have in common: signals, the record's word of
+this node, the Ray node itself, and an end that always runs to its last line.  What a
+head and a worker *do* stands in head.py and worker.py.  No Typer, no Rich, no Ray here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from . import __version__
+from .config import Settings
+from .errors import ExitCode, RayclusterError
+from .keeper import Keeper
+from .node import RayNode
+from .process import ENDING, Child, Reaper, Signals
+from .proctree import become_subreaper, identify
+from .record import NodeWord, Record
+from .report import Report
+from .slurm import Allocation
+from .status import NodePhase, Role
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that a run is given from outside; the command line alone reads os.environ."""
+
+    settings: Settings
+    env: Mapping[str, str]
+    allocation: Allocation | None
+    role: Role
+    key: str
+    """The cluster's key in the record: job id and restart count, or one made for a local cluster."""
+    slurm_cluster: str
+    host: str
+    """This node's name, as Slurm and the user know it."""
+    state_dir: Path
+    driver: tuple[str, ...] = ()
+    keeper: Keeper | None = None
+    launched: float = field(default_factory=time.time)
+    """Unix seconds at which this command's process started."""
+    node_ip: str = ""
+    """Address of this node, where it is not to be found out: in a cluster of one machine."""
+    key_given: bool = False
+    """The key was given by hand: head and worker meet in the record without Slurm."""
+    symmetric: bool = False
+    """Started by `run`: head and workers are tasks of one step and start together."""
+
+
+@dataclass(frozen=True)
+class End:
+    """How a run ended: its exit code, and who or what was the reason."""
+
+    code: int
+    message: str = ""
+    reason: str = ""
+    """One word for programs: driver, signal, stop, worker-lost, head-lost, error, time-limit."""
+    culprit: str = ""
+    """Host that caused it."""
+    log: str = ""
+    """A log file worth reading."""
+
+    @property
+    def on_purpose(self) -> bool:
+        return self.code == ExitCode.OK
+
+
+class Finished(Exception):
+    """Raised out of startup when there is nothing left to do: the end is known."""
+
+    def __init__(self, end: End) -> None:
+        super().__init__(end.message)
+        self.end = end
+
+
+class Word:
+    """This node's word in the record, written in a thread so that a hanging file system hangs nobody.
+
+    Words are written in order, and a word that a newer one has overtaken is left out.
+    """
+
+    def __init__(self, record: Record | None, first: NodeWord) -> None:
+        self._record = record
+        self.now = first
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="record")
+        self._written = 0
+        self._number = 0
+
+    def phase(self, phase: NodePhase, message: str = "", **facts: Any) -> None:
+        """Enter a phase (or say more about the one that we are in)."""
+        phases = dict(self.now.phases)
+        phases.setdefault(phase.value, time.time())
+        self.now = replace(
+            self.now, phase=phase.value, phases=phases, message=message, updated=time.time(), **facts
+        )
+        self._number += 1
+        self.submit(self._write, self._number, self.now)
+
+    def _write(self, number: int, word: NodeWord) -> None:
+        if self._record is not None and number == self._number:
+            with contextlib.suppress(RayclusterError, OSError):
+                self._record.write_node(word)
+
+    def submit(self, call: Any, *args: Any) -> asyncio.Future[Any]:
+        """Run a call on the record after those already given."""
+        return asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+
+    async def close(self, timeout_s: float = 3.0) -> None:
+        """Wait for the last word to be written, but not for ever."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self.submit(lambda: None), timeout_s)
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+class NodeRun:
+    """One run of `raycluster head` or `worker` on this node."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.settings = context.settings
+        self.report = Report(prefix="raycluster", verbose=context.settings.verbose)
+        self.reaper = Reaper()
+        self.signals = Signals()
+        self.record: Record | None = None
+        self.word: Word
+        self.ended: asyncio.Future[End]
+        self.hurry = asyncio.Event()
+        """Set when a second signal asks to end at once."""
+        self._parent = ParentLink.from_environment(context.env)
+
+    # -- to be written by head and worker ------------------------------------------------------
+
+    async def startup(self) -> None:
+        """Bring this node's Ray up.  Raises RayclusterError."""
+        raise NotImplementedError
+
+    async def main(self) -> End:
+        """Do the work, until it ends by itself."""
+        raise NotImplementedError
+
+    async def shutdown(self, end: End) -> End:
+        """Leave nothing behind.  May make the end worse, never better."""
+        raise NotImplementedError
+
+    # -- the frame -----------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Startup, main, shutdown; returns the exit code."""
+        loop = asyncio.get_running_loop()
+        become_subreaper()
+        self.ended = loop.create_future()
+        self.reaper.attach(loop)
+        self.signals.attach(loop, self.context.keeper)
+        self._parent.attach(loop, self._parent_gone)
+        self._open_record()
+        self.word.phase(NodePhase.LAUNCHED)
+        self.signals.listen(self.on_signal)
+        work = asyncio.ensure_future(self._work())
+        bug: BaseException | None = None
+        try:
+            await asyncio.wait({work, self.ended}, return_when=asyncio.FIRST_COMPLETED)
+            if self.ended.done() and not work.done():
+                work.cancel()
+                await asyncio.wait({work})
+            end = self.ended.result() if self.ended.done() else work.result()
+        except RayclusterError as error:
+            end = End(error.exit_code, str(error), reason="error", culprit=self.context.host)
+            self.report.say(f"error: {error}")
+        except Exception as error:
+            bug = error
+            end = End(ExitCode.FAILURE, f"bug: {error!r}", reason="bug", culprit=self.context.host)
+        self.word.phase(NodePhase.STOPPING, end.message)
+        end = await self.shutdown(end)
+        self._parent.tell(event="ended", code=end.code, message=end.message)
+        failed = end.code != ExitCode.OK and end.reason not in ("driver", "signal", "stop")
+        self.word.phase(
+            NodePhase.FAILED if failed else NodePhase.GONE, end.message, exit_code=int(end.code)
+        )
+        await self.word.close()
+        if bug is not None:
+            raise bug
+        return int(end.code)
+
+    async def _work(self) -> End:
+        try:
+            await self.startup()
+            return await self.main()
+        except Finished as finished:
+            return finished.end
+
+    def end_with(self, end: End) -> None:
+        """End the run from a callback; the first reason counts."""
+        if not self.ended.done():
+            self.ended.set_result(end)
+
+    def on_signal(self, number: int, count: int) -> None:
+        """Decide what a signal means: the first asks for an orderly end, the second for a quick one."""
+        if number not in ENDING:
+            return
+        name = signal.Signals(number).name
+        if self.ended.done() or count > 1:
+            if not self.hurry.is_set():
+                self.report.say(f"{name} again: ending at once")
+            self.hurry.set()
+        self.end_with(End(128 + number, f"ended by {name}", reason="signal", culprit=self.context.host))
+
+    def _parent_gone(self) -> None:
+        self.end_with(End(ExitCode.SIGTERM, "the program that started this node has ended", reason="stop"))
+
+    def _open_record(self) -> None:
+        """Open the job's record; without one the node still works, but nobody can see it."""
+        context = self.context
+        try:
+            self.record = Record.create(
+                context.state_dir, context.slurm_cluster, context.key, context.settings.name
+            )
+        except RayclusterError as error:
+            if context.settings.state_dir:
+                raise
+            self.report.warn(
+                f"no record can be kept: {error.message} Workers must be given --master-ip, --master-port "
+                f"and RAYCLUSTER_TOKEN. {error.hint}"
+            )
+        me = identify(os.getpid())
+        self.word = Word(
+            self.record,
+            NodeWord(
+                host=context.host,
+                role=context.role.value,
+                phase=NodePhase.LAUNCHED.value,
+                phases={"process started": context.launched},
+                pid=os.getpid(),
+                create_time=me.start_ticks if me else 0,
+            ),
+        )
+
+    def make_node(self, on_death: Callable[[Child, int], None]) -> RayNode:
+        """This machine's Ray node, not yet prepared."""
+        context = self.context
+        return RayNode(
+            role=context.role,
+            settings=context.settings,
+            env=context.env,
+            allocation=context.allocation,
+            host=context.host,
+            node_ip=context.node_ip,
+            key=f"{context.slurm_cluster}/{context.key}+{context.settings.name}",
+            reaper=self.reaper,
+            report=self.report,
+            on_death=on_death,
+        )
+
+    def keep(self, **notes: object) -> None:
+        """Tell the keeper what it must clear if this process is killed."""
+        if self.context.keeper is not None:
+            self.context.keeper.note(
+                host=self.context.host,
+                role=self.context.role.value,
+                record=str(self.record.path) if self.record else "",
+                **notes,
+            )
+
+
+class ParentLink:
+    """The socket to a Python program that started this node through the API, if one did.
+
+    It is told what happens, a JSON object a line; its end of file means that the program is gone.
+    """
+
+    VARIABLE = "RAYCLUSTER_PARENT_FD"
+
+    def __init__(self, link: socket.socket | None) -> None:
+        self._link = link
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str]) -> ParentLink:
+        text = env.get(cls.VARIABLE, "")
+        if not text.isdigit():
+            return cls(None)
+        link = socket.socket(fileno=int(text))
+        link.set_inheritable(False)
+        link.setblocking(False)
+        return cls(link)
+
+    def attach(self, loop: asyncio.AbstractEventLoop, on_gone: Any) -> None:
+        if self._link is None:
+            return
+        link = self._link
+
+        def readable() -> None:
+            with contextlib.suppress(BlockingIOError, InterruptedError):
+                try:
+                    if link.recv(4096):
+                        return
+                except ConnectionError:
+                    pass
+                loop.remove_reader(link)
+                on_gone()
+
+        loop.add_reader(link, readable)
+
+    def tell(self, **facts: object) -> None:
+        """Say something to the program; a program that does not read loses it."""
+        if self._link is not None:
+            with contextlib.suppress(OSError):
+                self._link.send(json.dumps(facts).encode() + b"\n")
+
+
+def python_version() -> str:
+    """Of this interpreter: '3.11.7'.  All nodes of a Ray cluster need the same."""
+    return ".".join(str(part) for part in sys.version_info[:3])
+
+
+def versions() -> dict[str, str]:
+    """Versions that are known without importing Ray."""
+    return {"raycluster": __version__, "python": python_version()}
+
+
+async def quietly(report: Report, what: str, step: Coroutine[Any, Any, T]) -> T | None:
+    """One step of a shutdown: its failure is told and must not keep the next from running."""
+    try:
+        return await step
+    except Exception as error:
+        report.warn(f"{what}: {error!r}")
+        return None

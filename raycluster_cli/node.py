@@ -1,0 +1,371 @@
+"""This machine's Ray node: its directory, its ports, its share of the machine, its processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .companion_client import CompanionClient, Started
+from .config import Settings, parse_pairs, parse_size_bytes
+from .errors import RayclusterError
+from .host import HostFacts, read_host
+from .limits import raise_limits
+from .network import NodeAddress, node_address
+from .node_root import ENV_MARK, NodeRoot, make_node_root, sweep_stale
+from .ports import PortClaim, claim_ports
+from .process import Child, Reaper, describe_code, end_tree
+from .ray_start import NodePlan, StartFailure, client_environment
+from .report import Report
+from .resources import ResourcePlan, plan_resources
+from .slurm import Allocation
+from .status import Role
+
+#: Processes without which the node is not a node.
+ESSENTIAL = ("gcs_server", "raylet")
+
+#: A raylet that is told to end takes some 50 ms and its worker processes along; one that does not is killed.
+RAYLET_GRACE_S = 1.0
+
+#: How long the rest (agents, orphans of the driver) get between SIGTERM and SIGKILL.
+REST_GRACE_S = 0.5
+
+
+class RayNode:
+    """The Ray node that this supervisor owns.
+
+    Used in this order: prepare, begin_import, measure, claim_ports, start (again after a failure
+    or a loss, with begin_import before it), stop.
+    """
+
+    def __init__(
+        self,
+        *,
+        role: Role,
+        settings: Settings,
+        env: Mapping[str, str],
+        allocation: Allocation | None,
+        host: str,
+        node_ip: str,
+        key: str,
+        reaper: Reaper,
+        report: Report,
+        on_death: Callable[[Child, int], None],
+    ) -> None:
+        self.role = role
+        self.settings = settings
+        self.allocation = allocation
+        self.host = host
+        self.node_ip = node_ip
+        self.key = key
+        self.reaper = reaper
+        self.report = report
+        self.on_death = on_death
+        """Called when a process that the node cannot do without has ended, with its return code."""
+        self.token = ""
+        self.root: NodeRoot
+        self.facts: HostFacts
+        self.grant: ResourcePlan
+        self.address: NodeAddress
+        self.plan: NodePlan
+        self.ports: PortClaim | None = None
+        self.companion: CompanionClient | None = None
+        self.children: dict[str, Child] = {}
+        self.started: Started | None = None
+        self.ray_version = ""
+        self._env = dict(env)
+        self._stopping = False
+        self._extras: asyncio.Task[None] | None = None
+
+    # -- before the start ------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make the node's directory; clear what crashed clusters of this user left on the node."""
+        base = Path(self.settings.temp_dir) if self.settings.temp_dir else None
+        self.root = make_node_root(self.key, env=self._env, base=base, role=self.role.value)
+        for warning in self.root.warnings:
+            self.report.warn(warning)
+        self._env[ENV_MARK] = str(self.root.path)
+
+    def begin_import(self) -> None:
+        """Start the companion, which imports Ray while we do the rest."""
+        log = os.open(self.root.path / "companion.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            self.companion = CompanionClient.spawn(self.reaper.spawn, self._env, stderr=log)
+        finally:
+            os.close(log)
+        self._note("companion", self.companion.child.pid)
+
+    async def sweep(self) -> None:
+        """Clear what crashed clusters of this user left on this node."""
+        for swept in await asyncio.to_thread(sweep_stale, self._env):
+            ended = f", {len(swept.ended)} processes ended" if swept.ended else ""
+            self.report.say(f"cleared {swept.path}, left by cluster {swept.key} on {self.host}{ended}")
+            for left in swept.left:
+                self.report.warn(f"could not clear {left} of cluster {swept.key}")
+
+    def measure(self, *, route_to: str | None) -> None:
+        """Find out what this node grants and which address it is known by."""
+        settings = self.settings
+        if self.node_ip:
+            self.address = NodeAddress(self.node_ip, "lo", "a cluster on this machine")
+        else:
+            self.address = node_address(
+                interface=settings.interface or None,
+                network=settings.network or None,
+                route_to=route_to,
+                env=self._env,
+                local=_is_loopback(settings.master_ip),
+            )
+        self.facts = read_host(self._env, self.allocation)
+        self.grant = plan_resources(
+            self.facts,
+            num_cpus=settings.num_cpus,
+            num_gpus=settings.num_gpus,
+            memory_bytes=parse_size_bytes("--memory", settings.memory) if settings.memory else None,
+            object_store_bytes=(
+                parse_size_bytes("--object-store-memory", settings.object_store_memory)
+                if settings.object_store_memory
+                else None
+            ),
+            resources=parse_pairs("--resources", settings.resources),
+            labels=parse_pairs("--labels", settings.labels),
+            head=self.role is Role.HEAD,
+            dashboard=settings.dashboard,
+        )
+        limits = raise_limits(num_cpus=self.grant.num_cpus)
+        for warning in (*self.grant.warnings, *limits.warnings):
+            self.report.warn(f"{self.host}: {warning}")
+
+    def claim_ports(self, given: Mapping[str, int]) -> None:
+        """Take a block of ports on this node, for as long as this process lives."""
+        if self.ports is not None:
+            self.ports.close()
+        self.ports = claim_ports(
+            self.key, address=self.address.ip, head=self.role is Role.HEAD, given=given
+        )
+        for warning in self.ports.warnings:
+            self.report.warn(f"{self.host}: {warning}")
+
+    def port_map(self) -> dict[str, Any]:
+        """The ports of this node by name, for the record and for Ray."""
+        return dict(self.ports.ports.as_dict()) if self.ports else {}
+
+    @property
+    def gcs_port(self) -> int:
+        """The port of the head's GCS, which the head's claim holds."""
+        assert self.ports is not None
+        return self.ports.ports.gcs
+
+    # -- the start -------------------------------------------------------------------------------
+
+    async def start(
+        self,
+        timeout_s: float,
+        *,
+        identity: str,
+        gcs_address: str = "",
+        expected_nodes: int = 1,
+        no_proxy: Sequence[str] = (),
+        storage: Path | None = None,
+    ) -> Started:
+        """Start Ray here and wait until the node is registered with its GCS.
+
+        Raises ray_start.StartFailure; nothing of the failed start is left then.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        if self.companion is None:
+            self.begin_import()
+        companion = self.companion
+        assert companion is not None
+        self.plan = self._plan(identity, gcs_address, expected_nodes, no_proxy, storage)
+        try:
+            ready = await companion.ready(timeout_s)
+            self.ray_version = str(ready["ray_version"])
+            self.started = await companion.start(self.plan, max(deadline - loop.time(), 1.0))
+        except StartFailure:
+            await self._drop_companion()
+            raise
+        for name, pid in self.started.processes.items():
+            self._adopt(name, pid)
+        if self.role is Role.WORKER and not self.settings.log_monitor:
+            await self._drop_companion()
+        return self.started
+
+    def _plan(
+        self, identity: str, gcs_address: str, expected_nodes: int, no_proxy: Sequence[str], storage: Path | None
+    ) -> NodePlan:
+        settings, grant = self.settings, self.grant
+        token_path = str(self.root.write_token(self.token)) if self.token else None
+        return NodePlan(
+            role=self.role,
+            node_ip=self.address.ip,
+            node_name=self.host,
+            gcs_address=gcs_address or join_host_port(self.address.ip, self.gcs_port),
+            ports=self.port_map(),
+            temp_dir=str(self.root.path),
+            num_cpus=grant.num_cpus,
+            num_gpus=grant.num_gpus,
+            memory_bytes=grant.memory_bytes,
+            object_store_bytes=grant.object_store_bytes,
+            resources=grant.resources,
+            labels=grant.labels,
+            identity=identity,
+            client_server=settings.client_server,
+            dashboard_host=settings.dashboard_host,
+            auth_token_path=token_path,
+            spill_dir=settings.spill_dir or None,
+            gcs_storage_path=str(storage) if storage else None,
+            expected_nodes=expected_nodes,
+            no_proxy=tuple(no_proxy),
+            quick=settings.quick,  # type: ignore[arg-type]  # checked by Settings
+            env={**grant.environment, **self.address.environment(self._env), ENV_MARK: str(self.root.path)},
+        )
+
+    def _adopt(self, name: str, pid: int) -> None:
+        """Watch a daemon that has become our child when its starter ended."""
+        child = self.reaper.adopt(name, pid)
+        self.children[name] = child
+        self._note(name, pid)
+        if name in ESSENTIAL:
+            child.exited.add_done_callback(lambda code: self._died(child, code.result()))
+
+    def _died(self, child: Child, code: int) -> None:
+        if not self._stopping and self.children.get(child.name) is child:
+            self.report.note(f"{child.name} on {self.host} {describe_code(code)}")
+            self.on_death(child, code)
+
+    def _note(self, name: str, pid: int) -> None:
+        """Write a process down, so that a later start can end it if we and our keeper are killed."""
+        self.root.journal(name, pid)
+
+    def start_extras(self) -> None:
+        """Start, beside the driver, what the driver's start need not wait for."""
+        if self._extras is None:
+            self._extras = asyncio.ensure_future(self._start_extras())
+
+    async def _start_extras(self) -> None:
+        wanted = ["log_monitor"] if self.settings.log_monitor else []
+        if self.role is Role.HEAD and self.settings.dashboard:
+            wanted.insert(0, "dashboard")
+        for what in wanted:
+            assert self.companion is not None and self.started is not None
+            try:
+                done = await self.companion.start_extra(what, self.plan, self.started, 120.0)
+            except StartFailure as failed:
+                self.report.warn(f"the {what.replace('_', ' ')} did not start on {self.host}: {failed.message}")
+                continue
+            for one in done.get("processes", []):
+                self._adopt(one["name"], one["pid"])
+            if done.get("url"):
+                self.report.say(f"dashboard: http://{done['url']}")
+        if self.role is Role.WORKER:
+            await self._drop_companion()
+
+    async def _drop_companion(self) -> None:
+        """A worker needs its companion no longer once Ray runs: it is most of our memory."""
+        companion, self.companion = self.companion, None
+        if companion is not None:
+            await companion.close()
+
+    # -- while it runs ---------------------------------------------------------------------------
+
+    async def watch(self, listener: Callable[[list[Mapping[str, Any]]], None], expected_nodes: int) -> None:
+        """Call ``listener`` with the nodes that changed, now and at every change.  Head only."""
+        companion = self.companion
+        assert companion is not None
+
+        def heard(event: Mapping[str, Any]) -> None:
+            if event["event"] == "nodes":
+                listener(event["changed"])
+
+        companion.listen(heard)
+        try:
+            await companion.watch(self.plan.gcs_address, self.client_environment(), expected=expected_nodes)
+        except StartFailure as failed:
+            raise RayclusterError(f"the nodes of the cluster cannot be watched: {failed.message}") from failed
+
+    async def drain(self, node_ids: Sequence[str], message: str, deadline_s: float) -> None:
+        """Tell nodes to leave, with the reason.  Failures are of no account: they will be ended anyhow."""
+        if self.companion is not None:
+            with contextlib.suppress(StartFailure):
+                await self.companion.drain(node_ids, message=message, deadline_s=deadline_s, timeout_s=deadline_s)
+
+    def client_environment(self) -> dict[str, str]:
+        """The environment of a driver on this node."""
+        base = {name: value for name, value in self._env.items() if name not in self.grant.unset}
+        base.pop("RAYCLUSTER_TOKEN", None)
+        return client_environment(self.plan, base) | dict(self.plan.env)
+
+    def client_variables(self) -> dict[str, str]:
+        """Only those variables of :meth:`client_environment` that differ from what we were given."""
+        return {name: value for name, value in self.client_environment().items() if self._env.get(name) != value}
+
+    def log_of(self, name: str) -> str:
+        """The log in which the end of one of Ray's processes may be explained."""
+        if self.started is None:
+            return ""
+        return f"{self.started.session_dir}/logs/{name}.err"
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    async def reset(self) -> None:
+        """End what is left of a node whose raylet has died, so that it can be started again."""
+        self._stopping = True
+        await self._end_processes(asyncio.Event())
+        self.children.clear()
+        self.started = None
+        self._stopping = False
+
+    async def stop(self, hurry: asyncio.Event) -> None:
+        """End every process of this node, then remove its directory and free its ports."""
+        self._stopping = True
+        await self._end_processes(hurry)
+        if self.ports is not None:
+            self.ports.close()
+        for left in await asyncio.to_thread(self.root.remove):
+            self.report.warn(f"{self.host}: could not remove {left}")
+
+    async def _end_processes(self, hurry: asyncio.Event) -> None:
+        """The raylet first: it takes its worker processes along and says good-bye to the GCS.
+
+        The GCS last, by SIGKILL: on SIGTERM it waits a minute for raylets that are still connected.
+        """
+        if self._extras is not None:
+            self._extras.cancel()
+            self._extras = None
+        if self.companion is not None:
+            self.companion.kill()
+            self.companion = None
+        raylet, gcs = self.children.get("raylet"), self.children.get("gcs_server")
+        if raylet is not None and raylet.running:
+            await raylet.stop(0.0 if hurry.is_set() else RAYLET_GRACE_S)
+        skip = [gcs.pid] if gcs is not None and gcs.running else []
+        left = await end_tree(os.getpid(), skip=skip, grace_s=0.0 if hurry.is_set() else REST_GRACE_S)
+        if gcs is not None and gcs.running:
+            gcs.send(signal.SIGKILL)
+            left += await end_tree(os.getpid(), grace_s=0.0)
+        for stat in left:
+            self.report.warn(f"{self.host}: {stat.name} (process {stat.pid}) could not be ended, not even by SIGKILL")
+
+
+def join_host_port(host: str, port: int) -> str:
+    """host:port as Ray writes it.
+
+    >>> join_host_port("fd00::1", 6379)
+    '[fd00::1]:6379'
+    """
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"

@@ -1,0 +1,442 @@
+"""A worker's run: find the head, make sure that it is ours, join, watch, end with the cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from .config import parse_worker_loss
+from .errors import ExitCode, UsageError, WorkersMissingError
+from .evidence import keep_evidence
+from .health import HealthChannel, Outcome, tcp_probe
+from .lifecycle import Context, End, Finished, NodeRun, quietly
+from .node import RayNode, join_host_port
+from .ports import derived_gcs_ports
+from .process import Child, describe_code
+from .ray_start import StartFailure
+from .record import EndWord, HeadInfo, Record, list_records
+from .status import NodePhase
+
+#: How long a worker looks for the reason of its head's end before it calls it a loss.
+REASON_WAIT_S = 3.0
+
+#: How long one connect to the head's port may take before the next is tried.
+PROBE_TIMEOUT_S = 3.0
+
+#: After this long without a head in the record, it may be that the record's directory is not shared.
+UNSHARED_AFTER_S = 5.0
+
+#: How long the GCS may take to answer a check.
+CHECK_TIMEOUT_S = 4.0
+
+#: Failures that the next attempt would only meet again.
+FINAL_KINDS = ("version mismatch", "wrong cluster", "auth", "no token")
+
+#: Checks of the GCS that must fail, one after the other, before the head counts as lost.
+FAILED_CHECKS = 2
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the head is, and how we know that it is the right one."""
+
+    ip: str
+    port: int
+    head: HeadInfo | None = None
+    """From the job's record; None where no record is shared."""
+
+    @property
+    def address(self) -> str:
+        return join_host_port(self.ip, self.port)
+
+
+class AttemptFailed(Exception):
+    """One attempt to join failed: where, of which kind, and why."""
+
+    def __init__(self, where: str, kind: str, message: str = "", log: str = "") -> None:
+        super().__init__(message)
+        self.where = where
+        self.kind = kind
+        self.message = message
+        self.log = log
+
+    def __str__(self) -> str:
+        return f"{self.kind} ({self.message.rstrip('.')})" if self.message else self.kind
+
+
+@dataclass
+class Attempts:
+    """What has been tried, for the message at the end."""
+
+    reasons: list[str] = field(default_factory=list)
+
+    def failed(self, where: str, why: str) -> None:
+        self.reasons.append(f"{where}: {why}")
+
+    def __str__(self) -> str:
+        """Equal reasons, one after the other, are told once."""
+        runs: list[tuple[str, int, int]] = []
+        for number, reason in enumerate(self.reasons, 1):
+            if runs and runs[-1][0] == reason:
+                runs[-1] = (reason, runs[-1][1], number)
+            else:
+                runs.append((reason, number, number))
+        return "; ".join(
+            f"attempt {first} {reason}" if first == last else f"attempts {first} to {last} {reason}"
+            for reason, first, last in runs
+        )
+
+
+class WorkerRun(NodeRun):
+    """`raycluster worker`, and the ranks above 0 of `raycluster run`."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.target: Target
+        self.node: RayNode
+        self._stopping = False
+        self._raylet_died: asyncio.Future[tuple[Child, int]]
+        self._health: HealthChannel | None = None
+        self._stale: str | None = None
+        self._restarts = 0
+        self._loss = parse_worker_loss(context.settings.on_worker_loss)
+        self._found_record: Record | None = None
+        self._began = 0.0
+        self._check_target_known()
+
+    def _check_target_known(self) -> None:
+        settings, context = self.settings, self.context
+        known = settings.master_ip or settings.name or context.allocation is not None or context.key_given
+        if not known:
+            raise UsageError(
+                "the head is not known: there is no Slurm job here and no --master-ip.",
+                "Run it under srun in the head's job, or give --master-ip and --master-port.",
+            )
+
+    # -- startup ---------------------------------------------------------------------------------
+
+    async def startup(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._began = loop.time()
+        self._deadline = self._began + self.settings.timeout
+        self._raylet_died = loop.create_future()
+        self._refuse_ended_cluster()
+        self.node = self.make_node(self._process_died)
+        self.node.prepare()
+        self.keep(node_root=str(self.node.root.path))
+        self.node.begin_import()
+        self.word.phase(NodePhase.WAITING, node_root=str(self.node.root.path))
+        await self._join()
+        self.word.phase(NodePhase.JOINED, node_id=self.node.started.node_id if self.node.started else "", ip=self.node.address.ip)
+        self._parent.tell(
+            event="ready", address=self.target.address, environment=self.node.client_variables()
+        )
+
+    def _refuse_ended_cluster(self) -> None:
+        """Remember an earlier cluster of this key that has ended: it is not the one we wait for."""
+        if self.record is not None and self.record.read_end() is not None:
+            head = self.record.read_head()
+            self._stale = head.identity if head else None
+
+    async def _join(self) -> None:
+        """Find the head and join it, in attempts.
+
+        Within an attempt the head's port is probed again and again, so that a head that comes up
+        is joined at once; --retry-delay is how long one attempt lasts, not how long it sleeps.
+        """
+        settings = self.settings
+        loop = asyncio.get_running_loop()
+        attempts = Attempts()
+        # Ranks of one step start together: they wait for their head as long as it waits for them.
+        tries = settings.max_retries if not self.context.symmetric else 1_000_000
+        for attempt in range(1, max(tries, 1) + 1):
+            began = loop.time()
+            try:
+                self.target = await self._find_head(began + settings.retry_delay)
+                await self._start()
+                return
+            except AttemptFailed as failed:
+                attempts.failed(failed.where, str(failed))
+                final = failed.kind in FINAL_KINDS or loop.time() >= self._deadline or attempt >= tries
+                if final:
+                    break
+                self.word.phase(NodePhase.WAITING, f"attempt {attempt}: {failed}")
+                self.report.note(f"attempt {attempt} to join {failed.where} failed: {failed}")
+                if self.node.companion is None:
+                    self.node.begin_import()
+                rest_s = min(began + settings.retry_delay, self._deadline) - loop.time()
+                await asyncio.sleep(max(rest_s, 0))
+        if self._stale is not None:
+            raise Finished(End(ExitCode.OK, "the job's cluster had ended before this worker came", reason="ended"))
+        raise WorkersMissingError(
+            f"{self.context.host} did not join a head: {attempts}.",
+            "Is the head running in this job? --master-ip and --master-port say where it is, "
+            "--state-dir where its record is.",
+        )
+
+    async def _find_head(self, until: float) -> Target:
+        """Probe where the head should be, until it answers or the attempt is over (AttemptFailed)."""
+        loop = asyncio.get_running_loop()
+        step_s = 0.02
+        why: dict[str, str] = {}
+        while True:
+            starting = False
+            for target in await self._targets():
+                starting = starting or (target.head is not None and target.head.extra.get("state") == "starting")
+                probe = await tcp_probe(target.ip, target.port, timeout_s=PROBE_TIMEOUT_S)
+                if probe.outcome is Outcome.REACHED:
+                    return target
+                why[target.address] = f"{probe.outcome.value}{f': {probe.detail}' if probe.detail else ''}"
+            # A head that says that it is starting may import Ray for minutes: that is no failed attempt.
+            if loop.time() >= (self._deadline if starting else min(until, self._deadline)):
+                if not why:
+                    raise AttemptFailed(self._where(), "no head", "the record names none")
+                raise AttemptFailed(", ".join(why), " and ".join(dict.fromkeys(why.values())))
+            await asyncio.sleep(step_s * random.uniform(0.7, 1.3))
+            step_s = min(step_s * 1.3, self._slowest_poll_s())
+
+    def _slowest_poll_s(self) -> float:
+        """Poll more slowly the more of us there are: the file server and the head hear all of us."""
+        allocation = self.context.allocation
+        return 0.25 + (len(allocation.job_nodes) / 500 if allocation else 0.0)
+
+    async def _targets(self) -> list[Target]:
+        """Where the head may be: as told, else as the record says, else as Slurm's node list says."""
+        settings, context = self.settings, self.context
+        head = await self._read_head()
+        if head is not None and (not settings.master_port or settings.master_port == head.port):
+            return [Target(settings.master_ip or head.address_ip, head.port, head)]
+        ip = settings.master_ip
+        if not ip and context.allocation is not None and context.allocation.job_nodes:
+            ip = context.allocation.head_node
+        if not ip:
+            return []
+        if settings.master_port:
+            return [Target(ip, settings.master_port, await self._head_at(ip, settings.master_port))]
+        waited_s = asyncio.get_running_loop().time() - self._began
+        if self.record is not None and waited_s < UNSHARED_AFTER_S:
+            return []  # the record will say; a port that is only likely may be another cluster's
+        return [Target(ip, port) for port in derived_gcs_ports(context.key)]
+
+    async def _read_head(self) -> HeadInfo | None:
+        """The head as the record has it, unless it is an earlier one's or another step's."""
+        if self.record is None:
+            return None
+        head: HeadInfo | None = await self.word.submit(self.record.read_head)
+        if head is None or head.identity == self._stale:
+            return None
+        if self.context.symmetric and head.extra.get("step") != context_step(self.context):
+            return None
+        end: EndWord | None = await self.word.submit(self.record.read_end)
+        if end is not None:
+            raise Finished(_ended_on_purpose(end))
+        return head
+
+    async def _head_at(self, ip: str, port: int) -> HeadInfo | None:
+        """A head that some record of this user names at this address (outside Slurm: no key to go by)."""
+
+        def look() -> HeadInfo | None:
+            for record in list_records(self.context.state_dir)[:20]:
+                head = record.read_head()
+                if head and (head.address_ip, head.port) == (ip, port) and record.read_end() is None:
+                    self._found_record = record
+                    return head
+            return None
+
+        found: HeadInfo | None = await self.word.submit(look)
+        return found
+
+    def _where(self) -> str:
+        """What we looked for, for people."""
+        settings = self.settings
+        if settings.master_ip:
+            return f"{settings.master_ip}:{settings.master_port or '?'}"
+        return str(self.record.path) if self.record else "the head"
+
+    async def _start(self) -> None:
+        """One start of Ray on this node, against the target."""
+        target, settings, node = self.target, self.settings, self.node
+        self.word.phase(NodePhase.FOUND, f"head at {target.address}")
+        head = target.head
+        node.token = self._token(head)
+        node.measure(route_to=target.ip)
+        node.claim_ports({})
+        self.word.phase(NodePhase.STARTING, ip=node.address.ip, ports=node.port_map())
+        loop = asyncio.get_running_loop()
+        left_s = max(self._deadline - loop.time(), 1.0)
+        try:
+            await node.start(
+                min(settings.start_timeout, left_s),
+                gcs_address=target.address,
+                identity=head.identity if head else "",
+            )
+        except StartFailure as failed:
+            raise AttemptFailed(target.address, failed.kind, failed.message, failed.log) from failed
+
+    def _token(self, head: HeadInfo | None) -> str:
+        """The cluster's token, from the record or from RAYCLUSTER_TOKEN; '' when there is none by choice."""
+        if head is not None and not head.auth:
+            return ""
+        if head is None and not self.settings.auth:
+            return ""
+        own = self.context.env.get("RAYCLUSTER_TOKEN", "")
+        record = self._found_record or self.record
+        token = own or (record.read_token() if record is not None else None)
+        if token:
+            return token
+        raise AttemptFailed(
+            self.target.address,
+            "no token",
+            "the job's record with the token is not visible here; set --state-dir to a directory that all "
+            "nodes share, or export RAYCLUSTER_TOKEN in the batch script",
+        )
+
+    # -- main ------------------------------------------------------------------------------------
+
+    async def main(self) -> End:
+        """Watch until the cluster ends, the head is lost, or our raylet is."""
+        self.node.start_extras()
+        while True:
+            end = await self._watch()
+            if end is not None:
+                return end
+
+    async def _watch(self) -> End | None:
+        """How the run ends; None when Ray was started again and the watch goes on."""
+        lost = asyncio.ensure_future(self._head_lost())
+        first: set[asyncio.Future[Any]] = {lost, self._raylet_died}
+        try:
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            if self._raylet_died.done():
+                return await self._after_raylet(*self._raylet_died.result())
+            return await self._after_head(lost.result())
+        finally:
+            lost.cancel()
+
+    async def _head_lost(self) -> str:
+        """Returns, with the reason, when the GCS is gone or has not answered for too long."""
+        failed = 0
+        why = ""
+        while True:
+            try:
+                channel = await HealthChannel.connect(self.target.ip, self.target.port, timeout_s=CHECK_TIMEOUT_S)
+            except OSError as error:
+                failed += 1
+                why = str(error) or type(error).__name__
+                if failed >= FAILED_CHECKS:
+                    return why
+                await asyncio.sleep(0.2)
+                continue
+            try:
+                while True:
+                    if await channel.check(timeout_s=CHECK_TIMEOUT_S):
+                        failed = 0
+                    elif channel.closed.is_set():
+                        why = "the GCS closed the connection"
+                        break
+                    else:
+                        failed += 1
+                        why = f"the GCS did not answer {failed} checks of {CHECK_TIMEOUT_S:g} s"
+                        if failed >= FAILED_CHECKS:
+                            return why
+                        continue
+                    with contextlib.suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(channel.closed.wait(), self.settings.check_interval)
+            finally:
+                channel.close()
+
+    async def _reason(self, wait_s: float) -> EndWord | None:
+        """How the head says that the cluster ended; waits a little for a slow file server."""
+        record = self._found_record or self.record
+        if record is None:
+            return None
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_s
+        while True:
+            end: EndWord | None = await self.word.submit(record.read_end)
+            if end is not None or loop.time() >= deadline:
+                return end
+            await asyncio.sleep(0.1)
+
+    async def _after_head(self, why: str) -> End:
+        """The head's GCS is gone: on purpose, or lost?"""
+        ended = await self._reason(REASON_WAIT_S)
+        if ended is not None:
+            return _ended_on_purpose(ended)
+        return End(
+            ExitCode.UNHEALTHY,
+            f"the head at {self.target.address} is lost: {why}",
+            reason="head-lost",
+            culprit=self.target.head.host if self.target.head else self.target.ip,
+        )
+
+    async def _after_raylet(self, child: Child, code: int) -> End | None:
+        """Our raylet is gone: drained at the cluster's end, or dead?"""
+        ended = await self._reason(REASON_WAIT_S if code == 0 else 0.3)
+        if ended is not None:
+            return _ended_on_purpose(ended)
+        if code == 0 and self.record is None:
+            return End(ExitCode.OK, "the cluster drained this node", reason="ended")
+        text = f"the raylet on {self.context.host} {describe_code(code)}"
+        log = self.node.log_of("raylet")
+        loss = parse_worker_loss(self._policy())
+        if loss.kind == "fail" or self._restarts >= self.settings.max_restarts:
+            tried = f" after {self._restarts} restarts" if self._restarts else ""
+            return End(ExitCode.UNHEALTHY, text + tried, reason="raylet-lost", culprit=self.context.host, log=log)
+        self._restarts += 1
+        delay_s = min(0.5 * 2 ** (self._restarts - 1), 30.0)
+        self.report.warn(
+            f"{text}; starting it again in {delay_s:g} s ({self._restarts} of {self.settings.max_restarts})"
+        )
+        self._raylet_died = asyncio.get_running_loop().create_future()
+        await self.node.reset()
+        self.node.begin_import()
+        await asyncio.sleep(delay_s)
+        self._deadline = asyncio.get_running_loop().time() + self.settings.start_timeout
+        try:
+            await self._start()
+        except AttemptFailed as failed:
+            return End(
+                ExitCode.UNHEALTHY,
+                f"{text}, and did not start again: {failed.message}",
+                reason="raylet-lost",
+                culprit=self.context.host,
+                log=failed.log,
+            )
+        self.word.phase(NodePhase.JOINED, f"started again after {text}", node_id=self.node.started.node_id if self.node.started else "")
+        return None
+
+    def _policy(self) -> str:
+        """The head's --on-worker-loss counts for all, where the record tells it."""
+        head = self.target.head
+        return str(head.extra.get("on_worker_loss", "")) or self.settings.on_worker_loss if head else (
+            self.settings.on_worker_loss
+        )
+
+    def _process_died(self, child: Child, code: int) -> None:
+        if not self._stopping and not self._raylet_died.done():
+            self._raylet_died.set_result((child, code))
+
+    # -- shutdown --------------------------------------------------------------------------------
+
+    async def shutdown(self, end: End) -> End:
+        self._stopping = True
+        if hasattr(self, "node"):
+            await quietly(self.report, "keeping logs", keep_evidence(self, end))
+            await quietly(self.report, "ending Ray", self.node.stop(self.hurry))
+        if not end.on_purpose and end.reason not in ("error", "signal"):
+            self.report.say(f"{end.message}; exit code {int(end.code)}")
+        return end
+
+
+def _ended_on_purpose(ended: EndWord) -> End:
+    """The head has said how the cluster ended: whatever it was, this worker did its part."""
+    return End(ExitCode.OK, f"the cluster ended: {ended.message}", reason="ended")
+
+
+def context_step(context: Context) -> str | None:
+    """The step that this task belongs to: a record's head of another step is not ours."""
+    return context.allocation.step_id if context.allocation else None
