@@ -154,7 +154,7 @@ def cleanup_ray() -> None:
         try:
             node.process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            node.process.kill()  # its keeper clears what it leaves
+            node.process.kill()  # the keeper; its supervisor sees that and ends all
             node.process.wait(STOP_TIMEOUT_S)
         node.link.close()
 
@@ -166,7 +166,7 @@ async def _start(arguments: list[str]) -> _Node:
         raise UsageError("this process has started a Ray node already.", "Call cleanup_ray() first.")
     ours, theirs = socket.socketpair()
     theirs.set_inheritable(True)
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: ASYNC220  # a fork and exec: milliseconds
         [sys.executable, "-m", "raycluster_cli", *arguments],
         env={**os.environ, ParentLink.VARIABLE: str(theirs.fileno())},
         pass_fds=[theirs.fileno()],

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import Field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -117,7 +117,9 @@ def _annotated(one: Field[Any], hint: Any) -> Any:
     return Annotated[hint, _option(one, hint)]
 
 
-_DRIVER = typer.Argument(None, metavar="[-- DRIVER ARGS...]", help="The program to run on the head, after `--`.")
+_DRIVER = typer.Argument(
+    None, metavar="[-- DRIVER ARGS...]", help="The program to run on the head, after `--`."
+)
 _DRIVER_SETTINGS = {"ignore_unknown_options": False, "allow_interspersed_args": False}
 
 
@@ -147,7 +149,8 @@ def head(settings: Settings, driver: list[str] | None = _DRIVER) -> None:
     allocation = Allocation.from_environ(env)
     if allocation and allocation.procid and (allocation.step_tasks or 1) > 1:
         raise UsageError(
-            f"`raycluster head` runs as task {allocation.procid} of {allocation.step_tasks}; a job has one head.",
+            f"`raycluster head` runs as task {allocation.procid} of {allocation.step_tasks}; "
+            "a job has one head.",
             "Use `srun raycluster run -- …` for all tasks, or `srun -N1 -n1 raycluster head`.",
         )
     _check_in_allocation(allocation, env, "head", settings.expected_workers is not None)
@@ -189,7 +192,9 @@ def run(settings: Settings, driver: list[str] | None = _DRIVER) -> None:
         sys.exit(run_local(settings, env, tuple(driver or ()), _keeper, _state_dir(settings, env)))
     allocation = Allocation.from_environ(env)
     if allocation is None or not allocation.in_task:
-        where = "outside a Slurm job" if allocation is None else "in a batch script or shell, not in an srun task"
+        where = (
+            "outside a Slurm job" if allocation is None else "in a batch script or shell, not in an srun task"
+        )
         raise UsageError(
             f"`raycluster run` was started {where}; it takes its rank from srun.",
             "Use `srun raycluster run -- …`, or `raycluster run --local 2 -- …` for this machine alone.",
@@ -219,8 +224,8 @@ def _spare_task(allocation: Allocation | None) -> bool:
     if allocation is None or allocation.is_first_task_on_node:
         return False
     print(
-        f"raycluster: task {allocation.procid} shares {allocation.node_name} with another task of its step, which "
-        "joins for the whole node; this one has nothing to do. Use --ntasks-per-node=1 to avoid it.",
+        f"raycluster: task {allocation.procid} shares {allocation.node_name} with another task of its step, "
+        "which joins for the whole node; this one has nothing to do. Use --ntasks-per-node=1 to avoid it.",
         file=sys.stderr,
     )
     return True
@@ -233,10 +238,11 @@ def _check_in_allocation(
     if allocation is None or told or allocation.node_name is not None or not allocation.job_nodes:
         return
     here = socket.gethostname()
+    tasks = "-N1 -n1 " if command == "head" else ""
     if not {here, here.partition(".")[0]} & set(allocation.job_nodes):
         raise UsageError(
             f"`raycluster {command}` was started on {here}, which is not a node of job {allocation.job_id}.",
-            f"Start it on the job's nodes: srun {'-N1 -n1 ' if command == 'head' else ''}raycluster {command} …",
+            f"Start it on the job's nodes: srun {tasks}raycluster {command} …",
         )
 
 

@@ -115,7 +115,10 @@ class Settings:
         False, "Keep the GCS's state on disk and start it again when it dies (Ray 2.58+).", ("head", "run")
     )
     stop_before: float = setting(
-        0.0, "Seconds before the job's time limit at which the driver is told to end.", ("head", "run"), unit="s"
+        0.0,
+        "Seconds before the job's time limit at which the driver is told to end.",
+        ("head", "run"),
+        unit="s",
     )
     requeue_on_preempt: bool = setting(
         False, "Requeue the job when the driver, told to end, ends with --requeue-code.", ("head", "run")
@@ -138,20 +141,24 @@ class Settings:
         ("head", "worker", "run", "monitor", "stop", "env"),
         metavar="DIR",
     )
-    temp_dir: str = setting("", "Node-local directory for Ray's sessions. Default: TMPDIR or /tmp.", metavar="DIR")
-    spill_dir: str = setting("", "Directory for spilled objects. Default: below the temp directory.", metavar="DIR")
+    temp_dir: str = setting(
+        "", "Node-local directory for Ray's sessions. Default: TMPDIR or /tmp.", metavar="DIR"
+    )
+    spill_dir: str = setting(
+        "", "Directory for spilled objects. Default: below the temp directory.", metavar="DIR"
+    )
     verbose: bool = setting(False, "Say more on stderr.")
 
     def __post_init__(self) -> None:
         for one in fields(self):
             self._check(one.name, getattr(self, one.name), one.metadata)
         parse_worker_loss(self.on_worker_loss)
-        if self.min_workers is not None and self.expected_workers is not None:
-            if self.min_workers > self.expected_workers:
-                raise UsageError(
-                    f"--min-workers is {self.min_workers}, more than --expected-workers {self.expected_workers}.",
-                    "Give at most the number of expected workers.",
-                )
+        most = math.inf if self.expected_workers is None else self.expected_workers
+        if self.min_workers is not None and self.min_workers > most:
+            raise UsageError(
+                f"--min-workers is {self.min_workers}, more than --expected-workers {self.expected_workers}.",
+                "Give at most the number of expected workers.",
+            )
         if not 0 <= self.requeue_code <= 255:
             raise UsageError(f"--requeue-code is {self.requeue_code}; it must be from 0 to 255.")
         if self.name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}", self.name):
@@ -267,6 +274,8 @@ def parse_pairs(option: str, text: str) -> dict[str, str]:
     for part in text.split(","):
         key, equals, value = part.partition("=")
         if not key.strip() or not equals:
-            raise UsageError(f"{option} has {part!r}; each part must be key=value.", "For example: name=2,other=1.")
+            raise UsageError(
+                f"{option} has {part!r}; each part must be key=value.", "For example: name=2,other=1."
+            )
         pairs[key.strip()] = value.strip()
     return pairs

@@ -46,7 +46,9 @@ class Members:
     """By node id."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def update(self, nodes: list[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    def update(
+        self, nodes: list[Mapping[str, Any]]
+    ) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
         """Take in the nodes that have changed; returns (joined, lost) workers."""
         joined, lost = [], []
         for node in nodes:
@@ -69,7 +71,9 @@ class HeadRun(NodeRun):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.expected = _expected_workers(context)
-        self.quorum = context.settings.min_workers if context.settings.min_workers is not None else self.expected
+        self.quorum = (
+            context.settings.min_workers if context.settings.min_workers is not None else self.expected
+        )
         self.loss = parse_worker_loss(context.settings.on_worker_loss)
         self.identity = secrets.token_hex(16)
         self.members = Members()
@@ -184,15 +188,13 @@ class HeadRun(NodeRun):
         took = duration(time.time() - context.launched)
         self._parent.tell(event="ready", address=self.head.address, environment=self.node.client_variables())
         if not context.driver:
-            self.report.say(
-                f"{nodes} ready at {self.head.address} after {took}. {self._how_to_stop()}"
-            )
+            self.report.say(f"{nodes} ready at {self.head.address} after {took}. {self._how_to_stop()}")
             self.node.start_extras()
             await asyncio.Event().wait()
-        self.report.say(f"{nodes} ready at {self.head.address} after {took}; driver: {' '.join(context.driver)}")
-        self.driver = Driver.start(
-            context.driver, self.node.client_environment(), self.reaper, self.signals
+        self.report.say(
+            f"{nodes} ready at {self.head.address} after {took}; driver: {' '.join(context.driver)}"
         )
+        self.driver = Driver.start(context.driver, self.node.client_environment(), self.reaper, self.signals)
         self.word.phase(NodePhase.DRIVING)
         self.node.start_extras()
         code = await self.driver.child.exited
@@ -235,8 +237,8 @@ class HeadRun(NodeRun):
                 )
             if now >= self._deadline:
                 raise WorkersMissingError(
-                    f"{self.expected - len(self.members.alive)} of {count(self.expected, 'worker')} did not join "
-                    f"within {self.settings.timeout:g} s: {self._missing(words)}.",
+                    f"{self.expected - len(self.members.alive)} of {count(self.expected, 'worker')} did not "
+                    f"join within {self.settings.timeout:g} s: {self._missing(words)}.",
                     "Look at these hosts' lines above, or give more time with --timeout.",
                 )
             if now >= next_word:
@@ -380,7 +382,9 @@ class HeadRun(NodeRun):
             # Before the first worker goes: a worker that sees its raylet end reads why.
             word = EndWord(time.time(), int(end.code), end.reason, end.culprit, end.message)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.word.submit(self._ignore_errors, self.record.write_end, word), 3.0)
+                await asyncio.wait_for(
+                    self.word.submit(self._ignore_errors, self.record.write_end, word), 3.0
+                )
         if hasattr(self, "node"):
             if not self.hurry.is_set():
                 await quietly(self.report, "draining the workers", self._drain(end))

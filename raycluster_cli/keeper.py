@@ -49,7 +49,11 @@ def guard() -> Keeper:
     keeper_pid = os.getpid()
     signal.pthread_sigmask(signal.SIG_BLOCK, RELAYED)
     child = os.fork()
-    if child == 0:
+    if child != 0:
+        os.close(relay_read)
+        os.close(notes_write)
+        _keep(child, relay_write, notes_read)
+    else:
         os.close(relay_write)
         os.close(notes_read)
         if os.getppid() != keeper_pid:
@@ -57,9 +61,6 @@ def guard() -> Keeper:
         os.set_blocking(relay_read, False)
         # Signals stay blocked until the supervisor has its handlers; see process.Signals.
         return Keeper(relay_read, notes_write)
-    os.close(relay_read)
-    os.close(notes_write)
-    _keep(child, relay_write, notes_read)
 
 
 def _keep(child: int, relay_write: int, notes_read: int) -> NoReturn:
@@ -105,7 +106,9 @@ def _read_notes(fd: int) -> dict[str, str]:
 def _clear(notes: dict[str, str], supervisor_pid: int, killed_by: int) -> None:
     """Remove what the killed supervisor left, and say so on the screen and in the record."""
     name = signal.Signals(killed_by).name
-    message = f"raycluster on {notes.get('host', 'this node')} (process {supervisor_pid}) was killed by {name}"
+    message = (
+        f"raycluster on {notes.get('host', 'this node')} (process {supervisor_pid}) was killed by {name}"
+    )
     print(f"raycluster: {message}; its processes on this node have been ended.", file=sys.stderr)
     # Imported only now: in a good run the keeper never needs them.
     from .aftermath import record_killed_supervisor

@@ -188,9 +188,7 @@ class NodeRun:
         end = await self.shutdown(end)
         self._parent.tell(event="ended", code=end.code, message=end.message)
         failed = end.code != ExitCode.OK and end.reason not in ("driver", "signal", "stop")
-        self.word.phase(
-            NodePhase.FAILED if failed else NodePhase.GONE, end.message, exit_code=int(end.code)
-        )
+        self.word.phase(NodePhase.FAILED if failed else NodePhase.GONE, end.message, exit_code=int(end.code))
         await self.word.close()
         if bug is not None:
             raise bug

@@ -31,7 +31,11 @@ WORKER_END_S = 5.0
 
 
 def run_local(
-    settings: Settings, env: Mapping[str, str], driver: tuple[str, ...], keeper: Keeper | None, state_dir: Path
+    settings: Settings,
+    env: Mapping[str, str],
+    driver: tuple[str, ...],
+    keeper: Keeper | None,
+    state_dir: Path,
 ) -> int:
     """Run the local cluster to its end; returns the exit code."""
     assert settings.local is not None

@@ -146,9 +146,7 @@ class RayNode:
         """Take a block of ports on this node, for as long as this process lives."""
         if self.ports is not None:
             self.ports.close()
-        self.ports = claim_ports(
-            self.key, address=self.address.ip, head=self.role is Role.HEAD, given=given
-        )
+        self.ports = claim_ports(self.key, address=self.address.ip, head=self.role is Role.HEAD, given=given)
         for warning in self.ports.warnings:
             self.report.warn(f"{self.host}: {warning}")
 
@@ -199,7 +197,12 @@ class RayNode:
         return self.started
 
     def _plan(
-        self, identity: str, gcs_address: str, expected_nodes: int, no_proxy: Sequence[str], storage: Path | None
+        self,
+        identity: str,
+        gcs_address: str,
+        expected_nodes: int,
+        no_proxy: Sequence[str],
+        storage: Path | None,
     ) -> NodePlan:
         settings, grant = self.settings, self.grant
         token_path = str(self.root.write_token(self.token)) if self.token else None
@@ -259,7 +262,9 @@ class RayNode:
             try:
                 done = await self.companion.start_extra(what, self.plan, self.started, 120.0)
             except StartFailure as failed:
-                self.report.warn(f"the {what.replace('_', ' ')} did not start on {self.host}: {failed.message}")
+                self.report.warn(
+                    f"the {what.replace('_', ' ')} did not start on {self.host}: {failed.message}"
+                )
                 continue
             for one in done.get("processes", []):
                 self._adopt(one["name"], one["pid"])
@@ -295,7 +300,9 @@ class RayNode:
         """Tell nodes to leave, with the reason.  Failures are of no account: they will be ended anyhow."""
         if self.companion is not None:
             with contextlib.suppress(StartFailure):
-                await self.companion.drain(node_ids, message=message, deadline_s=deadline_s, timeout_s=deadline_s)
+                await self.companion.drain(
+                    node_ids, message=message, deadline_s=deadline_s, timeout_s=deadline_s
+                )
 
     def client_environment(self) -> dict[str, str]:
         """The environment of a driver on this node."""
@@ -305,7 +312,9 @@ class RayNode:
 
     def client_variables(self) -> dict[str, str]:
         """Only those variables of :meth:`client_environment` that differ from what we were given."""
-        return {name: value for name, value in self.client_environment().items() if self._env.get(name) != value}
+        return {
+            name: value for name, value in self.client_environment().items() if self._env.get(name) != value
+        }
 
     def log_of(self, name: str) -> str:
         """The log in which the end of one of Ray's processes may be explained."""
@@ -352,7 +361,9 @@ class RayNode:
             gcs.send(signal.SIGKILL)
             left += await end_tree(os.getpid(), grace_s=0.0)
         for stat in left:
-            self.report.warn(f"{self.host}: {stat.name} (process {stat.pid}) could not be ended, not even by SIGKILL")
+            self.report.warn(
+                f"{self.host}: {stat.name} (process {stat.pid}) could not be ended, not even by SIGKILL"
+            )
 
 
 def join_host_port(host: str, port: int) -> str:

@@ -131,7 +131,9 @@ class Child:
         """Send a signal; False when it has ended."""
         return self.running and send_signal(self.ref, number)
 
-    async def stop(self, grace_s: float, *, ask: int = signal.SIGTERM, kill_wait_s: float = 5.0) -> int | None:
+    async def stop(
+        self, grace_s: float, *, ask: int = signal.SIGTERM, kill_wait_s: float = 5.0
+    ) -> int | None:
         """A signal that asks (0: it has been asked), wait, SIGKILL, wait.
 
         Returns its code, or None when not even SIGKILL ended it.

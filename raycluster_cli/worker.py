@@ -130,7 +130,11 @@ class WorkerRun(NodeRun):
         self.node.begin_import()
         self.word.phase(NodePhase.WAITING, node_root=str(self.node.root.path))
         await self._join()
-        self.word.phase(NodePhase.JOINED, node_id=self.node.started.node_id if self.node.started else "", ip=self.node.address.ip)
+        self.word.phase(
+            NodePhase.JOINED,
+            node_id=self.node.started.node_id if self.node.started else "",
+            ip=self.node.address.ip,
+        )
         self._parent.tell(
             event="ready", address=self.target.address, environment=self.node.client_variables()
         )
@@ -170,7 +174,9 @@ class WorkerRun(NodeRun):
                 rest_s = min(began + settings.retry_delay, self._deadline) - loop.time()
                 await asyncio.sleep(max(rest_s, 0))
         if self._stale is not None:
-            raise Finished(End(ExitCode.OK, "the job's cluster had ended before this worker came", reason="ended"))
+            raise Finished(
+                End(ExitCode.OK, "the job's cluster had ended before this worker came", reason="ended")
+            )
         raise WorkersMissingError(
             f"{self.context.host} did not join a head: {attempts}.",
             "Is the head running in this job? --master-ip and --master-port say where it is, "
@@ -185,7 +191,9 @@ class WorkerRun(NodeRun):
         while True:
             starting = False
             for target in await self._targets():
-                starting = starting or (target.head is not None and target.head.extra.get("state") == "starting")
+                starting = starting or (
+                    target.head is not None and target.head.extra.get("state") == "starting"
+                )
                 probe = await tcp_probe(target.ip, target.port, timeout_s=PROBE_TIMEOUT_S)
                 if probe.outcome is Outcome.REACHED:
                     return target
@@ -322,7 +330,9 @@ class WorkerRun(NodeRun):
         why = ""
         while True:
             try:
-                channel = await HealthChannel.connect(self.target.ip, self.target.port, timeout_s=CHECK_TIMEOUT_S)
+                channel = await HealthChannel.connect(
+                    self.target.ip, self.target.port, timeout_s=CHECK_TIMEOUT_S
+                )
             except OSError as error:
                 failed += 1
                 why = str(error) or type(error).__name__
@@ -385,7 +395,9 @@ class WorkerRun(NodeRun):
         loss = parse_worker_loss(self._policy())
         if loss.kind == "fail" or self._restarts >= self.settings.max_restarts:
             tried = f" after {self._restarts} restarts" if self._restarts else ""
-            return End(ExitCode.UNHEALTHY, text + tried, reason="raylet-lost", culprit=self.context.host, log=log)
+            return End(
+                ExitCode.UNHEALTHY, text + tried, reason="raylet-lost", culprit=self.context.host, log=log
+            )
         self._restarts += 1
         delay_s = min(0.5 * 2 ** (self._restarts - 1), 30.0)
         self.report.warn(
@@ -406,14 +418,20 @@ class WorkerRun(NodeRun):
                 culprit=self.context.host,
                 log=failed.log,
             )
-        self.word.phase(NodePhase.JOINED, f"started again after {text}", node_id=self.node.started.node_id if self.node.started else "")
+        self.word.phase(
+            NodePhase.JOINED,
+            f"started again after {text}",
+            node_id=self.node.started.node_id if self.node.started else "",
+        )
         return None
 
     def _policy(self) -> str:
         """The head's --on-worker-loss counts for all, where the record tells it."""
         head = self.target.head
-        return str(head.extra.get("on_worker_loss", "")) or self.settings.on_worker_loss if head else (
-            self.settings.on_worker_loss
+        return (
+            str(head.extra.get("on_worker_loss", "")) or self.settings.on_worker_loss
+            if head
+            else (self.settings.on_worker_loss)
         )
 
     def _process_died(self, child: Child, code: int) -> None:
