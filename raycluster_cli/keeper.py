@@ -42,18 +42,14 @@ class Keeper:
         os.write(self.notes_fd, json.dumps(facts).encode() + b"\n")
 
 
-def guard() -> Keeper:
+def guard() -> Keeper:  # noqa: RET503  # _keep never returns
     """Fork.  Returns in the child, which goes on as the supervisor; the parent never returns."""
     relay_read, relay_write = os.pipe()
     notes_read, notes_write = os.pipe()
     keeper_pid = os.getpid()
     signal.pthread_sigmask(signal.SIG_BLOCK, RELAYED)
     child = os.fork()
-    if child != 0:
-        os.close(relay_read)
-        os.close(notes_write)
-        _keep(child, relay_write, notes_read)
-    else:
+    if child == 0:
         os.close(relay_write)
         os.close(notes_read)
         if os.getppid() != keeper_pid:
@@ -61,6 +57,9 @@ def guard() -> Keeper:
         os.set_blocking(relay_read, False)
         # Signals stay blocked until the supervisor has its handlers; see process.Signals.
         return Keeper(relay_read, notes_write)
+    os.close(relay_read)
+    os.close(notes_write)
+    _keep(child, relay_write, notes_read)
 
 
 def _keep(child: int, relay_write: int, notes_read: int) -> NoReturn:
