@@ -222,7 +222,8 @@ def _units(worker_ports: int) -> int:
 
 def _starts(key: str, size: int, lowest: int, highest: int) -> list[int]:
     """First units of all blocks of ``size`` units, in the order in which this key tries them."""
-    first, middle, end = -(-lowest // UNIT), -(-max(PREFERRED, lowest) // UNIT), highest // UNIT
+    first, end = -(-lowest // UNIT), highest // UNIT
+    middle = min(-(-max(PREFERRED, lowest) // UNIT), end)
     digest = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
     order: list[int] = []
     for low, high in ((middle, end), (first, middle)):

@@ -38,7 +38,8 @@ ACTOR = """
             # A child that has cut every tie: session, output and environment of its own.
             return subprocess.Popen(
                 ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"],
-                start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={"PATH": "/usr/bin:/bin"},
+                start_new_session=True, env={"PATH": "/usr/bin:/bin"},
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             ).pid
 
     holder = Holder.options(name="holder", lifetime="detached", num_cpus=0).remote()
