@@ -27,8 +27,8 @@ MEMORY_MIN_BYTES = 128 * MIB
 """Less for tasks and actors than this is no use: the object store gives way first."""
 
 # What Ray itself and raycluster need, in resident memory; measured, see docs/decisions.
-HEAD_RESERVE_BYTES = 512 * MIB
-WORKER_RESERVE_BYTES = 320 * MIB
+HEAD_RESERVE_BYTES = 640 * MIB
+WORKER_RESERVE_BYTES = 448 * MIB
 DASHBOARD_RESERVE_BYTES = 320 * MIB
 RESERVE_PER_CPU_BYTES = 64 * MIB
 

@@ -22,6 +22,8 @@ MAX_HOSTS = 65536
 _RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?", re.ASCII)
 _COUNT = re.compile(r"(\d{1,9})(?:\(x(\d{1,9})\))?", re.ASCII)
 _MEMORY = re.compile(r"(\d{1,15})([KMGT]?)", re.ASCII | re.IGNORECASE)
+_GPUS_OF_TYPE = re.compile(r"(?:[A-Za-z0-9._-]+:)?(\d{1,6})", re.ASCII)
+_GPU_RESOURCE = re.compile(r"gpu(?::(?!\d+$)[A-Za-z0-9._-]+)?(?::(\d{1,6}))?", re.ASCII)
 _NUMBERED = re.compile(r"(.*?)(\d{1,18})((?:\.\D*)?)", re.ASCII)
 _NAME_CHARACTERS = re.compile(r"[A-Za-z0-9._-]*")
 _HOSTLIST_TOKEN = re.compile(r"\[[^\[\]]*\]|[^\[\],\s]+|\s*,\s*|\s+|[\[\]]")
@@ -39,8 +41,12 @@ _Fail = Callable[[str], UsageError]
 
 
 def _malformed(source: str, text: str, why: str, needed: str) -> UsageError:
-    shown = repr(text if len(text) <= 80 else text[:77] + "...")
-    return UsageError(f"{source} cannot be read: found {shown} ({why}), needed {needed}.")
+    return UsageError(f"{source} cannot be read: found {_quoted(text)} ({why}), needed {needed}.")
+
+
+def _quoted(text: str) -> str:
+    """The text as it may stand in a one-line message."""
+    return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
 # --- hostlists -----------------------------------------------------------------------------------
@@ -108,10 +114,10 @@ def _parse_bracket(bracket: str, fail: _Fail) -> list[tuple[range, int]]:
     for item in bracket.split(","):
         match = _RANGE.fullmatch(item)
         if match is None:
-            raise fail(f"[{bracket}] is not made of numbers and ranges")
+            raise fail(f"{_quoted(bracket)} is not made of numbers and ranges")
         low, high = int(match[1]), int(match[2] or match[1])
         if high < low:
-            raise fail(f"the range {item} runs backwards")
+            raise fail(f"the range {_quoted(item)} runs backwards")
         if high - low >= MAX_HOSTS:
             raise fail(f"more than {MAX_HOSTS} hosts")
         ranges.append((range(low, high + 1), len(match[1])))
@@ -167,10 +173,10 @@ def parse_counts(text: str, *, source: str = "count list") -> list[int]:
     for item in text.strip().split(","):
         match = _COUNT.fullmatch(item)
         if match is None:
-            raise _malformed(source, text, f"{item!r} is not a count", _COUNTS_NEEDED)
+            raise _malformed(source, text, f"{_quoted(item)} is not a count", _COUNTS_NEEDED)
         times = int(match[2] or 1)
         if times == 0:
-            raise _malformed(source, text, f"{item!r} stands for no node", _COUNTS_NEEDED)
+            raise _malformed(source, text, f"{_quoted(item)} stands for no node", _COUNTS_NEEDED)
         if len(counts) + times > MAX_HOSTS:
             raise _malformed(source, text, f"more than {MAX_HOSTS} nodes", _COUNTS_NEEDED)
         counts.extend([int(match[1])] * times)
@@ -213,26 +219,25 @@ def parse_gpu_count(text: str, *, source: str = "GPU count") -> int:
     only_gpus = any(re.match(r"gpu(:|$)", item) for item in items)
     total = 0
     for item in items:
-        words = item.split(":")
-        if only_gpus and words[0] != "gpu":
+        if only_gpus and item.partition(":")[0] != "gpu":
             continue
-        if words[-1].isascii() and words[-1].isdigit() and len(words) <= (3 if only_gpus else 2):
-            total += int(words[-1][:9])
-        elif only_gpus and len(words) <= 2 and words[-1]:
-            total += 1  # gpu, or gpu:a100: one is meant
-        else:
-            raise _malformed(source, text, f"{item!r} is not a count of GPUs", needed)
+        match = (_GPU_RESOURCE if only_gpus else _GPUS_OF_TYPE).fullmatch(item)
+        if match is None:
+            raise _malformed(source, text, f"{_quoted(item)} is not a count of GPUs", needed)
+        total += int(match[1] or 1)  # gpu, gpu:a100: one is meant
     return total
 
 
 def _tres_gpu_count(items: Sequence[str], source: str, text: str, needed: str) -> int:
+    """GPUs of ``gres/gpu:a100=2,gres/gpu=2``: the untyped item is the sum.  23.11 wrote ``gres:gpu:2``."""
     typed, untyped = 0, None
     for item in items:
-        name, _, count = item.replace("gres:", "gres/").rpartition("=")
+        name, _, count = re.sub(r"^(gres:gpu(?::[^:=]+)?):(\d+)$", r"\1=\2", item).rpartition("=")
+        name = name.replace("gres:", "gres/", 1)
         if name != "gres/gpu" and not name.startswith("gres/gpu:"):
             continue
         if not (count.isascii() and count.isdigit()):
-            raise _malformed(source, text, f"{item!r} is not a count of GPUs", needed)
+            raise _malformed(source, text, f"{_quoted(item)} is not a count of GPUs", needed)
         if name == "gres/gpu":
             untyped = int(count[:9])
         else:
@@ -250,7 +255,7 @@ def _whole_number(env: Mapping[str, str], name: str, *, least: int = 0) -> int |
         return None
     if not re.fullmatch(r"\d{1,18}", text, re.ASCII) or int(text) < least:
         raise UsageError(
-            f"{name} cannot be read: found {env[name][:80]!r}, needed a whole number of at least {least}.",
+            f"{name} cannot be read: found {_quoted(env[name])}, needed a whole number of at least {least}.",
             "Slurm sets it; a job script or a profile may have overwritten it.",
         )
     return int(text)
@@ -504,7 +509,7 @@ def _rank(env: Mapping[str, str], name: str) -> int:
 def _check_job_id(job_id: str) -> None:
     # It becomes part of file names, so nothing but what Slurm writes is let in.
     if not re.fullmatch(r"[0-9]{1,18}", job_id):
-        raise UsageError(f"SLURM_JOB_ID cannot be read: found {job_id[:80]!r}, needed a job's number.")
+        raise UsageError(f"SLURM_JOB_ID cannot be read: found {_quoted(job_id)}, needed a job's number.")
 
 
 def _component_nodes(env: Mapping[str, str], het_size: int) -> list[tuple[str, ...]]:
