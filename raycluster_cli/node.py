@@ -298,11 +298,14 @@ class RayNode:
 
     async def drain(self, node_ids: Sequence[str], message: str, deadline_s: float) -> None:
         """Tell nodes to leave, with the reason.  Failures are of no account: they will be ended anyhow."""
-        if self.companion is not None:
-            with contextlib.suppress(StartFailure):
-                await self.companion.drain(
-                    node_ids, message=message, deadline_s=deadline_s, timeout_s=deadline_s
-                )
+        if self.companion is None:
+            return
+        with contextlib.suppress(StartFailure):
+            await self.companion.drain(node_ids, message=message, deadline_s=deadline_s, timeout_s=deadline_s)
+            # More nodes expected than there are: the watcher looks every 50 ms, and sees them leave.
+            await self.companion.watch(
+                self.plan.gcs_address, self.client_environment(), expected=1_000_000, timeout_s=deadline_s
+            )
 
     def client_environment(self) -> dict[str, str]:
         """The environment of a driver on this node."""
