@@ -288,7 +288,7 @@ class Watcher:
             if do == "watch":
                 self._watch, self._known, self._next = command, {}, 0.0
             elif do == "usage":
-                self._emit(command, {"event": "usage", "nodes": self._cluster.usage()})
+                self._emit(command, {"event": "usage", **self._cluster.usage()})
             elif do == "put_identity":
                 self._cluster.put_identity(command["value"])
                 self._emit(command, {"event": "identity_put"})

@@ -247,10 +247,9 @@ class CompanionClient:
         """
         await self.request("watch", timeout_s, address=address, env=_ray_part(env), expected=expected)
 
-    async def usage(self, timeout_s: float = 5.0) -> list[Event]:
-        """Total and available resources of each live node; needs :meth:`watch` first."""
-        nodes: list[Event] = (await self.request("usage", timeout_s))["nodes"]
-        return nodes
+    async def usage(self, timeout_s: float = 5.0) -> Event:
+        """{nodes: resources of each, pending: tasks that wait for some}; needs :meth:`watch` first."""
+        return await self.request("usage", timeout_s)
 
     async def drain(
         self,

