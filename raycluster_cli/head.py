@@ -30,6 +30,7 @@ from .record import EndWord, HeadInfo, NodeWord
 from .report import count, duration
 from .slurm import format_hostlist
 from .status import NodePhase, Role
+from .usage import tell_usage
 
 #: How often the head looks into the record while it waits: for words of workers, and for a stop.
 RECORD_POLL_S = 0.5
@@ -181,6 +182,7 @@ class HeadRun(NodeRun):
         await self.node.watch(self._nodes_changed, self.expected + 1)
         if self.record is not None:
             self._tasks.append(asyncio.ensure_future(self._watch_for_stop()))
+            self._tasks.append(asyncio.ensure_future(tell_usage(self, self.expected + 1)))
         await self._wait_for_workers()
         context = self.context
         self.word.phase(NodePhase.READY)

@@ -13,6 +13,9 @@ One directory per cluster, mode 0700, on a file system that all nodes share:
 ``stop.json``           StopWord: somebody asks the head to end the cluster
 ``end.json``            EndWord: how it ended, written once by the head
 ``events.log``          what happened, one JSON object a line, appended by the head alone
+``watching``            touched by `raycluster monitor` while somebody watches
+``usage.json``          ClusterUsage: by the head, only while somebody watches
+``usage/HOST.json``     NodeUsage: by each node, only while somebody watches
 ``logs/HOST/``          logs kept from a node
 ``earlier/N/``          files of an earlier cluster under the same key (a second run in one salloc)
 ======================  ==========================================================================
@@ -186,6 +189,28 @@ class Claim:
 class Event:
     when: float
     text: str
+
+
+@dataclass(frozen=True)
+class ClusterUsage:
+    """What the GCS says is in use."""
+
+    when: float
+    """Unix seconds by the head's clock."""
+    nodes: Mapping[str, Any] = field(default_factory=dict)
+    """By Ray's node id: {"total": {resource: amount}, "used": {…}}; dead nodes are left out."""
+    pending: int = 0
+    """Tasks and actors that wait for resources."""
+
+
+@dataclass(frozen=True)
+class NodeUsage:
+    """What only the node itself can see."""
+
+    when: float
+    worker_processes: int
+    memory_used_bytes: int
+    memory_total_bytes: int
 
 
 # --------------------------------------------------------------------------- files
@@ -532,16 +557,20 @@ class Record:
     def _claim_path(self, number: int) -> Path:
         return self.path / f"head.claim.{number}"
 
-    def _last_claim(self) -> tuple[int, Claim | None]:
-        """The highest claim's number (0: none yet) and holder."""
+    def _last_claim_number(self) -> int:
+        """The highest claim's number; 0: none yet."""
         try:
             names = os.listdir(self.path)
         except OSError as error:
             raise _needs(self.path, error, "read") from error
-        numbers = [int(n[11:]) for n in names if n.startswith("head.claim.") and n[11:].isdigit()]
-        if not numbers:
+        claims = (name[11:] for name in names if name.startswith("head.claim."))
+        return max((int(number) for number in claims if number.isdigit()), default=0)
+
+    def _last_claim(self) -> tuple[int, Claim | None]:
+        """The highest claim's number (0: none yet) and holder."""
+        number = self._last_claim_number()
+        if not number:
             return 0, None
-        number = max(numbers)
         for _ in range(20):
             claim = _decode(Claim, _read_bytes(self._claim_path(number)))
             if claim is not None:
@@ -587,6 +616,15 @@ class Record:
         except OSError:
             return False
 
+    def head_runs_here(self) -> bool | None:
+        """Whether the head's raycluster process lives, where that can be seen from here; else None."""
+        with contextlib.suppress(RayclusterError):
+            holder = self.holder()
+            here = _boot_id(), _pid_namespace()
+            if holder is not None and here[0] and here == (holder.boot_id, holder.pid_namespace):
+                return is_running(ProcessRef(holder.pid, holder.create_time))
+        return None
+
     def _server_now(self) -> float:
         """Unix seconds by the clock that stamps the files here."""
         probe = self.path / f".now.{secrets.token_hex(8)}"
@@ -619,7 +657,8 @@ class Record:
                     with contextlib.suppress(FileNotFoundError):
                         if over or entry.stat(follow_symlinks=False).st_mtime <= last:
                             os.rename(entry.path, away / "nodes" / entry.name)
-            for name in ("head.json", "stop.json", "events.log", "events.log.1", "logs", "end.json"):
+            usage = ("usage.json", "usage")
+            for name in ("head.json", "stop.json", *usage, "events.log", "events.log.1", "logs", "end.json"):
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(self.path / name, away / name)
             with contextlib.suppress(FileNotFoundError):
@@ -707,6 +746,66 @@ class Record:
 
     def stop_requested(self) -> StopWord | None:
         return _decode(StopWord, _read_bytes(self.path / "stop.json"))
+
+    # ------------------------------------------------------------------ usage, while somebody watches
+
+    def watch(self) -> bool:
+        """Let head and nodes know that somebody watches; to be called every few seconds.  Never raises."""
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(self.path / "watching", flags, 0o600)
+            try:
+                os.utime(fd)
+            finally:
+                os.close(fd)
+        except OSError:
+            return False
+        return True
+
+    def watching_stamp(self) -> int | None:
+        """When somebody last said that they watch, in the file server's nanoseconds; None: never.
+
+        The file is opened, not just looked at: an NFS client answers stat(2) from its cache for a minute.
+        """
+        try:
+            fd = os.open(self.path / "watching", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            return os.fstat(fd).st_mtime_ns
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+
+    def write_usage(self, usage: ClusterUsage) -> None:
+        _write_whole(self.path / "usage.json", self._encode(usage))
+
+    def read_usage(self) -> ClusterUsage | None:
+        return _decode(ClusterUsage, _read_bytes(self.path / "usage.json"))
+
+    def write_node_usage(self, host: str, usage: NodeUsage) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self.path / "usage", 0o700)
+        _write_whole(self.path / "usage" / f"{_part(host, 'host name')}.json", self._encode(usage))
+
+    def read_node_usages(self) -> dict[str, NodeUsage]:
+        """By host."""
+        found: dict[str, NodeUsage] = {}
+        with contextlib.suppress(OSError), os.scandir(self.path / "usage") as entries:
+            for entry in entries:
+                if not entry.name.startswith(".") and entry.name.endswith(".json"):
+                    usage = _decode(NodeUsage, _read_bytes(Path(entry.path)))
+                    if usage is not None:
+                        found[entry.name[:-5]] = usage
+        return found
+
+    def heard(self) -> float | None:
+        """When the head last touched its claim, in the file server's Unix seconds; None: no head yet."""
+        try:
+            return os.stat(self._claim_path(self._last_claim_number())).st_mtime
+        except (OSError, RayclusterError):
+            return None
 
     # ------------------------------------------------------------------ events and logs
 

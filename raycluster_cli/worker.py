@@ -19,6 +19,7 @@ from .process import Child, describe_code
 from .ray_start import StartFailure
 from .record import EndWord, HeadInfo, Record, list_records
 from .status import NodePhase
+from .usage import tell_usage
 
 #: How long a worker looks for the reason of its head's end before it calls it a loss.
 REASON_WAIT_S = 3.0
@@ -307,10 +308,15 @@ class WorkerRun(NodeRun):
     async def main(self) -> End:
         """Watch until the cluster ends, the head is lost, or our raylet is."""
         self.node.start_extras()
-        while True:
-            end = await self._watch()
-            if end is not None:
-                return end
+        allocation = self.context.allocation
+        usage = asyncio.ensure_future(tell_usage(self, len(allocation.job_nodes) if allocation else 1))
+        try:
+            while True:
+                end = await self._watch()
+                if end is not None:
+                    return end
+        finally:
+            usage.cancel()
 
     async def _watch(self) -> End | None:
         """How the run ends; None when Ray was started again and the watch goes on."""
