@@ -1,0 +1,341 @@
+"""The main job on real Slurm: batch scripts as they are, shapes of jobs, and ends that are told truly."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.bed.spec import LOGIN
+from tests.slurm.clusters import NODES, SRUN, batch, driver, head_is_up, line_with, read, record, submit
+from tests.slurm.jobs import JobEnd, Slurm
+from tests.waiting import wait_until
+
+ALL = "NODES n1 n2 n3"
+OUTPUT_LIMIT_BYTES = 4096
+SCRIPTS = ("head_and_workers.sbatch", "symmetric.sbatch")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_three_nodes_the_drivers_code_and_nothing_left(slurm: Slurm, script: str) -> None:
+    job = submit(slurm, script, *NODES, "7", "--tasks", user="alice")
+    assert job.wait() == JobEnd("FAILED", 7, 0), job.output()
+    output = job.output()
+    assert ALL in output
+    assert "TASKS n1 n2 n3" in output
+    own = "".join(line for line in output.splitlines(True) if not line.startswith(("NODES", "TASKS")))
+    assert len(own.encode()) <= OUTPUT_LIMIT_BYTES, own
+    slurm.assert_nothing_left()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_one_node_is_a_cluster_too(slurm: Slurm, script: str) -> None:
+    job = submit(slurm, script, *NODES, "0", options=("--nodes=1",))
+    assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
+    assert "NODES n1\n" in job.output()
+    slurm.assert_nothing_left()
+
+
+def test_without_arguments_the_script_runs_its_example(slurm: Slurm) -> None:
+    job = submit(slurm, "symmetric.sbatch", user="bob")
+    assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
+    assert "n3: hello from n3" in job.output()
+
+
+# -- who does not come ----------------------------------------------------------------------------
+
+
+def test_missing_workers_end_the_head_in_time_and_by_name(slurm: Slurm) -> None:
+    job = batch(slurm, f"raycluster head --timeout 8 -- {driver(0)}")
+    job.wait_for("raycluster: ")
+    assert job.wait() == JobEnd("FAILED", 4, 0), job.output()
+    line = line_with("error", job.output())
+    assert "2 of 2 workers did not join within 8 s" in line
+    assert "n2 (no word from it)" in line
+    assert "n3 (no word from it)" in line
+    end = read(record(slurm.bed, job) / "end.json")
+    head = read(record(slurm.bed, job) / "head.json")
+    assert end and head and end["exit_code"] == 4
+    assert end["when"] - head["started"] < 12
+    slurm.assert_nothing_left()
+
+
+def test_one_missing_worker_is_the_one_named(slurm: Slurm) -> None:
+    job = batch(
+        slurm,
+        f"""
+        {SRUN} --nodes=1 --ntasks=1 --nodelist=n2 raycluster worker &
+        raycluster head --expected-workers 2 --timeout 12 -- {driver(0)}
+        code=$?
+        wait; exit $code
+        """,
+    )
+    assert job.wait() == JobEnd("FAILED", 4, 0), job.output()
+    line = line_with("error", job.output())
+    assert "1 of 2 workers did not join" in line
+    assert "n3 (no word from it)" in line
+    assert "n2" not in line
+    slurm.assert_nothing_left()
+
+
+WORKER = f"{SRUN} -N1 -n1 --nodelist=n2 raycluster worker --max-retries 2 --retry-delay 1"
+
+
+@pytest.mark.parametrize(
+    ("where", "before", "reason"),
+    [
+        pytest.param("10.77.0.1:20001", "", "refused", id="refused"),
+        pytest.param("203.0.113.9:20001", "", "no route", id="no-route"),
+        # Somebody has this address and never answers: packets go out and are lost.
+        pytest.param(
+            "10.77.0.99:20001",
+            "ip neighbour replace 10.77.0.99 lladdr 02:00:00:00:00:99 dev {dev} nud permanent",
+            "timed out",
+            id="timed-out",
+        ),
+        pytest.param("nobody.invalid:20001", "", "name unknown", id="name-unknown"),
+    ],
+)
+def test_a_worker_without_head_tells_each_attempt(
+    slurm: Slurm, where: str, before: str, reason: str
+) -> None:
+    if before:
+        route = slurm.run("n2", ["ip", "-o", "route", "get", "10.77.0.1"], check=True).stdout.split()
+        slurm.run("n2", before.format(dev=route[route.index("dev") + 1]).split(), check=True)
+    ip, _, port = where.partition(":")
+    job = batch(slurm, f"{WORKER} --master-ip {ip} --master-port {port}")
+    assert job.wait() == JobEnd("FAILED", 4, 0), job.output()
+    line = line_with("did not join a head", job.output())
+    assert f"attempts 1 to 2 {where}: {reason}" in line
+    slurm.assert_nothing_left()
+
+
+def test_a_worker_whose_record_names_no_head(slurm: Slurm) -> None:
+    job = batch(slurm, f"{WORKER}")
+    assert job.wait() == JobEnd("FAILED", 4, 0), job.output()
+    line = line_with("did not join a head", job.output())
+    assert f".raycluster/bed/{job.id}: no head" in line
+
+
+def test_another_jobs_head_is_not_joined(slurm: Slurm) -> None:
+    """Neither one's own other job, whose token could be read, nor somebody else's."""
+    shape = ("--nodes=3", "--ntasks-per-node=1", "--cpus-per-task=4", "--mem=4000")
+    theirs = [
+        slurm.sbatch("raycluster head --expected-workers 0 -- sleep 600", *shape, user=user)
+        for user in ("alice", "bob")
+    ]
+    heads = [head_is_up(slurm.bed, job) for job in theirs]
+    for head in heads:
+        address = f"{head['address_ip']}:{head['port']}"
+        lost = slurm.sbatch(
+            f"srun -N1 -n1 --mem=0 raycluster worker --max-retries 2 --retry-delay 1 "
+            f"--master-ip {head['address_ip']} --master-port {head['port']}",
+            *shape,
+            user="alice",
+        )
+        assert lost.wait() == JobEnd("FAILED", 4, 0), lost.output()
+        line = line_with("did not join a head", lost.output())
+        assert f"attempt 1 {address}: wrong cluster" in line
+        # The same with a head of its own, at another address.
+        misled = slurm.sbatch(
+            f"""
+            srun -N1 -n1 --mem=0 --nodelist=n2 raycluster worker --max-retries 1 --retry-delay 1 \
+                --master-ip {head["address_ip"]} --master-port {head["port"]} &
+            raycluster head --expected-workers 1 --timeout 60 -- {driver(0)}
+            code=$?; wait; exit $code
+            """,
+            *shape,
+            user="alice",
+        )
+        assert misled.wait() == JobEnd("FAILED", 4, 0), misled.output()
+        assert "wrong cluster" in line_with("did not join a head", misled.output())
+    for job in theirs:
+        assert job.state() == "RUNNING", job.output()
+        job.cancel()
+    for job in theirs:
+        job.wait()
+    slurm.assert_nothing_left()
+
+
+def test_a_head_of_another_version_is_not_joined(slurm: Slurm) -> None:
+    doctor = (
+        "import json, ray, time; ray.init(logging_level='ERROR'); "
+        "kv = ray._private.worker.global_worker.gcs_client; "
+        "facts = json.loads(kv.internal_kv_get(b'CLUSTER_METADATA', b'cluster')); "
+        "facts['ray_version'] = '2.41.0'; "
+        "kv.internal_kv_put(b'CLUSTER_METADATA', json.dumps(facts).encode(), True, b'cluster'); "
+        "print('DOCTORED', flush=True); time.sleep(600)"
+    )
+    job = batch(
+        slurm,
+        f"""
+        raycluster head --expected-workers 0 -- python -c "{doctor}" > driver.out 2>&1 &
+        until grep -q DOCTORED driver.out; do sleep 0.2; done
+        {WORKER}
+        code=$?
+        kill %1; wait
+        exit $code
+        """,
+        user="alice",
+    )
+    assert job.wait() == JobEnd("FAILED", 4, 0), job.output()
+    line = line_with("did not join a head", job.output())
+    assert "version mismatch" in line
+    assert "The head has Ray 2.41.0" in line
+    slurm.assert_nothing_left()
+
+
+# -- shapes of jobs -------------------------------------------------------------------------------
+
+
+def test_two_runs_one_after_the_other(slurm: Slurm) -> None:
+    job = batch(
+        slurm,
+        f"""
+        for code in 3 0; do
+            {SRUN} raycluster run -- {driver("$code").replace("'", "")}
+            echo "RUN $?"
+        done
+        for code in 4 0; do
+            {SRUN} --nodes=2 --ntasks=2 --exclude=$SLURMD_NODENAME raycluster worker --master-ip $SLURMD_NODENAME &
+            raycluster head -- {driver("$code").replace("'", "")}
+            echo "HEAD $?"
+            wait
+        done
+        """,
+    )
+    assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
+    lines = job.output().splitlines()
+    assert lines.count(ALL) == 4, job.output()
+    assert [line for line in lines if line.startswith(("RUN", "HEAD"))] == ["RUN 3", "RUN 0", "HEAD 4", "HEAD 0"]
+    assert sorted(path.name for path in (record(slurm.bed, job) / "earlier").iterdir()) == ["1", "2", "3"]
+    slurm.assert_nothing_left()
+
+
+def test_two_named_clusters_in_one_job(slurm: Slurm) -> None:
+    run = "srun --overlap --ntasks-per-node=1 --cpu-bind=none --mem=4000 raycluster run"
+    job = batch(
+        slurm,
+        f"""
+        {run} --name left -- {driver(0, "--sleep", 2)} & left=$!
+        {run} --name right -- {driver(6, "--sleep", 2)} & right=$!
+        wait $left; echo "LEFT $?"
+        wait $right; echo "RIGHT $?"
+        """,
+        user="alice",
+    )
+    assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
+    output = job.output()
+    assert output.splitlines().count(ALL) == 2, output
+    assert "LEFT 0" in output
+    assert "RIGHT 6" in output
+    left, right = (read(record(slurm.bed, job, name=name) / "head.json") for name in ("left", "right"))
+    assert left and right
+    assert left["port"] != right["port"]
+    assert left["identity"] != right["identity"]
+    slurm.assert_nothing_left()
+
+
+def test_a_requeued_job_starts_afresh(slurm: Slurm) -> None:
+    job = batch(
+        slurm,
+        f"""
+        if [[ -z $SLURM_RESTART_COUNT ]]; then
+            {SRUN} raycluster run -- bash -c 'scontrol requeue $SLURM_JOB_ID; sleep 600'
+        fi
+        {SRUN} raycluster run -- {driver(0)}
+        """,
+        "--requeue",
+        "--open-mode=append",
+    )
+
+    def restarted() -> bool:
+        return job.show()[0]["Restarts"] == "1"
+
+    wait_until(restarted, timeout_s=90, what="the requeue")
+    assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
+    assert ALL in job.output()
+    first, second = (read(record(slurm.bed, job, restart) / "end.json") for restart in (0, 1))
+    assert first and first["exit_code"] == 143
+    assert second and second["exit_code"] == 0
+    slurm.assert_nothing_left()
+
+
+def test_several_tasks_on_a_node_make_one_ray_node(slurm: Slurm) -> None:
+    job = slurm.sbatch(
+        f"srun --ntasks-per-node=3 --cpu-bind=none --mem=0 raycluster run -- {driver(0)}",
+        *("--nodes=3", "--ntasks-per-node=3", "--exclusive", "--mem=0"),
+    )
+    assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
+    output = job.output()
+    assert ALL in output
+    assert output.count("this one has nothing to do") == 6
+    slurm.assert_nothing_left()
+
+
+def test_a_step_smaller_than_the_job_and_not_on_its_first_node(slurm: Slurm) -> None:
+    job = batch(slurm, f"{SRUN} -N2 -n2 --exclude=n1 raycluster run -- {driver(5)}")
+    assert job.wait() == JobEnd("FAILED", 5, 0), job.output()
+    assert "NODES n2 n3\n" in job.output()
+    slurm.assert_nothing_left()
+
+
+def test_the_shell_of_salloc(slurm: Slurm) -> None:
+    """On this bed, as on most clusters, it runs on the login host, which is no node of the job."""
+    script = f"""
+        raycluster head -- {driver(0)}; echo "HEAD $?"
+        raycluster worker; echo "WORKER $?"
+        raycluster run -- {driver(0)}; echo "RUN $?"
+        {SRUN} raycluster run -- {driver(9)}; echo "SRUN $?"
+        srun -N1 -n1 --mem=4000 --nodelist=n2 raycluster head -- {driver(8)} & head=$!
+        srun -N2 -n2 --mem=4000 --exclude=n2 raycluster worker
+        wait $head; echo "STEPS $?"
+    """
+    done = slurm.run(
+        LOGIN,
+        ["salloc", "--nodes=3", "--ntasks-per-node=1", "--exclusive", "--mem=0", "bash", "-c", script],
+        user="alice",
+        timeout_s=120,
+    )
+    said = done.stdout + done.stderr
+    assert "`raycluster head` was started on login, which is not a node of job" in said
+    assert "`raycluster worker` was started on login, which is not a node of job" in said
+    assert "in a batch script or shell, not in an srun task" in said
+    words = [line for line in done.stdout.splitlines() if line.startswith(("HEAD", "WORKER", "RUN", "SRUN", "STEPS"))]
+    assert words == ["HEAD 2", "WORKER 2", "RUN 2", "SRUN 9", "STEPS 8"], said
+    assert done.stdout.splitlines().count(ALL) == 2, said
+    slurm.assert_nothing_left()
+
+
+def test_a_second_head_is_refused_and_the_first_goes_on(slurm: Slurm) -> None:
+    job = batch(
+        slurm,
+        f"""
+        {SRUN} raycluster run -- {driver(0, "--sleep", 5)} & run=$!
+        until grep -q NODES "$0.out"; do sleep 0.2; done
+        began=$SECONDS
+        raycluster head --expected-workers 0 -- {driver(0)}; echo "SECOND $?"
+        wait $run; echo "FIRST $?"
+        """.replace('"$0.out"', "$HOME/second.out"),
+        "--output=/home/root/second.out",
+    )
+    assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
+    output = job.output()
+    assert "SECOND 2" in output
+    assert "FIRST 0" in output
+    line = line_with("this job already has a head", output)
+    assert "on n1" in line
+    assert "--name" in line
+    slurm.assert_nothing_left()
+
+
+def test_a_cluster_without_driver_stays_until_scancel(slurm: Slurm) -> None:
+    job = batch(slurm, f"exec {SRUN} raycluster run")
+    job.wait_for("3 nodes ready")
+    began = time.monotonic()
+    job.cancel()
+    job.wait()
+    assert time.monotonic() - began < 20
+    end = read(record(slurm.bed, job) / "end.json")
+    assert end and end["exit_code"] == 143
+    slurm.assert_nothing_left()
