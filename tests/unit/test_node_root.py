@@ -392,21 +392,22 @@ def test_the_lock_lives_as_long_as_any_fork_of_its_holder(base: Path) -> None:
         from pathlib import Path
         from raycluster_cli.node_root import make_node_root
         root = make_node_root("1", env={}, role="head", base=Path(sys.argv[1]))
-        print(root.path, os.fork() or os.getpid(), flush=True)
+        if child := os.fork():
+            print(root.path, child, flush=True)
         time.sleep(60)
     """
     command = [sys.executable, "-c", textwrap.dedent(code), str(base)]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    lines = [parent.stdout.readline().split() for _ in range(2)]
-    child = next(int(pid) for _, pid in lines if int(pid) != parent.pid)
+    path, text = parent.stdout.readline().split()
+    child = int(text)
     parent.stdout.close()
     parent.kill()
     parent.wait()
     assert sweep(base) == []
     os.kill(child, 9)
     until(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text())
-    assert [str(each.path) for each in sweep(base)] == [lines[0][0]]
+    assert [str(each.path) for each in sweep(base)] == [path]
 
 
 def test_processes_of_a_stale_root_are_ended_and_onlookers_are_not(
