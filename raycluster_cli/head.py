@@ -122,6 +122,8 @@ class HeadRun(NodeRun):
                 "state": "starting",
                 "step": context.allocation.step_id if context.allocation else None,
                 "on_worker_loss": settings.on_worker_loss,
+                "worker_hosts": format_hostlist(_worker_hosts(context)),
+                "min_workers": self.quorum,
             },
         )
         # Written before Ray is up: workers then knock at the port itself and not at the file server.
