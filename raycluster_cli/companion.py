@@ -166,9 +166,7 @@ class Companion:
             self._watcher = None
             self._emit({"event": "watcher_ended", "code": code})
         elif not branch.answered:
-            message = (
-                f"The process that worked on {branch.request['do']!r} ended with {code}, without a word."
-            )
+            message = f"The process for {branch.request['do']!r} ended with {code}, without a word."
             self._emit(_answer(branch.request, {"event": "failed", "kind": "ray", "message": message}))
 
 
@@ -359,7 +357,7 @@ def main() -> int:
     """Import Ray, say so, obey until the end of stdin."""
     began = time.time()
     stdin, stdout = os.dup(0), os.dup(1)
-    with open(os.devnull, "rb") as nothing:
+    with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)  # what Ray prints is not for the protocol
     emit = writer(stdout)
@@ -367,9 +365,8 @@ def main() -> int:
         from . import ray_private
     except Exception as e:
         traceback.print_exc()
-        emit(
-            {"event": "failed", "kind": "ray", "message": f"Ray cannot be imported: {type(e).__name__}: {e}"}
-        )
+        message = f"Ray cannot be imported: {type(e).__name__}: {e}"
+        emit({"event": "failed", "kind": "ray", "message": message})
         return 1
     gc.collect()
     gc.freeze()  # what is imported stays: forks share it instead of copying it

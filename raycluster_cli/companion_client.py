@@ -172,9 +172,8 @@ class CompanionClient:
             self.spawned[event["name"]] = event["pid"]
         elif kind == "nodes":
             self.nodes.update((node["node_id"], node) for node in event["changed"])
-        elif kind == "ready" or (kind == "failed" and "id" not in event):
-            if not self._ready.done():
-                self._ready.set_result(event)
+        elif (kind == "ready" or (kind == "failed" and "id" not in event)) and not self._ready.done():
+            self._ready.set_result(event)
         if kind not in ("starting", "spawned"):
             future = self._waiting.get(event.get("id") or 0)
             if future is not None and not future.done():

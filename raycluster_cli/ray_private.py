@@ -45,6 +45,10 @@ class PrivateMissing(Exception):
     """A private part of Ray is not as it was in the versions that this was made for."""
 
 
+#: What another version of Ray, whose private parts differ, can be expected to raise.
+NOT_AS_KNOWN = (PrivateMissing, AttributeError, TypeError, ImportError, NameError, KeyError)
+
+
 # ---------------------------------------------------------------- asking the GCS
 
 
@@ -143,7 +147,8 @@ class Cluster:
         if ours != theirs:
             raise StartFailure(
                 "version mismatch",
-                f"The head has Ray {theirs[0]} on Python {theirs[1]}, this node Ray {ours[0]} on Python {ours[1]}.",
+                f"The head has Ray {theirs[0]} on Python {theirs[1]}, "
+                f"this node Ray {ours[0]} on Python {ours[1]}.",
             )
 
     def nodes(self) -> list[dict[str, Any]]:
@@ -167,7 +172,7 @@ class Cluster:
 
         reply = autoscaler_pb2.GetClusterResourceStateReply()
         reply.ParseFromString(self.gcs.get_cluster_resource_state(timeout_s=_RPC_TIMEOUT_S))
-        return [
+        nodes = [
             {
                 "node_id": state.node_id.hex(),
                 "ip": state.node_ip_address,
@@ -233,20 +238,17 @@ def start(plan: NodePlan, report: Report) -> dict[str, Any]:
     env = start_environment(plan, os.environ)
     os.environ.clear()
     os.environ.update(env)
-    how = "ray-start" if plan.extra_args or plan.quick == "ray-start" else "node"
-    if how == "node":
-        try:
-            apply_settings(env)
-            if not plan.is_head:
-                Cluster(plan.gcs_address).check(plan.identity)
-                clock.mark("checked")
+    try:
+        apply_settings(env)
+        if not plan.is_head:
+            Cluster(plan.gcs_address).check(plan.identity)
+            clock.mark("checked")
+        if not plan.extra_args and plan.quick != "ray-start":
             return _start_by_node(plan, report, clock)
-        except (PrivateMissing, AttributeError, TypeError, ImportError, NameError, KeyError) as e:
-            if plan.quick == "node":
-                raise StartFailure("ray", f"Ray's Node class: {type(e).__name__}: {e}", plan.log_path) from e
-            print(
-                f"raycluster: Ray's Node class is not as known ({e!r}); going on with `ray start`", flush=True
-            )
+    except NOT_AS_KNOWN as e:
+        if plan.quick == "node":
+            raise StartFailure("ray", f"Ray's Node class: {type(e).__name__}: {e}", plan.log_path) from e
+        print(f"raycluster: private parts of Ray are not as known: {e!r}; now `ray start`", flush=True)
     return _start_by_command(plan, report, clock)
 
 
@@ -283,9 +285,7 @@ def _start_by_node(plan: NodePlan, report: Report, clock: _Phases) -> dict[str, 
             }
         except BaseException as e:
             _end([info.process for _, info in spawned])
-            if isinstance(e, (PrivateMissing, AttributeError, TypeError, ImportError, NameError, KeyError)):
-                raise
-            if isinstance(e, StartFailure):
+            if isinstance(e, (*NOT_AS_KNOWN, StartFailure)):
                 raise
             raise StartFailure.from_text(
                 f"{e}\n{_last_words(plan)}", default=("ray", _one_line(e)), log=plan.log_path
@@ -492,6 +492,7 @@ def _start_by_command(plan: NodePlan, report: Report, clock: _Phases) -> dict[st
     env.setdefault("RAY_START_HOOK", "raycluster_cli.ray_private.start_hook")
     if not plan.client_server:
         env["RAYCLUSTER_NO_CLIENT_SERVER"] = "1"
+    env["RAYCLUSTER_TEMP_DIR"] = plan.temp_dir
     with Path(plan.log_path).open("ab") as log:
         offset = log.tell()
         done = subprocess.run(
@@ -551,6 +552,9 @@ def start_hook(parameters: Any, head: bool) -> None:
     with contextlib.suppress(Exception):
         if os.environ.get("RAYCLUSTER_NO_CLIENT_SERVER"):
             parameters.ray_client_server_port = None
+        if not head and parameters.temp_dir is None:
+            # Before 2.55 a worker's --temp-dir is ignored in favour of the head's path, on another machine.
+            parameters.temp_dir = os.environ["RAYCLUSTER_TEMP_DIR"]
 
 
 def interpreter() -> str:

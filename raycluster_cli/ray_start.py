@@ -78,7 +78,7 @@ class NodePlan:
     spill_dir: str | None = None
     plasma_dir: str | None = None
     gcs_storage_path: str | None = None
-    """Directory in which the GCS keeps its state (RocksDB, Ray 2.58 and newer), so that a head can come back."""
+    """Where the GCS keeps its state (RocksDB, Ray 2.58 and newer), so that a head can come back."""
     session_name: str | None = None
     expected_nodes: int = 1
     """Nodes in all, the head included: the GCS is tuned by it."""
@@ -167,7 +167,9 @@ def start_command(plan: NodePlan, python: str = sys.executable) -> list[str]:
         command += [f"--include-dashboard={plan.dashboard}", f"--dashboard-host={plan.dashboard_host}"]
         if ports.get("dashboard"):
             command += [f"--dashboard-port={ports['dashboard']}"]
-        if ports.get("ray_client_server"):
+        if plan.client_server and ports.get("ray_client_server"):
+            # Where it is not wanted, start_hook turns it off; the option refuses 0, and any value is
+            # refused where Ray was installed without its client.
             command += [f"--ray-client-server-port={ports['ray_client_server']}"]
         if plan.system_config:
             command += [f"--system-config={json.dumps(dict(plan.system_config), separators=(',', ':'))}"]
@@ -206,7 +208,7 @@ def start_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str]
 
 
 def client_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a driver, or of any other client of the cluster: RAY_ADDRESS, token, TLS, no_proxy."""
+    """The environment of a driver or another client: RAY_ADDRESS, token, TLS, no_proxy."""
     env = dict(base)
     env["RAY_ADDRESS"] = plan.gcs_address
     env.pop("RAY_AUTH_TOKEN", None)  # it would win over the path, and the environment is seen by more eyes
@@ -257,13 +259,12 @@ def gcs_settings(nodes: int) -> dict[str, str]:
         period_ms, timeout_ms, failures = 2000, 5000, 4
     else:
         period_ms, timeout_ms, failures = 3000, 10000, 5
-    settings = {
+    return {
         "RAY_health_check_initial_delay_ms": "0",
         "RAY_health_check_period_ms": str(period_ms),
         "RAY_health_check_timeout_ms": str(timeout_ms),
         "RAY_health_check_failure_threshold": str(failures),
     }
-    return settings
 
 
 def _host_of(address: str) -> str:
