@@ -1,0 +1,12 @@
+"""Start and stop under Slurm, measured: raycluster, `ray symmetric-run`, the recipe of Ray's guide.
+
+    make bench                                        a first look: three hosts, one round
+    python -m benchmarks --hosts 1,2,4,8 --rounds 3 --save results.json
+    python -m benchmarks --show results.json          the tables of results saved earlier
+    python -m benchmarks --idle                       what an idle cluster costs
+    python -m benchmarks.scale                        a thousand workers' way to a stand-in for Ray
+
+It makes a bed of Slurm hosts of its own (tests/bed: namespaces on this machine), so it needs root and
+Slurm's programs.  The ways take turns within each round: what else the machine does meets all of them, and
+only ratios within one run mean something.
+"""
