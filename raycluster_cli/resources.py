@@ -207,9 +207,9 @@ def _plan_object_store(
             need = reserve + memory + OBJECT_STORE_MIN_BYTES
             raise UsageError(
                 f"too little memory on this node: found {_mib(granted)} ({facts.memory_bytes.source}), "
-                f"needed {_mib(need)}: {_mib(reserve)} for Ray itself, {_mib(OBJECT_STORE_MIN_BYTES)} object store, "
-                f"{_mib(memory)} for tasks.",
-                f"Ask Slurm for more (--mem={-(-need // MIB)}M or above), "
+                f"needed {_mib(need)}: {_mib(reserve)} for Ray itself, {_mib(OBJECT_STORE_MIN_BYTES)} object "
+                f"store, {_mib(memory)} for tasks.",
+                f"Give the node more (sbatch --mem={-(-need // MIB)}M or above), "
                 "or set both --memory and --object-store-memory to take the risk.",
             )
     if store < OBJECT_STORE_MIN_BYTES:
