@@ -1,12 +1,10 @@
-# ruff: noqa: PTH102, PTH115, PTH123, PTH208
-# (directory descriptors and links are what this module is about)
 """A cluster's own directory on a node: made, locked, and cleared after a crash.
 
 ``<base>/rc-<uid>-<8 hex>``, mode 0700, at most 39 bytes, so that the sockets which Ray makes
 below it stay within the 107 bytes of a unix socket's path.
 
 ==============  ==================================================================================
-``lock``        held with flock(2) for as long as a raycluster process of this node lives
+(itself)        the directory is locked with flock(2) as long as a raycluster process of this node lives
 ``about.json``  whose it is: key, role, host, boot, supervisor
 ``processes``   the journal: a line "pid start-ticks name" for each process started
 ``token``       a copy of the cluster's token, mode 0600
@@ -18,6 +16,9 @@ the rest        Ray's: this is its --temp-dir
 /dev/shm.  "Will do" means local (Ray hangs on network file systems), short enough, writable, with
 room, and not open to be swapped by others.  The type of file system is read from
 /proc/self/mountinfo before anything else is asked, since asking a dead NFS server hangs.
+
+**The lock** is on the directory and not on a file in it, since those who tidy /tmp remove files that
+nobody has read for days; systemd-tmpfiles leaves a locked directory alone altogether.
 
 **After a crash.**  The kernel drops the lock with the last process that holds it.  A root of this user
 whose lock is free is stale: :func:`sweep_stale` ends what is left of its processes and removes it.
@@ -52,7 +53,7 @@ ENV_MARK = "RAYCLUSTER_NODE_ROOT"
 MIN_FREE_BYTES = 64 << 20
 MIN_FREE_FILES = 256
 _YOUNG_S = 60.0
-"""A root without a lock is left alone for so long: its maker may be about to lock it."""
+"""A root that says nothing of itself is left alone for so long: its maker may be about to lock it."""
 
 NETWORK = {
     *("nfs", "nfs3", "nfs4", "smb", "smb2", "smb3", "smbfs", "cifs", "ncpfs", "afs", "9p", "davfs", "dvs"),
@@ -120,7 +121,7 @@ class NodeRoot:
 
     def remove(self) -> list[str]:
         """Remove the directory and give up the lock.  Returns what could not be removed."""
-        left = remove_tree(self.path, last="lock")
+        left = remove_tree(self.path)
         self.close()
         return left
 
@@ -139,6 +140,7 @@ def make_node_root(
     env: Mapping[str, str],
     role: str,
     base: Path | None = None,
+    keeper: ProcessRef | None = None,
     mounts: Callable[[], str] | None = None,
     fallbacks: Sequence[Path] = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm")),
 ) -> NodeRoot:
@@ -146,7 +148,8 @@ def make_node_root(
 
     ``base`` is the user's choice: a UsageError says why it will not do.  Without it, the first of ``env``'s
     RAY_TMPDIR and TMPDIR and of ``fallbacks`` that will do is taken; a RayclusterError lists
-    what is wrong with each when none does.  ``mounts`` gives the text of /proc/self/mountinfo.
+    what is wrong with each when none does.  ``keeper`` is a process that clears the root if this one is
+    killed: while it lives no sweep gets in its way.  ``mounts`` gives the text of /proc/self/mountinfo.
     """
     table = parse_mountinfo((mounts or _mountinfo)())
     name_bytes = len(_name(os.geteuid(), "0" * 8).encode())
@@ -161,7 +164,7 @@ def make_node_root(
         why = each.problem
         if not why:
             try:
-                return _make(each, key, role, passed_over if base is None else [])
+                return _make(each, key, role, keeper, passed_over if base is None else [])
             except OSError as error:
                 why = _in_words(error)
         if base is not None:
@@ -177,7 +180,9 @@ def make_node_root(
     )
 
 
-def _make(where: Candidate, key: str, role: str, passed_over: Sequence[str]) -> NodeRoot:
+def _make(
+    where: Candidate, key: str, role: str, keeper: ProcessRef | None, passed_over: Sequence[str]
+) -> NodeRoot:
     for _ in range(100):
         path = where.real / _name(os.geteuid(), secrets.token_hex(4))
         try:
@@ -189,11 +194,9 @@ def _make(where: Candidate, key: str, role: str, passed_over: Sequence[str]) -> 
         raise OSError(errno.EEXIST, "no free name")
     lock = -1
     try:
-        os.chmod(path, 0o700)  # noqa: PTH101  (whatever the umask)
-        # Locked before it is there under its name: a sweep never sees an unlocked "lock".
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        lock = os.open(path / ".lock", flags, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.chmod(path, 0o700)  # whatever the umask
+        lock = _open_directory(path)
+        _lock_new(lock)
         os.mkdir(path / "logs", 0o700)
         me = read_stat(os.getpid())
         about = {
@@ -204,13 +207,14 @@ def _make(where: Candidate, key: str, role: str, passed_over: Sequence[str]) -> 
             "uid": os.geteuid(),
             "pid": os.getpid(),
             "start_ticks": me.start_ticks if me else 0,
+            "keeper": [keeper.pid, keeper.start_ticks] if keeper else [],
             "created": time.time(),
             **_kernel(),
         }
-        (path / "about.json").write_text(json.dumps(about))
         (path / ".probe").write_bytes(b"\0" * 65536)  # quotas are not in statvfs
         (path / ".probe").unlink()
-        (path / ".lock").rename(path / "lock")
+        # Written last: until it is there a sweep takes the root for one that is just being made.
+        (path / "about.json").write_text(json.dumps(about))
     except BaseException:
         remove_tree(path)
         if lock >= 0:
@@ -227,6 +231,20 @@ def _make(where: Candidate, key: str, role: str, passed_over: Sequence[str]) -> 
             f"Ray's files are below {where.real}: its logs and what it spills use the job's memory."
         )
     return NodeRoot(path, key, role, tuple(warnings), lock)
+
+
+def _open_directory(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _lock_new(fd: int) -> None:
+    """Lock a directory that we have just made; a sweep may hold it for a moment to look at it."""
+    for _ in range(50):
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.01)
+    raise OSError(errno.EWOULDBLOCK, "somebody else locks it")
 
 
 def _was_asked_for(text: str) -> bool:
@@ -348,7 +366,7 @@ class Candidate:
                 f"it is {length - name_bytes - 1} bytes long, and at most {room} leave room for Ray's sockets"
             )
         try:
-            found = os.stat(real)  # noqa: PTH116
+            found = os.stat(real)
             if not stat.S_ISDIR(found.st_mode):
                 return "it is not a directory"
             if found.st_uid not in (0, os.geteuid()):
@@ -372,16 +390,15 @@ class Candidate:
 # --------------------------------------------------------------------------- removal
 
 
-def remove_tree(path: Path, *, last: str = "") -> list[str]:
+def remove_tree(path: Path) -> list[str]:
     """Remove a directory of ours with all that is in it; returns what could not be removed.
 
     Works by descriptors: never follows a link, never leaves the file system it began on (something may
     be mounted inside), opens directories that lack permissions when they are ours.
-    The entry ``last`` of the top directory goes last.
     """
     left: list[str] = []
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = _open_directory(path)
     except FileNotFoundError:
         return left
     except OSError as error:
@@ -390,12 +407,9 @@ def remove_tree(path: Path, *, last: str = "") -> list[str]:
         found = os.fstat(fd)
         if found.st_uid != os.geteuid():
             return [f"{path}: it belongs to somebody else (uid {found.st_uid})"]
-        _empty(fd, str(path), found.st_dev, left, keep=last)
-        if last and not left:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(last, dir_fd=fd)
+        _empty(fd, str(path), found.st_dev, left)
         if not left:
-            os.rmdir(path)  # noqa: PTH106
+            os.rmdir(path)
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -405,10 +419,8 @@ def remove_tree(path: Path, *, last: str = "") -> list[str]:
     return left
 
 
-def _empty(fd: int, shown: str, device: int, left: list[str], keep: str = "") -> None:
+def _empty(fd: int, shown: str, device: int, left: list[str]) -> None:
     for name in os.listdir(fd):
-        if name == keep:
-            continue
         try:
             found = os.stat(name, dir_fd=fd, follow_symlinks=False)
             if not stat.S_ISDIR(found.st_mode):
@@ -437,7 +449,7 @@ def _open_up(fd: int, name: str) -> None:
     """Give ourselves access to a directory of ours; by descriptor, so that no link is followed."""
     below = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
     try:
-        os.chmod(f"/proc/self/fd/{below}", 0o700)  # noqa: PTH101
+        os.chmod(f"/proc/self/fd/{below}", 0o700)
     finally:
         os.close(below)
 
@@ -452,7 +464,7 @@ def remove_root(path: Path) -> list[str]:
     """
     if not path.name.startswith(_name(os.geteuid(), "")):
         return [f"{path}: not a directory of raycluster's"]
-    return remove_tree(path, last="lock")
+    return remove_tree(path)
 
 
 @dataclass(frozen=True)
@@ -515,38 +527,51 @@ def sweep_root(path: Path, *, term_grace_s: float = 0.5, kill_wait_s: float = 5.
         return None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         return None
-    lock = _lock_stale(path, found)
+    lock = _lock_stale(path)
     if lock is None:
         return None
     try:
         about = _read_about(path)
+        if not about and time.time() - os.fstat(lock).st_mtime < _YOUNG_S:
+            return None  # its maker is about to lock it
+        if _keeper_is_alive(about):
+            return None
         ended, alive = _end_processes(path, about, term_grace_s, kill_wait_s)
         left = [f"process {each.pid} ({each.name}) does not end" for each in alive]
         if not alive:
-            left += remove_tree(path, last="lock")
+            left += remove_tree(path)
         return Swept(path, str(about.get("key", "")), tuple(ended), tuple(left))
     finally:
-        if lock >= 0:
-            os.close(lock)
+        os.close(lock)
 
 
-def _lock_stale(path: Path, found: os.stat_result) -> int | None:
-    """Take the lock of a stale root: its descriptor, -1 where there never was one, None when in use."""
+def _lock_stale(path: Path) -> int | None:
+    """Take the lock of a root that nobody holds; None when it is in use, or has gone meanwhile."""
     try:
-        lock = os.open(path / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return -1 if time.time() - found.st_mtime > _YOUNG_S else None
+        lock = _open_directory(path)
     except OSError:
         return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        here = os.stat(path / "lock", follow_symlinks=False)  # noqa: PTH116
-        if (here.st_dev, here.st_ino) == (os.fstat(lock).st_dev, os.fstat(lock).st_ino):
+        if os.path.samestat(os.fstat(lock), os.lstat(path)):
             return lock
     except OSError:
         pass
-    os.close(lock)  # held by its cluster, or by another sweep that has removed it meanwhile
+    os.close(lock)
     return None
+
+
+def _keeper_is_alive(about: Mapping[str, object]) -> bool:
+    """Whether a keeper is there that clears this root itself."""
+    keeper = about.get("keeper")
+    if not (isinstance(keeper, list) and len(keeper) == 2 and all(isinstance(n, int) for n in keeper)):
+        return False
+    return _is_of_this_kernel(about) and is_running(ProcessRef(keeper[0], keeper[1]))
+
+
+def _is_of_this_kernel(about: Mapping[str, object]) -> bool:
+    """Whether the pids noted in a root mean the same processes here and now."""
+    return all(about.get(name) == value for name, value in _kernel().items())
 
 
 def _read_about(path: Path) -> dict[str, object]:
@@ -665,9 +690,7 @@ def _end_processes(
     path: Path, about: Mapping[str, object], term_grace_s: float, kill_wait_s: float
 ) -> tuple[list[Stat], list[Stat]]:
     """(ended, still there): SIGTERM, a short grace, then SIGKILL until nothing is found any more."""
-    here = _kernel()
-    same_kernel = all(about.get(name) == value for name, value in here.items())
-    journal = read_journal(path) if same_kernel else []
+    journal = read_journal(path) if _is_of_this_kernel(about) else []
     seen: dict[ProcessRef, Stat] = {}
     start = time.monotonic()
     found = processes_of(path, journal)

@@ -1,5 +1,3 @@
-# ruff: noqa: PTH102, PTH104, PTH108, PTH115, PTH116, PTH123, PTH208
-# (directory entries, flags and links are what this module is about)
 """The job's record: how head, workers and commands on other machines know of each other.
 
 One directory per cluster, mode 0700, on a file system that all nodes share:

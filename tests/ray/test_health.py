@@ -7,10 +7,12 @@ import base64
 import importlib.util
 import os
 import secrets
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -193,3 +195,72 @@ def test_a_gcs_with_tls_answers_who_shows_a_certificate_and_nobody_else(
 
     asyncio.run(ask_without())
     asyncio.run(ask())
+
+
+needs_network = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("ip") is None, reason="needs root and iproute2: to pull a cable"
+)
+
+
+@pytest.mark.slow
+@needs_network
+def test_a_cable_pulled_for_5_s_is_survived_and_one_pulled_for_good_known_in_15_s() -> None:
+    """Two network namespaces, joined by a cable that can be pulled."""
+    here, there = f"rch{os.getpid() % 100000}", f"rct{os.getpid() % 100000}"
+    near, far = "10.254.253.1", "10.254.253.2"
+    box = subprocess.Popen(["unshare", "-n", "sleep", "120"])
+    inside = ["nsenter", "-t", str(box.pid), "-n"]
+
+    def run(*command: str) -> None:
+        subprocess.run(command, check=True, capture_output=True, timeout=10)
+
+    def plug(state: str) -> None:
+        run(*inside, "ip", "link", "set", there, state)
+
+    server = None
+    try:
+        deadline = time.monotonic() + 5
+        while os.readlink(f"/proc/{box.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        run("ip", "link", "add", here, "type", "veth", "peer", "name", there, "netns", str(box.pid))
+        run("ip", "addr", "add", f"{near}/30", "dev", here)
+        run("ip", "link", "set", here, "up")
+        run(*inside, "ip", "addr", "add", f"{far}/30", "dev", there)
+        plug("up")
+        # Any server will do, since its host's kernel is what answers or not.
+        server = subprocess.Popen([*inside, sys.executable, "-c", SILENT_SERVER, far], stdout=subprocess.PIPE)
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+
+        async def watch() -> None:
+            idle = await HealthChannel.connect(far, port, timeout_s=2.0)
+            asking = await HealthChannel.connect(far, port, timeout_s=2.0)
+            plug("down")
+            assert not await asking.check(timeout_s=0.5)
+            await asyncio.sleep(4.5)
+            plug("up")
+            await asyncio.sleep(4.0)
+            assert not idle.closed.is_set() and not asking.closed.is_set()
+            plug("down")
+            began = time.monotonic()
+            assert not await asking.check(timeout_s=0.5)
+            await asyncio.wait_for(asyncio.gather(idle.closed.wait(), asking.closed.wait()), 15.0)
+            assert time.monotonic() - began > 6.0
+
+        asyncio.run(watch())
+    finally:
+        for process in (server, box):
+            if process is not None:
+                process.kill()
+                process.communicate()
+        subprocess.run(["ip", "link", "del", here], capture_output=True, check=False)
+
+
+SILENT_SERVER = """
+import socket, sys, time
+server = socket.create_server((sys.argv[1], 0))
+print(server.getsockname()[1], flush=True)
+kept = [server.accept() for _ in range(2)]
+time.sleep(120)
+"""

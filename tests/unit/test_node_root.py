@@ -32,6 +32,7 @@ from raycluster_cli.node_root import (
     sweep_root,
     sweep_stale,
 )
+from raycluster_cli.proctree import identify
 
 ROOT = os.geteuid() == 0
 NOBODY = 65534
@@ -100,7 +101,7 @@ def test_a_root_is_private_short_and_locked(make: Callable[..., NodeRoot], base:
     assert root.path.name.startswith(f"rc-{os.geteuid()}-")
     assert stat.S_IMODE(root.path.stat().st_mode) == 0o700
     assert len(str(root.path)) <= 39
-    assert {path.name for path in root.path.iterdir()} == {"lock", "about.json", "logs"}
+    assert {path.name for path in root.path.iterdir()} == {"about.json", "logs"}
     about = json.loads((root.path / "about.json").read_text())
     assert (about["key"], about["role"], about["pid"]) == ("12.r1", "head", os.getpid())
     assert root.warnings == ()
@@ -545,6 +546,29 @@ def test_a_journal_of_another_boot_is_not_believed(
     root.close()
     assert [each.ended for each in sweep(base)] == [()]
     assert child.poll() is None
+
+
+def test_a_root_whose_files_were_tidied_away_is_still_in_use(
+    make: Callable[..., NodeRoot], base: Path
+) -> None:
+    root = make()
+    for path in root.path.rglob("*"):
+        if path.is_file():
+            path.unlink()
+    os.utime(root.path, (1000, 1000))
+    assert sweep(base) == []
+
+
+def test_a_root_whose_keeper_lives_is_left_to_it(
+    make: Callable[..., NodeRoot], base: Path, spawn: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    keeper = spawn("sleep", "60")
+    root = make(keeper=identify(keeper.pid))
+    root.close()  # its supervisor was killed, and the keeper saves the logs
+    assert sweep(base) == []
+    keeper.kill()
+    keeper.wait()
+    assert [each.path for each in sweep(base)] == [root.path]
 
 
 def test_a_root_that_is_just_being_made_is_left_alone(make: Callable[..., NodeRoot], base: Path) -> None:
