@@ -16,6 +16,7 @@ Commands, with an optional "id" that comes back in their events:
     identity     {"address", "expect": {"identity": …}}   -> identity {ok, kind, message, found}
     watch        {"address", "expected"}                  -> nodes {changed, total} now and at every change
     usage | drain | put_identity                          -> usage | drained | identity_put | failed
+    log          {"path"}                                 what it prints goes to that file from now on
     quit
 """
 
@@ -132,6 +133,9 @@ class Companion:
             with contextlib.suppress(BrokenPipeError):
                 writer(self._watcher.commands)(command)
             return new
+        if do == "log":
+            _move_output(command["path"])
+            return None
         if do in ("start", "start_extra", "identity"):
             return self._fork(command, _WORK[do])
         self._emit(_answer(command, {"event": "failed", "kind": "ray", "message": f"unknown command {do!r}"}))
@@ -198,6 +202,17 @@ def _in_branch(
 
 
 # ---------------------------------------------------------------- work, each in a process of its own
+
+
+def _move_output(path: str) -> None:
+    """Print to a file from now on, after what has been printed (to memory: warm.py) so far."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    said = b""
+    with contextlib.suppress(OSError):
+        said = os.pread(2, 1 << 20, 0)
+    _redirect(path)
+    os.write(2, said)
 
 
 def _redirect(path: str) -> None:

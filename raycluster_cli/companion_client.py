@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any, Protocol
 
 from .companion import Event, Lines, writer
@@ -109,6 +110,22 @@ class CompanionClient:
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call with every event, answers included."""
         self._listeners.append(listener)
+
+    def log_to(self, path: Path, so_far: int) -> None:
+        """Send what the companion prints to a file, after what it has printed so far (a descriptor, closed then).
+
+        It can only obey when Ray is imported; if it ends before that, its words are written here.
+        """
+        with contextlib.suppress(BrokenPipeError):
+            self._send({"do": "log", "path": str(path)})
+
+        def over(_: object) -> None:
+            with contextlib.suppress(OSError), open(path, "ab", opener=_private) as file:
+                if not file.tell():
+                    file.write(os.pread(so_far, 1 << 20, 0))
+            os.close(so_far)
+
+        self.child.exited.add_done_callback(over)
 
     async def ready(self, timeout_s: float) -> Event:
         """Wait until Ray is imported: {ray_version, python_version, import_s}.  Raises StartFailure."""
@@ -295,6 +312,10 @@ class CompanionClient:
         self._closed()
         if self.child.stdout is not None:
             self.child.stdout.close()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _ray_part(env: Mapping[str, str]) -> dict[str, str]:

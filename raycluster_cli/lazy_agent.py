@@ -8,8 +8,8 @@ driver starts.  Most clusters never ask them anything.  This process, 8 MB, hold
 watches its process id, which stays the same, since it is replaced by `exec`.
 
 With `port` the listening socket is kept over the exec and given to the agent when it binds that port, so
-that the connection that woke it is served by it and nobody sees a refusal.  It ends when stdin ends: that
-is how a raylet tells its agents that it is gone.
+that the connection that woke it is served by it and nobody sees a refusal.  It ends when stdin, a pipe,
+ends: that is how a raylet tells its agents that it is gone.
 
 Runs by its path, alone: nothing of the package is imported, so that it starts in 10 ms.
 """
@@ -17,6 +17,7 @@ Runs by its path, alone: nothing of the package is imported, so that it starts i
 import os
 import select
 import socket
+import stat
 import sys
 
 _FD = "RAYCLUSTER_LAZY_FD"
@@ -27,7 +28,8 @@ def wait(ready: int) -> None:
     """Until ``ready`` can be read.  Ends the process when stdin ends."""
     poller = select.poll()
     poller.register(ready, select.POLLIN)
-    poller.register(0, select.POLLIN)
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        poller.register(0, select.POLLIN)
     while True:
         for fd, _ in poller.poll():
             if fd == ready:

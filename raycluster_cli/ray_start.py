@@ -7,6 +7,7 @@ every port, resources, directories, and the mode of authentication.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -121,6 +122,17 @@ class NodePlan:
         for name in ("no_proxy", "extra_args"):
             fields[name] = tuple(fields.get(name, ()))
         return cls(**fields)
+
+
+def wake(gate: str) -> bool:
+    """Start a process that waits behind a FIFO (lazy_agent.py).  False when nobody waits there."""
+    try:
+        fd = os.open(gate, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    with os.fdopen(fd, "wb", buffering=0) as fifo:
+        fifo.write(b"go\n")
+    return True
 
 
 def worker_port_list(ports: Mapping[str, Any]) -> str | None:
