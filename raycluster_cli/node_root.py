@@ -164,7 +164,8 @@ def make_node_root(
         why = each.problem
         if not why:
             try:
-                return _make(each, key, role, keeper, passed_over if base is None else [])
+                job = env.get("SLURM_JOB_ID", "")
+                return _make(each, key, role, keeper, job, passed_over if base is None else [])
             except OSError as error:
                 why = _in_words(error)
         if base is not None:
@@ -181,7 +182,7 @@ def make_node_root(
 
 
 def _make(
-    where: Candidate, key: str, role: str, keeper: ProcessRef | None, passed_over: Sequence[str]
+    where: Candidate, key: str, role: str, keeper: ProcessRef | None, job: str, passed_over: Sequence[str]
 ) -> NodeRoot:
     for _ in range(100):
         path = where.real / _name(os.geteuid(), secrets.token_hex(4))
@@ -205,6 +206,7 @@ def _make(
             "role": role,
             "host": socket.gethostname(),
             "uid": os.geteuid(),
+            "slurm_job": job,
             "pid": os.getpid(),
             "start_ticks": me.start_ticks if me else 0,
             "keeper": [keeper.pid, keeper.start_ticks] if keeper else [],
@@ -562,10 +564,12 @@ def _lock_stale(path: Path) -> int | None:
 
 
 def _keeper_is_alive(about: Mapping[str, object]) -> bool:
-    """Whether a keeper is there that clears this root itself."""
+    """Whether another process is there that clears this root itself."""
     keeper = about.get("keeper")
     if not (isinstance(keeper, list) and len(keeper) == 2 and all(isinstance(n, int) for n in keeper)):
         return False
+    if keeper[0] == os.getpid():
+        return False  # that is us
     return _is_of_this_kernel(about) and is_running(ProcessRef(keeper[0], keeper[1]))
 
 
@@ -601,6 +605,7 @@ def processes_of(path: Path, journal: Iterable[ProcessRef] = ()) -> list[Stat]:
 
     Never this process and its ancestors.
     """
+    job = str(_read_about(path).get("slurm_job", ""))
     stats = {each.pid: each for each in all_stats() if each.state not in "ZX"}
     spared = set()
     pid = os.getpid()
@@ -613,7 +618,7 @@ def processes_of(path: Path, journal: Iterable[ProcessRef] = ()) -> list[Stat]:
         for pid, each in stats.items()
         if pid not in spared
         and _is_of_this_user(pid)
-        and ((pid, each.start_ticks) in known or evidence(pid, str(path)))
+        and ((pid, each.start_ticks) in known or evidence(pid, str(path), job))
     }
     grown = True
     while grown:  # descendants: a process that nothing else gives away was started by one that did
@@ -627,10 +632,11 @@ def processes_of(path: Path, journal: Iterable[ProcessRef] = ()) -> list[Stat]:
     return [stats[pid] for pid in sorted(ours)]
 
 
-def evidence(pid: int, root: str) -> str:
+def evidence(pid: int, root: str, job: str = "") -> str:
     """What proves that a process is part of the cluster whose directory is ``root``; empty: nothing.
 
-    - it was started with RAYCLUSTER_NODE_ROOT set to the root (Ray's worker processes overwrite this);
+    - it was started with RAYCLUSTER_NODE_ROOT set to the root (Ray's worker processes overwrite this), and
+      not in another Slurm job than ``job``: sbatch hands a driver's environment on to the jobs it submits;
     - an option on its command line names a path below the root (``--temp-dir=ROOT``: Ray's daemons);
     - it has a file below the root open for writing (logs of Ray's processes and of what they start);
     - its program lies below the root (a runtime environment's Python);
@@ -645,7 +651,9 @@ def evidence(pid: int, root: str) -> str:
         return text.removesuffix(" (deleted)") == root or text.startswith(inside)
 
     with contextlib.suppress(OSError):
-        if f"{ENV_MARK}={root}".encode() in (here / "environ").read_bytes().split(b"\0"):
+        environ = (here / "environ").read_bytes().split(b"\0")
+        jobs = {word[13:].decode() for word in environ if word.startswith(b"SLURM_JOB_ID=")}
+        if f"{ENV_MARK}={root}".encode() in environ and jobs <= {job}:
             return "environment"
     with contextlib.suppress(OSError):
         for word in (here / "cmdline").read_bytes().decode("utf-8", "replace").split("\0"):

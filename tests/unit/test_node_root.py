@@ -461,6 +461,25 @@ def test_processes_of_a_stale_root_are_ended_and_onlookers_are_not(
     assert not root.path.exists() and other.path.exists()
 
 
+def test_a_job_that_the_crashed_one_submitted_inherits_the_mark_and_is_not_taken_for_it(
+    make: Callable[..., NodeRoot], base: Path, spawn: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    root = make(env={"SLURM_JOB_ID": "10"})
+    env = {"PATH": os.environ["PATH"], ENV_MARK: str(root.path)}
+    same = spawn("sleep", "60", env={**env, "SLURM_JOB_ID": "10"})
+    scrubbed = spawn("sleep", "60", env=env)
+    submitted = spawn("sleep", "60", env={**env, "SLURM_JOB_ID": "11"})
+    root.close()
+    assert {each.pid for each in sweep(base)[0].ended} == {same.pid, scrubbed.pid}
+    assert submitted.poll() is None
+
+
+def test_the_keeper_itself_may_sweep_what_it_keeps(make: Callable[..., NodeRoot]) -> None:
+    root = make(keeper=identify(os.getpid()))
+    root.close()
+    assert sweep_root(root.path) is not None
+
+
 def test_a_person_with_a_terminal_may_sit_in_a_stale_root(make: Callable[..., NodeRoot], base: Path) -> None:
     root = make()
     leader, follower = os.openpty()
