@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import __version__
+from .companion_client import Started
 from .config import parse_worker_loss
 from .driver import Driver, find_program
 from .errors import (
@@ -22,18 +24,41 @@ from .errors import (
     WorkersMissingError,
 )
 from .evidence import keep_evidence
-from .lifecycle import Context, End, NodeRun, python_version, quietly
+from .lifecycle import RESERVE_S, Context, End, NodeRun, python_version, quietly
+from .limit import job_end_time, requeue
 from .node import RayNode
 from .process import Child, describe_code, shell_code
 from .ray_start import StartFailure
-from .record import EndWord, HeadInfo, NodeWord
+from .record import EndWord, HeadInfo, NodeWord, Record
 from .report import count, duration
 from .slurm import format_hostlist
 from .status import NodePhase, Role
 from .usage import tell_usage
+from .vigil import gcs_lost
 
 #: How often the head looks into the record while it waits: for words of workers, and for a stop.
 RECORD_POLL_S = 0.5
+
+#: How long a look into the record may take where the work must go on without it.
+RECORD_LOOK_S = 2.0
+
+#: How long a lost worker's own word is waited for: it names the cause, the GCS only sees silence.
+LAST_WORD_S = 0.8
+
+#: How long the driver gets to end once the head is lost: it can no longer do anything with Ray.
+LOST_GRACE_S = 2.0
+
+#: Rest before the head's Ray is started again (--head-recovery), doubled each time.
+RECOVERY_DELAY_S = 0.3
+
+#: Rest before the watch over the nodes is taken up again after its process has ended.
+REWATCH_DELAY_S = 0.5
+
+#: First version of Ray whose GCS can keep its state on disk.
+RECOVERY_SINCE = (2, 58)
+
+#: Signals that are handed on to the driver.
+HANDED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 
 #: What a drained raylet is given to leave before its supervisor or ours ends it.
 DRAIN_S = 2.0
@@ -83,6 +108,11 @@ class HeadRun(NodeRun):
         self.node: RayNode
         self._watch: asyncio.Task[None] | None = None
         self._stopping = False
+        self._told = False
+        """Whether the driver was told to end or to save its work: only then may it ask for a requeue."""
+        self._last_words: dict[str, NodeWord] = {}
+        self._recoveries = 0
+        self._recovery: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         if context.driver:
             find_program(context.driver, context.env)
@@ -93,12 +123,12 @@ class HeadRun(NodeRun):
         context, settings = self.context, self.settings
         self._deadline = asyncio.get_running_loop().time() + settings.timeout
         if self.record is not None:
-            self.record.claim_head(host=context.host)
+            await self._claim(self.record)
         self.node = self.make_node(self._process_died)
         self.node.prepare()
         self.keep(node_root=str(self.node.root.path))
-        self.node.token = self._make_token()
         self.node.begin_import()
+        self.node.token = await self._make_token()
         self.node.measure(route_to=_another_host(context))
         self.node.claim_ports({"gcs": settings.master_port} if settings.master_port else {})
         self.head = HeadInfo(
@@ -122,6 +152,7 @@ class HeadRun(NodeRun):
                 "state": "starting",
                 "step": context.allocation.step_id if context.allocation else None,
                 "on_worker_loss": settings.on_worker_loss,
+                "head_recovery": settings.head_recovery,
                 "worker_hosts": format_hostlist(_worker_hosts(context)),
                 "min_workers": self.quorum,
             },
@@ -131,9 +162,9 @@ class HeadRun(NodeRun):
         self.word.phase(NodePhase.STARTING, ip=self.node.address.ip, node_root=str(self.node.root.path))
         self.report.on_event = self._to_event_log
         try:
-            started = await self.node.start(
-                settings.start_timeout, expected_nodes=self.expected + 1, identity=self.identity
-            )
+            if settings.head_recovery:
+                _refuse_recovery(await self.node.version(settings.start_timeout))
+            started = await self._start_ray()
         except StartFailure as failed:
             raise HeadStartError(
                 f"the head did not start on {context.host}: {failed.message}",
@@ -150,7 +181,27 @@ class HeadRun(NodeRun):
         self.word.phase(NodePhase.JOINED, node_id=started.node_id)
         self._parent.tell(event="up", address=self.head.address)
 
-    def _make_token(self) -> str:
+    async def _claim(self, record: Record) -> None:
+        """Become the head of this record, or leave it alone: it is another head's then."""
+        try:
+            await self.on_record(lambda: record.claim_head(host=self.context.host))
+        except RayclusterError:
+            self.record = None
+            self.word.use(None)
+            raise
+
+    async def _start_ray(self, session_name: str | None = None) -> Started:
+        """The head's GCS and raylet; again, after they died, with the session that they had."""
+        recovers = self.settings.head_recovery
+        return await self.node.start(
+            self.settings.start_timeout,
+            expected_nodes=self.expected + 1,
+            identity=self.identity,
+            storage=self.node.root.path / "gcs" if recovers else None,
+            session_name=session_name,
+        )
+
+    async def _make_token(self) -> str:
         """The cluster's token: the user's own (RAYCLUSTER_TOKEN), or a new one in the record."""
         if not self.settings.auth:
             self.report.warn(
@@ -161,7 +212,7 @@ class HeadRun(NodeRun):
         own = self.context.env.get("RAYCLUSTER_TOKEN", "")
         if own or self.record is None:
             return own or secrets.token_hex(32)
-        return self.record.make_token()
+        return await self.on_record(self.record.make_token)
 
     def _write_head(self) -> None:
         if self.record is not None:
@@ -181,10 +232,13 @@ class HeadRun(NodeRun):
     # -- main ------------------------------------------------------------------------------------
 
     async def main(self) -> End:
-        await self.node.watch(self._nodes_changed, self.expected + 1)
+        watching = await self.node.watch(self._nodes_changed, self.expected + 1)
+        self._background(self._keep_watching(watching))
+        self._background(self._watch_gcs())
+        self._background(self._watch_time_limit())
         if self.record is not None:
-            self._tasks.append(asyncio.ensure_future(self._watch_for_stop()))
-            self._tasks.append(asyncio.ensure_future(tell_usage(self, self.expected + 1)))
+            self._background(self._watch_for_stop())
+            self._background(tell_usage(self, self.expected + 1))
         await self._wait_for_workers()
         context = self.context
         self.word.phase(NodePhase.READY)
@@ -198,18 +252,107 @@ class HeadRun(NodeRun):
         self.report.say(
             f"{nodes} ready at {self.head.address} after {took}; driver: {' '.join(context.driver)}"
         )
-        self.driver = Driver.start(context.driver, self.node.client_environment(), self.reaper, self.signals)
         self.word.phase(NodePhase.DRIVING)
         self.node.start_extras()
-        code = await self.driver.child.exited
+        code = await self._drive()
+        assert self.driver is not None
         ran = duration(time.time() - self.driver.started)
-        self.report.note(f"the driver {describe_code(code)} after {ran}")
-        return End(
-            shell_code(code),
-            f"the driver {describe_code(code)} after {ran}",
-            reason="driver",
-            culprit=context.host if code else "",
-        )
+        text = f"the driver {describe_code(code)} after {ran}"
+        culprit = context.host if code else ""
+        if code and (loss := await self._loss_behind()):
+            text, culprit = f"{text}; {loss[1]}", loss[0]
+        self.report.note(text)
+        return End(shell_code(code), text, reason="driver", culprit=culprit)
+
+    async def _drive(self) -> int:
+        """Run the driver to its end; again, after a recovery of the head that took it along."""
+        restarts = 0
+        while True:
+            env = self.node.client_environment()
+            if restarts:
+                env["RAYCLUSTER_DRIVER_RESTARTS"] = str(restarts)
+            self.driver = Driver.start(self.context.driver, env, self.reaper, self.signals)
+            code = await self.driver.child.exited
+            if code and self.settings.head_recovery:
+                await asyncio.sleep(0.2)  # it may have seen the raylet's end before we did
+            if self._recovery is None or self._recovery.done():
+                return code
+            await self._recovery
+            restarts += 1
+            self.report.say(f"starting the driver again ({restarts})")
+
+    async def _loss_behind(self) -> tuple[str, str] | None:
+        """A worker that was lost just before a driver failed: (host, what it said).  One look."""
+        for word in (await self._words()).values():
+            deaths = word.extra.get("deaths") or []
+            if deaths or word.phase == NodePhase.FAILED.value:
+                return word.host, word.message
+        return None
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Something that goes on beside the driver, until the end."""
+        self._tasks = [task for task in self._tasks if not task.done()]
+        self._tasks.append(asyncio.ensure_future(work))
+
+    async def _keep_watching(self, over: asyncio.Future[None]) -> None:
+        """Take up the watch over the nodes again whenever its process has ended."""
+        while True:
+            await over
+            self.report.note("the watch over the nodes ended; taking it up again")
+            while over.done():
+                await asyncio.sleep(REWATCH_DELAY_S)
+                if self._recovery is not None:
+                    await asyncio.wait({self._recovery})
+                try:
+                    over = await self.node.watch(self._nodes_changed, self.expected + 1)
+                except (RayclusterError, OSError) as error:
+                    self.report.note(f"the nodes cannot be watched: {error}")
+
+    async def _watch_gcs(self) -> None:
+        """A GCS that runs but no longer answers is lost as well; workers come to the same conclusion."""
+        while True:
+            loss = await gcs_lost(
+                self.node.address.ip, self.node.gcs_port, interval_s=self.settings.check_interval
+            )
+            if not loss.silent:  # its process has ended: _process_died hears of that
+                await asyncio.sleep(1.0)
+                continue
+            gcs = self.node.children["gcs_server"]
+            text = f"the head's GCS on {self.context.host} does not answer ({loss.why})"
+            if self.settings.head_recovery and gcs.running:
+                self.report.warn(f"{text}; ending it")
+                await gcs.stop(0.0)
+                continue
+            self._head_lost(text, "gcs_server")
+
+    async def _watch_time_limit(self) -> None:
+        """Know the job's end, tell it to those who ask, and stop the driver in time (--stop-before)."""
+        allocation, before_s = self.context.allocation, self.settings.stop_before
+        if allocation is None:
+            return
+        end_time = allocation.end_time
+        if end_time is None:
+            end_time = await job_end_time(allocation.job_id, self.context.env, self.reaper)
+            if end_time is not None:
+                self.head = replace(self.head, end_time=end_time)
+                self._write_head()
+        if before_s <= 0:
+            return
+        while end_time is not None:
+            left_s = end_time - before_s - time.time()
+            if left_s > 0:
+                await asyncio.sleep(min(left_s, 60.0))
+                continue
+            # Asked again: the limit may have been raised meanwhile.
+            now = await job_end_time(allocation.job_id, self.context.env, self.reaper)
+            if now is None or now - before_s <= time.time():
+                left = duration(max(end_time - time.time(), 0))
+                self.end_with(
+                    End(ExitCode.SIGTERM, f"the job's time limit is {left} away", reason="time-limit")
+                )
+                return
+            end_time = now
+        self.report.warn("--stop-before has no effect: Slurm does not say when this job ends")
 
     def _how_to_stop(self) -> str:
         if self.context.allocation is None:
@@ -260,12 +403,14 @@ class HeadRun(NodeRun):
     async def _words(self) -> dict[str, NodeWord]:
         if self.record is None:
             return {}
-        words: dict[str, NodeWord] = await self.word.submit(self.record.read_nodes)
-        return {
-            host: word
-            for host, word in words.items()
-            if word.role == Role.WORKER.value and word.updated >= self.context.launched - 300
-        }
+        words = await self.word.ask(self.record.read_nodes, timeout_s=RECORD_LOOK_S, default=None)
+        if words is not None:
+            self._last_words = {
+                host: word
+                for host, word in words.items()
+                if word.role == Role.WORKER.value and word.updated >= self.context.launched - 300
+            }
+        return self._last_words
 
     def _missing(self, words: Mapping[str, NodeWord]) -> str:
         """The hosts that have not joined, with the last word of each where there is one."""
@@ -291,37 +436,105 @@ class HeadRun(NodeRun):
 
     def _process_died(self, child: Child, code: int) -> None:
         """The GCS or the head's raylet has ended, and not because we wanted it to."""
-        if self._stopping:
+        self.died(child, code)
+        if self._stopping or self.ended.done():
             return
+        text = f"the head's {child.name} on {self.context.host} {describe_code(code)}"
+        up = hasattr(self, "driver") and self.node.started is not None
+        if self.settings.head_recovery and up and self._recoveries < self.settings.max_restarts:
+            if self._recovery is None or self._recovery.done():
+                self._recovery = asyncio.ensure_future(self._recover(text))
+            return
+        again = f" after {count(self._recoveries, 'recovery', 'recoveries')}" if self._recoveries else ""
+        self._head_lost(text + again, child.name)
+
+    def _head_lost(self, text: str, name: str) -> None:
         self.end_with(
             End(
                 ExitCode.UNHEALTHY,
-                f"the head's {child.name} on {self.context.host} {describe_code(code)}",
+                text,
                 reason="head-lost",
                 culprit=self.context.host,
-                log=self.node.log_of(child.name),
+                log=self.node.log_of(name),
             )
         )
+
+    async def _recover(self, text: str) -> None:
+        """--head-recovery: bring the head's Ray back at the same address; see docs/reliability.md.
+
+        A GCS that died alone is started again: raylet, driver and workers connect to it again.  If
+        the head's raylet is gone, driver and tasks of this node are gone with it, and all of the
+        head is started again; then the driver is.
+        """
+        delay_s = RECOVERY_DELAY_S * 2**self._recoveries
+        self._recoveries += 1
+        self.report.warn(f"{text}; recovering ({self._recoveries} of {self.settings.max_restarts})")
+        began = time.time()
+        try:
+            await asyncio.sleep(delay_s)
+            if self.node.children["raylet"].running:
+                await self.node.restart_gcs()
+                what = "the GCS is back; the driver goes on"
+            else:
+                await self._restart_head()
+                what = "the head is back"
+        except (RayclusterError, StartFailure, OSError) as error:
+            self._head_lost(f"{text}, and could not be recovered: {error}", "gcs_server")
+            return
+        self.report.say(f"{what} ({duration(time.time() - began)})")
+
+    async def _restart_head(self) -> None:
+        assert self.node.started is not None
+        session = self.node.started.session
+        if self.driver is not None and self.driver.child.running:
+            await self.driver.stop(signal.SIGTERM, LOST_GRACE_S)
+        await self.node.reset()
+        with contextlib.suppress(OSError):
+            (self.node.root.path / "ray_current_cluster").unlink()
+        self.node.begin_import()
+        started = await self._start_ray(session)
+        self.head = replace(self.head, session=started.session, cluster_id=started.cluster_id)
+        self._write_head()
 
     def _nodes_changed(self, nodes: list[Mapping[str, Any]]) -> None:
         joined, lost = self.members.update(nodes)
         for node in joined:
             self.report.note(f"worker {node['name']} joined ({node['ip']})")
-        if lost and not self._stopping:
-            self._workers_lost(lost)
-
-    def _workers_lost(self, lost: list[Mapping[str, Any]]) -> None:
         for node in lost:
-            death = node.get("death") or {}
-            why = death.get("message") or death.get("reason") or "no reason given"
-            text = f"worker {node['name']} ({node['ip']}) is lost: {why}"
-            if self.word.now.phase not in (NodePhase.READY.value, NodePhase.DRIVING.value):
-                self.report.warn(text)
-            elif self.loss.kind == "fail":
-                self.end_with(End(ExitCode.UNHEALTHY, text, reason="worker-lost", culprit=str(node["name"])))
-            else:
-                self.report.warn(f"{text}; {len(self.members.alive)} of {self.expected} left")
-                self._tasks.append(asyncio.ensure_future(self._outlast(text, str(node["name"]))))
+            if not self._stopping:
+                self._background(self._lose(node))
+
+    async def _lose(self, node: Mapping[str, Any]) -> None:
+        """A worker is lost: say why, and do what --on-worker-loss says."""
+        name = str(node["name"])
+        word = await self._last_word_of(name)
+        death = node.get("death") or {}
+        why = (
+            (word.message if word else "") or death.get("message") or death.get("reason") or "no reason given"
+        )
+        text = f"worker {name} ({node['ip']}) is lost: {why}"
+        driving = self.word.now.phase in (NodePhase.READY.value, NodePhase.DRIVING.value)
+        if self.loss.kind == "fail" and (driving or self.quorum == self.expected):
+            self.end_with(End(ExitCode.UNHEALTHY, text, reason="worker-lost", culprit=name))
+            return
+        self.report.warn(f"{text}; {len(self.members.alive)} of {self.expected} left")
+        if driving:
+            await self._outlast(text, name)
+
+    async def _last_word_of(self, host: str) -> NodeWord | None:
+        """What a lost node says of its end, if it still can: by the record, since Ray has lost it."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + LAST_WORD_S
+        while self.record is not None and loop.time() < deadline:
+            left_s = max(deadline - loop.time(), 0.05)
+            word = await self.word.ask(self.record.read_node, host, timeout_s=left_s, default=None)
+            if word is not None and (
+                word.extra.get("deaths")
+                or word.phase in (NodePhase.FAILED.value, NodePhase.STOPPING.value, NodePhase.GONE.value)
+            ):
+                return word
+            await asyncio.sleep(0.1)
+        return None
 
     async def _outlast(self, text: str, host: str) -> None:
         """--on-worker-loss continue or wait: end only when too few are left for too long."""
@@ -365,8 +578,9 @@ class HeadRun(NodeRun):
             await asyncio.sleep(RECORD_POLL_S)
 
     def on_signal(self, number: int, count: int) -> None:
-        if number in (signal.SIGUSR1, signal.SIGUSR2):
+        if number in HANDED_ON:
             if self.driver is not None:
+                self._told = True
                 self.driver.tell(number)
             else:
                 self.report.note(f"{signal.Signals(number).name} ignored: no driver is running")
@@ -378,33 +592,66 @@ class HeadRun(NodeRun):
     async def shutdown(self, end: End) -> End:
         self._stopping = True
         began = time.time()
-        for task in self._tasks:
-            task.cancel()
+        for task in (*self._tasks, self._recovery):
+            if task is not None:
+                task.cancel()
         if self.driver is not None and self.driver.child.running:
             await quietly(self.report, "ending the driver", self._end_driver(end))
+            end = self._end_after_driver(end)
         if self.record is not None:
             # Before the first worker goes: a worker that sees its raylet end reads why.
             word = EndWord(time.time(), int(end.code), end.reason, end.culprit, end.message)
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(
-                    self.word.submit(self._ignore_errors, self.record.write_end, word), 3.0
-                )
+            await self.word.ask(self._ignore_errors, self.record.write_end, word, timeout_s=3.0, default=None)
         if hasattr(self, "node"):
             if not self.hurry.is_set():
                 await quietly(self.report, "draining the workers", self._drain(end))
                 await quietly(self.report, "waiting for the workers", self.after_drain())
-            await quietly(self.report, "keeping logs", keep_evidence(self, end))
+                await quietly(self.report, "keeping logs", keep_evidence(self, end))
             await quietly(self.report, "ending Ray", self.node.stop(self.hurry))
         if end.reason in ("driver",) and end.code == 0:
             self.report.say(f"{end.message}; ended {duration(time.time() - began)} later")
         elif end.reason != "error":
             self.report.say(f"{end.message}; exit code {int(end.code)}")
+        if self._asks_for_requeue(end):
+            await quietly(self.report, "requeueing the job", self._requeue())
         return end
+
+    def _end_after_driver(self, end: End) -> End:
+        """What the driver's answer to being told to end makes of the end.
+
+        Before the time limit its code counts.  After a signal it is 128 + N, but for a driver
+        that asks for a requeue.
+        """
+        assert self.driver is not None
+        if not self.driver.child.exited.done():
+            return end
+        code = shell_code(self.driver.child.exited.result())
+        if end.reason == "time-limit" or (
+            code == self.settings.requeue_code and self.settings.requeue_on_preempt
+        ):
+            return replace(end, code=code, message=f"{end.message}; the driver ended with code {code}")
+        return end
+
+    def _asks_for_requeue(self, end: End) -> bool:
+        wanted = self.settings.requeue_on_preempt and end.code == self.settings.requeue_code
+        return wanted and self._told and self.driver is not None and self.context.allocation is not None
+
+    async def _requeue(self) -> None:
+        allocation = self.context.allocation
+        assert allocation is not None
+        self.report.say(f"the driver asks for a requeue (code {self.settings.requeue_code})")
+        await requeue(allocation.job_id, self.context.env, self.reaper)
 
     async def _end_driver(self, end: End) -> None:
         assert self.driver is not None
+        self._told = True
         number = signal.SIGINT if end.code == ExitCode.SIGINT else signal.SIGTERM
-        stop = asyncio.ensure_future(self.driver.stop(number, self.settings.grace))
+        grace_s = self.settings.grace
+        if end.reason == "head-lost":
+            grace_s = min(grace_s, LOST_GRACE_S)
+        elif end.reason == "time-limit":
+            grace_s = max(grace_s, self.settings.stop_before - RESERVE_S)
+        stop = asyncio.ensure_future(self.driver.stop(number, grace_s))
         hurry = asyncio.ensure_future(self.hurry.wait())
         await asyncio.wait({stop, hurry}, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
@@ -417,17 +664,33 @@ class HeadRun(NodeRun):
 
     async def _drain(self, end: End) -> None:
         """Tell every worker to go, with the reason; idle ones leave within milliseconds."""
-        if not self.members.alive:
+        gcs = self.node.children.get("gcs_server")
+        if not self.members.alive or gcs is None or not gcs.running:
             return
         await self.node.drain(list(self.members.alive), end.message, DRAIN_S)
         deadline = asyncio.get_running_loop().time() + DRAIN_S
         while self.members.alive and not self.hurry.is_set():
             left_s = deadline - asyncio.get_running_loop().time()
-            if left_s <= 0 or not self.node.children["gcs_server"].running:
+            if left_s <= 0 or not gcs.running:
                 return
             self.members.changed.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.members.changed.wait(), min(left_s, 0.1))
+
+
+def _refuse_recovery(ray_version: str) -> None:
+    """Raise UsageError when this Ray cannot keep the GCS's state on disk.
+
+    >>> _refuse_recovery("2.60.0")
+    """
+    numbers = tuple(int(part) for part in re.findall(r"\d+", ray_version)[:2])
+    if numbers < RECOVERY_SINCE:
+        needed = ".".join(str(number) for number in RECOVERY_SINCE)
+        raise UsageError(
+            f"--head-recovery needs Ray {needed} or newer, whose GCS keeps its state in RocksDB; "
+            f"this is Ray {ray_version}.",
+            "Update Ray, or leave the option out: the job then ends when its head is lost.",
+        )
 
 
 def _expected_workers(context: Context) -> int:

@@ -19,11 +19,12 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from . import __version__
+from .cgroups import oom_kills
 from .config import Settings
-from .errors import ExitCode, RayclusterError
+from .errors import ExitCode, RayclusterError, UsageError
 from .keeper import Keeper
 from .node import RayNode
 from .process import ENDING, Child, Reaper, Signals
@@ -32,8 +33,19 @@ from .record import NodeWord, Record
 from .report import Report
 from .slurm import Allocation
 from .status import NodePhase, Role
+from .warm import WarmCompanion
 
 T = TypeVar("T")
+
+#: After a signal that asks for the end everything is over within this time (or --grace and RESERVE_S, if
+#: that is more): Slurm's KillWait is 30 s by default, and what it kills cannot clean up.
+SIGNAL_CEILING_S = 24.0
+
+#: What the end takes after the driver has ended: drain, logs, Ray, the last words.
+RESERVE_S = 10.0
+
+#: How long a record that does not answer can hold up a step of the start.
+RECORD_WAIT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,8 @@ class Context:
     """The key was given by hand: head and worker meet in the record without Slurm."""
     symmetric: bool = False
     """Started by `run`: head and workers are tasks of one step and start together."""
+    warm: WarmCompanion | None = None
+    """A companion that imports Ray already, for the first start of Ray here."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,8 @@ class Word:
     def __init__(self, record: Record | None, first: NodeWord) -> None:
         self._record = record
         self.now = first
+        self.deaths: list[dict[str, Any]] = []
+        """Processes of this node that ended though nobody wanted them to: for the post-mortem."""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="record")
         self._written = 0
         self._number = 0
@@ -119,6 +135,22 @@ class Word:
     def submit(self, call: Any, *args: Any) -> asyncio.Future[Any]:
         """Run a call on the record after those already given."""
         return asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+
+    def say(self, message: str, **facts: Any) -> None:
+        """Say more about the phase that we are in."""
+        self.phase(NodePhase(self.now.phase), message, **facts)
+
+    async def ask(self, call: Callable[..., T], *args: Any, timeout_s: float, default: T) -> T:
+        """The answer of a call on the record, or ``default`` when the file system hangs."""
+        try:
+            answer: T = await asyncio.wait_for(self.submit(call, *args), timeout_s)
+        except asyncio.TimeoutError:
+            return default
+        return answer
+
+    def use(self, record: Record | None) -> None:
+        """Write to this record from now on; to none when it is somebody else's."""
+        self._record = record
 
     async def close(self, timeout_s: float = 3.0) -> None:
         """Wait for the last word to be written, but not for ever."""
@@ -167,8 +199,7 @@ class NodeRun:
         self.reaper.attach(loop)
         self.signals.attach(loop, self.context.keeper)
         self._parent.attach(loop, self._parent_gone)
-        self._open_record()
-        self.word.phase(NodePhase.LAUNCHED)
+        self.word = Word(None, self._first_word())
         self.signals.listen(self.on_signal)
         work = asyncio.ensure_future(self._work())
         bug: BaseException | None = None
@@ -188,7 +219,18 @@ class NodeRun:
         end = await self.shutdown(end)
         self._parent.tell(event="ended", code=end.code, message=end.message)
         failed = end.code != ExitCode.OK and end.reason not in ("driver", "signal", "stop")
-        self.word.phase(NodePhase.FAILED if failed else NodePhase.GONE, end.message, exit_code=int(end.code))
+        self.word.phase(
+            NodePhase.FAILED if failed else NodePhase.GONE,
+            end.message,
+            exit_code=int(end.code),
+            extra={
+                **self.word.now.extra,
+                "reason": end.reason,
+                "log": end.log,
+                "deaths": self.word.deaths,
+                "oom_kills": oom_kills(),
+            },
+        )
         await self.word.close()
         if bug is not None:
             raise bug
@@ -196,6 +238,8 @@ class NodeRun:
 
     async def _work(self) -> End:
         try:
+            await self._open_record()
+            self.word.phase(NodePhase.LAUNCHED)
             await self.startup()
             return await self.main()
         except Finished as finished:
@@ -211,21 +255,37 @@ class NodeRun:
         if number not in ENDING:
             return
         name = signal.Signals(number).name
-        if self.ended.done() or count > 1:
+        if self.signals.keeper_gone and number == signal.SIGTERM and not self.signals.direct.get(number):
+            text = f"raycluster's keeper on {self.context.host} was killed"
+            self.end_with(End(128 + signal.SIGKILL, text, reason="keeper-killed", culprit=self.context.host))
+            return
+        # SIGTERM is repeated by Slurm itself (to the step, and through srun); only SIGINT says "now".
+        if number == signal.SIGINT and (self.ended.done() or count > 1):
             if not self.hurry.is_set():
                 self.report.say(f"{name} again: ending at once")
             self.hurry.set()
+        if not self.ended.done():
+            ceiling_s = max(SIGNAL_CEILING_S, self.settings.grace + RESERVE_S)
+            asyncio.get_running_loop().call_later(ceiling_s, self.hurry.set)
         self.end_with(End(128 + number, f"ended by {name}", reason="signal", culprit=self.context.host))
+
+    def died(self, child: Child, code: int) -> None:
+        """Keep for the post-mortem that a process ended which nobody wanted to end."""
+        self.word.deaths.append({"name": child.name, "pid": child.pid, "code": code, "when": time.time()})
 
     def _parent_gone(self) -> None:
         self.end_with(End(ExitCode.SIGTERM, "the program that started this node has ended", reason="stop"))
 
-    def _open_record(self) -> None:
+    async def _open_record(self) -> None:
         """Open the job's record; without one the node still works, but nobody can see it."""
         context = self.context
         try:
-            self.record = Record.create(
-                context.state_dir, context.slurm_cluster, context.key, context.settings.name
+            self.record = await self.on_record(
+                Record.create,
+                context.state_dir,
+                context.slurm_cluster,
+                context.key,
+                context.settings.name,
             )
         except RayclusterError as error:
             if context.settings.state_dir:
@@ -234,18 +294,29 @@ class NodeRun:
                 f"no record can be kept: {error.message} Workers must be given --master-ip, --master-port "
                 f"and RAYCLUSTER_TOKEN. {error.hint}"
             )
+        self.word.use(self.record)
+
+    def _first_word(self) -> NodeWord:
         me = identify(os.getpid())
-        self.word = Word(
-            self.record,
-            NodeWord(
-                host=context.host,
-                role=context.role.value,
-                phase=NodePhase.LAUNCHED.value,
-                phases={"process started": context.launched},
-                pid=os.getpid(),
-                create_time=me.start_ticks if me else 0,
-            ),
+        return NodeWord(
+            host=self.context.host,
+            role=self.context.role.value,
+            phase=NodePhase.LAUNCHED.value,
+            phases={"process started": self.context.launched},
+            pid=os.getpid(),
+            create_time=me.start_ticks if me else 0,
         )
+
+    async def on_record(self, call: Callable[..., T], *args: Any) -> T:
+        """A call on the record that the start cannot do without; RayclusterError when it does not return."""
+        try:
+            done: T = await asyncio.wait_for(self.word.submit(call, *args), RECORD_WAIT_S)
+        except asyncio.TimeoutError:
+            raise UsageError(
+                f"{self.context.state_dir} did not answer within {RECORD_WAIT_S:g} s.",
+                "Is its file system well? Another shared directory can be given by --state-dir.",
+            ) from None
+        return done
 
     def make_node(self, on_death: Callable[[Child, int], None]) -> RayNode:
         """This machine's Ray node, not yet prepared."""
@@ -261,6 +332,7 @@ class NodeRun:
             reaper=self.reaper,
             report=self.report,
             on_death=on_death,
+            warm=context.warm,
         )
 
     def keep(self, **notes: object) -> None:
@@ -327,6 +399,23 @@ def python_version() -> str:
 def versions() -> dict[str, str]:
     """Versions that are known without importing Ray."""
     return {"raycluster": __version__, "python": python_version()}
+
+
+def run_and_exit(node: NodeRun) -> NoReturn:
+    """Run a node to its end and end the process with its code.
+
+    At once, without joining threads: one may hang in a call on a file system that does not answer.
+    """
+
+    async def work() -> NoReturn:
+        code = await node.run()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+
+    asyncio.run(work())
+    raise AssertionError("not reached")
 
 
 async def quietly(report: Report, what: str, step: Coroutine[Any, Any, T]) -> T | None:

@@ -12,12 +12,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from .config import Settings
 from .head import HeadRun
 from .host import read_host
 from .keeper import Keeper
-from .lifecycle import Context
+from .lifecycle import Context, run_and_exit
 from .process import Child
 from .resources import plan_resources
 from .status import Role
@@ -36,8 +37,8 @@ def run_local(
     driver: tuple[str, ...],
     keeper: Keeper | None,
     state_dir: Path,
-) -> int:
-    """Run the local cluster to its end; returns the exit code."""
+) -> NoReturn:
+    """Run the local cluster to its end and end the process with its exit code."""
     assert settings.local is not None
     workers = settings.local
     shared = _share(settings, env, workers + 1)
@@ -56,7 +57,7 @@ def run_local(
         driver=driver,
         keeper=keeper,
     )
-    return asyncio.run(LocalRun(context).run())
+    run_and_exit(LocalRun(context))
 
 
 def _share(settings: Settings, env: Mapping[str, str], nodes: int) -> Settings:

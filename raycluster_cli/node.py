@@ -7,13 +7,16 @@ import contextlib
 import ipaddress
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .companion_client import CompanionClient, Started
 from .config import Settings, parse_pairs, parse_size_bytes
 from .errors import RayclusterError
+from .health import Outcome, tcp_probe
 from .host import HostFacts, read_host
 from .limits import raise_limits
 from .network import NodeAddress, node_address
@@ -25,6 +28,7 @@ from .report import Report
 from .resources import ResourcePlan, plan_resources
 from .slurm import Allocation
 from .status import Role
+from .warm import WarmCompanion
 
 #: Processes without which the node is not a node.
 ESSENTIAL = ("gcs_server", "raylet")
@@ -34,6 +38,34 @@ RAYLET_GRACE_S = 1.0
 
 #: How long the rest (agents, orphans of the driver) get between SIGTERM and SIGKILL.
 REST_GRACE_S = 0.5
+
+#: How long a GCS that was started again may take to listen.
+GCS_START_S = 20.0
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a running process was started, read from /proc, so that it can be started again."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: str
+    output: str
+    error: str
+
+    @classmethod
+    def of(cls, pid: int) -> Launch:
+        """Raises OSError when the process has ended."""
+        proc = Path(f"/proc/{pid}")
+        argv = (proc / "cmdline").read_bytes().split(b"\0")[:-1]
+        pairs = [pair.partition(b"=") for pair in (proc / "environ").read_bytes().split(b"\0") if pair]
+        return cls(
+            argv=tuple(os.fsdecode(word) for word in argv),
+            env={os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs},
+            cwd=os.readlink(proc / "cwd"),
+            output=os.readlink(proc / "fd/1"),
+            error=os.readlink(proc / "fd/2"),
+        )
 
 
 class RayNode:
@@ -56,6 +88,7 @@ class RayNode:
         reaper: Reaper,
         report: Report,
         on_death: Callable[[Child, int], None],
+        warm: WarmCompanion | None = None,
     ) -> None:
         self.role = role
         self.settings = settings
@@ -77,8 +110,10 @@ class RayNode:
         self.companion: CompanionClient | None = None
         self.children: dict[str, Child] = {}
         self.started: Started | None = None
+        self._gcs_launch: Launch | None = None
         self.ray_version = ""
         self._env = dict(env)
+        self._warm = warm
         self._stopping = False
         self._extras: asyncio.Task[None] | None = None
 
@@ -93,7 +128,14 @@ class RayNode:
         self._env[ENV_MARK] = str(self.root.path)
 
     def begin_import(self) -> None:
-        """Start the companion, which imports Ray while we do the rest."""
+        """Start the companion, which imports Ray while we do the rest; the first may import it already."""
+        if self._warm is not None:
+            warm, self._warm = self._warm, None
+            child = self.reaper.take(warm.pid, "companion", warm.stdin, warm.stdout)
+            self.companion = CompanionClient(child)
+            self.companion.log_to(self.root.path / "companion.log", warm.log)
+            self._note("companion", child.pid)
+            return
         log = os.open(self.root.path / "companion.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             self.companion = CompanionClient.spawn(self.reaper.spawn, self._env, stderr=log)
@@ -160,6 +202,13 @@ class RayNode:
         assert self.ports is not None
         return self.ports.ports.gcs
 
+    async def version(self, timeout_s: float) -> str:
+        """Ray's version, once it is imported.  Raises StartFailure."""
+        if self.companion is None:
+            self.begin_import()
+        assert self.companion is not None
+        return str((await self.companion.ready(timeout_s))["ray_version"])
+
     # -- the start -------------------------------------------------------------------------------
 
     async def start(
@@ -171,6 +220,8 @@ class RayNode:
         expected_nodes: int = 1,
         no_proxy: Sequence[str] = (),
         storage: Path | None = None,
+        gcs_reconnect_s: int | None = None,
+        session_name: str | None = None,
     ) -> Started:
         """Start Ray here and wait until the node is registered with its GCS.
 
@@ -182,7 +233,11 @@ class RayNode:
             self.begin_import()
         companion = self.companion
         assert companion is not None
-        self.plan = self._plan(identity, gcs_address, expected_nodes, no_proxy, storage)
+        self.plan = replace(
+            self._plan(identity, gcs_address, expected_nodes, no_proxy, storage),
+            gcs_reconnect_s=gcs_reconnect_s,
+            session_name=session_name,
+        )
         try:
             ready = await companion.ready(timeout_s)
             self.ray_version = str(ready["ray_version"])
@@ -236,13 +291,24 @@ class RayNode:
         child = self.reaper.adopt(name, pid)
         self.children[name] = child
         self._note(name, pid)
-        if name in ESSENTIAL:
-            child.exited.add_done_callback(lambda code: self._died(child, code.result()))
+        if name == "gcs_server":
+            with contextlib.suppress(OSError):
+                self._gcs_launch = Launch.of(pid)
+        self._mind(child)
+
+    def _mind(self, child: Child) -> None:
+        child.exited.add_done_callback(lambda code: self._died(child, code.result()))
 
     def _died(self, child: Child, code: int) -> None:
-        if not self._stopping and self.children.get(child.name) is child:
-            self.report.note(f"{child.name} on {self.host} {describe_code(code)}")
+        if self._stopping or self.children.get(child.name) is not child:
+            return
+        self.report.note(f"{child.name} on {self.host} {describe_code(code)}")
+        if child.name in ESSENTIAL:
             self.on_death(child, code)
+        else:
+            self.report.warn(
+                f"{child.name} on {self.host} {describe_code(code)}; the cluster goes on without"
+            )
 
     def _note(self, name: str, pid: int) -> None:
         """Write a process down, so that a later start can end it if we and our keeper are killed."""
@@ -281,20 +347,76 @@ class RayNode:
 
     # -- while it runs ---------------------------------------------------------------------------
 
-    async def watch(self, listener: Callable[[list[Mapping[str, Any]]], None], expected_nodes: int) -> None:
-        """Call ``listener`` with the nodes that changed, now and at every change.  Head only."""
+    async def watch(
+        self, listener: Callable[[list[Mapping[str, Any]]], None], expected_nodes: int
+    ) -> asyncio.Future[None]:
+        """Call ``listener`` with the nodes that changed, now and at every change.  Head only.
+
+        Returns when it watches, with a future that is done when it no longer does (the companion
+        or its watcher was killed).  Raises RayclusterError.
+        """
+        if self.companion is None or self.companion.child.exited.done():
+            self.begin_import()
         companion = self.companion
         assert companion is not None
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def heard(event: Mapping[str, Any]) -> None:
             if event["event"] == "nodes":
                 listener(event["changed"])
+            elif event["event"] == "watcher_ended" and not over.done():
+                over.set_result(None)
 
+        def ended(_: object) -> None:
+            if not over.done():
+                over.set_result(None)
+
+        companion.child.exited.add_done_callback(ended)
         companion.listen(heard)
         try:
+            await companion.ready(self.settings.start_timeout)
             await companion.watch(self.plan.gcs_address, self.client_environment(), expected=expected_nodes)
         except StartFailure as failed:
             raise RayclusterError(f"the nodes of the cluster cannot be watched: {failed.message}") from failed
+        return over
+
+    async def restart_gcs(self) -> None:
+        """Start the GCS again as it was started first: same port, same storage.
+
+        The raylets and drivers that were connected to it find it again by themselves.
+        Raises RayclusterError when it does not come up.
+        """
+        launch = self._gcs_launch
+        if launch is None:
+            raise RayclusterError("how the GCS was started is not known.")
+        outputs = [
+            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            for path in (launch.output, launch.error)
+        ]
+        try:
+            child = self.reaper.spawn(
+                launch.argv,
+                "gcs_server",
+                env=dict(launch.env),
+                cwd=launch.cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=outputs[0],
+                stderr=outputs[1],
+                start_new_session=True,
+            )
+        finally:
+            for fd in outputs:
+                os.close(fd)
+        self.children["gcs_server"] = child
+        self._note("gcs_server", child.pid)
+        host, _, port = self.plan.gcs_address.rpartition(":")
+        deadline = asyncio.get_running_loop().time() + GCS_START_S
+        while (await tcp_probe(host.strip("[]"), int(port), timeout_s=1.0)).outcome is not Outcome.REACHED:
+            if not child.running or asyncio.get_running_loop().time() > deadline:
+                await child.stop(0.0)
+                raise RayclusterError("the GCS did not come up again.", f"Its log is {launch.error}.")
+            await asyncio.sleep(0.02)
+        self._mind(child)
 
     async def drain(self, node_ids: Sequence[str], message: str, deadline_s: float) -> None:
         """Tell nodes to leave, with the reason.  Failures are of no account: they will be ended anyhow."""
@@ -341,6 +463,8 @@ class RayNode:
         await self._end_processes(hurry)
         if self.ports is not None:
             self.ports.close()
+        if not hasattr(self, "root"):
+            return
         for left in await asyncio.to_thread(self.root.remove):
             self.report.warn(f"{self.host}: could not remove {left}")
 

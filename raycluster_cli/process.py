@@ -100,8 +100,18 @@ class Reaper:
     def spawn(self, argv: Sequence[str], name: str, **popen: Any) -> Child:
         """Start a child.  Raises OSError (FileNotFoundError, PermissionError) as Popen does."""
         process = subprocess.Popen(list(argv), **popen)
+        # An orphan of ours may have had this number before; the new process cannot have been collected yet.
+        self._strangers.pop(process.pid, None)
         self._popen[process.pid] = process
         return Child(name, _ref_of(process.pid), self.expect(process.pid), process.stdin, process.stdout)
+
+    def take(self, pid: int, name: str, stdin: int, stdout: int) -> Child:
+        """Watch a child that this process spawned before the reaper was there, by its pipes' descriptors."""
+        child = Child(
+            name, _ref_of(pid), self.expect(pid), os.fdopen(stdin, "wb", 0), os.fdopen(stdout, "rb", 0)
+        )
+        self.collect()  # it may have ended before anybody listened for SIGCHLD
+        return child
 
     def adopt(self, name: str, pid: int) -> Child:
         """Watch a process that has become, or is about to become, our child."""

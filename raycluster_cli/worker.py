@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,15 +10,17 @@ from typing import Any
 from .config import parse_worker_loss
 from .errors import ExitCode, UsageError, WorkersMissingError
 from .evidence import keep_evidence
-from .health import HealthChannel, Outcome, tcp_probe
+from .health import Outcome, tcp_probe
 from .lifecycle import Context, End, Finished, NodeRun, quietly
 from .node import RayNode, join_host_port
 from .ports import derived_gcs_ports
 from .process import Child, describe_code
 from .ray_start import StartFailure
 from .record import EndWord, HeadInfo, Record, list_records
+from .report import count
 from .status import NodePhase
 from .usage import tell_usage
+from .vigil import Loss, gcs_lost
 
 #: How long a worker looks for the reason of its head's end before it calls it a loss.
 REASON_WAIT_S = 3.0
@@ -30,14 +31,21 @@ PROBE_TIMEOUT_S = 3.0
 #: After this long without a head in the record, it may be that the record's directory is not shared.
 UNSHARED_AFTER_S = 5.0
 
-#: How long the GCS may take to answer a check.
-CHECK_TIMEOUT_S = 4.0
+#: How long one look into the record may take where the work must go on without it.
+RECORD_LOOK_S = 2.0
+
+#: How long a head with --head-recovery gets to come back.  Less than Ray's raylets wait for it
+#: (ray_start: 60 s), so that it is we who end the node, in order.
+RECOVERY_WAIT_S = 50.0
+
+#: Rest before a raylet is started again: this, doubled each time, up to the maximum.
+RESTART_DELAY_S, MAX_RESTART_DELAY_S = 0.5, 30.0
 
 #: Failures that the next attempt would only meet again.
 FINAL_KINDS = ("version mismatch", "wrong cluster", "auth", "no token")
 
-#: Checks of the GCS that must fail, one after the other, before the head counts as lost.
-FAILED_CHECKS = 2
+#: Reasons of a cluster's end that are a loss of its head, for everybody.
+HEAD_LOST = ("head-lost", "supervisor-killed", "keeper-killed")
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,6 @@ class WorkerRun(NodeRun):
         self.node: RayNode
         self._stopping = False
         self._raylet_died: asyncio.Future[tuple[Child, int]]
-        self._health: HealthChannel | None = None
         self._stale: str | None = None
         self._restarts = 0
         self._loss = parse_worker_loss(context.settings.on_worker_loss)
@@ -234,14 +241,14 @@ class WorkerRun(NodeRun):
         """The head as the record has it, unless it is an earlier one's or another step's."""
         if self.record is None:
             return None
-        head: HeadInfo | None = await self.word.submit(self.record.read_head)
+        head = await self.word.ask(self.record.read_head, timeout_s=RECORD_LOOK_S, default=None)
         if head is None or head.identity == self._stale:
             return None
         if self.context.symmetric and head.extra.get("step") != context_step(self.context):
             return None
-        end: EndWord | None = await self.word.submit(self.record.read_end)
+        end = await self.word.ask(self.record.read_end, timeout_s=RECORD_LOOK_S, default=None)
         if end is not None:
-            raise Finished(_ended_on_purpose(end))
+            raise Finished(_end_of(end))
         return head
 
     async def _head_at(self, ip: str, port: int) -> HeadInfo | None:
@@ -255,8 +262,7 @@ class WorkerRun(NodeRun):
                     return head
             return None
 
-        found: HeadInfo | None = await self.word.submit(look)
-        return found
+        return await self.word.ask(look, timeout_s=RECORD_LOOK_S, default=None)
 
     def _where(self) -> str:
         """What we looked for, for people."""
@@ -281,6 +287,7 @@ class WorkerRun(NodeRun):
                 min(settings.start_timeout, left_s),
                 gcs_address=target.address,
                 identity=head.identity if head else "",
+                gcs_reconnect_s=60 if self._head_recovers() else None,
             )
         except StartFailure as failed:
             raise AttemptFailed(target.address, failed.kind, failed.message, failed.log) from failed
@@ -320,7 +327,15 @@ class WorkerRun(NodeRun):
 
     async def _watch(self) -> End | None:
         """How the run ends; None when Ray was started again and the watch goes on."""
-        lost = asyncio.ensure_future(self._head_lost())
+        lost = asyncio.ensure_future(
+            gcs_lost(
+                self.target.ip,
+                self.target.port,
+                interval_s=self.settings.check_interval,
+                patience_s=RECOVERY_WAIT_S if self._head_recovers() else 0.0,
+                on_change=self._head_trouble,
+            )
+        )
         first: set[asyncio.Future[Any]] = {lost, self._raylet_died}
         try:
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
@@ -330,39 +345,16 @@ class WorkerRun(NodeRun):
         finally:
             lost.cancel()
 
-    async def _head_lost(self) -> str:
-        """Returns, with the reason, when the GCS is gone or has not answered for too long."""
-        failed = 0
-        why = ""
-        while True:
-            try:
-                channel = await HealthChannel.connect(
-                    self.target.ip, self.target.port, timeout_s=CHECK_TIMEOUT_S
-                )
-            except OSError as error:
-                failed += 1
-                why = str(error) or type(error).__name__
-                if failed >= FAILED_CHECKS:
-                    return why
-                await asyncio.sleep(0.2)
-                continue
-            try:
-                while True:
-                    if await channel.check(timeout_s=CHECK_TIMEOUT_S):
-                        failed = 0
-                    elif channel.closed.is_set():
-                        why = "the GCS closed the connection"
-                        break
-                    else:
-                        failed += 1
-                        why = f"the GCS did not answer {failed} checks of {CHECK_TIMEOUT_S:g} s"
-                        if failed >= FAILED_CHECKS:
-                            return why
-                        continue
-                    with contextlib.suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(channel.closed.wait(), self.settings.check_interval)
-            finally:
-                channel.close()
+    def _head_recovers(self) -> bool:
+        """Whether the head said that it comes back (--head-recovery)."""
+        return self.target.head is not None and bool(self.target.head.extra.get("head_recovery"))
+
+    def _head_trouble(self, why: str) -> None:
+        self.report.warn(
+            f"the GCS at {self.target.address} is lost ({why}); waiting for it to come back"
+            if why
+            else f"the GCS at {self.target.address} is back"
+        )
 
     async def _reason(self, wait_s: float) -> EndWord | None:
         """How the head says that the cluster ended; waits a little for a slow file server."""
@@ -372,40 +364,48 @@ class WorkerRun(NodeRun):
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
         while True:
-            end: EndWord | None = await self.word.submit(record.read_end)
+            left_s = max(deadline - loop.time(), 0.1)
+            end = await self.word.ask(record.read_end, timeout_s=left_s, default=None)
             if end is not None or loop.time() >= deadline:
                 return end
             await asyncio.sleep(0.1)
 
-    async def _after_head(self, why: str) -> End:
+    async def _after_head(self, loss: Loss) -> End:
         """The head's GCS is gone: on purpose, or lost?"""
-        ended = await self._reason(REASON_WAIT_S)
+        # A host that has fallen silent writes no more words.
+        ended = await self._reason(0.5 if loss.silent else REASON_WAIT_S)
         if ended is not None:
-            return _ended_on_purpose(ended)
+            return _end_of(ended)
         return End(
             ExitCode.UNHEALTHY,
-            f"the head at {self.target.address} is lost: {why}",
+            f"the head at {self.target.address} is lost: {loss.why}",
             reason="head-lost",
             culprit=self.target.head.host if self.target.head else self.target.ip,
         )
 
     async def _after_raylet(self, child: Child, code: int) -> End | None:
         """Our raylet is gone: drained at the cluster's end, or dead?"""
+        text = f"the raylet on {self.context.host} {describe_code(code)}"
+        # Written at once: the head reads it when the GCS tells it of the loss.
+        self.word.say(text, extra={**self.word.now.extra, "deaths": self.word.deaths})
         ended = await self._reason(REASON_WAIT_S if code == 0 else 0.3)
         if ended is not None:
-            return _ended_on_purpose(ended)
+            return _end_of(ended)
         if code == 0 and self.record is None:
             return End(ExitCode.OK, "the cluster drained this node", reason="ended")
-        text = f"the raylet on {self.context.host} {describe_code(code)}"
         log = self.node.log_of("raylet")
         loss = parse_worker_loss(self._policy())
         if loss.kind == "fail" or self._restarts >= self.settings.max_restarts:
-            tried = f" after {self._restarts} restarts" if self._restarts else ""
+            tried = f" after {count(self._restarts, 'restart')}" if self._restarts else ""
             return End(
                 ExitCode.UNHEALTHY, text + tried, reason="raylet-lost", culprit=self.context.host, log=log
             )
+        return await self._restart(text, log)
+
+    async def _restart(self, text: str, log: str) -> End | None:
+        """Start Ray again on this node; an end only when that does not work."""
         self._restarts += 1
-        delay_s = min(0.5 * 2 ** (self._restarts - 1), 30.0)
+        delay_s = min(RESTART_DELAY_S * 2 ** (self._restarts - 1), MAX_RESTART_DELAY_S)
         self.report.warn(
             f"{text}; starting it again in {delay_s:g} s ({self._restarts} of {self.settings.max_restarts})"
         )
@@ -417,18 +417,23 @@ class WorkerRun(NodeRun):
         try:
             await self._start()
         except AttemptFailed as failed:
+            ended = await self._reason(0.3)
+            if ended is not None:
+                return _end_of(ended)
             return End(
                 ExitCode.UNHEALTHY,
-                f"{text}, and did not start again: {failed.message}",
+                f"{text}, and did not start again: {failed}",
                 reason="raylet-lost",
                 culprit=self.context.host,
-                log=failed.log,
+                log=failed.log or log,
             )
         self.word.phase(
             NodePhase.JOINED,
             f"started again after {text}",
             node_id=self.node.started.node_id if self.node.started else "",
+            extra={**self.word.now.extra, "restarts": self._restarts},
         )
+        self.node.start_extras()
         return None
 
     def _policy(self) -> str:
@@ -441,6 +446,7 @@ class WorkerRun(NodeRun):
         )
 
     def _process_died(self, child: Child, code: int) -> None:
+        self.died(child, code)
         if not self._stopping and not self._raylet_died.done():
             self._raylet_died.set_result((child, code))
 
@@ -456,9 +462,15 @@ class WorkerRun(NodeRun):
         return end
 
 
-def _ended_on_purpose(ended: EndWord) -> End:
-    """The head has said how the cluster ended: whatever it was, this worker did its part."""
-    return End(ExitCode.OK, f"the cluster ended: {ended.message}", reason="ended")
+def _end_of(ended: EndWord) -> End:
+    """The head has said how the cluster ended.
+
+    If it is the head itself that was lost, that is this worker's end too; whatever else it was,
+    this worker did its part.
+    """
+    code = ExitCode.UNHEALTHY if ended.reason in HEAD_LOST else ExitCode.OK
+    reason = "head-lost" if ended.reason in HEAD_LOST else "ended"
+    return End(code, f"the cluster ended: {ended.message}", reason=reason, culprit=ended.culprit_host)
 
 
 def context_step(context: Context) -> str | None:

@@ -1,0 +1,110 @@
+"""Watch over the GCS of a cluster, from any node: is it there, does it answer?
+
+Three things can happen to a GCS.  Its process dies: its kernel closes the connection and
+refuses the next one; that is known within half a second.  Its host or the network is gone:
+nobody closes anything, and checks go unanswered.  It is only slow, or stopped for some
+seconds: one check goes unanswered, and the next one does not.  So one failure is nothing,
+and FAILED_CHECKS in a row are the end: at worst the interval and two time-outs (12 s) after
+a cable was cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .health import HealthChannel
+
+#: How long the GCS may take to answer a check; a GCS stopped for 5 s misses one at most.
+CHECK_TIMEOUT_S = 4.0
+
+#: Checks that must fail, one after the other, before the GCS counts as lost.
+FAILED_CHECKS = 2
+
+#: Rest after a connection that failed.
+RETRY_S = 0.2
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Why the GCS counts as lost."""
+
+    why: str
+    silent: bool
+    """Nobody answers: its host or the way to it is gone.  False: its host says that it has ended."""
+
+
+async def gcs_lost(
+    ip: str,
+    port: int,
+    *,
+    interval_s: float,
+    patience_s: float = 0.0,
+    on_change: Callable[[str], None] | None = None,
+    context: ssl.SSLContext | None = None,
+) -> Loss:
+    """Returns when the GCS at ``ip:port`` is lost.
+
+    ``patience_s``: how long a lost GCS gets to come back (a head that recovers).  ``on_change``
+    is told why when that wait begins, and an empty text when the GCS is back.
+    """
+    loop = asyncio.get_running_loop()
+    failed = 0
+    lost_since: float | None = None
+
+    def answered() -> None:
+        nonlocal lost_since
+        if lost_since is not None and on_change is not None:
+            on_change("")
+        lost_since = None
+
+    while True:
+        failed, loss = await _ask_on_one_connection(ip, port, failed, interval_s, answered, context)
+        if failed >= FAILED_CHECKS:
+            if lost_since is None:
+                lost_since = loop.time()
+                if patience_s > 0 and on_change is not None:
+                    on_change(loss.why)
+            if loop.time() - lost_since >= patience_s:
+                return loss
+        await asyncio.sleep(RETRY_S)
+
+
+async def _ask_on_one_connection(
+    ip: str,
+    port: int,
+    failed: int,
+    interval_s: float,
+    answered: Callable[[], None],
+    context: ssl.SSLContext | None,
+) -> tuple[int, Loss]:
+    """Ask again and again until the connection ends or too many checks have failed.
+
+    Takes and returns how many checks have failed in a row, and returns the last failure.
+    """
+    try:
+        channel = await HealthChannel.connect(ip, port, timeout_s=CHECK_TIMEOUT_S, context=context)
+    except OSError as error:
+        why = error.strerror or str(error) or type(error).__name__
+        return failed + 1, Loss(why, silent=not isinstance(error, ConnectionError))
+    try:
+        while True:
+            if await channel.check(timeout_s=CHECK_TIMEOUT_S):
+                failed = 0
+                answered()
+                rest_s = interval_s * random.uniform(0.8, 1.0)  # not all nodes in the same moment
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(channel.closed.wait(), rest_s)
+                    return 0, Loss(channel.error, silent=False)
+            elif channel.closed.is_set():
+                return failed + 1, Loss(channel.error, silent=False)
+            else:
+                failed += 1
+                if failed >= FAILED_CHECKS:
+                    return failed, Loss(f"no answer to {failed} checks of {CHECK_TIMEOUT_S:g} s", silent=True)
+    finally:
+        channel.close()
