@@ -46,7 +46,7 @@ _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _WATCHED = ("watch", "usage", "drain", "put_identity")
 
 #: Seconds between looks at the list of nodes while it is expected to change, and when it is complete.
-BUSY_S, CALM_S = 0.05, 1.0
+BUSY_S, CALM_S = 0.05, 0.5
 
 
 class Lines:

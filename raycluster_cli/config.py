@@ -127,7 +127,7 @@ class Settings:
     grace: float = setting(
         10.0, "Seconds that a driver gets between SIGTERM and SIGKILL.", ("head", "run"), unit="s"
     )
-    check_interval: float = setting(10.0, "Seconds between a worker's checks of the head.", unit="s")
+    check_interval: float = setting(4.0, "Seconds between a node's checks of the GCS.", unit="s")
     keep_logs: str = setting(
         "on-failure",
         "When Ray's logs are copied to the record: always, on-failure, never.",
