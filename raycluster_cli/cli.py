@@ -19,13 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from . import __version__
+from . import __version__, cli_look
 from .config import Settings, option_name, settings_of, variable_name
-from .errors import ExitCode, RayclusterError, UsageError
-
-if TYPE_CHECKING:
-    from .keeper import Keeper
-    from .slurm import Allocation
+from .launch import Launcher, tell_errors
 
 app = typer.Typer(
     name="raycluster",
@@ -183,115 +179,7 @@ def run(settings: Settings, driver: list[str] | None = _DRIVER) -> None:
 
     Example: srun raycluster run -- python train.py
     """
-    from .slurm import Allocation
-
-    env = _environment()
-    if settings.local is not None:
-        from .local import run_local
-
-        sys.exit(run_local(settings, env, tuple(driver or ()), _keeper, _state_dir(settings, env)))
-    allocation = Allocation.from_environ(env)
-    if allocation is None or not allocation.in_task:
-        where = (
-            "outside a Slurm job" if allocation is None else "in a batch script or shell, not in an srun task"
-        )
-        raise UsageError(
-            f"`raycluster run` was started {where}; it takes its rank from srun.",
-            "Use `srun raycluster run -- …`, or `raycluster run --local 2 -- …` for this machine alone.",
-        )
-    if _spare_task(allocation):
-        return
-    kind = "head" if allocation.procid == 0 else "worker"
-    _run_node(kind, settings, allocation, env, tuple(driver or ()), symmetric=True)
+    _launcher.start("run", settings, tuple(driver or ()))
 
 
-# -- what the commands share --------------------------------------------------------------------
-
-
-def _environment() -> Mapping[str, str]:
-    """The environment, read once; a copy, so that nothing below can change it."""
-    return dict(os.environ)
-
-
-def _state_dir(settings: Settings, env: Mapping[str, str]) -> Path:
-    if settings.state_dir:
-        return Path(settings.state_dir).expanduser().absolute()
-    return Path(env.get("HOME") or os.path.expanduser("~")) / ".raycluster"
-
-
-def _spare_task(allocation: Allocation | None) -> bool:
-    """Whether another task of this step on this node does the work; says so."""
-    if allocation is None or allocation.is_first_task_on_node:
-        return False
-    print(
-        f"raycluster: task {allocation.procid} shares {allocation.node_name} with another task of its step, "
-        "which joins for the whole node; this one has nothing to do. Use --ntasks-per-node=1 to avoid it.",
-        file=sys.stderr,
-    )
-    return True
-
-
-def _check_in_allocation(
-    allocation: Allocation | None, env: Mapping[str, str], command: str, told: bool
-) -> None:
-    """A shell of salloc may run on the login node, which is not part of the job."""
-    if allocation is None or told or allocation.node_name is not None or not allocation.job_nodes:
-        return
-    here = socket.gethostname()
-    tasks = "-N1 -n1 " if command == "head" else ""
-    if not {here, here.partition(".")[0]} & set(allocation.job_nodes):
-        raise UsageError(
-            f"`raycluster {command}` was started on {here}, which is not a node of job {allocation.job_id}.",
-            f"Start it on the job's nodes: srun {tasks}raycluster {command} …",
-        )
-
-
-def _run_node(
-    kind: str,
-    settings: Settings,
-    allocation: Allocation | None,
-    env: Mapping[str, str],
-    driver: tuple[str, ...] = (),
-    symmetric: bool = False,
-) -> None:
-    """Run this node to its end and end the process with its exit code."""
-    import asyncio
-
-    from .head import HeadRun
-    from .lifecycle import Context
-    from .status import Role
-    from .worker import WorkerRun
-
-    given = env.get("RAYCLUSTER_KEY", "")
-    host = env.get("RAYCLUSTER_NODE_NAME", "") or (allocation.node_name if allocation else None)
-    host = host or socket.gethostname().partition(".")[0]
-    context = Context(
-        settings=settings,
-        env=env,
-        allocation=allocation,
-        role=Role(kind),
-        key=given or (allocation.key if allocation else f"{host}-{os.getpid()}"),
-        key_given=bool(given),
-        slurm_cluster=(allocation.cluster_name if allocation else "") or "local",
-        host=host,
-        node_ip=env.get("RAYCLUSTER_NODE_IP", ""),
-        state_dir=_state_dir(settings, env),
-        driver=driver,
-        keeper=_keeper,
-        launched=_process_start(),
-        symmetric=symmetric,
-    )
-    node = HeadRun(context) if kind == "head" else WorkerRun(context)
-    sys.exit(asyncio.run(node.run()))
-
-
-def _process_start() -> float:
-    """Unix seconds at which the task's process started: the keeper's, which came first."""
-    from .proctree import read_stat
-
-    stat = read_stat(os.getppid() if _keeper else os.getpid())
-    if stat is None:
-        return time.time()
-    with open("/proc/uptime", encoding="ascii") as file:
-        up_s = float(file.read().split()[0])
-    return time.time() - up_s + stat.start_ticks / os.sysconf("SC_CLK_TCK")
+cli_look.register(app)
