@@ -526,7 +526,7 @@ def test_children_without_a_sign_of_their_own_are_found_by_descent(
     root.close()
     swept = sweep(base)
     assert orphan in {each.pid for each in swept[0].ended} and swept[0].left == ()
-    assert middle.wait(1.0) == -15
+    assert middle.wait(1.0) in (-15, -9)
 
 
 def test_the_sweeper_and_its_ancestors_are_spared(make: Callable[..., NodeRoot], base: Path) -> None:
