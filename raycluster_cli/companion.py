@@ -1,7 +1,5 @@
 """The companion: a child of the supervisor in which Ray is imported.
 
-    python -m raycluster_cli.companion
-
 It reads commands as JSON lines on stdin and writes events as JSON lines on its first stdout; the end of
 stdin ends it.  It never has threads or a connection to a GCS of its own, because it forks for each piece
 of work (a fork of a warm Python: 5 ms instead of 0.5 s of imports): a *start* whose process ends when the

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from .companion import Event, Lines, writer
+from .companion_boot import companion_command
 from .ray_start import NodePlan, StartFailure
 
 
@@ -88,14 +89,13 @@ class CompanionClient:
         *,
         python: str = sys.executable,
         stderr: int | IO[bytes] = subprocess.DEVNULL,
-        extra: Sequence[str] = (),
     ) -> CompanionClient:
         """Start a companion; it begins to import Ray at once.  Raises OSError.
 
         ``stderr``: a file for what Ray prints while it is imported (never the terminal).
         """
         child = spawn(
-            [python, *extra, "-m", "raycluster_cli.companion"],
+            companion_command(python),
             "companion",
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -112,7 +112,7 @@ class CompanionClient:
         self._listeners.append(listener)
 
     def log_to(self, path: Path, so_far: int) -> None:
-        """Send what the companion prints to a file, after what it has printed so far (a descriptor, closed then).
+        """Send what the companion prints to a file, after what it has printed so far (a descriptor; closed).
 
         It can only obey when Ray is imported; if it ends before that, its words are written here.
         """
