@@ -419,3 +419,23 @@ def test_without_ipv6_ports_are_tested_on_ipv4(
     first = derived_gcs_ports("1", lowest=LOW, highest=HIGH)
     listen(first[0] + 30, "127.0.0.1")
     assert claim().ports.gcs == first[1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to be another user")
+def test_the_locks_hold_between_users(claim: Claimer) -> None:
+    mine = claim("same").ports.gcs
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            os.write(write, str(claim("same").ports.gcs).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as file:
+        theirs = int(file.read())
+    os.waitpid(child, 0)
+    assert theirs == derived_gcs_ports("same", lowest=LOW, highest=HIGH)[1] != mine
