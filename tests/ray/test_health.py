@@ -113,14 +113,14 @@ def test_a_killed_gcs_is_known_at_once(gcs: Callable[..., Gcs]) -> None:
         assert await channel.check(timeout_s=2.0)
         began = time.monotonic()
         server.process.kill()
-        await asyncio.wait_for(channel.closed.wait(), 2.0)
+        await asyncio.wait_for(channel.closed.wait(), 5.0)
         took = time.monotonic() - began
         assert not await channel.check(timeout_s=1.0)
         probe = await tcp_probe(LOCALHOST, server.port, timeout_s=1.0)
         assert probe.outcome is Outcome.REFUSED
         return took
 
-    assert asyncio.run(ask()) < 0.5
+    assert asyncio.run(ask()) < 2.0  # 5 ms when the machine has nothing else to do
 
 
 def test_a_stopped_gcs_times_out_and_answers_again_when_it_goes_on(gcs: Callable[..., Gcs]) -> None:
@@ -130,15 +130,25 @@ def test_a_stopped_gcs_times_out_and_answers_again_when_it_goes_on(gcs: Callable
         channel = await HealthChannel.connect(LOCALHOST, server.port, timeout_s=2.0)
         assert await channel.check(timeout_s=2.0)
         server.process.send_signal(signal.SIGSTOP)
+        while not all_stopped(server.process.pid):
+            await asyncio.sleep(0.005)
         began = time.monotonic()
         assert not await channel.check(timeout_s=0.3)
-        assert 0.25 < time.monotonic() - began < 1.0
+        assert 0.25 < time.monotonic() - began < 2.0
         assert not channel.closed.is_set()
         server.process.send_signal(signal.SIGCONT)
         assert await channel.check(timeout_s=2.0)
         channel.close()
 
     asyncio.run(ask())
+
+
+def all_stopped(pid: int) -> bool:
+    """SIGSTOP takes a moment to reach every thread."""
+    states = [
+        task.read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").glob("*/stat")
+    ]
+    return set(states) == {"T"}
 
 
 def test_more_checks_than_the_flow_control_windows_hold(gcs: Callable[..., Gcs]) -> None:
