@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 #: Commands that start Ray on this node and therefore run under a keeper.
@@ -10,15 +11,28 @@ _KEPT = {"head", "worker", "run"}
 
 def main() -> None:
     """Entry point of `raycluster` and of `python -m raycluster_cli`."""
-    keeper = None
-    if len(sys.argv) > 1 and sys.argv[1] in _KEPT and "--help" not in sys.argv:
+    arguments = sys.argv[1:]
+    env = dict(os.environ)
+    keeper = warm = None
+    if arguments and arguments[0] in _KEPT and "--help" not in arguments:
         # Before everything else: the keeper shall stay as small as a bare Python is.
         from .keeper import guard
 
         keeper = guard()
+        from . import warm as companion
+
+        if companion.worth_it(arguments, env):
+            warm = companion.begin(env)
+    from .launch import Launcher, tell_errors
+    from .plain import read_line
+
+    launcher = Launcher(env, keeper, warm)
+    if line := read_line(arguments, env):
+        tell_errors(lambda: launcher.start(line.command, line.settings, line.driver))
+        return
     from .cli import run_command_line
 
-    run_command_line(keeper)
+    run_command_line(launcher)
 
 
 if __name__ == "__main__":

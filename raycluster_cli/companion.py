@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .lazy_modules import UNUSED_BY_A_START, import_later
 from .ray_start import NodePlan, StartFailure
 
 Event = dict[str, Any]
@@ -374,6 +375,8 @@ def main() -> int:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)  # what Ray prints is not for the protocol
     emit = writer(stdout)
+    import_later(UNUSED_BY_A_START)
+    gc.disable()  # it would look again and again at what is here to stay
     try:
         from . import ray_private
     except Exception as e:
@@ -381,7 +384,7 @@ def main() -> int:
         message = f"Ray cannot be imported: {type(e).__name__}: {e}"
         emit({"event": "failed", "kind": "ray", "message": message})
         return 1
-    gc.collect()
+    gc.enable()
     gc.freeze()  # what is imported stays: forks share it instead of copying it
     emit(
         {
