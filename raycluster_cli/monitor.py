@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import sys
 import termios
@@ -229,7 +230,7 @@ def _live(feed: Feed, wish: Wish, console: Console) -> ClusterStatus:
     view = View(keys=True)
     drawn: tuple[Any, ...] = ()
     status: ClusterStatus | None = None
-    with _keys() as read_key, _Screen(console) as screen:
+    with _keys() as read_keys, _Screen(console) as screen:
         while True:
             found, old_s = feed.latest()
             if found is not None:
@@ -245,12 +246,12 @@ def _live(feed: Feed, wish: Wish, console: Console) -> ClusterStatus:
                         write_prometheus(wish.prometheus, status)
                 if status.is_over:
                     return status
-            key = read_key(0.1)
-            if key in ("q", "Q", "\x1b"):
-                if status is not None:
-                    return status
-                raise KeyboardInterrupt
-            view = _turn(view, key, status, console.size.height)
+            for key in read_keys(0.1):
+                if key in ("q", "Q", "\x1b"):
+                    if status is not None:
+                        return status
+                    raise KeyboardInterrupt
+                view = _turn(view, key, status, console.size.height)
 
 
 def _turn(view: View, key: str, status: ClusterStatus | None, height: int) -> View:
@@ -296,24 +297,35 @@ class _Screen:
 
 
 @contextlib.contextmanager
-def _keys() -> Iterator[Callable[[float], str]]:
-    """Keys as they are pressed: a function that waits so long for one and gives '' when none came."""
+def _keys() -> Iterator[Callable[[float], list[str]]]:
+    """Keys as they are pressed: a function that waits so long for some."""
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
     tty.setcbreak(fd)
 
-    def read_key(timeout_s: float) -> str:
+    def read_keys(timeout_s: float) -> list[str]:
         if not select.select([fd], [], [], timeout_s)[0]:
-            return ""
-        data = os.read(fd, 64)
+            return []
+        data = os.read(fd, 256)
         if not data:  # the terminal is gone
             raise KeyboardInterrupt
-        return data.decode("ascii", "replace")
+        return split_keys(data.decode("ascii", "replace"))
 
     try:
-        yield read_key
+        yield read_keys
     finally:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+def split_keys(text: str) -> list[str]:
+    """What a terminal sent as single keys; ESC O is written as ESC [.
+
+    >>> split_keys("g\\x1b[6~\\x1bOA")
+    ['g', '\\x1b[6~', '\\x1b[A']
+    """
+    return [
+        key.replace("\x1bO", "\x1b[") for key in re.findall(r"\x1b[\[O][0-9;]*[A-Za-z~]|.", text, re.DOTALL)
+    ]
 
 
 # -- without a terminal

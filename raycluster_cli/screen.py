@@ -37,6 +37,8 @@ class Glyphs:
     """The signs that screens are drawn with."""
 
     full: str = "█"
+    part: str = "▏▎▍▌▋▊▉"
+    """Less than one full sign, least first."""
     empty: str = "░"
     levels: str = "·▁▂▃▄▅▆▇█"
     """A node in the map: idle to full."""
@@ -52,7 +54,7 @@ class Glyphs:
     up_down: str = "↑↓"
 
 
-ASCII = Glyphs("#", ".", ".123456789", "X", "?", "-", "abcde", "-", " | ", "~", "-", "up/down")
+ASCII = Glyphs("#", "-", ".", ".123456789", "X", "?", "-", "abcde", "-", " | ", "~", "-", "up/down")
 UNICODE = Glyphs()
 
 
@@ -121,14 +123,17 @@ def amount(number: float) -> str:
     return f"{number:g}" if number < 1000 else f"{number:.0f}"
 
 
-def bar(fraction: float, width: int, glyphs: Glyphs) -> Text:
-    """A bar; what is full is coloured by how full it is."""
+def bar(fraction: float, width: int, glyphs: Glyphs, style: str = "") -> Text:
+    """A bar; without a style what is full is coloured by how full it is."""
     fraction = min(max(fraction, 0.0), 1.0)
-    full = round(fraction * width)
-    if fraction > 0 and full == 0:
-        full = 1
-    style = "red" if fraction > 0.92 else "yellow" if fraction > 0.75 else "green"
-    return Text.assemble((glyphs.full * full, style), (glyphs.empty * (width - full), "dim"))
+    style = style or ("red" if fraction > 0.92 else "yellow" if fraction > 0.75 else "green")
+    steps = len(glyphs.part) + 1
+    count = round(fraction * width * steps)
+    if fraction > 0 and count == 0:
+        count = 1
+    full, rest = divmod(count, steps)
+    filled = glyphs.full * full + (glyphs.part[rest - 1] if rest else "")
+    return Text.assemble((filled, style), (glyphs.empty * (width - len(filled)), "dim"))
 
 
 def fit(text: str | Text, width: int, glyphs: Glyphs = UNICODE) -> Text:
@@ -151,7 +156,7 @@ def head_lines(status: ClusterStatus, width: int, glyphs: Glyphs) -> list[Text]:
     style = _STYLE[status.phase]
     name = f" {status.job_name}" if status.job_name and width > 60 else ""
     left = Text.assemble(
-        ("raycluster ", "dim"),
+        (" raycluster ", "dim"),
         (status.title, "bold"),
         (name, "dim"),
         "  ",
@@ -235,7 +240,8 @@ def total_lines(status: ClusterStatus, width: int, glyphs: Glyphs) -> list[Text]
     words = f"{size(total.object_store_used_bytes)}/{size(total.object_store_total_bytes)}"
     add("store", total.object_store_used_bytes, total.object_store_total_bytes, words)
     if total.worker_processes is not None:
-        cells.append(Text.assemble(("procs ", "dim"), str(total.worker_processes)))
+        words = "worker processes " if width >= 100 else "procs "
+        cells.append(Text.assemble((words, "dim"), str(total.worker_processes)))
     lines: list[Text] = []
     line = Text(" ")
     for cell in cells:
@@ -258,6 +264,11 @@ class Column:
     """Columns that are worth least are left out first when the terminal is narrow."""
 
 
+def needs_a_look(node: NodeStatus, status: ClusterStatus) -> bool:
+    """Whether a person should look at this node before the others."""
+    return node.is_problem or (node.phase is NodePhase.UNHEARD and not status.is_over)
+
+
 def ordered(status: ClusterStatus) -> list[NodeStatus]:
     """Problem nodes first, then those that are missing, then the head and the rest by name."""
 
@@ -265,7 +276,7 @@ def ordered(status: ClusterStatus) -> list[NodeStatus]:
         number, node = pair
         if node.is_problem:
             return 0, number
-        if not status.is_over and node.phase is NodePhase.UNHEARD:
+        if needs_a_look(node, status):
             return 1, number
         starting = node.phase in ON_THE_WAY and status.phase is not ClusterPhase.STARTING
         return (2 if starting and not status.is_over else 3), number
@@ -339,8 +350,7 @@ def _progress(node: NodeStatus, status: ClusterStatus, glyphs: Glyphs, width: in
     if node.phase in ON_THE_WAY:
         done = ON_THE_WAY.index(node.phase)
     style = "green" if node.is_member else "red" if node.is_problem else "yellow"
-    full = done * (width - 1) // len(ON_THE_WAY)
-    return Text.assemble((glyphs.full * full, style), (glyphs.empty * (width - 1 - full), "dim"), " ")
+    return bar(done / len(ON_THE_WAY), width - 1, glyphs, style).append(" ")
 
 
 def last_word(node: NodeStatus, status: ClusterStatus) -> str:
@@ -492,8 +502,7 @@ def start_lines(status: ClusterStatus, width: int, glyphs: Glyphs) -> list[Text]
     ready = status.ready_nodes
     words = f" {ready} of {expected} ready"
     wide = max(min(width - len(words) - 4, 60), 10)
-    full = wide * ready // expected
-    line = Text.assemble(" ", (glyphs.full * full, "green"), (glyphs.empty * (wide - full), "dim"), words)
+    line = Text.assemble(" ", bar(ready / expected, wide, glyphs, "green"), words)
     lines = [fit(line, width, glyphs)]
     doing: dict[str, int] = {}
     for node in status.nodes:
@@ -570,8 +579,10 @@ def _node_part(
     lines: list[Text] = [rule("NODES", width, glyphs)]
     if grouped:
         lines += group_lines(status, width, glyphs)[: max(space // 3, 1)]
+        # The map gets what it needs, but leaves room for the nodes that a person should look at.
+        keep = min(sum(needs_a_look(node, status) for node in nodes), space // 3) + 1
         if len(nodes) > 8:
-            lines += map_lines(status, width, min(max(space // 3, 2), space - len(lines)), glyphs)
+            lines += map_lines(status, width, space - len(lines) - max(keep, 3), glyphs)
     left = space - len(lines) - 1
     offset = min(view.offset, max(len(nodes) - max(left, 1), 0))
     shown = nodes[offset : offset + max(left, 0)]
@@ -603,7 +614,10 @@ def report(status: ClusterStatus, width: int, glyphs: Glyphs = UNICODE, rows: in
         if len(nodes) > rows:
             lines += group_lines(status, width, glyphs)
             lines += map_lines(status, width, 12, glyphs)
-        shown = nodes if len(nodes) <= rows else ([node for node in nodes if node.is_problem] or nodes)[:rows]
+        if len(nodes) <= rows:
+            shown = nodes
+        else:
+            shown = ([node for node in nodes if needs_a_look(node, status)] or nodes)[:rows]
         lines += node_lines(shown, status, width, glyphs)
         if len(shown) < len(nodes):
             lines.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -252,8 +252,17 @@ class ClusterStatus:
             return f"{what} {self.ready_nodes} {'node' if self.ready_nodes == 1 else 'nodes'}"
         if self.phase is ClusterPhase.DEGRADED:
             lost = [node.host for node in self.nodes if node.is_problem or node.phase is NodePhase.GONE]
-            return f"goes on with {nodes}" + (f"; lost: {', '.join(lost[:4])}" if lost else "")
+            absent = [node.host for node in self.nodes if node.phase is NodePhase.UNHEARD]
+            text = f"goes on with {nodes}"
+            text += f"; lost: {_some(lost)}" if lost else ""
+            return text + (f"; not come: {_some(absent)}" if absent else "")
         if self.phase is ClusterPhase.STOPPING:
             return self.message or f"asked to end by {self.stop_asked_by or 'somebody'}"
         code = f" (exit code {self.exit_code})" if self.exit_code else ""
         return f"{self.message or self.phase.value}{code}"
+
+
+def _some(hosts: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    more = f" and {len(hosts) - 3} more" if len(hosts) > 3 else ""
+    return ", ".join(hosts[:3]) + more
