@@ -79,9 +79,11 @@ def status(
         print(json.dumps(cluster_json(one, timing=timing), indent=2))
         return
     if timing:
+        from .screen import ASCII
         from .timeline import timing_lines
 
-        print_lines(console, timing_lines(one, console.width, glyphs))
+        letters = glyphs is ASCII or console.color_system is None or console.no_color
+        print_lines(console, timing_lines(one, console.width, glyphs, letters=letters))
         return
     print_lines(console, report(one, console.width, glyphs))
     print()

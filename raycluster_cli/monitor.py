@@ -157,11 +157,10 @@ def glyphs_of(console: Console) -> Glyphs:
 
 
 def print_lines(console: Console, lines: list[Text]) -> None:
-    """Print lines as they are; without a terminal without the blanks at their ends."""
+    """Print lines as they are, without the blanks at their ends."""
     for line in lines:
-        if not console.is_terminal:
-            line = line.copy()
-            line.rstrip()
+        line = line.copy()
+        line.rstrip()
         console.print(line, no_wrap=True, overflow="ignore", crop=False, soft_wrap=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
@@ -50,9 +50,16 @@ _PHASE_STYLE = (
     (NodePhase.STOPPING.value, "red", "x"),
 )
 
+#: Phases that come when the start is over.
+_AFTER = (NodePhase.STOPPING.value, NodePhase.DRIVING.value, NodePhase.READY.value)
 
-def timing_lines(status: ClusterStatus, width: int, glyphs: Glyphs = UNICODE, rows: int = 40) -> list[Text]:
+
+def timing_lines(
+    status: ClusterStatus, width: int, glyphs: Glyphs = UNICODE, *, letters: bool = False, rows: int = 40
+) -> list[Text]:
     """The start of each node as bars, and which node and phase took longest.
+
+    ``letters``: a letter for each phase, where colours cannot tell them apart.
 
     The clock runs from the first process to READY (or to now); what comes after stands in the last line.
     """
@@ -71,17 +78,12 @@ def timing_lines(status: ClusterStatus, width: int, glyphs: Glyphs = UNICODE, ro
     lines = [fit(Text.assemble((" " * (label + 2), ""), (_scale(length, wide), "dim")), width, glyphs)]
     for node in shown:
         line = Text.assemble((f" {fit(node.host, label, glyphs).plain} ", "bold"))
-        line.append_text(_timeline(table[node.host], length, wide, glyphs))
+        line.append_text(_timeline(table[node.host], length, wide, glyphs.full if not letters else ""))
         line.append(f" {joined[node.host]:6.2f} s", "bold" if slowest and slowest[0] == node.host else "")
         lines.append(fit(line, width, glyphs))
     if len(shown) < len(nodes):
         lines.append(Text(f" {glyphs.ellipsis} and {len(nodes) - len(shown)} that were quicker", "dim"))
-    key = Text(" ")
-    present = {phase.name for phases in table.values() for phase in phases}
-    for name, style, letter in _PHASE_STYLE:
-        if name in present and name != NodePhase.STOPPING.value:
-            key.append(glyphs.full if glyphs is UNICODE else letter, style).append(f" {name}  ", "dim")
-    lines.append(fit(key, width, glyphs))
+    lines += _key(table, width, glyphs.full if not letters else "")
     if slowest:
         host, name, seconds = slowest
         lines.append(Text(f" slowest: {host}, {seconds:.2f} s {name!r}; ready after {length:.2f} s"))
@@ -90,6 +92,18 @@ def timing_lines(status: ClusterStatus, width: int, glyphs: Glyphs = UNICODE, ro
         lines.append(
             Text(f" end: {stop[1]:.2f} s from the first node's stopping to the last one gone ({stop[0]})")
         )
+    return lines
+
+
+def _key(table: Mapping[str, Sequence[Phase]], width: int, sign: str) -> list[Text]:
+    """What the signs stand for, in as many lines as it takes."""
+    present = {phase.name for phases in table.values() for phase in phases}
+    lines = [Text(" ")]
+    for name, style, letter in _PHASE_STYLE:
+        if name in present and name not in _AFTER:
+            if lines[-1].cell_len + len(name) + 4 > width:
+                lines.append(Text(" "))
+            lines[-1].append(sign or letter, style).append(f" {name}  ", "dim")
     return lines
 
 
@@ -138,8 +152,8 @@ def _stop_length(nodes: Sequence[NodeStatus]) -> tuple[str, float] | None:
     return host, at - min(begins)
 
 
-def _timeline(phases: Sequence[Phase], length_s: float, width: int, glyphs: Glyphs) -> Text:
-    """The phases within the first ``length_s`` seconds, each sign the phase in its middle."""
+def _timeline(phases: Sequence[Phase], length_s: float, width: int, sign: str) -> Text:
+    """The phases within the first ``length_s`` seconds; ``sign`` for all, or empty: each phase's letter."""
     styles = {name: (style, letter) for name, style, letter in _PHASE_STYLE}
     line = Text()
     for column in range(width):
@@ -149,7 +163,7 @@ def _timeline(phases: Sequence[Phase], length_s: float, width: int, glyphs: Glyp
             line.append(" ")
         else:
             style, letter = styles[phase.name]
-            line.append(glyphs.full if glyphs is UNICODE else letter, style)
+            line.append(sign or letter, style)
     return line
 
 

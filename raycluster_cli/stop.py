@@ -1,0 +1,286 @@
+"""`raycluster stop`: the orderly end first, then Slurm's, then what a crash left behind.
+
+1. A word in the record (``stop.json``), which the head looks for twice a second: it ends its driver,
+   drains the workers, and every node clears itself.
+2. A head that does not answer by the deadline: scancel of its step, or of its job when it runs in the
+   batch script; where there is no Slurm and the head runs here, SIGTERM and then SIGKILL of exactly
+   that process, whose keeper clears the node.
+3. A head that is gone without a word (killed together with its keeper): what it left is cleared on
+   this node, and on its own by one `srun --overlap` into the job, if that still runs; Slurm ends the rest.
+"""
+
+from __future__ import annotations
+
+import enum
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .errors import RayclusterError
+from .node_root import Swept, sweep_stale
+from .proctree import ProcessRef, is_running, send_signal
+from .reader import read_cluster
+from .record import EndWord, HeadInfo, Record, list_records
+from .report import count, duration
+from .slurm_jobs import Job, cancel_job, query_jobs
+from .status import ClusterPhase, ClusterStatus
+
+#: How often the record is looked at while waiting.
+POLL_S = 0.2
+
+#: How long Slurm, or a signalled head, gets after the deadline: KillWait is 30 s by default.
+FORCED_S = 45.0
+
+#: A head under the same kernel gets so long between SIGTERM and SIGKILL.
+TERM_S = 10.0
+
+#: How long clearing another node by srun may take.
+SRUN_S = 40.0
+
+
+class Outcome(enum.Enum):
+    """How a stop went."""
+
+    ENDED = "ended"
+    """In order: the head answered."""
+    OVER = "over"
+    """It had ended before."""
+    FORCED = "forced"
+    """It did not answer, and was ended by Slurm or by signals."""
+    CLEARED = "cleared"
+    """Its head was gone already; what it had left is cleared."""
+    FAILED = "failed"
+    """It still runs."""
+
+    @property
+    def is_good(self) -> bool:
+        return self is not Outcome.FAILED
+
+
+@dataclass
+class Surroundings:
+    """What a stop acts through; tests give their own."""
+
+    env: Mapping[str, str]
+    say: Callable[[str], None]
+    """Something that was done, for people."""
+    progress: Callable[[str], None] = lambda _: None
+    """What is being waited for, again and again."""
+    query: Callable[[], dict[str, Job] | None] | None = None
+    cancel: Callable[..., None] = cancel_job
+    run: Callable[..., subprocess.CompletedProcess[str]] = subprocess.run
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    _jobs: dict[str, Job] | None = field(default=None, init=False)
+    _asked: bool = field(default=False, init=False)
+
+    def jobs(self, again: bool = False) -> dict[str, Job] | None:
+        """Slurm's view, asked once unless ``again``."""
+        if again or not self._asked:
+            self._asked = True
+            self._jobs = self.query() if self.query else query_jobs(self.env)
+        return self._jobs
+
+
+def stop_cluster(record: Record, around: Surroundings, *, deadline_s: float = 60.0) -> Outcome:
+    """End one cluster.  Raises RayclusterError when the record cannot be written."""
+    local = record.slurm_cluster == "local"
+    status = read_cluster(record, None if local else around.jobs(), events=0)
+    if status.phase is ClusterPhase.LOST:
+        return _clear(record, status, around)
+    if status.is_over:
+        around.say(f"{status.title} has ended already: {status.headline}")
+        return Outcome.OVER
+    began = around.clock()
+    if status.phase is not ClusterPhase.STOPPING:
+        record.request_stop("raycluster stop")
+    while True:
+        waited_s = around.clock() - began
+        status = read_cluster(record, None if local else around.jobs(), events=0)
+        if status.phase is ClusterPhase.LOST:
+            return _clear(record, status, around)
+        if status.is_over:
+            around.say(f"{status.title} ended after {duration(waited_s)}: {status.headline}")
+            return Outcome.ENDED
+        if waited_s >= deadline_s:
+            return _force(record, status, around, waited_s)
+        around.progress(f"{status.title}: {_doing(status)} ({waited_s:.0f} s of {deadline_s:g})")
+        around.sleep(POLL_S)
+
+
+def _doing(status: ClusterStatus) -> str:
+    left = [node for node in status.nodes if node.is_member]
+    if status.phase is ClusterPhase.STOPPING and status.message:
+        return f"ending, {count(len(left), 'node')} left"
+    return "the head has been asked to end"
+
+
+# --------------------------------------------------------------------------- when it does not answer
+
+
+def _force(record: Record, status: ClusterStatus, around: Surroundings, waited_s: float) -> Outcome:
+    silent = f"{status.title}: the head on {status.head_host or '?'} did not end within {duration(waited_s)}"
+    head = record.read_head()
+    job = _own_job(record, around)
+    if job is not None:
+        step = _step(head)
+        what = f"step {job.id}.{step}" if step else f"job {job.id}"
+        around.say(f"{silent}; cancelling {what}")
+        around.cancel(job.id, around.env, step=step)
+        return _await_slurm(record, job, step, around)
+    if head is not None and record.head_runs_here():
+        around.say(f"{silent}; ending its process {head.pid}")
+        return _end_here(record, ProcessRef(head.pid, head.create_time), around)
+    around.say(f"{silent}, and Slurm does not know the job: nothing more can be done from here")
+    return Outcome.FAILED
+
+
+def _own_job(record: Record, around: Surroundings) -> Job | None:
+    """The job in Slurm, when it is there, ours (squeue was asked for this user's) and not over."""
+    if record.slurm_cluster == "local":
+        return None
+    job = (around.jobs(again=True) or {}).get(record.job_id)
+    return None if job is None or job.is_ended else job
+
+
+def _step(head: HeadInfo | None) -> str | None:
+    step = head.extra.get("step") if head is not None else None
+    return str(step) if step not in (None, "") else None
+
+
+def _await_slurm(record: Record, job: Job, step: str | None, around: Surroundings) -> Outcome:
+    """Until the record tells of the end, or Slurm knows the job no more."""
+    began = around.clock()
+    asked = began
+    while around.clock() - began < FORCED_S:
+        status = read_cluster(record, None, events=0)
+        if status.is_over:
+            around.say(f"{status.title} ended after scancel")
+            return Outcome.FORCED
+        if around.clock() - asked > 3.0:
+            asked = around.clock()
+            found = (around.jobs(again=True) or {}).get(job.id)
+            if found is None or found.is_ended:
+                _write_end(record, "ended by scancel; its head left no word")
+                around.say(f"{status.title}: Slurm has ended job {job.id}")
+                return Outcome.FORCED
+        around.progress(f"{status.title}: waiting for Slurm to end {'the step' if step else 'the job'}")
+        around.sleep(POLL_S)
+    around.say(f"{record.path.name}: still there {FORCED_S:g} s after scancel; see `squeue -j {job.id}`")
+    return Outcome.FAILED
+
+
+def _end_here(record: Record, head: ProcessRef, around: Surroundings) -> Outcome:
+    """SIGTERM to exactly the head's supervisor, then SIGKILL: its keeper then clears the node."""
+    for number, wait_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, TERM_S)):
+        send_signal(head, number)
+        until = around.clock() + wait_s
+        while around.clock() < until:
+            if not is_running(head):
+                _sweep_here(record, around)
+                _write_end(record, f"ended by {number.name} from `raycluster stop`")
+                return Outcome.FORCED
+            around.progress(f"{record.path.name}: waiting for process {head.pid} after {number.name}")
+            around.sleep(POLL_S)
+    around.say(f"{record.path.name}: process {head.pid} does not end, not even by SIGKILL")
+    return Outcome.FAILED
+
+
+# --------------------------------------------------------------------------- when it is gone already
+
+
+def _clear(record: Record, status: ClusterStatus, around: Surroundings) -> Outcome:
+    """Its head is gone without a word: clear what it left, here, on its node, and in Slurm."""
+    around.say(f"{status.title}: {status.message}")
+    head = record.read_head()
+    here = record.head_runs_here() is False
+    _sweep_here(record, around)
+    job = _own_job(record, around)
+    if job is not None:
+        if not here and head is not None:
+            _sweep_there(record, head, job, around)
+        step = _step(head)
+        what = f"step {job.id}.{step}" if step else f"job {job.id}"
+        around.say(f"{status.title}: cancelling {what}")
+        try:
+            around.cancel(job.id, around.env, step=step)
+        except RayclusterError as error:
+            # The step may have ended by itself once its head's leftovers had gone.
+            around.say(f"{status.title}: {error.message}")
+    _write_end(record, f"{status.message}; cleared by `raycluster stop`")
+    return Outcome.CLEARED
+
+
+def _write_end(record: Record, message: str) -> None:
+    """Say in the head's place how it ended, so that nobody takes it for running."""
+    if record.read_end() is None:
+        head = record.read_head()
+        host = head.host if head else ""
+        record.write_end(EndWord(time.time(), 128 + signal.SIGKILL, "supervisor-killed", host, message))
+
+
+def _sweep_here(record: Record, around: Surroundings) -> None:
+    words = record.read_nodes().values()
+    bases = {Path(word.node_root).parent for word in words if word.node_root}
+    tell_swept(sweep_here(around.env, bases), around.say)
+
+
+def sweep_here(env: Mapping[str, str], bases: set[Path] | None = None) -> list[Swept]:
+    """Clear what crashed clusters of this user left on this node."""
+    return sweep_stale(env, extra=sorted(bases or ()))
+
+
+def tell_swept(swept: list[Swept], say: Callable[[str], None]) -> None:
+    for one in swept:
+        ended = f", {count(len(one.ended), 'process', 'processes')} ended" if one.ended else ""
+        say(f"cleared {one.path}, left behind by cluster {one.key or '?'}{ended}")
+        for left in one.left:
+            say(f"could not clear {left}")
+
+
+def _sweep_there(record: Record, head: HeadInfo, job: Job, around: Surroundings) -> None:
+    """The same on the head's own node, inside its job; best effort, the scancel follows anyhow."""
+    program = shutil.which("srun", path=around.env.get("PATH"))
+    if program is None or job.is_waiting:
+        return
+    argv = [
+        *(program, f"--jobid={job.id}", "--overlap", "--nodes=1", "--ntasks=1", "--mem=0", "--immediate=20"),
+        *(f"--nodelist={head.host}", "--kill-on-bad-exit=0", "--input=none", "--quiet"),
+        *(sys.executable, "-m", "raycluster_cli", "stop", "--here"),
+    ]
+    around.progress(f"{record.path.name}: clearing {head.host}")
+    env = {name: value for name, value in around.env.items() if not name.startswith("SLURM_")}
+    try:
+        done = around.run(
+            argv,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=SRUN_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        around.say(f"{head.host} could not be reached by srun; Slurm ends what is left there with the step")
+        return
+    for line in done.stdout.splitlines():
+        around.say(f"{head.host}: {line.removeprefix('raycluster: ')}")
+
+
+# --------------------------------------------------------------------------- which ones
+
+
+def running_clusters(state_dir: Path, jobs: Mapping[str, Job] | None) -> list[tuple[Record, ClusterStatus]]:
+    """Records of clusters that have not ended, lost ones too, newest first."""
+    found = []
+    for record in list_records(state_dir):
+        if record.read_end() is None:
+            status = read_cluster(record, jobs, events=0)
+            if (status.started or status.nodes) and (not status.is_over or status.phase is ClusterPhase.LOST):
+                found.append((record, status))
+    return found
