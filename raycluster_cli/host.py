@@ -12,7 +12,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from . import cgroups
 from .network import NodeAddress as NodeAddress
@@ -305,6 +305,19 @@ def _ray_memory(root: Path, machine: int) -> int:
         if text is not None:
             return min(int(text), machine) if text.isdigit() else machine
     return machine
+
+
+def is_in_memory(path: Path, *, root: Path = Path("/")) -> bool:
+    """True where files at this path are kept in memory (a tmpfs, as /tmp of diskless nodes)."""
+    kind, longest = "", -1
+    for line in (_read(root / "proc/self/mountinfo") or "").splitlines():
+        head, _, tail = line.partition(" - ")
+        fields = head.split(" ")
+        point = PurePosixPath(cgroups.unescape(fields[4])) if len(fields) > 4 else None
+        # The last of several at one place covers the others, hence >=.
+        if point is not None and path.is_relative_to(point) and len(point.parts) >= longest:
+            kind, longest = tail.partition(" ")[0], len(point.parts)
+    return kind in ("tmpfs", "ramfs")
 
 
 def _shared_memory(path: Path) -> SharedMemory:

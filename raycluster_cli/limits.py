@@ -9,9 +9,10 @@ names no limit.
 from __future__ import annotations
 
 import resource
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .cgroups import Limit
+from .cgroups import Limit, process_limits
 
 NEEDED_FILES = 4096
 """Open files that a node's raylet and GCS may need; Ray's own advice for large clusters is 65536."""
@@ -34,11 +35,13 @@ class LimitReport:
     warnings: tuple[str, ...] = ()
 
 
-def raise_limits(*, num_cpus: int = 1, pids_limits: tuple[Limit, ...] = ()) -> LimitReport:
+def raise_limits(*, num_cpus: int = 1, pids_limits: Sequence[Limit] | None = None) -> LimitReport:
     """Raise the soft limits of this process (and its children to come) to the hard ones.
 
-    ``num_cpus`` is what Ray is told, ``pids_limits`` what cgroups.process_limits found.
+    ``num_cpus`` is what Ray is told; ``pids_limits`` stand in for those of this process's control groups.
     """
+    if pids_limits is None:
+        pids_limits = process_limits()
     files_before, files = _raise(resource.RLIMIT_NOFILE)
     processes_before, processes = _raise(resource.RLIMIT_NPROC)
     return LimitReport(
@@ -51,7 +54,7 @@ def raise_limits(*, num_cpus: int = 1, pids_limits: tuple[Limit, ...] = ()) -> L
 
 
 def limit_warnings(
-    files: int, processes: int, *, num_cpus: int, pids_limits: tuple[Limit, ...] = ()
+    files: int, processes: int, *, num_cpus: int, pids_limits: Sequence[Limit] = ()
 ) -> tuple[str, ...]:
     """One line for each limit that is too low, with what to do.  -1 stands for no limit.
 

@@ -6,11 +6,12 @@ import doctest
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from raycluster_cli import host
-from raycluster_cli.host import MIB, HostFacts, SharedMemory, divide, read_host, slurm_labels
+from raycluster_cli.host import MIB, HostFacts, SharedMemory, divide, is_in_memory, read_host, slurm_labels
 from raycluster_cli.slurm import Allocation
 
 from .test_slurm import environment
@@ -105,7 +106,7 @@ def test_cpus_of_the_job_where_slurm_names_none_of_the_step(tmp_path: Path) -> N
     ],
 )
 def test_pinned_tasks_are_told_the_option(
-    tmp_path: Path, name: str, affinity: int, changes: dict[str, str], warning: str
+    tmp_path: Path, name: str, affinity: int, changes: dict[str, Any], warning: str
 ) -> None:
     found = facts(tmp_path, name, affinity=affinity, **changes)
     assert found.cpus.warnings == ((warning,) if warning else ())
@@ -146,7 +147,7 @@ def test_cpus_that_ray_would_assume(tmp_path: Path, files: dict[str, str], cpus:
     ],
 )
 def test_memory_without_a_cgroup(
-    tmp_path: Path, name: str, changes: dict[str, str], mib: int, source: str
+    tmp_path: Path, name: str, changes: dict[str, Any], mib: int, source: str
 ) -> None:
     found = facts(tmp_path, name, **changes).memory_bytes
     assert (found.value, found.source) == (mib * MIB, source)
@@ -201,6 +202,34 @@ def test_no_dev_shm(tmp_path: Path) -> None:
     machine(tmp_path)
     found = read_host({}, None, root=tmp_path, affinity=1, machine_cpus=1)
     assert (found.shm_bytes.value, found.shm_free_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "in_memory"),
+    [
+        ("/tmp/rc-1", True),
+        ("/tmp", True),
+        ("/tmpfoo", False),
+        ("/tmp/disk/x", False),
+        ("/scratch a/x", False),
+        ("/dev/shm/x", True),
+        ("/over/x", False),
+        ("/", False),
+    ],
+)
+def test_files_that_are_kept_in_memory(tmp_path: Path, path: str, in_memory: bool) -> None:
+    mounts = [
+        ("/", "ext4"),
+        ("/tmp", "tmpfs"),
+        ("/tmp/disk", "xfs"),
+        (r"/scratch\040a", "xfs"),
+        ("/dev/shm", "tmpfs"),
+        ("/over", "tmpfs"),
+        ("/over", "ext4"),
+    ]
+    lines = [f"{n} 1 0:{n} / {point} rw - {kind} x rw" for n, (point, kind) in enumerate(mounts, 30)]
+    write(tmp_path, {"proc/self/mountinfo": "\n".join(lines)})
+    assert is_in_memory(Path(path), root=tmp_path) == in_memory
 
 
 # --- GPUs -------------------------------------------------------------------------------------------
@@ -258,7 +287,7 @@ def test_gpus(
     tmp_path: Path,
     name: str,
     drivers: dict[str, str],
-    changes: dict[str, str],
+    changes: dict[str, Any],
     gpus: int,
     vendor: str,
     variable: str,
@@ -283,7 +312,7 @@ def test_gpus(
     ],
 )
 def test_gpu_warnings_name_the_option(
-    tmp_path: Path, name: str, drivers: dict[str, str], changes: dict[str, str], warning: str
+    tmp_path: Path, name: str, drivers: dict[str, str], changes: dict[str, Any], warning: str
 ) -> None:
     write(tmp_path, drivers)
     warnings = facts(tmp_path, name, **changes).gpus.warnings
@@ -327,7 +356,7 @@ def test_gpu_warnings_name_the_option(
         ),
     ],
 )
-def test_labels(name: str, changes: dict[str, str], labels: dict[str, str]) -> None:
+def test_labels(name: str, changes: dict[str, Any], labels: dict[str, str]) -> None:
     assert dict(slurm_labels(Allocation.from_environ({**environment(name), **changes}))) == labels
 
 

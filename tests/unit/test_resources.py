@@ -108,8 +108,8 @@ def test_too_little_memory_is_refused_with_what_to_ask_for() -> None:
         plan_resources(node(memory_mib=800, cpus=1))
     assert str(caught.value) == (
         "too little memory on this node: found 800 MiB (SLURM_MEM_PER_NODE), needed 907 MiB: 704 MiB for Ray "
-        "itself, 75 MiB object store, 128 MiB for tasks. Give the node more (sbatch --mem=907M or above), or set "
-        "both --memory and --object-store-memory to take the risk."
+        "itself, 75 MiB object store, 128 MiB for tasks. Give the node more (sbatch --mem=907M or above), or "
+        "set both --memory and --object-store-memory to take the risk."
     )
     plan_resources(node(memory_mib=907, cpus=1))
 
@@ -301,6 +301,13 @@ def test_labels(labels: dict[str, str]) -> None:
 def test_labels_that_ray_would_refuse(labels: dict[str, str]) -> None:
     with pytest.raises(UsageError, match=r"^--labels: found .* needed "):
         check_labels(labels)
+
+
+def test_no_spilling_from_memory_to_memory() -> None:
+    plan = plan_resources(node(), spill_in_memory=True)
+    assert plan.system_config == {"automatic_object_spilling_enabled": False}
+    assert plan.sources["spilling"].startswith("off")
+    assert plan_resources(node()).system_config == {}
 
 
 def test_the_plan_in_json() -> None:

@@ -1,0 +1,9 @@
+"""Prints what this task's node grants, as one line of JSON; needs no Ray."""
+
+import json
+import os
+
+from raycluster_cli.host import read_host
+from raycluster_cli.slurm import Allocation
+
+print(json.dumps(read_host(os.environ, Allocation.from_environ(os.environ)).as_dict()))
