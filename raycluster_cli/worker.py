@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +63,34 @@ class Target:
         return join_host_port(self.ip, self.port)
 
 
+@dataclass
+class Pace:
+    """How often a worker looks for its head: often at first, and the more seldom the more of them there are.
+
+    A knock costs the head's kernel some 20 microseconds, a look two reads on a file server.  At 1,000 workers
+    the head sees at most about 2,000 knocks a second and the file server 1,000 reads.
+    """
+
+    knock_s: float
+    slowest_knock_s: float
+    look_s: float
+    slowest_look_s: float
+    jitter: Callable[[], float] = field(default=lambda: random.uniform(0.7, 1.3))
+
+    @classmethod
+    def of(cls, nodes: int) -> Pace:
+        """For a job of so many nodes."""
+        return cls(0.02 + nodes / 10_000, 0.04 + nodes / 2_000, 0.02 + nodes / 4_000, 0.25 + nodes / 500)
+
+    def next_knock_s(self) -> float:
+        now, self.knock_s = self.knock_s, min(self.knock_s * 1.3, self.slowest_knock_s)
+        return now * self.jitter()
+
+    def next_look_s(self) -> float:
+        now, self.look_s = self.look_s, min(self.look_s * 1.3, self.slowest_look_s)
+        return now * self.jitter()
+
+
 class AttemptFailed(Exception):
     """One attempt to join failed: where, of which kind, and why."""
 
@@ -113,6 +142,7 @@ class WorkerRun(NodeRun):
         self._loss = parse_worker_loss(context.settings.on_worker_loss)
         self._found_record: Record | None = None
         self._began = 0.0
+        self._ready_for = ""
         self._check_target_known()
 
     def _check_target_known(self) -> None:
@@ -192,32 +222,47 @@ class WorkerRun(NodeRun):
         )
 
     async def _find_head(self, until: float) -> Target:
-        """Probe where the head should be, until it answers or the attempt is over (AttemptFailed)."""
+        """Knock where the head should be, until it answers or the attempt is over (AttemptFailed).
+
+        Where it is, the record says; it is looked into more seldom than the head's port is knocked at.
+        """
         loop = asyncio.get_running_loop()
-        step_s = 0.02
+        pace = Pace.of(self._nodes_in_job())
+        targets: list[Target] = []
+        look_at = 0.0
         why: dict[str, str] = {}
         while True:
-            starting = False
-            for target in await self._targets():
-                starting = starting or (
-                    target.head is not None and target.head.extra.get("state") == "starting"
-                )
+            if loop.time() >= look_at:
+                targets = await self._targets()
+                look_at = loop.time() + pace.next_look_s()
+            for target in targets:
+                if target.head is not None:
+                    self._get_ready_for(target)
                 probe = await tcp_probe(target.ip, target.port, timeout_s=PROBE_TIMEOUT_S)
                 if probe.outcome is Outcome.REACHED:
                     return target
                 why[target.address] = f"{probe.outcome.value}{f': {probe.detail}' if probe.detail else ''}"
             # A head that says that it is starting may import Ray for minutes: that is no failed attempt.
+            starting = any(
+                one.head is not None and one.head.extra.get("state") == "starting" for one in targets
+            )
             if loop.time() >= (self._deadline if starting else min(until, self._deadline)):
                 if not why:
                     raise AttemptFailed(self._where(), "no head", "the record names none")
                 raise AttemptFailed(", ".join(why), " and ".join(dict.fromkeys(why.values())))
-            await asyncio.sleep(step_s * random.uniform(0.7, 1.3))
-            step_s = min(step_s * 1.3, self._slowest_poll_s())
+            wait_s = look_at - loop.time()
+            await asyncio.sleep(max(min(wait_s, pace.next_knock_s()) if targets else wait_s, 0.001))
 
-    def _slowest_poll_s(self) -> float:
-        """Poll more slowly the more of us there are: the file server and the head hear all of us."""
+    def _nodes_in_job(self) -> int:
         allocation = self.context.allocation
-        return 0.25 + (len(allocation.job_nodes) / 500 if allocation else 0.0)
+        return len(allocation.job_nodes) if allocation else 1
+
+    def _get_ready_for(self, target: Target) -> None:
+        """Measure this node and take its ports while the head comes up, once for an attempt."""
+        if self._ready_for != target.ip:
+            self.node.measure(route_to=target.ip)
+            self.node.claim_ports({})
+            self._ready_for = target.ip
 
     async def _targets(self) -> list[Target]:
         """Where the head may be: as told, else as the record says, else as Slurm's node list says."""
@@ -277,8 +322,8 @@ class WorkerRun(NodeRun):
         self.word.phase(NodePhase.FOUND, f"head at {target.address}")
         head = target.head
         node.token = self._token(head)
-        node.measure(route_to=target.ip)
-        node.claim_ports({})
+        self._get_ready_for(target)
+        self._ready_for = ""  # another attempt takes other ports: these may be why this one failed
         self.word.phase(NodePhase.STARTING, ip=node.address.ip, ports=node.port_map())
         loop = asyncio.get_running_loop()
         left_s = max(self._deadline - loop.time(), 1.0)
