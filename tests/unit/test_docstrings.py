@@ -1,0 +1,19 @@
+"""The examples in docstrings are true."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import raycluster_cli
+
+MODULES = sorted(f"raycluster_cli.{one.name}" for one in pkgutil.iter_modules(raycluster_cli.__path__))
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if not name.endswith("__main__")])
+def test_examples(module: str) -> None:
+    failed, _ = doctest.testmod(importlib.import_module(module))
+    assert failed == 0
