@@ -206,7 +206,11 @@ def variable_name(field_name: str) -> str:
 def settings_of(command: str) -> Iterator[Any]:
     """The dataclass fields that a command takes, in the table's order."""
     for one in fields(Settings):
-        if command in one.metadata["commands"]:
+        commands = one.metadata["commands"]
+        # What `raycluster submit` is given for the cluster goes to the job's `raycluster run`.
+        # `raycluster env` shows what any command would be given.
+        submitted = command == "submit" and "run" in commands and one.name != "local"
+        if command in commands or submitted or command == "env":
             yield one
 
 
