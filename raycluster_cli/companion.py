@@ -392,6 +392,7 @@ def main() -> int:
             "ray_version": ray_private.RAY_VERSION,
             "python_version": ray_private.PYTHON_VERSION,
             "import_s": round(time.time() - began, 3),
+            "imported": time.time(),
             "pid": os.getpid(),
         }
     )

@@ -178,6 +178,7 @@ class HeadRun(NodeRun):
             extra={**self.head.extra, "state": "up"},
         )
         self._write_head()
+        self.word.stamp(self.node.steps)
         self.word.phase(NodePhase.JOINED, node_id=started.node_id)
         self._parent.tell(event="up", address=self.head.address)
 

@@ -127,6 +127,10 @@ class Word:
         self._number += 1
         self.submit(self._write, self._number, self.now)
 
+    def stamp(self, steps: Mapping[str, float]) -> None:
+        """Steps within phases, told with the next word; the first time of each counts."""
+        self.now = replace(self.now, phases={**steps, **self.now.phases})
+
     def _write(self, number: int, word: NodeWord) -> None:
         if self._record is not None and number == self._number:
             with contextlib.suppress(RayclusterError, OSError):

@@ -27,7 +27,7 @@ from .ray_start import NodePlan, StartFailure, client_environment
 from .report import Report
 from .resources import ResourcePlan, plan_resources
 from .slurm import Allocation
-from .status import Role
+from .status import ANSWERED, IMPORTED, RAYLET, Role
 from .warm import WarmCompanion
 
 #: Processes without which the node is not a node.
@@ -112,6 +112,8 @@ class RayNode:
         self.started: Started | None = None
         self._gcs_launch: Launch | None = None
         self.ray_version = ""
+        self.steps: Mapping[str, float] = {}
+        """Unix seconds at which steps of the start were done (status.IMPORTED and the like)."""
         self._env = dict(env)
         self._warm = warm
         self._stopping = False
@@ -245,6 +247,7 @@ class RayNode:
         except StartFailure:
             await self._drop_companion()
             raise
+        self.steps = _steps(ready, self.started)
         for name, pid in self.started.processes.items():
             self._adopt(name, pid)
         if self.role is Role.WORKER and not self.settings.log_monitor:
@@ -491,6 +494,17 @@ class RayNode:
             self.report.warn(
                 f"{self.host}: {stat.name} (process {stat.pid}) could not be ended, not even by SIGKILL"
             )
+
+
+def _steps(ready: Mapping[str, Any], started: Started) -> dict[str, float]:
+    """The stamps of a start: the companion's own, as far as its way of starting has them."""
+    phases = started.phases
+    found = {
+        IMPORTED: ready.get("imported"),
+        ANSWERED: phases.get("gcs listening") or phases.get("checked"),
+        RAYLET: phases.get("raylet spawned"),
+    }
+    return {name: float(when) for name, when in found.items() if when}
 
 
 def join_host_port(host: str, port: int) -> str:

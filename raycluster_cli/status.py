@@ -73,6 +73,9 @@ OVER = (ClusterPhase.ENDED, ClusterPhase.STOPPED, ClusterPhase.FAILED, ClusterPh
 #: Phases of a node that is a member of the cluster.
 MEMBER = (NodePhase.JOINED, NodePhase.READY, NodePhase.DRIVING)
 
+#: Steps within these phases that nodes stamp as well.
+IMPORTED, ANSWERED, RAYLET = "ray imported", "gcs answered", "raylet started"
+
 #: The steps of a start in which a node that has not joined may be, in their order.
 ON_THE_WAY = (
     NodePhase.UNHEARD,

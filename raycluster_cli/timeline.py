@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from .screen import UNICODE, Glyphs, fit
-from .status import ON_THE_WAY, ClusterStatus, NodePhase, NodeStatus, Role
+from .status import ANSWERED, IMPORTED, ON_THE_WAY, RAYLET, ClusterStatus, NodePhase, NodeStatus, Role
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,10 @@ _PHASE_STYLE = (
     (NodePhase.LAUNCHED.value, "blue", "l"),
     (NodePhase.WAITING.value, "yellow", "w"),
     (NodePhase.FOUND.value, "cyan", "f"),
+    (IMPORTED, "dark_orange", "i"),
     (NodePhase.STARTING.value, "magenta", "s"),
+    (ANSWERED, "bright_magenta", "a"),
+    (RAYLET, "bright_green", "y"),
     (NodePhase.JOINED.value, "green", "j"),
     (NodePhase.READY.value, "green", "r"),
     (NodePhase.DRIVING.value, "bold green", "D"),
@@ -127,9 +130,8 @@ def slowest_phase(status: ClusterStatus) -> tuple[str, str, float] | None:
     origin = min(min(node.phases.values()) for node in nodes)
     last = max(nodes, key=lambda node: _joined_after(node, origin))
     way = phases_of(last, origin, status.ended or status.read_at)
-    before = [
-        phase for phase in way if phase.name in ("process started", *(each.value for each in ON_THE_WAY))
-    ]
+    on_the_way = {"process started", IMPORTED, ANSWERED, RAYLET, *(each.value for each in ON_THE_WAY)}
+    before = [phase for phase in way if phase.name in on_the_way]
     if not before:
         return None
     longest = max(before, key=lambda phase: phase.length_s)

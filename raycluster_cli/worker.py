@@ -168,6 +168,7 @@ class WorkerRun(NodeRun):
         self.node.begin_import()
         self.word.phase(NodePhase.WAITING, node_root=str(self.node.root.path))
         await self._join()
+        self.word.stamp(self.node.steps)
         self.word.phase(
             NodePhase.JOINED,
             node_id=self.node.started.node_id if self.node.started else "",
