@@ -388,7 +388,8 @@ def _gpus(env: Mapping[str, str], allocation: Allocation | None, root: Path) -> 
         figures.append(Figure(len(devices.visible), devices.variable))
     if allocation is not None and allocation.gpus_on_node is not None:
         figures.append(Figure(allocation.gpus_on_node, "SLURM_GPUS_ON_NODE"))
-    if driver is not None:
+    parts = any("MIG" in device or "." in device for device in devices.visible or ())
+    if driver is not None and not parts:  # the driver counts whole devices: seven parts of one are no less
         figures.append(Figure(driver, f"{devices.vendor} driver"))
     if allocation is not None and allocation.gpus_on_node is None and devices.visible is None:
         # Slurm sets one or the other wherever it grants a GPU; those that the driver shows may be others'.

@@ -360,10 +360,18 @@ class Allocation:
         if components:
             leader = env.get(_component_variable(env, "SLURM_JOB_ID", 0), "").strip()
             job_id = leader or job_id
+            job_nodes: tuple[str, ...] = tuple(dict.fromkeys(itertools.chain.from_iterable(components)))
+            per_component = (
+                _counts(env, _component_variable(env, "SLURM_JOB_CPUS_PER_NODE", n)) for n in range(het_size)
+            )
+            job_cpus = tuple(itertools.chain.from_iterable(per_component))
+        else:
+            job_nodes = _hosts(env, "SLURM_JOB_NODELIST", "SLURM_NODELIST") or ()
+            job_cpus = _counts(env, "SLURM_JOB_CPUS_PER_NODE")
 
         step_id = env.get("SLURM_STEP_ID", "").strip() or env.get("SLURM_STEPID", "").strip() or None
         interactive = step_id in _INTERACTIVE_STEPS
-        if step_id in _SPECIAL_STEPS:
+        if step_id in _SPECIAL_STEPS or (step_id and _is_of_another_job(env, job_nodes)):
             step_id = None
         ranks = {name: _rank(env, name) if step_id else None for name in _RANKS}
         step_nodes = _hosts(env, "SLURM_STEP_NODELIST") if step_id else None
@@ -382,16 +390,6 @@ class Allocation:
             if components and component is None and len(components) > 1:
                 return None  # whose figure the plain variable holds cannot be told: the cgroup knows
             return _memory(env, own(name))
-
-        if components:
-            job_nodes: tuple[str, ...] = tuple(dict.fromkeys(itertools.chain.from_iterable(components)))
-            per_component = (
-                _counts(env, _component_variable(env, "SLURM_JOB_CPUS_PER_NODE", n)) for n in range(het_size)
-            )
-            job_cpus = tuple(itertools.chain.from_iterable(per_component))
-        else:
-            job_nodes = _hosts(env, "SLURM_JOB_NODELIST", "SLURM_NODELIST") or ()
-            job_cpus = _counts(env, "SLURM_JOB_CPUS_PER_NODE")
 
         gpus_on_node = env.get("SLURM_GPUS_ON_NODE", "").strip()
         end_time = _whole_number(env, "SLURM_JOB_END_TIME")
@@ -495,6 +493,17 @@ class Allocation:
 _RANKS = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
 
 
+def _is_of_another_job(env: Mapping[str, str], job_nodes: Sequence[str]) -> bool:
+    """True where the step's variables are another job's: sbatch and salloc, called in a task, hand them on."""
+    step_nodes = _hosts(env, "SLURM_STEP_NODELIST")
+    if not step_nodes:
+        return False
+    node_name = env.get("SLURMD_NODENAME", "").strip()
+    return bool(job_nodes and not set(step_nodes) <= set(job_nodes)) or bool(
+        node_name and node_name not in step_nodes
+    )
+
+
 def _rank(env: Mapping[str, str], name: str) -> int:
     rank = _whole_number(env, name)
     if rank is None:
@@ -516,8 +525,13 @@ def _component_nodes(env: Mapping[str, str], het_size: int) -> list[tuple[str, .
     """The nodes of each component of a heterogeneous job; empty for any other job."""
     if het_size <= 1:
         return []
-    nodes = [_hosts(env, _component_variable(env, "SLURM_JOB_NODELIST", n)) for n in range(het_size)]
-    return [hosts for hosts in nodes if hosts is not None] if all(nodes) else []
+    components = []
+    for n in range(het_size):
+        hosts = _hosts(env, _component_variable(env, "SLURM_JOB_NODELIST", n))
+        if hosts is None:
+            return []
+        components.append(hosts)
+    return components
 
 
 def _component_of(node_name: str | None, components: Sequence[Sequence[str]]) -> int | None:

@@ -254,7 +254,16 @@ TASK = "22.05/three-nodes.task1"
         ("", NVIDIA, {"CUDA_VISIBLE_DEVICES": ""}, 0, "nvidia", "CUDA_VISIBLE_DEVICES"),
         ("", NVIDIA, {"CUDA_VISIBLE_DEVICES": "-1"}, 0, "nvidia", "CUDA_VISIBLE_DEVICES"),
         ("", NVIDIA, {"CUDA_VISIBLE_DEVICES": "GPU-8f,GPU-9a"}, 2, "nvidia", "CUDA_VISIBLE_DEVICES"),
-        ("", NVIDIA, {"CUDA_VISIBLE_DEVICES": "MIG-1,MIG-2,MIG-3"}, 3, "nvidia", "CUDA_VISIBLE_DEVICES"),
+        # Parts of devices: more than the driver has whole ones.
+        (
+            "",
+            NVIDIA,
+            {"CUDA_VISIBLE_DEVICES": "MIG-1,MIG-2,MIG-3,MIG-4,MIG-5"},
+            5,
+            "nvidia",
+            "CUDA_VISIBLE_DEVICES",
+        ),
+        ("", INTEL, {"ZE_AFFINITY_MASK": "0.0,0.1,1.0"}, 3, "intel", "ZE_AFFINITY_MASK"),
         # A list longer than what the driver has names devices that are not there.
         ("", NVIDIA, {"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5"}, 4, "nvidia", "CUDA_VISIBLE_DEVICES"),
         ("", AMD, {"ROCR_VISIBLE_DEVICES": "0,1"}, 2, "amd", "ROCR_VISIBLE_DEVICES"),

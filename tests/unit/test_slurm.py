@@ -389,6 +389,18 @@ def test_a_job_id_is_a_number(value: str) -> None:
         allocation(TASK, SLURM_JOB_ID=value)
 
 
+def test_step_variables_left_from_another_job_are_no_task() -> None:
+    """Seen on 22.05: sbatch, called in a task on n3, hands SLURM_STEP_ID, SLURM_PROCID and more on."""
+    left = {key: value for key, value in environment("22.05/workers-step.task1").items() if "STEP" in key}
+    batch = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_CPUS_PER_NODE": "2(x2)"}
+    read = allocation("22.05/three-nodes.batch", **left, **batch)
+    assert (read.in_task, read.is_batch, read.procid, read.step_nodes) == (False, True, None, None)
+    assert read.head_node == "n1"
+    assert read.tasks_per_node == (1, 1, 1)
+    elsewhere = allocation("22.05/three-nodes.batch", **left)
+    assert (elsewhere.in_task, elsewhere.head_node) == (False, "n1")
+
+
 def test_old_names_are_read_where_the_new_are_missing() -> None:
     read = allocation(TASK, SLURM_JOB_ID=None, SLURM_STEP_ID=None, SLURM_JOB_NODELIST=None)
     assert (read.job_id, read.step_id, read.job_nodes) == ("1", "0", ("n1", "n2", "n3"))
@@ -441,6 +453,11 @@ def test_names_of_slurm_19_for_heterogeneous_jobs() -> None:
     read = Allocation.from_environ(env)
     assert read is not None
     assert (read.het_size, read.het_component, read.mem_per_node_mib) == (2, 1, 2000)
+
+
+def test_a_number_of_components_without_components_is_no_heterogeneous_job() -> None:
+    read = allocation(TASK, SLURM_HET_SIZE="9" * 17)
+    assert (read.het_component, read.job_nodes, read.mem_per_node_mib) == (None, ("n1", "n2", "n3"), 4000)
 
 
 def test_counts_that_do_not_fit_the_nodes_are_left_out() -> None:
