@@ -381,7 +381,9 @@ class HeadRun(NodeRun):
             if failed and self.expected - len(failed) < self.quorum:
                 raise WorkersMissingError(
                     f"{count(len(failed), 'worker')} of {self.expected} cannot join: "
-                    + "; ".join(f"{word.host}: {word.message}" for word in failed[:3]),
+                    + "; ".join(
+                        f"{word.host}: {word.message.removeprefix(f'{word.host} ')}" for word in failed[:3]
+                    ),
                 )
             if now >= self._deadline:
                 raise WorkersMissingError(

@@ -36,6 +36,9 @@ ESSENTIAL = ("gcs_server", "raylet")
 #: A raylet that is told to end takes some 50 ms and its worker processes along; one that does not is killed.
 RAYLET_GRACE_S = 1.0
 
+#: How long the end of a short run waits for the sweep that its start began.
+SWEEP_WAIT_S = 5.0
+
 #: How long the rest (agents, orphans of the driver) get between SIGTERM and SIGKILL.
 REST_GRACE_S = 0.5
 
@@ -118,6 +121,7 @@ class RayNode:
         self._warm = warm
         self._stopping = False
         self._extras: asyncio.Task[None] | None = None
+        self._sweep: asyncio.Task[None] | None = None
 
     # -- before the start ------------------------------------------------------------------------
 
@@ -128,6 +132,7 @@ class RayNode:
         for warning in self.root.warnings:
             self.report.warn(warning)
         self._env[ENV_MARK] = str(self.root.path)
+        self._sweep = asyncio.ensure_future(self.sweep())
 
     def begin_import(self) -> None:
         """Start the companion, which imports Ray while we do the rest; the first may import it already."""
@@ -146,7 +151,7 @@ class RayNode:
         self._note("companion", self.companion.child.pid)
 
     async def sweep(self) -> None:
-        """Clear what crashed clusters of this user left on this node."""
+        """Clear what crashed clusters of this user left on this node, beside our own start."""
         for swept in await asyncio.to_thread(sweep_stale, self._env):
             ended = f", {len(swept.ended)} processes ended" if swept.ended else ""
             self.report.say(f"cleared {swept.path}, left by cluster {swept.key} on {self.host}{ended}")
@@ -466,6 +471,8 @@ class RayNode:
         await self._end_processes(hurry)
         if self.ports is not None:
             self.ports.close()
+        if self._sweep is not None:
+            await asyncio.wait({self._sweep}, timeout=0 if hurry.is_set() else SWEEP_WAIT_S)
         if not hasattr(self, "root"):
             return
         for left in await asyncio.to_thread(self.root.remove):

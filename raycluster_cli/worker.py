@@ -43,7 +43,7 @@ RECOVERY_WAIT_S = 50.0
 RESTART_DELAY_S, MAX_RESTART_DELAY_S = 0.5, 30.0
 
 #: Failures that the next attempt would only meet again.
-FINAL_KINDS = ("version mismatch", "wrong cluster", "auth", "no token")
+FINAL_KINDS = ("version mismatch", "wrong cluster", "auth")
 
 #: Reasons of a cluster's end that are a loss of its head, for everybody.
 HEAD_LOST = ("head-lost", "supervisor-killed", "keeper-killed")
@@ -277,7 +277,7 @@ class WorkerRun(NodeRun):
         if not ip:
             return []
         if settings.master_port:
-            return [Target(ip, settings.master_port, await self._head_at(ip, settings.master_port))]
+            return [Target(ip, settings.master_port, head or await self._head_at(ip, settings.master_port))]
         waited_s = asyncio.get_running_loop().time() - self._began
         if self.record is not None and waited_s < UNSHARED_AFTER_S:
             return []  # the record will say; a port that is only likely may be another cluster's
@@ -298,17 +298,33 @@ class WorkerRun(NodeRun):
         return head
 
     async def _head_at(self, ip: str, port: int) -> HeadInfo | None:
-        """A head that some record of this user names at this address (outside Slurm: no key to go by)."""
+        """A head that some record of this user names at this address.
 
-        def look() -> HeadInfo | None:
+        Outside Slurm there is no key to go by, and it is the one meant.  In a job it has to be the job's
+        own (of another --name, say): another job's is told and not joined (AttemptFailed).
+        """
+
+        def look() -> Record | None:
             for record in list_records(self.context.state_dir)[:20]:
                 head = record.read_head()
-                if head and (head.address_ip, head.port) == (ip, port) and record.read_end() is None:
-                    self._found_record = record
-                    return head
+                here = head is not None and port == head.port and ip in (head.address_ip, head.host)
+                if here and record.read_end() is None:
+                    return record
             return None
 
-        return await self.word.ask(look, timeout_s=RECORD_LOOK_S, default=None)
+        record = await self.word.ask(look, timeout_s=RECORD_LOOK_S, default=None)
+        if record is None:
+            return None
+        context = self.context
+        keyed = context.allocation is not None or context.key_given
+        if keyed and (record.slurm_cluster, record.key) != (context.slurm_cluster, context.key):
+            raise AttemptFailed(
+                join_host_port(ip, port),
+                "wrong cluster",
+                f"there answers the head of {record.key}, and this worker belongs to {context.key}",
+            )
+        self._found_record = record
+        return record.read_head()
 
     def _where(self) -> str:
         """What we looked for, for people."""
@@ -336,6 +352,12 @@ class WorkerRun(NodeRun):
                 gcs_reconnect_s=60 if self._head_recovers() else None,
             )
         except StartFailure as failed:
+            if failed.kind == "auth" and head is not None and head.port != target.port:
+                raise AttemptFailed(
+                    target.address,
+                    "wrong cluster",
+                    f"it refuses this cluster's token; this cluster's head is at {head.address}",
+                ) from failed
             raise AttemptFailed(target.address, failed.kind, failed.message, failed.log) from failed
 
     def _token(self, head: HeadInfo | None) -> str:
@@ -352,8 +374,9 @@ class WorkerRun(NodeRun):
         raise AttemptFailed(
             self.target.address,
             "no token",
-            "the job's record with the token is not visible here; set --state-dir to a directory that all "
-            "nodes share, or export RAYCLUSTER_TOKEN in the batch script",
+            "somebody listens there, but the job's record, which holds the token, names no head: if this is "
+            "the right address, set --state-dir to a directory that all nodes share, or export "
+            "RAYCLUSTER_TOKEN in the batch script",
         )
 
     # -- main ------------------------------------------------------------------------------------

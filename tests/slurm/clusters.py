@@ -19,7 +19,9 @@ SRUN = "srun --ntasks-per-node=1 --cpu-bind=none --mem=0 --kill-on-bad-exit=0 --
 """srun as the project's batch scripts call it."""
 
 
-def submit(slurm: Slurm, script: str, *arguments: str, options: tuple[str, ...] = (), user: str = "root") -> Job:
+def submit(
+    slurm: Slurm, script: str, *arguments: str, options: tuple[str, ...] = (), user: str = "root"
+) -> Job:
     """Submits a batch script of the project from the checkout, as a person does."""
     output = f"/home/{user}/%x-%j.out"
     done = slurm.run(

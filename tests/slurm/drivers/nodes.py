@@ -1,4 +1,4 @@
-"""A driver: names the nodes of its cluster, runs a task on each (--tasks), and ends with the code it is given."""
+"""A driver: names the nodes of its cluster, runs a task on each (--tasks), ends with the code it is given."""
 
 import socket
 import sys
