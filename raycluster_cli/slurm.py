@@ -494,7 +494,7 @@ _RANKS = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
 
 
 def _is_of_another_job(env: Mapping[str, str], job_nodes: Sequence[str]) -> bool:
-    """True where the step's variables are another job's: sbatch and salloc, called in a task, hand them on."""
+    """True where the step is another job's: sbatch and salloc, called in a task, hand its variables on."""
     step_nodes = _hosts(env, "SLURM_STEP_NODELIST")
     if not step_nodes:
         return False
