@@ -278,6 +278,7 @@ def _start_by_node(plan: NodePlan, report: Report, clock: _Phases) -> dict[str, 
             node = _QuickNode(parameters, head=plan.is_head, shutdown_at_exit=False, spawn_reaper=False)
             clock.mark("registered")
             if plan.is_head and plan.identity:
+                # Only now: a worker that comes before the head's raylet is registered sleeps for 2 s (Ray 2.55+).
                 Cluster(plan.gcs_address).put_identity(plan.identity)
             if plan.is_head and plan.dashboard:
                 ray_node.Node.start_api_server(node, include_dashboard=True, raise_on_failure=True)
@@ -502,14 +503,35 @@ def _patched_wait(plan: NodePlan, spawned: list[tuple[str, Any]]) -> Iterator[No
 
 
 def _wait_listening(plan: NodePlan, process: Any) -> None:
+    """Until the GCS, and not somebody else who has taken its port, listens."""
     host, _, port = plan.gcs_address.rpartition(":")
+    other_since: float | None = None
     while True:
         with contextlib.suppress(OSError):
             socket.create_connection((host.strip("[]"), int(port)), 1.0).close()
-            return
+            if _listens(process.pid, int(port)):
+                return
+            # A GCS that cannot have its port tries for 15 s.
+            other_since = other_since or time.monotonic()
+            if time.monotonic() - other_since > 2.0:
+                raise StartFailure(
+                    "ports", f"The GCS's port {port} is taken by somebody else.", plan.log_path
+                )
         if process.poll() is not None:
             raise _died(plan, "gcs_server", process.returncode)
         time.sleep(0.002)
+
+
+def _listens(pid: int, port: int) -> bool:
+    """Whether this process holds a socket that listens on the port; true where /proc does not tell."""
+    try:
+        held = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")}
+        tables = [Path(f"/proc/{pid}/net/{name}").read_text() for name in ("tcp", "tcp6")]
+    except OSError:
+        return True
+    rows = [line.split() for line in "".join(tables).splitlines()]
+    listening = [row[9] for row in rows if row[3] == "0A" and row[1].endswith(f":{port:04X}")]
+    return any(f"socket:[{inode}]" in held for inode in listening)
 
 
 def _died(plan: NodePlan, name: str, code: int) -> StartFailure:

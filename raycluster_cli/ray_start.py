@@ -135,6 +135,27 @@ def wake(gate: str) -> bool:
     return True
 
 
+def ports_for_restart(ports: Mapping[str, Any], restarts: int) -> dict[str, Any]:
+    """The same ports with another one for the raylet, taken from the end of the worker processes'.
+
+    The GCS knows a raylet that was killed by its address.  When a new one comes to the same address within
+    about two seconds, the GCS's connection is still waiting before it tries again, the quick health checks
+    fail without being sent, and the new raylet is declared dead.
+    """
+    ports = dict(ports)
+    spare = list(ports.get("worker_list") or range(ports["worker_low"], ports["worker_high"] + 1))
+    if restarts < 1 or len(spare) < 2:
+        return ports
+    # Worker processes keep all but the last few, one for each restart, so that none is ever both.
+    taken = min(restarts, len(spare) - 1, 8)
+    ports["node_manager"] = spare[-1 - (restarts - 1) % taken]
+    if ports.get("worker_list"):
+        ports["worker_list"] = spare[:-taken]
+    else:
+        ports["worker_high"] -= taken
+    return ports
+
+
 def worker_port_list(ports: Mapping[str, Any]) -> str | None:
     """The explicit list of worker-process ports as Ray takes it, or None when a range says it all."""
     listed = ports.get("worker_list")

@@ -232,6 +232,18 @@ def test_unknown_words_get_the_default() -> None:
     assert StartFailure.from_text("all is well", default=("timed out", "x")).kind == "timed out"
 
 
+def test_a_restarted_raylet_gets_a_port_of_its_own() -> None:
+    assert ray_start.ports_for_restart(PORTS, 0) == PORTS
+    seen = set()
+    for restarts in range(1, 20):
+        ports = ray_start.ports_for_restart(PORTS, restarts)
+        assert ports["worker_high"] < ports["node_manager"] <= PORTS["worker_high"]
+        seen.add(ports["node_manager"])
+    assert len(seen) == 8
+    listed = ray_start.ports_for_restart(PORTS | {"worker_list": [5, 7, 9]}, 1)
+    assert (listed["node_manager"], listed["worker_list"]) == (9, [5, 7])
+
+
 def test_wake_writes_only_where_somebody_waits(tmp_path) -> None:  # type: ignore[no-untyped-def]
     gate = tmp_path / "gate"
     assert not wake(str(gate))

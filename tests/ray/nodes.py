@@ -1,0 +1,165 @@
+"""Real Ray nodes on loopback addresses of their own, started through companions, for the tests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from raycluster_cli.companion_client import CompanionClient, Started
+from raycluster_cli.ports import PortClaim, claim_ports
+from raycluster_cli.process import Child, Reaper, end_tree
+from raycluster_cli.proctree import become_subreaper, descendants
+from raycluster_cli.ray_start import NodePlan, client_environment
+from raycluster_cli.status import Role
+
+_CLUSTERS = itertools.count(1)
+
+
+def ray_version() -> tuple[int, int]:
+    """Of the Ray that the tests run on, without importing it."""
+    from importlib.metadata import version
+
+    major, minor = version("ray").split(".")[:2]
+    return int(major), int(minor)
+
+
+@dataclass
+class Nodes:
+    """A cluster on addresses 127.A.B.1, .2 …, with ports of its own."""
+
+    base: Path
+    reaper: Reaper
+    token: str | None = None
+    host: str = field(default_factory=lambda: f"127.{100 + os.getpid() % 100}.{next(_CLUSTERS)}")
+    companions: list[CompanionClient] = field(default_factory=list)
+    claims: dict[int, PortClaim] = field(default_factory=dict)
+    head: NodePlan | None = None
+
+    def plan(self, number: int, **changes: Any) -> NodePlan:
+        """Node 0 is the head."""
+        directory = self.base / f"n{number}"
+        directory.mkdir(mode=0o700, exist_ok=True)
+        address = f"{self.host}.{number + 1}"
+        if number not in self.claims:
+            self.claims[number] = claim_ports(
+                f"test-{self.host}-{number}", address=address, head=number == 0, worker_ports=100
+            )
+        if number:
+            self.plan(0)  # which has the GCS's port
+        plan = NodePlan(
+            role=Role.WORKER if number else Role.HEAD,
+            node_ip=address,
+            gcs_address=f"{self.host}.1:{self.claims[0].ports.gcs}",
+            ports=self.claims[number].ports.as_dict(),
+            temp_dir=str(directory),
+            num_cpus=1,
+            memory_bytes=500_000_000,
+            object_store_bytes=80_000_000,
+            node_name=f"node{number}",
+            identity="the cluster meant",
+            auth_token_path=self.token,
+            expected_nodes=2,
+        )
+        return replace(plan, **changes)
+
+    def companion(self, **env: str) -> CompanionClient:
+        log = self.base / f"companion{len(self.companions)}.log"
+        with log.open("wb") as stderr:
+            client = CompanionClient.spawn(
+                self.reaper.spawn, environment() | env, python=sys.executable, stderr=stderr
+            )
+        self.companions.append(client)
+        return client
+
+    async def start(self, number: int = 0, **changes: Any) -> Started:
+        """A node with a companion of its own."""
+        plan = self.plan(number, **changes)
+        if number == 0:
+            self.head = plan
+        client = self.companion()
+        await client.ready(60)
+        return await client.start(plan, 60)
+
+    def child(self, started: Started, name: str) -> Child:
+        """A daemon, which is ours since its starter has ended."""
+        return self.reaper.adopt(name, started.processes[name])
+
+    async def driver(
+        self, text: str, *, timeout_s: float = 90, plan: NodePlan | None = None, **env: str
+    ) -> str:
+        """Run a driver; what it prints.  A failed one raises AssertionError with its words."""
+        plan = plan or self.head
+        assert plan is not None
+        path = self.base / "driver.py"
+        path.write_text(text)
+        output = self.base / "driver.out"
+        with output.open("wb") as file:
+            child = self.reaper.spawn(
+                [sys.executable, str(path)],
+                "driver",
+                stdout=file,
+                stderr=file,
+                env=client_environment(plan, environment()) | env,
+                start_new_session=True,
+            )
+        try:
+            code = await asyncio.wait_for(asyncio.shield(child.exited), timeout_s)
+        except asyncio.TimeoutError:
+            code = await child.stop(0)
+        printed = output.read_text()
+        assert code == 0, f"driver: {code}\n{printed}"
+        return printed
+
+
+def environment() -> dict[str, str]:
+    """A plain environment: nothing of a Ray that the tester may be using."""
+    repository = str(Path(__file__).resolve().parents[2])
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": os.environ.get("HOME", "/"),
+        "PYTHONPATH": repository,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DEDUP_LOGS": "0",
+    }
+
+
+@asynccontextmanager
+async def nodes(*, token: bool = True) -> AsyncIterator[Nodes]:
+    """An empty cluster; in the end not one process of it is left."""
+    become_subreaper()
+    base = Path(tempfile.mkdtemp(prefix="rct", dir="/tmp"))
+    token_path = base / "token"
+    token_path.write_text("0123456789abcdef" * 2)
+    reaper = Reaper()
+    reaper.attach(asyncio.get_running_loop())
+    before = {stat.pid for stat in descendants(os.getpid())}
+    cluster = Nodes(base, reaper, str(token_path) if token else None)
+    try:
+        yield cluster
+    finally:
+        for client in cluster.companions:
+            with contextlib.suppress(Exception):
+                await client.close()
+        assert not await end_tree(os.getpid(), skip=tuple(before), grace_s=0)
+        for claim in cluster.claims.values():
+            claim.close()
+        shutil.rmtree(base)
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]], timeout_s: float = 120) -> None:
+    """Run an async test under a deadline."""
+
+    async def within() -> None:
+        await asyncio.wait_for(test(), timeout_s)
+
+    asyncio.run(within())

@@ -1,0 +1,396 @@
+"""Ray nodes started by the companion: quickly, as meant, and failures of every kind told apart."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycluster_cli.companion_client import Started
+from raycluster_cli.proctree import descendants
+from raycluster_cli.ray_start import StartFailure, ports_for_restart, wake
+from tests.ray.nodes import nodes, ray_version, run
+
+ON_EACH = """
+import os, ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+ray.init(logging_level="ERROR")
+@ray.remote(num_cpus=1)
+def where():
+    print("printed by a task")
+    return os.environ.get("MARK"), ray.get_runtime_context().get_node_id()
+here = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+on = [NodeAffinitySchedulingStrategy(id, False) for id in here]
+found = ray.get([where.options(scheduling_strategy=one).remote() for one in on])
+assert sorted(id for _, id in found) == sorted(here)
+print(len(here), "nodes")
+"""
+
+
+@pytest.mark.parametrize("quick", ["node", "ray-start"])
+def test_head_and_worker(quick: Any) -> None:
+    async def test() -> None:
+        async with nodes() as cluster:
+            head = await cluster.start(0, quick=quick)
+            assert head.how == quick
+            assert {"gcs_server", "raylet"} <= set(head.processes)
+            began = time.monotonic()
+            worker = await cluster.start(1, quick=quick)
+            assert worker.session == head.session
+            assert Path(worker.session_dir).parent == cluster.base / "n1"  # its own directory, not the head's
+            client = cluster.companions[0]
+            await client.watch(
+                head.gcs_address, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": cluster.token or ""}
+            )
+            by_name = {node["name"]: node for node in client.nodes.values()}
+            assert by_name["node0"]["is_head"] and not by_name["node1"]["is_head"]
+            assert by_name["node1"]["ip"] == f"{cluster.host}.2"
+            assert by_name["node1"]["resources"]["CPU"] == 1
+            assert by_name["node1"]["node_id"] == worker.node_id
+            assert "2 nodes" in await cluster.driver(ON_EACH)
+            # Daemons belong to us, and hold neither our pipes nor the companion's.
+            for started in (head, worker):
+                for name in ("gcs_server", "raylet"):
+                    if pid := started.processes.get(name):
+                        assert _parent(pid) == os.getpid()
+                        assert not any(fd.startswith("pipe:") for fd in _standard(pid))
+            if quick == "node":
+                assert time.monotonic() - began < 30
+
+    run(test)
+
+
+def _parent(pid: int) -> int:
+    return next(stat.parent for stat in descendants(os.getpid()) if stat.pid == pid)
+
+
+def _standard(pid: int) -> list[str]:
+    return [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)]
+
+
+def test_a_drained_worker_leaves_in_order_with_the_reason() -> None:
+    async def test() -> None:
+        async with nodes() as cluster:
+            head, worker = await cluster.start(0), await cluster.start(1)
+            raylet = cluster.child(worker, "raylet")
+            client = cluster.companions[0]
+            await client.watch(head.gcs_address, _auth(cluster.token), expected=9)
+            results = await client.drain(
+                [worker.node_id], reason="preemption", message="the driver has ended"
+            )
+            assert results[worker.node_id]["accepted"]
+            began = time.monotonic()
+            assert await asyncio.wait_for(asyncio.shield(raylet.exited), 10) == 0
+            assert time.monotonic() - began < 3
+            while client.nodes[worker.node_id]["alive"]:
+                await asyncio.sleep(0.02)
+            assert client.nodes[worker.node_id]["death"]["message"] == "the driver has ended"
+
+    run(test)
+
+
+def _auth(token: str | None) -> dict[str, str]:
+    return (
+        {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": token} if token else {"RAY_AUTH_MODE": "disabled"}
+    )
+
+
+def test_usage_tells_what_is_taken() -> None:
+    async def test() -> None:
+        async with nodes() as cluster:
+            head = await cluster.start(0)
+            client = cluster.companions[0]
+            await client.watch(head.gcs_address, _auth(cluster.token))
+            answer = await client.usage()
+            (node,) = answer["nodes"] if isinstance(answer, dict) else answer
+            assert node["node_id"] == head.node_id
+            assert node["total"]["CPU"] == node["available"]["CPU"] == 1
+
+    run(test)
+
+
+@pytest.mark.parametrize("quick", ["node", "ray-start"])
+def test_nothing_at_the_address_is_said_at_once(quick: Any) -> None:
+    async def test() -> None:
+        async with nodes() as cluster:
+            client = cluster.companion()
+            await client.ready(60)
+            began = time.monotonic()
+            with pytest.raises(StartFailure) as caught:
+                await client.start(cluster.plan(1, quick=quick), 60)
+            assert caught.value.kind == "refused"
+            assert cluster.plan(0).gcs_address in caught.value.message
+            assert time.monotonic() - began < 5
+
+    run(test)
+
+
+def test_no_answer_from_the_address_is_said_in_time() -> None:
+    async def test() -> None:
+        async with nodes() as cluster:
+            client = cluster.companion()
+            await client.ready(60)
+            with socket.socket() as mute:  # takes connections, as far as the kernel goes, and never speaks
+                mute.bind((cluster.plan(0).node_ip, cluster.plan(0).ports["gcs"]))
+                mute.listen()
+                began = time.monotonic()
+                with pytest.raises(StartFailure) as caught:
+                    await client.start(cluster.plan(1), 60)
+            assert caught.value.kind == "timed out"
+            assert time.monotonic() - began < 25
+
+    run(test)
+
+
+def test_another_cluster_is_not_joined() -> None:
+    async def test() -> None:
+        async with nodes() as cluster:
+            await cluster.start(0)
+            with pytest.raises(StartFailure) as caught:
+                await cluster.start(1, identity="another")
+            assert caught.value.kind == "wrong cluster"
+            answer = await cluster.companions[1].identity(
+                cluster.plan(0).gcs_address, _auth(cluster.token), expect="the cluster meant"
+            )
+            assert answer["ok"], answer
+            assert answer["found"]["identity"] == "the cluster meant"
+
+    run(test)
+
+
+def test_a_wrong_token_is_refused_at_once(tmp_path: Path) -> None:
+    wrong = tmp_path / "token"
+    wrong.write_text("fedcba9876543210" * 2)
+
+    async def test() -> None:
+        async with nodes() as cluster:
+            await cluster.start(0)
+            for token in (str(wrong), None):
+                began = time.monotonic()
+                with pytest.raises(StartFailure) as caught:
+                    await cluster.start(1, auth_token_path=token)
+                assert caught.value.kind == "auth"
+                assert time.monotonic() - began < 10
+
+    run(test)
+
+
+def test_a_cluster_without_authentication() -> None:
+    async def test() -> None:
+        async with nodes(token=False) as cluster:
+            await cluster.start(0)
+            await cluster.start(1)
+            assert "2 nodes" in await cluster.driver(ON_EACH)
+
+    run(test)
+
+
+def test_another_ray_at_the_head_is_not_joined() -> None:
+    async def test() -> None:
+        async with nodes() as cluster:
+            head = await cluster.start(0)
+            put = f"""
+from ray._raylet import GcsClient
+GcsClient(address={head.gcs_address!r}).internal_kv_put(
+    b"CLUSTER_METADATA", b'{{"ray_version": "2.1.0", "python_version": "3.7.2"}}', True, b"cluster")
+"""
+            await cluster.driver(put)
+            with pytest.raises(StartFailure, match=r"2\.1\.0 on Python 3\.7") as caught:
+                await cluster.start(1)
+            assert caught.value.kind == "version mismatch"
+
+    run(test)
+
+
+@pytest.mark.parametrize("port", ["gcs", "node_manager", "object_manager"])
+def test_a_taken_port_is_named_as_the_cause(port: str) -> None:
+    async def test() -> None:
+        async with nodes() as cluster:
+            plan = cluster.plan(0)
+            client = cluster.companion()
+            await client.ready(60)
+            with socket.socket() as other:
+                other.bind((plan.node_ip, plan.ports[port]))
+                other.listen()
+                began = time.monotonic()
+                with pytest.raises(StartFailure) as caught:
+                    await client.start(plan, 60)
+            assert caught.value.kind == "ports", caught.value.message
+            assert time.monotonic() - began < 20
+            assert not [one for one in descendants(os.getpid()) if one.name in ("gcs_server", "raylet")]
+            # The port is free again, and so is the way.
+            await client.start(plan, 60)
+
+    run(test)
+
+
+def test_at_the_deadline_nothing_is_left() -> None:
+    async def test() -> None:
+        async with nodes() as cluster:
+            client = cluster.companion()
+            await client.ready(60)
+            spawned = asyncio.Event()
+            client.listen(lambda event: spawned.set() if event["event"] == "spawned" else None)
+            task = asyncio.ensure_future(client.start(cluster.plan(0), 60))
+            await spawned.wait()
+            task.cancel()
+            await asyncio.wait([task])
+            await client.child.exited
+            while any(one.name in ("gcs_server", "raylet") for one in descendants(os.getpid())):
+                await asyncio.sleep(0.02)
+
+    run(test)
+
+
+SLOW_AGENTS = """
+import sys, time
+if any(part.endswith(("dashboard/agent.py", "runtime_env/agent/main.py")) for part in sys.orig_argv):
+    time.sleep(8)
+"""
+
+
+@pytest.mark.parametrize("agents", ["idle", "now"])
+def test_slow_agents_delay_nothing(tmp_path: Path, agents: Any) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW_AGENTS)
+
+    async def test() -> None:
+        async with nodes() as cluster:
+            env = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+            began = time.monotonic()
+            await cluster.start(0, agents=agents, env=env)
+            await cluster.start(1, agents=agents, env=env)
+            assert "2 nodes" in await cluster.driver(ON_EACH)
+            assert time.monotonic() - began < 8 or ray_version() < (2, 55)
+
+    run(test)
+
+
+RUNTIME_ENV = """
+import os, ray
+ray.init(logging_level="ERROR")
+@ray.remote(num_cpus=1, runtime_env={"env_vars": {"MARK": "made by the agent"}})
+def mark():
+    return os.environ["MARK"]
+print(ray.get(mark.remote()))
+"""
+
+
+def test_agents_start_when_they_are_wanted() -> None:
+    async def test() -> None:
+        async with nodes() as cluster:
+            head = await cluster.start(0)
+            assert _lazy(head) == ["gate", "port"]
+            assert "made by the agent" in await cluster.driver(RUNTIME_ENV)
+            assert _lazy(head) == ["gate"]
+            assert cluster.head is not None and wake(cluster.head.agent_gate)
+            while _lazy(head):
+                await asyncio.sleep(0.05)
+            raylet = cluster.child(head, "raylet")
+            await asyncio.sleep(2)
+            assert raylet.running
+
+    run(test)
+
+
+def _lazy(started: Started) -> list[str]:
+    """How the stand-ins below this node's raylet wait."""
+    found = []
+    for stat in descendants(started.processes["raylet"]):
+        parts = Path(f"/proc/{stat.pid}/cmdline").read_text().split("\0")
+        if len(parts) > 4 and parts[3].endswith("lazy_agent.py") and parts[4] != "become":
+            found.append(parts[4])
+    return sorted(found)
+
+
+def test_what_tasks_print_reaches_the_driver() -> None:
+    async def test() -> None:
+        async with nodes() as cluster:
+            started = [await cluster.start(0), await cluster.start(1)]
+            for number, client in enumerate(cluster.companions):
+                done = await client.start_extra("log_monitor", cluster.plan(number), started[number], 60)
+                assert [one["name"] for one in done["processes"]] == ["log_monitor"]
+            await cluster.companions[1].close()
+            printed = await cluster.driver(ON_EACH + "\nimport time; time.sleep(2)")
+            assert printed.count("printed by a task") == 2
+
+    run(test)
+
+
+def test_a_directory_of_the_users_shadows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("random.py", "ray.py", "raycluster_cli.py"):
+        (tmp_path / name).write_text("raise SystemExit('this is the user\\'s own')")
+    monkeypatch.chdir(tmp_path)
+
+    async def test() -> None:
+        async with nodes() as cluster:
+            assert (await cluster.companion().ready(60))["ray_version"]
+            await cluster.start(0)
+
+    run(test)
+
+
+@pytest.mark.skipif(ray_version() < (2, 58), reason="GCS storage in RocksDB came with Ray 2.58")
+def test_a_head_comes_back_with_its_state() -> None:
+    actor = """
+import os, ray
+ray.init(logging_level="ERROR", namespace="n")
+@ray.remote(num_cpus=1, resources={"there": 1})
+class Counter:
+    def __init__(self): self.count = 0
+    def add(self):
+        self.count += 1
+        return self.count, os.getpid()
+counter = Counter.options(name="c", lifetime="detached", get_if_exists=True).remote()
+print(*ray.get(counter.add.remote()))
+"""
+
+    async def test() -> None:
+        async with nodes() as cluster:
+            storage = str(cluster.base / "storage")
+            head = await cluster.start(0, gcs_storage_path=storage)
+            worker = await cluster.start(1, gcs_storage_path=storage, resources={"there": 1.0})
+            count, pid = (await cluster.driver(actor)).split()[-2:]
+            assert count == "1"
+            for name in ("raylet", "gcs_server"):
+                child = cluster.child(head, name)
+                await child.stop(0)
+            again = await cluster.companions[0].start(cluster.plan(0, gcs_storage_path=storage), 60)
+            assert again.session == head.session
+            assert again.cluster_id == head.cluster_id
+            client = cluster.companions[0]
+            await client.watch(again.gcs_address, _auth(cluster.token), expected=2)
+            deadline = time.monotonic() + 30
+            while not client.nodes.get(worker.node_id, {}).get("alive"):
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
+            assert (await cluster.driver(actor)).split()[-2:] == ["2", pid]
+
+    run(test)
+
+
+def test_a_second_start_of_one_companion_after_a_loss() -> None:
+    async def test() -> None:
+        async with nodes() as cluster:
+            await cluster.start(0)
+            worker = await cluster.start(1)
+            await cluster.child(worker, "raylet").stop(0)
+            client = cluster.companions[0]
+            await client.watch(worker.gcs_address, _auth(cluster.token), expected=9)
+            while client.nodes[worker.node_id]["alive"]:
+                await asyncio.sleep(0.1)
+            plan = cluster.plan(1)
+            plan = replace(plan, ports=ports_for_restart(plan.ports, 1))
+            again = await cluster.companions[1].start(plan, 60)
+            assert again.node_id != worker.node_id
+            raylet = cluster.child(again, "raylet")
+            await asyncio.sleep(3)
+            assert raylet.running
+            assert "2 nodes" in await cluster.driver(ON_EACH)
+
+    run(test)
