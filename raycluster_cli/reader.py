@@ -318,6 +318,7 @@ def _with_phase(
         )
         if not over:
             return replace(status, phase=ClusterPhase.STOPPING, ended=None)
+        status = _not_current(status)
         if end.exit_code == 0:
             return replace(status, phase=ClusterPhase.ENDED)
         stopped = end.reason in ("stop", "signal")
@@ -325,7 +326,7 @@ def _with_phase(
     lost = _why_lost(status, record, job, slurm_answered)
     if lost:
         last = max((node.updated for node in status.nodes), default=status.started)
-        return replace(status, phase=ClusterPhase.LOST, message=lost, ended=last or None)
+        return replace(_not_current(status), phase=ClusterPhase.LOST, message=lost, ended=last or None)
     if job is not None and job.is_waiting and status.started == 0:
         return replace(status, phase=ClusterPhase.PENDING, message=waiting_job(job, status.read_at).message)
     if status.stop_asked_by:
@@ -336,6 +337,11 @@ def _with_phase(
         return status
     fewer = status.ready_nodes < status.expected_nodes
     return replace(status, phase=ClusterPhase.DEGRADED if fewer else ClusterPhase.RUNNING)
+
+
+def _not_current(status: ClusterStatus) -> ClusterStatus:
+    """Words of nodes that have not said good-bye tell nothing of a cluster that is over."""
+    return replace(status, nodes=tuple(replace(node, is_current=False) for node in status.nodes))
 
 
 def _why_lost(status: ClusterStatus, record: Record, job: Job | None, slurm_answered: bool) -> str:

@@ -363,7 +363,7 @@ def last_word(node: NodeStatus, status: ClusterStatus) -> str:
         return "Ray's head does not see it any more"
     if node.message and not (node.is_member and node.message == status.message):
         return node.message
-    if node.is_member:
+    if node.state in ("ready", "unknown"):
         return f"joined {clock_of(node.phases.get(NodePhase.JOINED.value, node.since))}"
     ago = span(max(status.read_at - node.since, 0.0)) if not status.is_over else clock_of(node.since)
     return f"for {ago}" if not status.is_over else f"at {ago}"

@@ -120,6 +120,8 @@ class NodeStatus:
     message: str = ""
     updated: float = 0.0
     """Unix seconds of the node's last word."""
+    is_current: bool = True
+    """False when the last word does not tell how the node is now: its cluster is over, or lost."""
     node_id: str = ""
     """Ray's."""
     exit_code: int | None = None
@@ -133,7 +135,7 @@ class NodeStatus:
     @property
     def is_member(self) -> bool:
         """Whether the node is in the cluster now."""
-        return self.phase in MEMBER and self.alive is not False
+        return self.phase in MEMBER and self.alive is not False and self.is_current
 
     @property
     def is_lost(self) -> bool:
@@ -150,8 +152,8 @@ class NodeStatus:
         """The node's state in one or two words."""
         if self.is_lost:
             return "lost"
-        if self.phase in (NodePhase.READY, NodePhase.DRIVING, NodePhase.JOINED):
-            return "ready"
+        if self.phase in MEMBER:
+            return "ready" if self.is_current else "unknown"
         return str(self.phase.value)
 
 

@@ -33,7 +33,7 @@ def write_record(
     end: EndWord | None = None,
     time_left_s: float | None = 5400.0,
 ) -> Record:
-    """A cluster of so many nodes: the last ``failed`` have failed, those before them are silent, and so on."""
+    """A cluster of so many nodes: the last ``failed`` have failed, those before are silent, and so on."""
     now = time.time() if now is None else now
     began = now - age_s
     record = Record.create(state_dir, cluster, key, name)
