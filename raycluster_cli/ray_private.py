@@ -12,6 +12,7 @@ import inspect
 import json
 import os
 import platform
+import random
 import runpy
 import signal
 import socket
@@ -100,6 +101,14 @@ def probe(address: str, timeout_s: float = _PROBE_TIMEOUT_S) -> None:
         raise StartFailure("no route", f"No way to {address}: {e.strerror or e}.") from e
 
 
+def _pauses(first_s: float, longest_s: float) -> Iterator[float]:
+    """Short pauses at first, longer ones soon: a thousand workers may ask the same GCS."""
+    pause_s = first_s
+    while True:
+        yield pause_s * random.uniform(0.7, 1.3)
+        pause_s = min(pause_s * 1.4, longest_s)
+
+
 #: How long a worker waits for a head that listens already to say whose it is.
 _IDENTITY_WAIT_S = 10.0
 
@@ -136,6 +145,7 @@ class Cluster:
     def check(self, identity: str) -> None:
         """Raise StartFailure unless this is the cluster meant, with our Ray and Python."""
         deadline = time.monotonic() + _IDENTITY_WAIT_S
+        pauses = _pauses(0.02, 0.3)
         while True:
             try:
                 found = self.found()
@@ -146,7 +156,7 @@ class Cluster:
             # A head leaves its identity some milliseconds after its GCS listens.
             if found["identity"] or not identity or time.monotonic() > deadline:
                 break
-            time.sleep(0.02)
+            time.sleep(next(pauses))
         if identity and found["identity"] != identity:
             whose = "a cluster of another raycluster" if found["identity"] else "a cluster not of raycluster"
             raise StartFailure("wrong cluster", f"At {self.address} answers {whose}: not joined.")
@@ -278,7 +288,7 @@ def _start_by_node(plan: NodePlan, report: Report, clock: _Phases) -> dict[str, 
             node = _QuickNode(parameters, head=plan.is_head, shutdown_at_exit=False, spawn_reaper=False)
             clock.mark("registered")
             if plan.is_head and plan.identity:
-                # Only now: a worker that comes before the head's raylet is registered sleeps for 2 s (Ray 2.55+).
+                # Only now: a worker that comes before the head's raylet has registered sleeps for 2 s (2.55+).
                 Cluster(plan.gcs_address).put_identity(plan.identity)
             if plan.is_head and plan.dashboard:
                 ray_node.Node.start_api_server(node, include_dashboard=True, raise_on_failure=True)
@@ -484,11 +494,12 @@ def _patched_wait(plan: NodePlan, spawned: list[tuple[str, Any]]) -> Iterator[No
 
     def get_node(gcs_address: str, node_id: str) -> Any:
         cluster = Cluster(gcs_address)
+        pauses = _pauses(0.005, 0.1)
         while not cluster.has_node(node_id):
             for name, info in spawned:
                 if info.process.poll() is not None:
                     raise _died(plan, name, info.process.returncode)
-            time.sleep(0.005)
+            time.sleep(next(pauses))
         return original_get(gcs_address, node_id)
 
     ray_services.get_node = get_node
