@@ -1,0 +1,195 @@
+"""A raycluster on a bed, as the tests of faults see it: its processes, its record, its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.bed.bed import REPOSITORY, Bed
+from tests.slurm.jobs import Job, Slurm
+from tests.waiting import wait_until
+
+#: What the machine that runs the tests may add to any time that the documentation promises.
+SLACK_S = 6.0
+
+DRIVER = """
+import os, signal, sys, time
+import ray
+
+ray.init(address="auto", log_to_driver=False)
+
+@ray.remote(num_cpus=0)
+class Holder:
+    def pid(self):
+        return os.getpid()
+
+mine = {node["NodeID"]: node["NodeName"] for node in ray.nodes() if node["Alive"]}
+holders = []
+for node in mine:
+    place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+    holders.append(Holder.options(scheduling_strategy=place).remote())
+ray.get([holder.pid.remote() for holder in holders])
+print("DRIVING", len(mine), flush=True)
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Proc:
+    """A process of a host, by the host's own numbers."""
+
+    pid: int
+    parent: int
+    argv: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        return " ".join(self.argv)
+
+
+class Cluster:
+    """One job that runs `raycluster run` on all of its nodes."""
+
+    def __init__(self, slurm: Slurm, job: Job, name: str) -> None:
+        self.slurm = slurm
+        self.bed: Bed = slurm.bed
+        self.job = job
+        self.name = name
+        self.fault_at = 0.0
+
+    @classmethod
+    def start(
+        cls,
+        slurm: Slurm,
+        driver: str = "time.sleep(600)",
+        *,
+        options: str = "",
+        sbatch: tuple[str, ...] = (),
+        nodes: int = 3,
+        before: str = "",
+        prefix: str = "",
+        srun: str = "",
+        preamble: str = DRIVER,
+        wrap: str = "exec",
+    ) -> Cluster:
+        """Submit it.  ``driver`` is Python that comes after DRIVER's text."""
+        name = f"fault-{time.time_ns()}"
+        path = slurm.bed.path("login", "/home/root") / f"{name}.py"
+        path.write_text(f"{preamble}\n{driver}\n")
+        script = f"""
+            export PYTHONPATH={REPOSITORY} RAY_USAGE_STATS_ENABLED=0
+            {before}
+            {wrap} srun -N{nodes} -n{nodes} --kill-on-bad-exit=0 --wait=0 --mem=0 {srun} \\
+                {prefix} {sys.executable} -m raycluster_cli run {options} -- {sys.executable} /home/root/{name}.py
+        """
+        job = slurm.sbatch(
+            "\n".join(line.strip() for line in script.splitlines()),
+            *(f"-N{nodes}", "--mem=3000", "--cpus-per-task=2", "--ntasks-per-node=1", f"--job-name={name}"),
+            *("--no-requeue", *sbatch),
+        )
+        return cls(slurm, job, name)
+
+    def driving(self) -> Cluster:
+        """Wait until the driver has an actor on each node."""
+        self.job.wait_for("DRIVING")
+        return self
+
+    # -- processes -----------------------------------------------------------------------------
+
+    def processes(self, host: str) -> list[Proc]:
+        """Everything that runs on a host."""
+        found = []
+        for directory in self.bed.path(host, "/proc").glob("[0-9]*"):
+            try:
+                stat = (directory / "stat").read_text()
+                argv = (directory / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            parent = int(stat.rpartition(")")[2].split()[1])
+            words = tuple(word.decode("utf-8", "replace") for word in argv if word)
+            found.append(Proc(int(directory.name), parent, words))
+        return found
+
+    def find(self, host: str, kind: str) -> list[Proc]:
+        """Processes of a kind: keeper, supervisor, companion, raylet, gcs_server, agent, worker, driver."""
+        everything = self.processes(host)
+        ours = [one for one in everything if "raycluster_cli" in one.argv and "run" in one.argv]
+        ours = [one for one in ours if not one.argv[0].endswith("srun")]
+        numbers = {one.pid for one in ours}
+        first = sorted((one for one in ours if one.parent not in numbers), key=lambda one: one.pid)[:1]
+        below = {one.pid for one in first}
+        match kind:
+            case "keeper":
+                return first
+            case "supervisor":
+                return [one for one in ours if one.parent in below]
+            case "companion":
+                mine = {one.pid for one in ours}
+                return [
+                    one for one in everything if "raycluster_cli.companion" in one.line and one.parent in mine
+                ]
+            case "watcher":
+                parents = {one.pid for one in self.find(host, "companion")}
+                return [one for one in everything if one.parent in parents]
+            case "raylet" | "gcs_server":
+                return [one for one in everything if one.argv and Path(one.argv[0]).name == kind]
+            case "agent":
+                raylets = {one.pid for one in self.find(host, "raylet")}
+                return [one for one in everything if one.parent in raylets and "agent" in one.line]
+            case "worker":
+                return [one for one in everything if one.line.startswith("ray::")]
+            case "driver":
+                return [
+                    one
+                    for one in everything
+                    if one.line.endswith(f"{self.name}.py")
+                    and one.parent not in below
+                    and "raycluster_cli" not in one.line
+                ]
+        raise ValueError(kind)
+
+    def pid(self, host: str, kind: str) -> int:
+        """The process of a kind, waited for."""
+        return wait_until(lambda: self.find(host, kind), timeout_s=30, what=f"{kind} on {host}")[0].pid
+
+    def signal(self, host: str, kind: str, number: str = "KILL") -> None:
+        """Send a signal; the time of the fault is now."""
+        pid = self.pid(host, kind)
+        self.fault_at = time.time()
+        self.bed.run(host, ["kill", f"-{number}", str(pid)], check=True)
+
+    # -- the record ----------------------------------------------------------------------------
+
+    @property
+    def record(self) -> Path:
+        return self.bed.path("login", f"/home/root/.raycluster/bed/{self.job.id}")
+
+    def word(self, name: str) -> dict[str, Any]:
+        """A file of the record; empty when it is not there."""
+        try:
+            return dict(json.loads((self.record / name).read_text()))
+        except (OSError, ValueError):
+            return {}
+
+    @property
+    def end(self) -> dict[str, Any]:
+        return self.word("end.json")
+
+    def node(self, host: str) -> dict[str, Any]:
+        return self.word(f"nodes/{host}.json")
+
+    def wait_end(self, timeout_s: float = 60.0) -> dict[str, Any]:
+        """Wait until the head has said how the cluster ended."""
+        return wait_until(lambda: self.end, timeout_s=timeout_s, what=f"the end of {self.job.id}")
+
+    def known_after_s(self) -> dict[str, float]:
+        """How long after the fault each node began to end, as their words tell."""
+        found = {}
+        for host in self.bed.spec.nodes:
+            phases = self.node(host).get("phases", {})
+            if "stopping" in phases:
+                found[host] = round(phases["stopping"] - self.fault_at, 2)
+        return found
