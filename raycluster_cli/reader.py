@@ -313,6 +313,7 @@ def _with_phase(
         over = (
             head_node is None
             or head_node.phase in _FINAL
+            or end.reason == "supervisor-killed"  # written by others, when all was over
             or status.read_at - end.when > ENDING_S
             or record.head_runs_here() is False
         )

@@ -374,6 +374,10 @@ def _word(node: NodeStatus, status: ClusterStatus, glyphs: Glyphs, width: int) -
     return fit(Text(text, "red" if node.is_problem else ""), width, glyphs)
 
 
+#: The worth of columns that show what is in use.
+_MEASURED = range(40, 81)
+
+
 def columns(status: ClusterStatus, width: int) -> list[Column]:
     """The columns that fit, the last word in what is left."""
     names = max((cell_len(node.host) for node in status.nodes), default=4)
@@ -386,7 +390,9 @@ def columns(status: ClusterStatus, width: int) -> list[Column]:
     ]
     wide = 19 if width >= 130 else 10
     measured = [node.usage for node in status.nodes if node.usage]
-    if measured:
+    if status.phase is ClusterPhase.STARTING:
+        chosen.insert(2, Column("PROGRESS", 16 if width < 110 else 26, _progress, 85))
+    elif measured:
         chosen.append(Column("CPU", wide if width < 130 else 15, _cpu, 80))
         if any(use.gpus_total for use in measured):
             chosen.append(Column("GPU", wide if width < 130 else 15, _gpu, 75))
@@ -395,8 +401,6 @@ def columns(status: ClusterStatus, width: int) -> list[Column]:
         chosen.append(Column("STORE", wide + 1, _store, 60))
         if any(use.worker_processes is not None for use in measured):
             chosen.append(Column("PROCS", 6, _processes, 40))
-    elif status.phase is ClusterPhase.STARTING:
-        chosen.insert(2, Column("PROGRESS", 16 if width < 110 else 26, _progress, 80))
     least = 14 if width >= 60 else 0
     while sum(each.width for each in chosen) + 1 + least > width and len(chosen) > 1:
         chosen.remove(min(chosen, key=lambda each: each.worth))
@@ -416,6 +420,10 @@ def node_lines(
     for node in nodes:
         line = Text(" ")
         for each in shown:
+            if each.worth in _MEASURED and node.usage is None and needs_a_look(node, status):
+                # Nothing to measure, but something to say: it takes the place.
+                line.append_text(_word(node, status, glyphs, width - line.cell_len))
+                break
             line.append_text(each.cell(node, status, glyphs, each.width))
         lines.append(fit(line, width, glyphs))
     return lines
