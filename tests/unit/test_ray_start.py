@@ -171,6 +171,15 @@ def test_health_checks_are_the_heads_and_grow_with_the_cluster() -> None:
         assert int(small[name]) < int(large[name])
 
 
+def test_many_nodes_get_patience_and_threads() -> None:
+    assert ray_start.node_settings(256) == {}
+    large = start_environment(replace(WORKER, expected_nodes=1000), {})
+    assert large["RAY_gcs_server_request_timeout_seconds"] == "120"
+    assert "RAY_gcs_server_rpc_server_thread_num" not in large
+    head = start_environment(replace(HEAD, expected_nodes=1000, num_cpus=48), {})
+    assert head["RAY_gcs_server_rpc_server_thread_num"] == "48"
+
+
 def test_storage_is_the_heads_and_gives_workers_time_to_wait_for_it() -> None:
     head = start_environment(replace(HEAD, gcs_storage_path="/scratch/gcs"), {})
     assert (head["RAY_gcs_storage"], head["RAY_gcs_storage_path"]) == ("rocksdb", "/scratch/gcs")
