@@ -71,6 +71,7 @@ class CompanionClient:
         self._send = writer(child.stdin.fileno())
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Event]] = {}
+        self._early: tuple[Path, int] | None = None
         self._starting: dict[int, int] = {}
         # Process (and process group) of each start that is under way, by request.
         self._listeners: list[Callable[[Event], None]] = []
@@ -112,24 +113,31 @@ class CompanionClient:
         self._listeners.append(listener)
 
     def log_to(self, path: Path, so_far: int) -> None:
-        """Send what the companion prints to a file, after what it has printed so far (a descriptor; closed).
+        """Send what the companion prints to a file, after what it has printed so far (a descriptor).
 
-        It can only obey when Ray is imported; if it ends before that, its words are written here.
+        It can only obey when Ray is imported; if it ends before that, :meth:`ready` writes its words.
         """
+        self._early = (path, so_far)
         with contextlib.suppress(BrokenPipeError):
             self._send({"do": "log", "path": str(path)})
 
-        def over(_: object) -> None:
-            with contextlib.suppress(OSError), open(path, "ab", opener=_private) as file:
-                if not file.tell():
-                    file.write(os.pread(so_far, 1 << 20, 0))
-            os.close(so_far)
-
-        self.child.exited.add_done_callback(over)
+    def _keep_words(self, write: bool) -> None:
+        if self._early is not None:
+            (path, fd), self._early = self._early, None
+            if write and (words := os.pread(fd, 1 << 20, 0)):
+                with contextlib.suppress(OSError), open(path, "ab", opener=_private) as file:
+                    file.write(words)
+            os.close(fd)
 
     async def ready(self, timeout_s: float) -> Event:
         """Wait until Ray is imported: {ray_version, python_version, import_s}.  Raises StartFailure."""
-        return await self._within(asyncio.shield(self._ready), timeout_s, "importing Ray")
+        try:
+            event = await self._within(asyncio.shield(self._ready), timeout_s, "importing Ray")
+        except StartFailure:
+            self._keep_words(write=True)
+            raise
+        self._keep_words(write=False)
+        return event
 
     async def request(self, do: str, timeout_s: float, **fields: Any) -> Event:
         """Send a command and wait for its answer.  Raises StartFailure: failed, timed out, ended."""

@@ -288,7 +288,7 @@ def _start_by_node(plan: NodePlan, report: Report, clock: _Phases) -> dict[str, 
             node = _QuickNode(parameters, head=plan.is_head, shutdown_at_exit=False, spawn_reaper=False)
             clock.mark("registered")
             if plan.is_head and plan.identity:
-                # Only now: a worker that comes before the head's raylet has registered sleeps for 2 s (2.55+).
+                # Only now: a worker that comes before the head's raylet is there sleeps for 2 s (2.55+).
                 Cluster(plan.gcs_address).put_identity(plan.identity)
             if plan.is_head and plan.dashboard:
                 ray_node.Node.start_api_server(node, include_dashboard=True, raise_on_failure=True)
