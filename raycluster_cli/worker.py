@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -344,13 +344,14 @@ class WorkerRun(NodeRun):
         self.word.phase(NodePhase.STARTING, ip=node.address.ip, ports=node.port_map())
         loop = asyncio.get_running_loop()
         left_s = max(self._deadline - loop.time(), 1.0)
+        start = node.start(
+            min(settings.start_timeout, left_s),
+            gcs_address=target.address,
+            identity=head.identity if head else "",
+            gcs_reconnect_s=60 if self._head_recovers() else None,
+        )
         try:
-            await node.start(
-                min(settings.start_timeout, left_s),
-                gcs_address=target.address,
-                identity=head.identity if head else "",
-                gcs_reconnect_s=60 if self._head_recovers() else None,
-            )
+            await self._unless_it_ends(start)
         except StartFailure as failed:
             if failed.kind == "auth" and head is not None and head.port != target.port:
                 raise AttemptFailed(
@@ -359,6 +360,31 @@ class WorkerRun(NodeRun):
                     f"it refuses this cluster's token; this cluster's head is at {head.address}",
                 ) from failed
             raise AttemptFailed(target.address, failed.kind, failed.message, failed.log) from failed
+
+    async def _unless_it_ends(self, start: Coroutine[Any, Any, Any]) -> None:
+        """A start, given up when the cluster ends meanwhile (Finished): Ray itself would try for minutes."""
+        starting = asyncio.ensure_future(start)
+        ending = asyncio.ensure_future(self._told_of_the_end())
+        try:
+            await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                raise Finished(_end_of(ending.result()))
+            starting.result()
+        finally:
+            ending.cancel()
+            if not starting.done():
+                starting.cancel()
+                await asyncio.wait({starting})
+
+    async def _told_of_the_end(self) -> EndWord:
+        """Returns when the record says that the cluster has ended."""
+        record = self._found_record or self.record
+        while True:
+            await asyncio.sleep((0.3 + self._nodes_in_job() / 500) * random.uniform(0.7, 1.3))
+            if record is not None:
+                end = await self.word.ask(record.read_end, timeout_s=RECORD_LOOK_S, default=None)
+                if end is not None:
+                    return end
 
     def _token(self, head: HeadInfo | None) -> str:
         """The cluster's token, from the record or from RAYCLUSTER_TOKEN; '' when there is none by choice."""
