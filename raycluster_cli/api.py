@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .companion_boot import raycluster_command
 from .errors import (
     ClusterUnhealthyError,
     ExitCode,
@@ -167,7 +168,7 @@ async def _start(arguments: list[str]) -> _Node:
     ours, theirs = socket.socketpair()
     theirs.set_inheritable(True)
     process = subprocess.Popen(  # noqa: ASYNC220  # a fork and exec: milliseconds
-        [sys.executable, "-m", "raycluster_cli", *arguments],
+        raycluster_command(*arguments),
         env={**os.environ, ParentLink.VARIABLE: str(theirs.fileno())},
         pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,

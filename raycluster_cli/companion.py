@@ -370,6 +370,9 @@ _WORK: dict[str, Callable[[Event, Emit, int], None]] = {
 def main() -> int:
     """Import Ray, say so, obey until the end of stdin."""
     began = time.time()
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        # `--signal=USR1@300` reaches every process of a step and would end Ray's daemons; they inherit this.
+        signal.signal(number, signal.SIG_IGN)
     stdin, stdout = os.dup(0), os.dup(1)
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)

@@ -29,7 +29,7 @@ from .limit import job_end_time, requeue
 from .node import RayNode
 from .process import Child, describe_code, shell_code
 from .ray_start import StartFailure
-from .record import EndWord, HeadInfo, NodeWord, Record
+from .record import EndWord, HeadInfo, NodeWord, Record, prune
 from .report import count, duration
 from .slurm import format_hostlist
 from .status import NodePhase, Role
@@ -146,6 +146,7 @@ class HeadRun(NodeRun):
             expected_workers=self.expected,
             driver=context.driver,
             ports=self.node.port_map(),
+            aliases=_aliases(context),
             node_root=str(self.node.root.path),
             end_time=(context.allocation.end_time or 0.0) if context.allocation else 0.0,
             extra={
@@ -233,15 +234,16 @@ class HeadRun(NodeRun):
     # -- main ------------------------------------------------------------------------------------
 
     async def main(self) -> End:
+        context = self.context
         watching = await self.node.watch(self._nodes_changed, self.expected + 1)
         self._background(self._keep_watching(watching))
         self._background(self._watch_gcs())
         self._background(self._watch_time_limit())
         if self.record is not None:
             self._background(self._watch_for_stop())
+            self._background(asyncio.to_thread(self._ignore_errors, prune, context.state_dir))
             self._background(tell_usage(self, self.expected + 1))
         await self._wait_for_workers()
-        context = self.context
         self.word.phase(NodePhase.READY)
         nodes = count(len(self.members.alive) + 1, "node")
         took = duration(time.time() - context.launched)
@@ -694,6 +696,15 @@ def _refuse_recovery(ray_version: str) -> None:
             f"this is Ray {ray_version}.",
             "Update Ray, or leave the option out: the job then ends when its head is lost.",
         )
+
+
+def _aliases(context: Context) -> tuple[str, ...]:
+    """Other words by which a person may call this cluster: the array's task, the job's name."""
+    allocation = context.allocation
+    if allocation is None:
+        return ()
+    array = f"{allocation.array_job_id}_{allocation.array_task_id}" if allocation.array_job_id else ""
+    return tuple(word for word in (array, allocation.job_name) if word)
 
 
 def _expected_workers(context: Context) -> int:

@@ -337,6 +337,7 @@ class NodeRun:
             report=self.report,
             on_death=on_death,
             warm=context.warm,
+            kept=context.keeper is not None,
         )
 
     def keep(self, **notes: object) -> None:

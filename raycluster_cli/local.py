@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+from .companion_boot import raycluster_command
 from .config import Settings
 from .head import HeadRun
 from .host import read_host
@@ -109,7 +109,7 @@ class LocalRun(HeadRun):
         if settings.temp_dir:
             arguments += ["--temp-dir", settings.temp_dir]
         return self.reaper.spawn(
-            [sys.executable, "-m", "raycluster_cli", "worker", *arguments],
+            raycluster_command("worker", *arguments),
             name,
             env={
                 **context.env,

@@ -17,12 +17,13 @@ from .companion_client import CompanionClient, Started
 from .config import Settings, parse_pairs, parse_size_bytes
 from .errors import RayclusterError
 from .health import Outcome, tcp_probe
-from .host import HostFacts, read_host
+from .host import HostFacts, is_in_memory, read_host
 from .limits import raise_limits
 from .network import NodeAddress, node_address
 from .node_root import ENV_MARK, NodeRoot, make_node_root, sweep_stale
 from .ports import PortClaim, claim_ports
 from .process import Child, Reaper, describe_code, end_tree
+from .proctree import identify
 from .ray_start import NodePlan, StartFailure, client_environment
 from .report import Report
 from .resources import ResourcePlan, plan_resources
@@ -92,6 +93,7 @@ class RayNode:
         report: Report,
         on_death: Callable[[Child, int], None],
         warm: WarmCompanion | None = None,
+        kept: bool = False,
     ) -> None:
         self.role = role
         self.settings = settings
@@ -117,6 +119,8 @@ class RayNode:
         self.ray_version = ""
         self.steps: Mapping[str, float] = {}
         """Unix seconds at which steps of the start were done (status.IMPORTED and the like)."""
+        self.kept = kept
+        """Whether our parent is our keeper, who clears the directory if we are killed."""
         self._env = dict(env)
         self._warm = warm
         self._stopping = False
@@ -128,7 +132,13 @@ class RayNode:
     def prepare(self) -> None:
         """Make the node's directory; clear what crashed clusters of this user left on the node."""
         base = Path(self.settings.temp_dir) if self.settings.temp_dir else None
-        self.root = make_node_root(self.key, env=self._env, base=base, role=self.role.value)
+        self.root = make_node_root(
+            self.key,
+            env=self._env,
+            base=base,
+            role=self.role.value,
+            keeper=identify(os.getppid()) if self.kept else None,
+        )
         for warning in self.root.warnings:
             self.report.warn(warning)
         self._env[ENV_MARK] = str(self.root.path)
@@ -152,7 +162,8 @@ class RayNode:
 
     async def sweep(self) -> None:
         """Clear what crashed clusters of this user left on this node, beside our own start."""
-        for swept in await asyncio.to_thread(sweep_stale, self._env):
+        extra = [Path(self.settings.temp_dir)] if self.settings.temp_dir else []
+        for swept in await asyncio.to_thread(sweep_stale, self._env, extra=extra):
             ended = f", {len(swept.ended)} processes ended" if swept.ended else ""
             self.report.say(f"cleared {swept.path}, left by cluster {swept.key} on {self.host}{ended}")
             for left in swept.left:
@@ -186,6 +197,8 @@ class RayNode:
             labels=parse_pairs("--labels", settings.labels),
             head=self.role is Role.HEAD,
             dashboard=settings.dashboard,
+            # Where the directory is in memory, spilled objects are charged to the job twice.
+            spill_in_memory=is_in_memory(Path(settings.spill_dir) if settings.spill_dir else self.root.path),
         )
         limits = raise_limits(num_cpus=self.grant.num_cpus)
         for warning in (*self.grant.warnings, *limits.warnings):
@@ -282,6 +295,7 @@ class RayNode:
             object_store_bytes=grant.object_store_bytes,
             resources=grant.resources,
             labels=grant.labels,
+            system_config=grant.system_config,
             identity=identity,
             client_server=settings.client_server,
             dashboard_host=settings.dashboard_host,

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -171,6 +173,11 @@ async def end_tree(
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
+#: A signal that comes again so soon is the same request: at the time limit and at preemption Slurm sends
+#: SIGTERM twice within milliseconds, once for the step and once for the job (seen on 22.05).
+SAME_REQUEST_S: dict[int, float] = {signal.SIGTERM: 2.0, signal.SIGUSR1: 0.2, signal.SIGUSR2: 0.2}
+
+
 @dataclass
 class Signals:
     """The signals that this process, or its keeper, got.  Handlers only record.
@@ -184,6 +191,8 @@ class Signals:
     keeper_gone: bool = False
     _listeners: list[Callable[[int, int], None]] = field(default_factory=list)
     _told: dict[int, int] = field(default_factory=dict)
+    _last: dict[tuple[int, int], float] = field(default_factory=dict)
+    clock: Callable[[], float] = time.monotonic
 
     def attach(self, loop: asyncio.AbstractEventLoop, keeper: Keeper | None) -> None:
         """Record from now on; signals that came before (blocked by the keeper) arrive now."""
@@ -203,6 +212,10 @@ class Signals:
             self._got(self.relayed, number)
 
     def _got(self, log: dict[int, int], number: int) -> None:
+        now = self.clock()
+        if now - self._last.get((id(log), number), -math.inf) < SAME_REQUEST_S.get(number, 0.0):
+            return
+        self._last[id(log), number] = now
         log[number] = log.get(number, 0) + 1
         count = self.count(number)
         if count > self._told.get(number, 0):

@@ -15,12 +15,12 @@ import enum
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .companion_boot import raycluster_command
 from .errors import RayclusterError
 from .node_root import Swept, sweep_stale
 from .proctree import ProcessRef, is_running, send_signal
@@ -251,7 +251,7 @@ def _sweep_there(record: Record, head: HeadInfo, job: Job, around: Surroundings)
     argv = [
         *(program, f"--jobid={job.id}", "--overlap", "--nodes=1", "--ntasks=1", "--mem=0", "--immediate=20"),
         *(f"--nodelist={head.host}", "--kill-on-bad-exit=0", "--input=none", "--quiet"),
-        *(sys.executable, "-m", "raycluster_cli", "stop", "--here"),
+        *raycluster_command("stop", "--here"),
     ]
     around.progress(f"{record.path.name}: clearing {head.host}")
     env = {name: value for name, value in around.env.items() if not name.startswith("SLURM_")}

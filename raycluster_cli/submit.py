@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from .companion_boot import raycluster_command
 from .errors import RayclusterError, UsageError
 
 SBATCH_TIMEOUT_S = 60.0
@@ -223,8 +224,7 @@ def make_script(
 
 def _raycluster(python: str) -> str:
     """The words that start this very raycluster, whatever PATH the job has."""
-    script = Path(python).with_name("raycluster")
-    return shlex.quote(str(script)) if script.exists() else f"{shlex.quote(python)} -m raycluster_cli"
+    return shlex.join(raycluster_command(python=python))
 
 
 def default_template() -> str:
