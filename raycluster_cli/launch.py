@@ -52,7 +52,7 @@ class Launcher:
         if settings.local is not None:
             from .local import run_local
 
-            run_local(settings, self.env, driver, self.keeper, state_dir(settings, self.env))
+            run_local(settings, self.env, driver, self.keeper, state_dir(settings, self.env), self.warm)
         allocation = Allocation.from_environ(self.env)
         if allocation is None or not allocation.in_task:
             where = (

@@ -22,6 +22,7 @@ from .lifecycle import Context, run_and_exit
 from .process import Child
 from .resources import plan_resources
 from .status import Role
+from .warm import WarmCompanion
 
 #: The head's address; the workers have the following ones.  Not 127.0.0.1, which Ray replaces by the
 #: machine's outer address (ray._private.services.resolve_ip_for_localhost).
@@ -37,6 +38,7 @@ def run_local(
     driver: tuple[str, ...],
     keeper: Keeper | None,
     state_dir: Path,
+    warm: WarmCompanion | None = None,
 ) -> NoReturn:
     """Run the local cluster to its end and end the process with its exit code."""
     assert settings.local is not None
@@ -56,6 +58,7 @@ def run_local(
         state_dir=state_dir,
         driver=driver,
         keeper=keeper,
+        warm=warm,
     )
     run_and_exit(LocalRun(context))
 

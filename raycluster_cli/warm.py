@@ -30,12 +30,10 @@ class WarmCompanion:
 def worth_it(arguments: Sequence[str], env: Mapping[str, str]) -> bool:
     """Whether this command line will start a Ray node in this process, as far as can be told at a glance."""
     options = arguments[1 : arguments.index("--")] if "--" in arguments else arguments[1:]
-    elsewhere = any(one in ("-h", "--help") or one.startswith("--local") for one in options)
+    asks = "-h" in options or "--help" in options
+    # Of several tasks on a node only the first joins.
     return (
-        arguments[:1] in (["head"], ["worker"], ["run"])
-        and not elsewhere
-        and not env.get("RAYCLUSTER_LOCAL")
-        and env.get("SLURM_LOCALID", "0") == "0"
+        arguments[:1] in (["head"], ["worker"], ["run"]) and not asks and env.get("SLURM_LOCALID", "0") == "0"
     )
 
 
