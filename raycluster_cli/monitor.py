@@ -47,6 +47,9 @@ SLURM_S = 60.0
 #: A record that has not been read for so long is told on the screen.
 STALE_S = 6.0
 
+#: How long `--once` waits for measurements where nobody has watched before.
+ONCE_S = 4.0
+
 #: Without a terminal: a sign of life at least so often.
 QUIET_S = 60.0
 
@@ -204,14 +207,13 @@ def _once(
 ) -> ClusterStatus:
     jobs = query() if record.slurm_cluster != "local" else None
     status = read_cluster(record, jobs)
-    if not status.is_over and status.nodes and status.usage_at is None:
-        # Nobody watched until now: the head notices within a second and measures.
+    if not status.is_over and status.ready_nodes and not _is_measured(status):
+        # Nobody watched until now: the head notices within a second and measures, nodes soon after.
         record.watch()
-        deadline = time.monotonic() + 3.0
-        while status.usage_at is None and time.monotonic() < deadline and status.ready_nodes:
-            time.sleep(0.1)
-            if record.read_usage() is not None:
-                status = read_cluster(record, jobs)
+        deadline = time.monotonic() + ONCE_S
+        while not _is_measured(status) and not status.is_over and time.monotonic() < deadline:
+            time.sleep(0.2)
+            status = read_cluster(record, jobs)
     if wish.prometheus:
         write_prometheus(wish.prometheus, status)
     if wish.as_json:
@@ -219,6 +221,11 @@ def _once(
     elif not wish.prometheus or console.is_terminal:
         print_lines(console, report(status, console.width, glyphs_of(console)))
     return status
+
+
+def _is_measured(status: ClusterStatus) -> bool:
+    members = [node for node in status.nodes if node.is_member]
+    return all(node.usage is not None and node.usage.memory_used_bytes is not None for node in members)
 
 
 # -- on a terminal

@@ -131,8 +131,17 @@ def _force(record: Record, status: ClusterStatus, around: Surroundings, waited_s
         step = _step(head)
         what = f"step {job.id}.{step}" if step else f"job {job.id}"
         around.say(f"{silent}; cancelling {what}")
+        if step:
+            # Of a job Slurm gives TERM, and KILL after KillWait; of a step KILL at once, and no node clears
+            # itself.  So TERM first.
+            around.cancel(job.id, around.env, step=step, extra=("--signal=TERM",))
+            if _await_slurm(record, job, around, TERM_S * 1.5):
+                return Outcome.FORCED
         around.cancel(job.id, around.env, step=step)
-        return _await_slurm(record, job, step, around)
+        if _await_slurm(record, job, around, FORCED_S):
+            return Outcome.FORCED
+        around.say(f"{status.title}: still there {FORCED_S:g} s after scancel; see `squeue -s -j {job.id}`")
+        return Outcome.FAILED
     if head is not None and record.head_runs_here():
         around.say(f"{silent}; ending its process {head.pid}")
         return _end_here(record, ProcessRef(head.pid, head.create_time), around)
@@ -153,26 +162,24 @@ def _step(head: HeadInfo | None) -> str | None:
     return str(step) if step not in (None, "") else None
 
 
-def _await_slurm(record: Record, job: Job, step: str | None, around: Surroundings) -> Outcome:
-    """Until the record tells of the end, or Slurm knows the job no more."""
-    began = around.clock()
-    asked = began
-    while around.clock() - began < FORCED_S:
+def _await_slurm(record: Record, job: Job, around: Surroundings, wait_s: float) -> bool:
+    """Until the record tells of the end, or Slurm knows the job no more; whether it came to that."""
+    began = asked = around.clock()
+    while around.clock() - began < wait_s:
         status = read_cluster(record, None, events=0)
-        if status.is_over:
+        if status.is_over and status.phase is not ClusterPhase.LOST:
             around.say(f"{status.title} ended after scancel")
-            return Outcome.FORCED
+            return True
         if around.clock() - asked > 3.0:
             asked = around.clock()
             found = (around.jobs(again=True) or {}).get(job.id)
             if found is None or found.is_ended:
                 _write_end(record, "ended by scancel; its head left no word")
                 around.say(f"{status.title}: Slurm has ended job {job.id}")
-                return Outcome.FORCED
-        around.progress(f"{status.title}: waiting for Slurm to end {'the step' if step else 'the job'}")
+                return True
+        around.progress(f"{status.title}: waiting for Slurm to end it")
         around.sleep(POLL_S)
-    around.say(f"{record.path.name}: still there {FORCED_S:g} s after scancel; see `squeue -j {job.id}`")
-    return Outcome.FAILED
+    return False
 
 
 def _end_here(record: Record, head: ProcessRef, around: Surroundings) -> Outcome:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 MEASURE_S, LOOK_S = 2.0, 1.0
 
 #: How often a worker does both; multiplied where there are many.
-NODE_S = 4.0
+NODE_S = 1.5
 NODES_A_SECOND = 20.0
 
 #: A watcher that has not touched its file for so long has gone.

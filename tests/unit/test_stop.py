@@ -41,9 +41,10 @@ class World:
             sleep=self.sleep,
         )
 
-    def cancel(self, job: str, _: object, *, step: str | None = None) -> None:
-        self.cancelled.append(f"{job}.{step}" if step else job)
-        self.jobs = {}
+    def cancel(self, job: str, _: object, *, step: str | None = None, extra: tuple[str, ...] = ()) -> None:
+        self.cancelled.append(" ".join([*extra, f"{job}.{step}" if step else job]))
+        if not extra:
+            self.jobs = {}
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -89,7 +90,7 @@ def test_no_answer_means_scancel(tmp_path: Path, world: World, step: str | None)
     record.write_head(dataclasses.replace(head, extra={**head.extra, "step": step}))
     world.jobs = {"4711": Job("4711", "4711", "RUNNING")}
     assert stop_cluster(record, world.around, deadline_s=10) is Outcome.FORCED
-    assert world.cancelled == ["4711.0" if step else "4711"]
+    assert world.cancelled == (["--signal=TERM 4711.0", "4711.0"] if step else ["4711"])
     ended = record.read_end()
     assert ended is not None
     assert read_cluster(record).is_over
