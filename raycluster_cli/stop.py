@@ -17,7 +17,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .companion_boot import raycluster_command
@@ -32,6 +32,9 @@ from .status import ClusterPhase, ClusterStatus
 
 #: How often the record is looked at while waiting.
 POLL_S = 0.2
+
+#: How often Slurm is asked while waiting.
+ASK_S = 10.0
 
 #: How long Slurm, or a signalled head, gets after the deadline: KillWait is 30 s by default.
 FORCED_S = 45.0
@@ -99,9 +102,12 @@ def stop_cluster(record: Record, around: Surroundings, *, deadline_s: float = 60
     began = around.clock()
     if status.phase is not ClusterPhase.STOPPING:
         record.request_stop("raycluster stop")
+    asked = began
     while True:
         waited_s = around.clock() - began
-        status = read_cluster(record, None if local else around.jobs(), events=0)
+        again = around.clock() - asked >= ASK_S
+        asked = around.clock() if again else asked
+        status = read_cluster(record, None if local else around.jobs(again), events=0)
         if status.phase is ClusterPhase.LOST:
             return _clear(record, status, around)
         if status.is_over:
@@ -142,10 +148,13 @@ def _force(record: Record, status: ClusterStatus, around: Surroundings, waited_s
             return Outcome.FORCED
         around.say(f"{status.title}: still there {FORCED_S:g} s after scancel; see `squeue -s -j {job.id}`")
         return Outcome.FAILED
+    if record.slurm_cluster != "local" and around.jobs() is not None:
+        gone = f"Slurm has ended job {record.job_id}, and its head left no word"
+        return _clear(record, replace(status, phase=ClusterPhase.LOST, message=gone), around)
     if head is not None and record.head_runs_here():
         around.say(f"{silent}; ending its process {head.pid}")
         return _end_here(record, ProcessRef(head.pid, head.create_time), around)
-    around.say(f"{silent}, and Slurm does not know the job: nothing more can be done from here")
+    around.say(f"{silent}, and Slurm cannot be reached: nothing more can be done from here")
     return Outcome.FAILED
 
 

@@ -102,6 +102,15 @@ def test_no_answer_and_no_slurm(tmp_path: Path, world: World) -> None:
     assert "nothing more can be done from here" in world.said[-1]
 
 
+def test_slurm_has_ended_it_meanwhile(tmp_path: Path, world: World) -> None:
+    record = write_record(tmp_path, 3)
+    world.jobs = {"4711": Job("4711", "4711", "RUNNING")}
+    world.then = [(4.0, lambda: setattr(world, "jobs", {}))]
+    assert stop_cluster(record, world.around, deadline_s=5) is Outcome.CLEARED
+    assert world.cancelled == []
+    assert read_cluster(record).is_over
+
+
 def test_a_lost_cluster_is_cleared(tmp_path: Path, world: World) -> None:
     record = write_record(tmp_path, 3)
     old = time.time() - 600
