@@ -25,7 +25,7 @@ from .errors import (
 )
 from .evidence import keep_evidence
 from .lifecycle import RESERVE_S, Context, End, NodeRun, python_version, quietly
-from .limit import job_end_time, requeue
+from .limit import job_end_time, job_output, requeue
 from .node import RayNode
 from .process import Child, describe_code, shell_code
 from .ray_start import StartFailure
@@ -125,6 +125,7 @@ class HeadRun(NodeRun):
         if self.record is not None:
             await self._claim(self.record)
         self.node = self.make_node(self._process_died)
+        self.node.on_dashboard = self._dashboard_is_up
         self.node.prepare()
         self.keep(node_root=str(self.node.root.path))
         self.node.begin_import()
@@ -220,6 +221,17 @@ class HeadRun(NodeRun):
         if self.record is not None:
             self.word.submit(self._ignore_errors, self.record.write_head, self.head)
 
+    def _dashboard_is_up(self, url: str) -> None:
+        self.head = replace(self.head, dashboard=url)
+        self._write_head()
+
+    async def _note_output(self) -> None:
+        """Where the job's output goes: for `raycluster logs`, once Slurm has forgotten the job."""
+        allocation = self.context.allocation
+        if allocation is not None and (path := await job_output(allocation.job_id, self.context.env, self.reaper)):
+            self.head = replace(self.head, extra={**self.head.extra, "output": path})
+            self._write_head()
+
     def _ignore_errors(self, call: Any, *args: Any) -> None:
         """A record that cannot be written (a full disk) is no reason to end a cluster that works."""
         try:
@@ -241,6 +253,7 @@ class HeadRun(NodeRun):
         self._background(self._watch_time_limit())
         if self.record is not None:
             self._background(self._watch_for_stop())
+            self._background(self._note_output())
             self._background(asyncio.to_thread(self._ignore_errors, prune, context.state_dir))
             self._background(tell_usage(self, self.expected + 1))
         await self._wait_for_workers()
@@ -367,6 +380,8 @@ class HeadRun(NodeRun):
         loop = asyncio.get_running_loop()
         quorum_since: float | None = None
         next_word = loop.time() + 10.0
+        look_at = 0.0
+        words: dict[str, NodeWord] = {}
         while len(self.members.alive) < self.expected:
             now = loop.time()
             if len(self.members.alive) >= self.quorum and self.quorum < self.expected:
@@ -378,7 +393,10 @@ class HeadRun(NodeRun):
                         f" (--min-workers {self.quorum}); missing: {missing}. Late ones are let in."
                     )
                     return
-            words = await self._words()
+            if now >= min(look_at, self._deadline):
+                # Not at each worker that joins: a thousand words are a thousand questions to the file server.
+                look_at = now + RECORD_POLL_S + self.expected / 1000
+                words = await self._words()
             failed = [word for word in words.values() if word.phase == NodePhase.FAILED.value]
             if failed and self.expected - len(failed) < self.quorum:
                 raise WorkersMissingError(
