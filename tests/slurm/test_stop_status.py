@@ -1,0 +1,177 @@
+"""status, monitor, stop and env against a real Slurm: from the login node, inside the job, after the end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bed.spec import LOGIN
+from tests.slurm.clusters import SRUN, batch, head_is_up, line_with, read, record
+from tests.slurm.jobs import Job, Slurm
+from tests.waiting import wait_until
+
+WORK = """
+import time
+import ray
+
+ray.init(log_to_driver=False)
+
+@ray.remote(num_cpus=1)
+def work():
+    time.sleep(600)
+
+held = ray.put(b"x" * 50_000_000)
+print("WORKING", len(ray.nodes()), flush=True)
+ray.get([work.remote() for _ in range(40)])
+"""
+
+
+def start(slurm: Slurm, user: str = "alice") -> Job:
+    """A cluster whose driver keeps all of it busy."""
+    home = slurm.bed.path(LOGIN, f"/home/{user}")
+    (home / "work.py").write_text(WORK)
+    (home / "work.py").chmod(0o644)
+    job = batch(slurm, f"{SRUN} raycluster run -- python /home/{user}/work.py", user=user)
+    job.wait_for("WORKING 3")
+    return job
+
+
+def raycluster(
+    slurm: Slurm, *words: str, host: str = LOGIN, user: str = "alice", code: int | None = 0
+) -> subprocess.CompletedProcess[str]:
+    """`raycluster WORDS` on a host, as a user; its exit code must be ``code``."""
+    done = slurm.run(host, ["raycluster", *words], user=user, env={"COLUMNS": "100"}, timeout_s=120)
+    if code is not None:
+        assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def told(slurm: Slurm, *words: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(raycluster(slurm, *words).stdout)
+    return found
+
+
+def supervisor_of_head(slurm: Slurm, job: Job) -> tuple[str, int, int]:
+    """(host, keeper's pid, supervisor's pid) of the head."""
+    head = head_is_up(slurm.bed, job)
+    stat = slurm.run(head["host"], ["cat", f"/proc/{head['pid']}/stat"], check=True).stdout
+    return head["host"], int(stat.rpartition(")")[2].split()[1]), head["pid"]
+
+
+def test_a_cluster_seen_from_everywhere_and_stopped(slurm: Slurm) -> None:
+    job = start(slurm)
+    text = raycluster(slurm, "status").stdout
+    assert text.splitlines()[1].split()[:3] == [job.id, "running", "3/3"]
+
+    found = told(slurm, "monitor", job.id, "--once", "--json")
+    assert (found["state"], found["nodes_ready"], found["slurm_state"]) == ("running", 3, "RUNNING")
+    assert 300 < found["time_left_s"] <= 600
+    assert sum(node["usage"]["cpus_used"] for node in found["nodes"]) > 0
+    assert found["nodes"][0]["usage"]["object_store_used_bytes"] >= 50_000_000
+    assert all(node["usage"]["worker_processes"] for node in found["nodes"])
+    assert found["pending_tasks"] > 0
+
+    inside = slurm.srun(
+        *("--overlap", "-N1", "-n1", f"--jobid={job.id}", "--mem=0", "raycluster", "monitor", "--once"),
+        user="alice",
+    )
+    assert inside.returncode == 0, inside.stderr
+    assert "Driver runs on 3 nodes" in inside.stdout
+
+    timing = raycluster(slurm, "status", job.id, "--timing").stdout
+    assert "slowest: " in timing
+    assert "no record of" in raycluster(slurm, "status", job.id, user="bob", code=2).stderr
+
+    done = raycluster(slurm, "stop", job.id)
+    assert f"{job.id} ended after" in done.stderr
+    job.wait()
+    after = told(slurm, "status", job.id, "--json")
+    assert (after["state"], after["reason"], after["exit_code"]) == ("stopped", "stop", 143)
+    assert "has ended already" in raycluster(slurm, "stop", job.id).stderr
+    slurm.assert_nothing_left()
+
+
+def test_a_head_that_does_not_answer_is_cancelled(slurm: Slurm) -> None:
+    job = start(slurm)
+    host, keeper, supervisor = supervisor_of_head(slurm, job)
+    slurm.run(host, ["kill", "-STOP", str(supervisor), str(keeper)], check=True)
+    done = raycluster(slurm, "stop", job.id, "--timeout", "3")
+    assert f"cancelling step {job.id}.0" in done.stderr
+    job.wait()
+    assert told(slurm, "status", job.id, "--json")["over"]
+    slurm.run(host, ["raycluster", "stop", "--here"], user="alice")
+    slurm.assert_nothing_left()
+
+
+def test_a_head_killed_with_its_keeper_is_cleared_from_the_login_node(slurm: Slurm) -> None:
+    job = start(slurm)
+    host, keeper, supervisor = supervisor_of_head(slurm, job)
+    slurm.run(host, ["kill", "-KILL", str(keeper), str(supervisor)], check=True)
+    raycluster(slurm, "stop", job.id, "--timeout", "10")
+    job.wait()
+    assert told(slurm, "status", job.id, "--json")["over"]
+    slurm.run(host, ["raycluster", "stop", "--here"], user="alice")
+    slurm.assert_nothing_left()
+
+
+def test_all_asks_first(slurm: Slurm) -> None:
+    job = start(slurm)
+    assert "nobody can be asked here" in raycluster(slurm, "stop", "--all", code=2).stderr
+    done = raycluster(slurm, "stop", "--all", "--yes")
+    assert f"{job.id} ended after" in done.stderr
+    job.wait()
+    slurm.assert_nothing_left()
+
+
+def test_a_waiting_job(slurm: Slurm) -> None:
+    job = slurm.sbatch("sleep 600", "-N3", "--exclusive", "--hold", user="alice")
+    done = raycluster(slurm, "monitor", job.id, "--once", code=1)
+    assert "waiting in Slurm's queue (JobHeldUser)" in done.stderr
+    assert told(slurm, "status", job.id, "--json")["state"] == "pending"
+    raycluster(slurm, "stop", job.id, "--yes")
+    wait_until(lambda: job.state() == "CANCELLED", timeout_s=20, what="the cancelled job")
+
+
+@pytest.mark.parametrize("shape", ["batch", "task", "salloc"])
+def test_env_wherever_it_is_asked(slurm: Slurm, shape: str) -> None:
+    options = ("-N2", "--exclusive", "--mem=3000", "--time=10")
+    if shape == "salloc":
+        done = slurm.run(
+            LOGIN, ["salloc", *options, "raycluster", "env", "--json"], user="alice", timeout_s=120
+        )
+        text = done.stdout
+    else:
+        lead = "srun -N1 -n1 " if shape == "task" else ""
+        job = slurm.sbatch(f"{lead}raycluster env --json > /home/alice/env.json", *options, user="alice")
+        job.wait()
+        text = Path(slurm.bed.path(LOGIN, "/home/alice/env.json")).read_text()
+    found = json.loads(text)
+    where = {"batch": "the batch script", "task": "task 0 of 1 in step 0", "salloc": "a shell of the job"}
+    assert found["slurm"]["where"].startswith(where[shape])
+    settings = {one["name"]: one for one in found["settings"]}
+    expected = 0 if shape == "task" else 1
+    assert settings["expected_workers"]["value"] == expected
+    assert settings["expected_workers"]["source"].startswith("Slurm (")
+    if shape != "salloc":
+        assert found["granted"]["memory_bytes"]["value"] <= 3000 * 2**20
+
+
+def test_status_without_slurm(slurm: Slurm) -> None:
+    job = start(slurm)
+    done = slurm.run(
+        LOGIN,
+        ["env", "PATH=/opt/rc/bin", "raycluster", "status", job.id, "--json"],
+        user="alice",
+        check=False,
+    )
+    path = record(slurm.bed, job)
+    assert read(path / "head.json") is not None
+    if done.returncode == 0:  # where raycluster lies in that directory
+        assert json.loads(done.stdout)["state"] == "running"
+    raycluster(slurm, "stop", job.id)
+    job.wait()
+    assert line_with("stopped by", (path / "events.log").read_text())
