@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .lifecycle import End
+from .node_root import RAY_DIR
 
 if TYPE_CHECKING:
     from .head import HeadRun
@@ -80,7 +81,9 @@ def copy_logs(root: Path, target: Path) -> int:
 def _logs(root: Path) -> Iterator[Path]:
     """The logs of a node's directory, the telling ones first, workers' own last and newest first."""
     found = {path for path in root.glob("*.log") if path.is_file()}
-    found |= {path for path in root.glob("session_*/logs/*") if path.is_file() and not path.is_symlink()}
+    ray = root / RAY_DIR
+    found |= {path for path in ray.glob("*.log") if path.is_file()}
+    found |= {path for path in ray.glob("session_*/logs/*") if path.is_file() and not path.is_symlink()}
 
     def rank(path: Path) -> tuple[int, float]:
         if path.name in _FIRST:

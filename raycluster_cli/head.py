@@ -513,7 +513,7 @@ class HeadRun(NodeRun):
             await self.driver.stop(signal.SIGTERM, LOST_GRACE_S)
         await self.node.reset()
         with contextlib.suppress(OSError):
-            (self.node.root.path / "ray_current_cluster").unlink()
+            (self.node.root.ray_dir / "ray_current_cluster").unlink()
         self.node.begin_import()
         started = await self._start_ray(session)
         self.head = replace(self.head, session=started.session, cluster_id=started.cluster_id)

@@ -288,7 +288,7 @@ class RayNode:
             node_name=self.host,
             gcs_address=gcs_address or join_host_port(self.address.ip, self.gcs_port),
             ports=self.port_map(),
-            temp_dir=str(self.root.path),
+            temp_dir=str(self.root.ray_dir),
             num_cpus=grant.num_cpus,
             num_gpus=grant.num_gpus,
             memory_bytes=grant.memory_bytes,

@@ -1,7 +1,8 @@
 """A cluster's own directory on a node: made, locked, and cleared after a crash.
 
-``<base>/rc-<uid>-<8 hex>``, mode 0700, at most 39 bytes, so that the sockets which Ray makes
-below it stay within the 107 bytes of a unix socket's path.
+``<base>/rc-<uid>-<8 hex>``, mode 0700.  Ray's --temp-dir is ``r`` inside it, at most 39 bytes long, so
+that the sockets which Ray makes below it stay within the 107 bytes of a unix socket's path.
+Not the directory itself: Ray makes its --temp-dir and all below writable for everybody (0777).
 
 ==============  ==================================================================================
 (itself)        the directory is locked with flock(2) as long as a raycluster process of this node lives
@@ -9,7 +10,7 @@ below it stay within the 107 bytes of a unix socket's path.
 ``processes``   the journal: a line "pid start-ticks name" for each process started
 ``token``       a copy of the cluster's token, mode 0600
 ``logs/``       output of what raycluster itself starts
-the rest        Ray's: this is its --temp-dir
+``r``           Ray's own --temp-dir
 ==============  ==================================================================================
 
 **Where.**  The first that will do of: what the user gave, RAY_TMPDIR, TMPDIR, /tmp, /var/tmp,
@@ -46,8 +47,10 @@ from pathlib import Path
 from .errors import RayclusterError, UsageError
 from .proctree import PROC, ProcessRef, Stat, all_stats, is_running, read_stat, send_signal
 
-MAX_PATH_BYTES = 39
-"""Of a root: Ray adds ``/session_<date>_<time>_<usec>_<pid>/sockets/plasma_store`` and more (107 in all)."""
+RAY_DIR = "r"
+MAX_PATH_BYTES = 39 - len("/" + RAY_DIR)
+"""Of a root: Ray adds to its own directory there ``/session_<date>_<time>_<usec>_<pid>/sockets/plasma_store``
+and more (107 in all)."""
 ENV_MARK = "RAYCLUSTER_NODE_ROOT"
 """Set to the root's path for everything that is started below a supervisor."""
 MIN_FREE_BYTES = 64 << 20
@@ -87,6 +90,11 @@ class NodeRoot:
     @property
     def token_path(self) -> Path:
         return self.path / "token"
+
+    @property
+    def ray_dir(self) -> Path:
+        """Ray's --temp-dir."""
+        return self.path / RAY_DIR
 
     @property
     def logs(self) -> Path:
@@ -199,6 +207,7 @@ def _make(
         lock = _open_directory(path)
         _lock_new(lock)
         os.mkdir(path / "logs", 0o700)
+        os.mkdir(path / RAY_DIR, 0o700)
         me = read_stat(os.getpid())
         about = {
             "schema": 1,

@@ -54,7 +54,7 @@ class NodePlan:
     ports: Mapping[str, Any]
     """As in the port claim: gcs, node_manager, object_manager, …, worker_low, worker_high or worker_list."""
     temp_dir: str
-    """The node's own directory: at most 39 bytes, so that Ray's sockets fit."""
+    """Ray's own directory on the node: at most 39 bytes, so that its sockets fit."""
     num_cpus: int
     memory_bytes: int
     object_store_bytes: int
