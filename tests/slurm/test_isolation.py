@@ -57,7 +57,7 @@ def on_host(path: Path) -> str:
 def ray_processes(bed: Bed, host: str, user: str) -> dict[str, str]:
     """The user's processes on a host that Slurm did not start: command by pid and start time."""
     lines = bed.run(host, ["ps", "-u", user, "-o", "pid=,lstart=,args="]).stdout.splitlines()
-    own = [line.split(None, 6) for line in lines if "/tmp/ray/" in line and "/rc-" not in line]
+    own = [line.split(None, 6) for line in lines if "/tmp/ray/" in line and "/tmp/rc-" not in line]
     return {" ".join(words[:6]): words[6] for words in own}
 
 
