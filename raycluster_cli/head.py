@@ -39,6 +39,9 @@ from .vigil import gcs_lost
 #: How often the head looks into the record while it waits: for words of workers, and for a stop.
 RECORD_POLL_S = 0.5
 
+#: When Slurm is asked where the job's output goes; it remembers a job for minutes after its end (MinJobAge).
+OUTPUT_AFTER_S = 5.0
+
 #: How long a look into the record may take where the work must go on without it.
 RECORD_LOOK_S = 2.0
 
@@ -101,7 +104,7 @@ class HeadRun(NodeRun):
             context.settings.min_workers if context.settings.min_workers is not None else self.expected
         )
         self.loss = parse_worker_loss(context.settings.on_worker_loss)
-        self.identity = secrets.token_hex(16)
+        self.identity = context.own_identity or secrets.token_hex(16)
         self.members = Members()
         self.driver: Driver | None = None
         self.head: HeadInfo
@@ -212,7 +215,7 @@ class HeadRun(NodeRun):
                 "client cannot send a token."
             )
             return ""
-        own = self.context.env.get("RAYCLUSTER_TOKEN", "")
+        own = self.context.own_token
         if own or self.record is None:
             return own or secrets.token_hex(32)
         return await self.on_record(self.record.make_token)
@@ -228,7 +231,10 @@ class HeadRun(NodeRun):
     async def _note_output(self) -> None:
         """Where the job's output goes: for `raycluster logs`, once Slurm has forgotten the job."""
         allocation = self.context.allocation
-        if allocation is not None and (path := await job_output(allocation.job_id, self.context.env, self.reaper)):
+        if allocation is None:
+            return
+        await asyncio.sleep(OUTPUT_AFTER_S)  # the start has better things to do
+        if path := await job_output(allocation.job_id, self.context.env, self.reaper):
             self.head = replace(self.head, extra={**self.head.extra, "output": path})
             self._write_head()
 

@@ -200,10 +200,12 @@ def _cpus(allocation: Allocation | None, root: Path, affinity: int, machine_cpus
         elif allocation.job_cpus_here is not None:
             figures.append(Figure(allocation.job_cpus_here, "SLURM_JOB_CPUS_PER_NODE"))
     figures.append(Figure(machine_cpus, "CPUs of the machine"))
-    return _smallest(figures, _ray_cpus(root, machine_cpus), _pinning_warnings(allocation, affinity))
+    return _smallest(
+        figures, _ray_cpus(root, machine_cpus), _pinning_warnings(allocation, affinity, machine_cpus)
+    )
 
 
-def _pinning_warnings(allocation: Allocation | None, affinity: int) -> list[str]:
+def _pinning_warnings(allocation: Allocation | None, affinity: int, machine_cpus: int) -> list[str]:
     """A step or a task that has fewer CPUs than its job on this node, and the option that gives it all."""
     if allocation is None or not allocation.in_task:
         return []
@@ -211,6 +213,8 @@ def _pinning_warnings(allocation: Allocation | None, affinity: int) -> list[str]
     granted = max(job or 0, step or 0)
     if min(affinity, step or affinity) >= granted:
         return []
+    if affinity == machine_cpus and step == granted:
+        return []  # Slurm was told of more CPUs than the machine has; nothing is pinned
     several = (allocation.tasks_here or 1) > 1
     if step is not None and step >= granted and not several:
         return [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -74,6 +75,23 @@ class Context:
     """Started by `run`: head and workers are tasks of one step and start together."""
     warm: WarmCompanion | None = None
     """A companion that imports Ray already, for the first start of Ray here."""
+
+    @property
+    def cluster_key(self) -> str:
+        """What names this cluster among all: ports are derived from it where no record is shared."""
+        return f"{self.slurm_cluster}/{self.key}+{self.settings.name}"
+
+    @property
+    def own_token(self) -> str:
+        """The token that the user brought along (RAYCLUSTER_TOKEN), or ''."""
+        return self.env.get("RAYCLUSTER_TOKEN", "")
+
+    @property
+    def own_identity(self) -> str:
+        """The cluster's identity where head and workers were given the same token, else ''."""
+        if not self.own_token:
+            return ""
+        return hashlib.sha256(f"{self.cluster_key} {self.own_token}".encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -354,7 +372,7 @@ class NodeRun:
             allocation=context.allocation,
             host=context.host,
             node_ip=context.node_ip,
-            key=f"{context.slurm_cluster}/{context.key}+{context.settings.name}",
+            key=context.cluster_key,
             reaper=self.reaper,
             report=self.report,
             on_death=on_death,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +44,7 @@ RECOVERY_WAIT_S = 50.0
 RESTART_DELAY_S, MAX_RESTART_DELAY_S = 0.5, 30.0
 
 #: Failures that the next attempt would only meet again.
+STRANGERS = ("wrong cluster", "auth")
 FINAL_KINDS = ("version mismatch", "wrong cluster", "auth")
 
 #: Reasons of a cluster's end that are a loss of its head, for everybody.
@@ -67,8 +69,8 @@ class Target:
 class Pace:
     """How often a worker looks for its head: often at first, and the more seldom the more of them there are.
 
-    A knock costs the head's kernel some 20 microseconds, a look two reads on a file server.  At 1,000 workers
-    the head sees at most about 2,000 knocks a second and the file server 1,000 reads.
+    A knock costs the head's kernel some 20 microseconds, a look some four opens on a file server.  At 1,000
+    workers that is 2,000 knocks and 2,000 opens a second at most (benchmarks/scale.py counts them).
     """
 
     knock_s: float
@@ -86,7 +88,10 @@ class Pace:
         now, self.knock_s = self.knock_s, min(self.knock_s * 1.3, self.slowest_knock_s)
         return now * self.jitter()
 
-    def next_look_s(self) -> float:
+    def next_look_s(self, *, known: bool) -> float:
+        """Once the record has named a head, it is only looked into for an end, or for another head."""
+        if known:
+            return (1.0 + 4 * self.slowest_knock_s) * self.jitter()
         now, self.look_s = self.look_s, min(self.look_s * 1.3, self.slowest_look_s)
         return now * self.jitter()
 
@@ -143,6 +148,8 @@ class WorkerRun(NodeRun):
         self._found_record: Record | None = None
         self._began = 0.0
         self._ready_for = ""
+        self._guesses: set[str] = set()
+        self._not_ours: set[str] = set()
         self._check_target_known()
 
     def _check_target_known(self) -> None:
@@ -203,6 +210,10 @@ class WorkerRun(NodeRun):
                 return
             except AttemptFailed as failed:
                 attempts.failed(failed.where, str(failed))
+                if failed.kind in STRANGERS and failed.where in self._guesses:
+                    # Somebody else's cluster has the port that was only likely: ours has another.
+                    self._not_ours.add(failed.where)
+                    continue
                 final = failed.kind in FINAL_KINDS or loop.time() >= self._deadline or attempt >= tries
                 if final:
                     break
@@ -235,7 +246,7 @@ class WorkerRun(NodeRun):
         while True:
             if loop.time() >= look_at:
                 targets = await self._targets()
-                look_at = loop.time() + pace.next_look_s()
+                look_at = loop.time() + pace.next_look_s(known=any(one.head for one in targets))
             for target in targets:
                 if target.head is not None:
                     self._get_ready_for(target)
@@ -276,12 +287,15 @@ class WorkerRun(NodeRun):
             ip = context.allocation.head_node
         if not ip:
             return []
+        ip = await _numeric(ip)
         if settings.master_port:
             return [Target(ip, settings.master_port, head or await self._head_at(ip, settings.master_port))]
         waited_s = asyncio.get_running_loop().time() - self._began
         if self.record is not None and waited_s < UNSHARED_AFTER_S:
             return []  # the record will say; a port that is only likely may be another cluster's
-        return [Target(ip, port) for port in derived_gcs_ports(context.key)]
+        targets = [Target(ip, port) for port in derived_gcs_ports(context.cluster_key)]
+        self._guesses = {target.address for target in targets}
+        return [target for target in targets if target.address not in self._not_ours]
 
     async def _read_head(self) -> HeadInfo | None:
         """The head as the record has it, unless it is an earlier one's or another step's."""
@@ -347,7 +361,7 @@ class WorkerRun(NodeRun):
         start = node.start(
             min(settings.start_timeout, left_s),
             gcs_address=target.address,
-            identity=head.identity if head else "",
+            identity=head.identity if head else self.context.own_identity,
             gcs_reconnect_s=60 if self._head_recovers() else None,
         )
         try:
@@ -392,7 +406,7 @@ class WorkerRun(NodeRun):
             return ""
         if head is None and not self.settings.auth:
             return ""
-        own = self.context.env.get("RAYCLUSTER_TOKEN", "")
+        own = self.context.own_token
         record = self._found_record or self.record
         token = own or (record.read_token() if record is not None else None)
         if token:
@@ -571,3 +585,12 @@ def _end_of(ended: EndWord) -> End:
 def context_step(context: Context) -> str | None:
     """The step that this task belongs to: a record's head of another step is not ours."""
     return context.allocation.step_id if context.allocation else None
+
+
+async def _numeric(host: str) -> str:
+    """The address that a host name stands for, as Ray and our identity check need it; itself if unknown."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return host  # the probe says why
+    return str(found[0][4][0])
