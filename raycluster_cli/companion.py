@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .companion_boot import companion_command
 from .lazy_modules import UNUSED_BY_A_START, import_later
 from .ray_start import NodePlan, StartFailure
 
@@ -42,6 +43,7 @@ Event = dict[str, Any]
 Emit = Callable[[Event], None]
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+_PUBLIC_WATCH = "RAYCLUSTER_PUBLIC_WATCH"
 _WATCHED = ("watch", "usage", "drain", "put_identity")
 
 #: Seconds between looks at the list of nodes while it is expected to change, and when it is complete.
@@ -59,15 +61,16 @@ class Lines:
         return [json.loads(line) for line in lines if line.strip()]
 
 
-def writer(fd: int) -> Emit:
-    """A function that writes events to a descriptor, a line each."""
+class Writer:
+    """Writes events to a descriptor, a line each."""
 
-    def emit(event: Event) -> None:
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __call__(self, event: Event) -> None:
         data = memoryview(json.dumps(event, separators=(",", ":")).encode() + b"\n")
         while data:
-            data = data[os.write(fd, data) :]
-
-    return emit
+            data = data[os.write(self.fd, data) :]
 
 
 @dataclass
@@ -130,7 +133,7 @@ class Companion:
                 new = self._watcher = self._fork(command, watcher, takes_commands=True)
             assert self._watcher.commands is not None
             with contextlib.suppress(BrokenPipeError):
-                writer(self._watcher.commands)(command)
+                Writer(self._watcher.commands)(command)
             return new
         if do == "log":
             _move_output(command["path"])
@@ -149,7 +152,7 @@ class Companion:
         if pid == 0:
             # The descriptors of other branches: close-on-exec keeps them from Ray's daemons, and this
             # process is short-lived or, as the watcher, spawns nothing.
-            _in_branch(request, work, writer(events_out), commands_in if commands_in is not None else -1)
+            _in_branch(request, work, Writer(events_out), commands_in if commands_in is not None else -1)
         os.close(events_out)
         if commands_in is not None:
             os.close(commands_in)
@@ -258,15 +261,24 @@ def _identity(request: Event, emit: Emit, _: int) -> None:
 
 def watcher(_: Event, emit: Emit, commands: int) -> None:
     """Keep a connection to the GCS: tell of changes among the nodes, answer questions."""
+    assert isinstance(emit, Writer)
     Watcher(emit, commands).run()
 
 
 class Watcher:
     """The loop of the watcher."""
 
-    def __init__(self, emit: Emit, commands: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        emit: Writer,
+        commands: int,
+        *,
+        public: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._emit_line = emit
         self._commands = commands
+        self._public = public
         self._clock = clock
         self._cluster: Any = None
         self._known: dict[str, Event] = {}
@@ -274,9 +286,11 @@ class Watcher:
         self._next = 0.0
         self._unreachable = False
 
-    def run(self) -> None:
-        """Until the companion closes the pipe."""
+    def run(self, first: Event | None = None) -> None:
+        """Until the companion closes the pipe; ``first``: a command that has been read already."""
         lines = Lines()
+        if first is not None:
+            self._obey(first)
         poller = select.poll()
         poller.register(self._commands, select.POLLIN)
         while True:
@@ -319,8 +333,26 @@ class Watcher:
 
             if address is None:
                 raise StartFailure("ray", "No address yet: `watch` comes first.")
-            ray_private.apply_settings(command.get("env") or os.environ)
-            self._cluster = ray_private.Cluster(address)
+            env = command.get("env") or {}
+            try:
+                if self._public:
+                    self._cluster = ray_private.PublicCluster(address)
+                else:
+                    ray_private.apply_settings(env or os.environ)
+                    self._cluster = ray_private.Cluster(address)
+            except ray_private.NOT_AS_KNOWN as e:
+                if self._public:
+                    raise
+                print(f"raycluster: Ray's GCS client is not as known: {e!r}; now ray.init", flush=True)
+                self._go_public(command, env)
+
+    def _go_public(self, command: Event, env: Mapping[str, str]) -> NoReturn:
+        """Begin again in a fresh Python, whose Ray reads the right environment at its import."""
+        for fd in (self._commands, self._emit_line.fd):
+            os.set_inheritable(fd, True)
+        again = {"commands": self._commands, "events": self._emit_line.fd, "command": command}
+        argv = companion_command(sys.executable)
+        os.execve(argv[0], argv, {**os.environ, **env, _PUBLIC_WATCH: json.dumps(again)})
 
     def _drain(self, command: Event) -> None:
         results = {}
@@ -369,6 +401,10 @@ _WORK: dict[str, Callable[[Event, Emit, int], None]] = {
 
 def main() -> int:
     """Import Ray, say so, obey until the end of stdin."""
+    if again := os.environ.pop(_PUBLIC_WATCH, ""):
+        watch = json.loads(again)
+        Watcher(Writer(watch["events"]), watch["commands"], public=True).run(watch["command"])
+        return 0
     began = time.time()
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         # `--signal=USR1@300` reaches every process of a step and would end Ray's daemons; they inherit this.
@@ -377,7 +413,7 @@ def main() -> int:
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)  # what Ray prints is not for the protocol
-    emit = writer(stdout)
+    emit = Writer(stdout)
     import_later(UNUSED_BY_A_START)
     gc.disable()  # it would look again and again at what is here to stay
     try:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from .companion import Event, Lines, writer
+from .companion import Event, Lines, Writer
 from .companion_boot import companion_command
 from .ray_start import NodePlan, StartFailure
 
@@ -68,7 +68,7 @@ class CompanionClient:
         """Every process that its starts have spawned so far, by name; the newest of a name."""
         self.nodes: dict[str, Event] = {}
         """The nodes of the watched cluster, by id."""
-        self._send = writer(child.stdin.fileno())
+        self._send = Writer(child.stdin.fileno())
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Event]] = {}
         self._early: tuple[Path, int] | None = None

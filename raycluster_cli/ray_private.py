@@ -121,6 +121,8 @@ class Cluster:
         self.address = address
         try:
             self.gcs = ray._raylet.GcsClient(address=address)
+        except NOT_AS_KNOWN:
+            raise
         except Exception as e:
             raise StartFailure.from_text(str(e), default=("timed out", f"The GCS at {address}: {e}")) from e
 
@@ -149,6 +151,8 @@ class Cluster:
         while True:
             try:
                 found = self.found()
+            except NOT_AS_KNOWN:
+                raise
             except Exception as e:
                 raise StartFailure.from_text(
                     str(e), default=("timed out", f"The GCS at {self.address}: {e}")
@@ -215,6 +219,56 @@ class Cluster:
         deadline_ms = int((time.time() + deadline_s) * 1000) if deadline_s > 0 else 0
         accepted, refusal = self.gcs.drain_node(node_id, number, message, deadline_ms)
         return bool(accepted), refusal.decode() if isinstance(refusal, bytes) else str(refusal)
+
+
+class PublicCluster:
+    """What of :class:`Cluster` Ray's public API can do, for a Ray whose private parts are not as known.
+
+    It is a driver: it needs a raylet on this node, and a process whose environment had the settings when
+    Ray was imported.
+    """
+
+    def __init__(self, address: str) -> None:
+        probe(address)
+        self.address = address
+        try:
+            ray.init(address=address, namespace="raycluster", log_to_driver=False, configure_logging=False)
+        except Exception as e:
+            raise StartFailure.from_text(
+                str(e), default=("timed out", f"The cluster at {address}: {e}")
+            ) from e
+
+    def put_identity(self, value: str) -> None:
+        ray.experimental.internal_kv._internal_kv_put(_IDENTITY_KEY, value.encode(), namespace=_NAMESPACE)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "node_id": node["NodeID"],
+                "ip": node["NodeManagerAddress"],
+                "host": node["NodeManagerHostname"],
+                "name": node.get("NodeName", ""),
+                "alive": node["Alive"],
+                "is_head": "node:__internal_head__" in node["Resources"],
+                "resources": node["Resources"],
+                "labels": node.get("Labels", {}),
+                "started": 0.0,
+                "death": None
+                if node["Alive"]
+                else {
+                    "reason": str(node.get("DeathReason", "")),
+                    "message": node.get("DeathReasonMessage") or "",
+                    "when": 0.0,
+                },
+            }
+            for node in ray.nodes()
+        ]
+
+    def usage(self) -> dict[str, Any]:
+        raise StartFailure("ray", "this version of Ray tells the use of nodes in another way")
+
+    def drain(self, node_id: str, reason: str, message: str, deadline_s: float) -> tuple[bool, str]:
+        return False, "this version of Ray is told in another way to drain a node"
 
 
 def _minor(version: str) -> str:
@@ -612,22 +666,34 @@ def _start_by_command(plan: NodePlan, report: Report, clock: _Phases) -> dict[st
 
 def _started_by_command(plan: NodePlan, processes: list[dict[str, Any]], clock: _Phases) -> dict[str, Any]:
     session_dir = str((Path(plan.temp_dir) / "session_latest").resolve())
-    cluster = Cluster(plan.gcs_address)
-    if plan.is_head and plan.identity:
-        cluster.put_identity(plan.identity)
-    name = plan.node_name or plan.node_ip
-    mine = [node for node in cluster.nodes() if node["alive"] and node["name"] == name]
     clock.mark("registered")
+    if plan.is_head and plan.identity:
+        try:
+            apply_settings(os.environ)
+            Cluster(plan.gcs_address).put_identity(plan.identity)
+        except NOT_AS_KNOWN as e:
+            # Workers with the same Ray cannot look for it either.
+            print(f"raycluster: the cluster's identity is not written: {e!r}", flush=True)
+    raylet = next((one["pid"] for one in processes if one["name"] == "raylet"), 0)
     return {
         "how": "ray-start",
         "processes": processes,
         "session": Path(session_dir).name,
         "session_dir": session_dir,
-        "node_id": mine[-1]["node_id"] if mine else "",
-        "cluster_id": cluster.cluster_id,
+        "node_id": _argument(raylet, "--node_id"),
+        "cluster_id": _argument(raylet, "--cluster-id"),
         "gcs_address": plan.gcs_address,
         "phases": clock.times,
     }
+
+
+def _argument(pid: int, flag: str) -> str:
+    """The value of ``flag=value`` on a process's command line; empty when there is none."""
+    with contextlib.suppress(OSError):
+        for part in Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0"):
+            if part.startswith(f"{flag}="):
+                return part.partition("=")[2]
+    return ""
 
 
 def daemons_of(temp_dir: str) -> list[dict[str, Any]]:

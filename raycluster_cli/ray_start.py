@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -349,6 +350,31 @@ def _host_of(address: str) -> str:
     'fd00::1'
     """
     return address.rpartition(":")[0].strip("[]")
+
+
+_FAREWELL = re.compile(r'shutdown triggered with death info: reason: (\w+)\s*(?:reason_message: "(.*)")?')
+
+
+def farewell(raylet_log: str) -> tuple[str, str] | None:
+    """Why a raylet left in order, from its raylet.out: (reason, message), or None when it did not.
+
+    The exit code does not tell: it is 0 after a drain, after SIGTERM, and also when the raylet ended itself
+    because one of its agents had died.  Same text in Ray 2.52 to 2.60.
+
+    >>> farewell('... graceful shutdown triggered with death info: reason: AUTOSCALER_DRAIN_PREEMPTED\\n'
+    ...          'reason_message: "the driver has ended"')
+    ('autoscaler_drain_preempted', 'the driver has ended')
+    """
+    found = _FAREWELL.search(raylet_log)
+    if found is None:
+        return None
+    return found[1].lower(), (found[2] or "").replace("\\'", "'")
+
+
+def was_drained(raylet_log: str) -> bool:
+    """Whether the raylet left because it was told to by the cluster."""
+    words = farewell(raylet_log)
+    return words is not None and words[0].startswith("autoscaler_drain")
 
 
 FailureKind = Literal[

@@ -236,6 +236,30 @@ def test_known_words_of_ray_have_a_meaning(text: str, kind: str) -> None:
     assert text in failure.message
 
 
+@pytest.mark.parametrize(
+    ("text", "words", "drained"),
+    [
+        (
+            "main.cc:481: Raylet graceful shutdown triggered with death info: "
+            "reason: AUTOSCALER_DRAIN_PREEMPTED\n"
+            'reason_message: "by me: it\\\'s over"\n\nmain.cc:477: Raylet shutdown already triggered, …',
+            ("autoscaler_drain_preempted", "by me: it's over"),
+            True,
+        ),
+        (
+            "Raylet graceful shutdown triggered with death info: reason: UNEXPECTED_TERMINATION\n"
+            'reason_message: "dashboard_agent failed and raylet fate-shares with it."',
+            ("unexpected_termination", "dashboard_agent failed and raylet fate-shares with it."),
+            False,
+        ),
+        ("killed in mid-sentence", None, False),
+    ],
+)
+def test_a_raylets_last_words(text: str, words: tuple[str, str] | None, drained: bool) -> None:
+    assert ray_start.farewell(text) == words
+    assert ray_start.was_drained(text) is drained
+
+
 def test_unknown_words_get_the_default() -> None:
     assert explain("all is well") is None
     assert StartFailure.from_text("all is well", default=("timed out", "x")).kind == "timed out"
