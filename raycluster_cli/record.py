@@ -347,10 +347,14 @@ def _own_directory(path: Path, *, make: bool = True) -> None:
     A symbolic link is refused: somebody else could have laid it.
     """
     try:
-        if make:
+        try:
+            found = os.lstat(path)
+        except FileNotFoundError:
+            if not make:
+                raise
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o700)
-        found = os.lstat(path)
+            found = os.lstat(path)
     except OSError as error:
         raise _needs(path, error, "make" if make else "read") from error
     if not stat.S_ISDIR(found.st_mode):
