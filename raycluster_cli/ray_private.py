@@ -770,7 +770,6 @@ def start_extra(what: str, plan: NodePlan, started: Mapping[str, Any], report: R
 def _start_dashboard(plan: NodePlan, started: Mapping[str, Any], logs: str, common: Mapping[str, Any]) -> str:
     if missing := ray._private.utils.get_dashboard_dependency_error():
         raise StartFailure("ray", f"the dashboard needs `pip install 'ray[default]'` ({missing})")
-    wake(plan.agent_gate)  # it shows what the agents tell
     try:
         url, _ = _call(
             ray_services.start_api_server,
@@ -791,6 +790,7 @@ def _start_dashboard(plan: NodePlan, started: Mapping[str, Any], logs: str, comm
         raise StartFailure.from_text(
             str(e), default=("ray", _one_line(e)), log=f"{logs}/dashboard.log"
         ) from e
+    wake(plan.agent_gate)  # it shows what the agents tell; they look for it when they start
     Cluster(plan.gcs_address).gcs.internal_kv_put(
         b"webui:url", url.encode(), True, b"dashboard", timeout=_RPC_TIMEOUT_S
     )
