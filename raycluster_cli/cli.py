@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from . import __version__, cli_env, cli_look, cli_stop, cli_submit
+from . import __version__, cli_env, cli_inside, cli_look, cli_stop, cli_submit, cli_why
 from .config import Settings, option_name, settings_of, variable_name
 from .launch import Launcher, tell_errors
 
@@ -152,5 +152,7 @@ def run(settings: Settings, driver: list[str] | None = _DRIVER) -> None:
 
 cli_look.register(app)
 cli_stop.register(app)
+cli_why.register(app)
 cli_env.register(app, _with_settings)
 cli_submit.register(app, _with_settings)
+cli_inside.register(app)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from .completion import complete_job
 from .errors import RayclusterError, UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
     from .slurm_jobs import Job
     from .status import ClusterStatus
 
-JOB = typer.Argument("", metavar="[JOB]", help="Job id, job.rN, job+name, a name, or a record's path.")
+JOB = typer.Argument(
+    "",
+    metavar="[JOB]",
+    help="Job id, job.rN, job+name, a name, or a record's path.",
+    autocompletion=complete_job,
+)
 STATE_DIR = typer.Option(
     "",
     "--state-dir",

@@ -10,13 +10,19 @@ from typing import TYPE_CHECKING
 import typer
 
 from .cli_look import STATE_DIR, state_dir
+from .completion import complete_job
 from .errors import ExitCode, RayclusterError, UsageError
 
 if TYPE_CHECKING:
     from .record import Record
     from .stop import Surroundings
 
-_JOBS = typer.Argument(None, metavar="[JOB]...", help="Job ids, job+name, names, or paths of records.")
+_JOBS = typer.Argument(
+    None,
+    metavar="[JOB]...",
+    help="Job ids, job+name, names, or paths of records.",
+    autocompletion=complete_job,
+)
 
 
 def stop(

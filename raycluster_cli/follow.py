@@ -131,6 +131,12 @@ class Tail:
                 self._file = open(self.path, "rb")  # noqa: SIM115  # kept from call to call
         return self._file.read() if self._file is not None else b""
 
+    def skip(self, size: int) -> None:
+        """Begin after so many bytes."""
+        with contextlib.suppress(OSError):
+            self._file = open(self.path, "rb")  # noqa: SIM115
+            self._file.seek(size)
+
     def close(self) -> None:
         if self._file is not None:
             self._file.close()

@@ -1,4 +1,4 @@
-"""The job's time limit, and putting a job back into the queue: the few calls of scontrol, one a job."""
+"""A job's time limit, its output, and its way back into the queue: the few calls of scontrol, one a job."""
 
 from __future__ import annotations
 
@@ -49,6 +49,16 @@ async def job_end_time(job_id: str, env: Mapping[str, str], reaper: Reaper) -> f
     except RayclusterError:
         return None
     return parse_end_time(text) if code == 0 else None
+
+
+async def job_output(job_id: str, env: Mapping[str, str], reaper: Reaper) -> str:
+    """The file that the batch script's output goes to; empty when Slurm does not say."""
+    try:
+        code, text = await _scontrol(["show", "job", job_id], env, reaper)
+    except RayclusterError:
+        return ""
+    match = re.search(r"^\s*StdOut=(/.*)$", text, re.MULTILINE) if code == 0 else None
+    return match[1].strip() if match else ""
 
 
 async def requeue(job_id: str, env: Mapping[str, str], reaper: Reaper) -> None:

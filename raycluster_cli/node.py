@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .client import remove_client, write_client
 from .companion_client import CompanionClient, Started
 from .config import Settings, parse_pairs, parse_size_bytes
 from .errors import RayclusterError
@@ -105,6 +106,8 @@ class RayNode:
         self.report = report
         self.on_death = on_death
         """Called when a process that the node cannot do without has ended, with its return code."""
+        self.on_dashboard: Callable[[str], None] = lambda url: None
+        """Called with host:port once the dashboard listens.  Head only."""
         self.token = ""
         self.root: NodeRoot
         self.facts: HostFacts
@@ -268,6 +271,7 @@ class RayNode:
         self.steps = _steps(ready, self.started)
         for name, pid in self.started.processes.items():
             self._adopt(name, pid)
+        self._tell_clients()
         if self.role is Role.WORKER and not self.settings.log_monitor:
             await self._drop_companion()
         return self.started
@@ -307,6 +311,14 @@ class RayNode:
             quick=settings.quick,  # type: ignore[arg-type]  # checked by Settings
             env={**grant.environment, **self.address.environment(self._env), ENV_MARK: str(self.root.path)},
         )
+
+    def _tell_clients(self) -> None:
+        """Leave what attach and exec need; without it the cluster works all the same."""
+        own = {*client_environment(self.plan, {}), *self.plan.env, "no_proxy", "NO_PROXY"}
+        try:
+            write_client(self.root.path, self.client_environment(), own, self.grant.unset)
+        except OSError as error:
+            self.report.note(f"nobody can attach to {self.host}: {error}")
 
     def _adopt(self, name: str, pid: int) -> None:
         """Watch a daemon that has become our child when its starter ended."""
@@ -358,6 +370,7 @@ class RayNode:
                 self._adopt(one["name"], one["pid"])
             if done.get("url"):
                 self.report.say(f"dashboard: http://{done['url']}")
+                self.on_dashboard(str(done["url"]))
         if self.role is Role.WORKER:
             await self._drop_companion()
 
@@ -474,6 +487,7 @@ class RayNode:
     async def reset(self) -> None:
         """End what is left of a node whose raylet has died, so that it can be started again."""
         self._stopping = True
+        remove_client(self.root.path)
         await self._end_processes(asyncio.Event())
         self.children.clear()
         self.started = None

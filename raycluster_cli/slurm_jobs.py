@@ -34,6 +34,37 @@ WAITING = frozenset(["PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPEC
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 """As subprocess.run."""
 
+#: What a job's own variables leave alone when Slurm's commands are called from inside a job.
+_NOT_OF_A_JOB = (
+    "SLURM_CONF",
+    "SLURM_CLUSTERS",
+    "SLURM_EXIT_ERROR",
+    "SLURM_EXIT_IMMEDIATE",
+    "SLURM_TIME_FORMAT",
+)
+
+#: Devices that Slurm gave to this job; another job or step gets its own, or none.
+_DEVICES = (
+    *("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL"),
+    "ZE_AFFINITY_MASK",
+)
+
+
+def outside_job(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a new job or step, without what this process has from its own.
+
+    sbatch and srun hand on what they find: a job that is submitted from a task would see that task's
+    rank and step, CPUs per task, devices (seen in Slurm 22.05), and srun takes SLURM_* for options.
+    """
+    if not any(env.get(name) for name in ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_STEP_ID", "SLURM_PROCID")):
+        return dict(env)
+    return {
+        name: value
+        for name, value in env.items()
+        if name in _NOT_OF_A_JOB
+        or not (name.startswith(("SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMIX_", "PMI2_")) or name in _DEVICES)
+    }
+
 
 @dataclass(frozen=True)
 class Job:

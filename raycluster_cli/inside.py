@@ -1,0 +1,168 @@
+"""Into a running cluster: which node is meant, and the words that start something on it.
+
+A node of a cluster on this machine, or of the job that this process is in and on this very node,
+is at hand.  Any other is reached by one `srun --jobid --overlap`: no ssh, no second login, and
+what is started stays in the job's limits and ends with it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .client import client_environment_here
+from .errors import RayclusterError, UsageError
+from .record import HeadInfo, NodeWord, Record
+from .slurm_jobs import outside_job
+
+#: Phases in which a node has Ray.
+_UP = ("joined", "ready", "driver running")
+
+
+def live_head(record: Record) -> HeadInfo:
+    """The head of a cluster that runs.  Raises RayclusterError when it does not."""
+    end = record.read_end()
+    if end is not None:
+        raise RayclusterError(
+            f"cluster {record.path.name} has ended: {end.message or f'exit code {end.exit_code}'}.",
+            f"Its logs: raycluster logs {record.path.name}",
+        )
+    head = record.read_head()
+    if head is None:
+        raise RayclusterError(
+            f"cluster {record.path.name} has no head yet.",
+            f"Watch it start: raycluster monitor {record.path.name}",
+        )
+    return head
+
+
+def choose_node(record: Record, host: str = "") -> NodeWord:
+    """The node's word; without ``host`` the head's.  Raises UsageError that names the nodes there are."""
+    words = record.read_nodes()
+    head = record.read_head()
+    wanted = host or (head.host if head else "")
+    found = words.get(wanted) or words.get(wanted.partition(".")[0])
+    if found is None and not host:
+        found = next((word for word in words.values() if word.role == "head"), None)
+    if found is None:
+        known = ", ".join(list(words)[:8]) + (" …" if len(words) > 8 else "")
+        raise UsageError(
+            f"cluster {record.path.name} has no node {wanted!r}; it has {known or 'none yet'}."
+            if wanted
+            else f"no node of cluster {record.path.name} has written a word yet.",
+            f"`raycluster status {record.path.name}` shows each node.",
+        )
+    return found
+
+
+def choose_live_node(record: Record, host: str = "") -> NodeWord:
+    """A node that has Ray now.  Raises RayclusterError."""
+    live_head(record)
+    word = choose_node(record, host)
+    if word.phase not in _UP:
+        raise RayclusterError(
+            f"{word.host} is not up: {word.message or word.phase}.",
+            f"Watch it: raycluster monitor {record.path.name}",
+        )
+    return word
+
+
+def is_here(record: Record, word: NodeWord, env: Mapping[str, str]) -> bool:
+    """Whether a node of a cluster is this machine, and this process is where its processes may be.
+
+    A shell on the node that is not in the job (by ssh) is not: it is outside the job's limits.
+    """
+    if record.slurm_cluster == "local":
+        return True
+    if env.get("SLURM_JOB_ID") != record.job_id:
+        return False
+    return word.host in (env.get("SLURMD_NODENAME", ""), socket.gethostname().partition(".")[0])
+
+
+def sees_directory(record: Record, word: NodeWord, env: Mapping[str, str]) -> bool:
+    """Whether the node's directory is to be seen from here, in the job or not."""
+    here = (socket.gethostname().partition(".")[0], env.get("SLURMD_NODENAME", ""))
+    near = record.slurm_cluster == "local" or word.host in here
+    return bool(word.node_root) and near and os.path.isdir(word.node_root)
+
+
+def on_node(
+    record: Record, word: NodeWord, words: Sequence[str], env: Mapping[str, str], *, pty: bool = False
+) -> tuple[list[str], dict[str, str]]:
+    """(argument list, environment) that runs this raycluster with ``words`` on a node of a job.
+
+    Raises UsageError where there is no srun.
+    """
+    program = shutil.which("srun", path=env.get("PATH"))
+    if program is None:
+        raise UsageError(
+            f"{word.host} is reached by srun, and there is no srun here.",
+            "Do this on a node that has Slurm's commands: a login node, or one of the job.",
+        )
+    argv = [
+        program,
+        f"--jobid={record.job_id}",
+        "--overlap",
+        f"--nodelist={word.host}",
+        *("--nodes=1", "--ntasks=1", "--cpu-bind=none", "--mem=0", "--quiet", "--kill-on-bad-exit=0"),
+        *(["--pty"] if pty else []),
+        *(sys.executable, "-m", "raycluster_cli", *words),
+    ]
+    return argv, outside_job(env)
+
+
+def enter(
+    record: Record,
+    word: NodeWord,
+    command: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    pty: bool = False,
+) -> None:
+    """Become ``command`` on a node (a shell when it is empty), with the environment of a driver there.
+
+    Does not return: this process becomes srun or the command itself, so that signals, terminal and
+    exit code are its own.  Raises RayclusterError.
+    """
+    if is_here(record, word, env):
+        become(record, word, command, env)
+    words = ["in-node", str(record.path), word.host, *command]
+    argv, outer = on_node(record, word, words, env, pty=pty)
+    _flush()
+    os.execve(argv[0], argv, outer)
+
+
+def become(record: Record, word: NodeWord, command: Sequence[str], env: Mapping[str, str]) -> None:
+    """The same on the node itself."""
+    if not word.node_root:
+        raise RayclusterError(f"{word.host} has no Ray yet ({word.phase}).")
+    inner = client_environment_here(Path(word.node_root), env, word.host)
+    if not command:
+        command = (_shell(inner),)
+        inner["RAYCLUSTER_JOB"] = record.path.name
+        print(
+            f"raycluster: {word.host} ({word.role}) of {record.path.name}; "
+            f"RAY_ADDRESS={inner['RAY_ADDRESS']}; leave with exit",
+            file=sys.stderr,
+        )
+    program = shutil.which(command[0], path=inner.get("PATH"))
+    if program is None:
+        raise UsageError(
+            f"{command[0]!r} was not found on {word.host}.", f"PATH there is {inner.get('PATH')}."
+        )
+    _flush()
+    os.execve(program, [*command], inner)
+
+
+def _shell(env: Mapping[str, str]) -> str:
+    shell = env.get("SHELL", "")
+    return shell if shell and os.access(shell, os.X_OK) else "/bin/sh"
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
