@@ -146,7 +146,8 @@ def test_an_ephemeral_range_that_begins_low_is_told(claim: Claimer, tmp_path: Pa
     name = claim.lock_name  # type: ignore[attr-defined]
     with claim_ports("1", address="127.0.0.1", head=True, lock_name=name, proc=tmp_path) as made:
         assert "from 1024 up" in made.warnings[0]
-        assert made.ports.gcs == derived_gcs_ports("1", proc=tmp_path)[0]
+        # Not always the first: these are the real ports of this machine, and somebody may use them.
+        assert made.ports.gcs in derived_gcs_ports("1", count=100, proc=tmp_path)
     (tmp_path / "sys/net/ipv4/ip_local_port_range").write_text("16000\t65535\n")
     with claim_ports("1", address="127.0.0.1", head=True, lock_name=name, proc=tmp_path) as made:
         assert made.warnings == ()
