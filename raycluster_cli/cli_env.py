@@ -32,7 +32,12 @@ def environment(
 
     Exit codes: 0; 1 when something would keep a start on this node from working; 2 usage.
 
-    Examples:  raycluster env  |  srun raycluster env --json  |  raycluster env --num-cpus 4
+    \b
+    Examples:
+      raycluster env
+      srun -N1 -n1 raycluster env
+      srun raycluster env --json > env.json
+      raycluster env --num-cpus 4 --network 10.1.0.0/16
     """
     import json
     import shutil

@@ -53,9 +53,12 @@ def status(
     Without JOB a line each: those that run, then those that have ended, newest first. Slurm is asked
     once, and need not answer; accounting is not needed.
 
-    Examples:  raycluster status  |  raycluster status 4711  |  raycluster status --timing 4711
-
-    In scripts:  raycluster status 4711 --json | jq -r .state
+    \b
+    Examples:
+      raycluster status
+      raycluster status 4711
+      raycluster status 4711 --timing
+      raycluster status 4711 --json | jq -r .state
     """
     import json
 
@@ -122,9 +125,12 @@ def monitor(
     With --exit-status: the cluster's own exit code once it is over. With --once before that: 0 when it
     runs with all nodes, 4 when nodes are missing in its start, 5 when it goes on with fewer or is lost.
 
-    Examples:  raycluster monitor  |  raycluster monitor 4711 --once  |  raycluster monitor 4711 --json
-
-    Wait for the end in a script:  raycluster monitor 4711 --exit-status >> monitor.log
+    \b
+    Examples:
+      raycluster monitor
+      raycluster monitor 4711 --once
+      raycluster monitor 4711 --exit-status >> monitor.log    (waits for the end)
+      raycluster monitor 4711 --json | jq --unbuffered -r .headline
     """
     from . import monitor as screen
     from .slurm_jobs import query_jobs

@@ -47,7 +47,12 @@ def stop(
     Exit codes: 0 all have ended (or had before); 1 one still runs; 2 no such cluster, or nothing said
     which; 130 after Ctrl-C: those that were asked to end still do.
 
-    Examples:  raycluster stop  |  raycluster stop 4711 4712  |  raycluster stop --all --yes
+    \b
+    Examples:
+      raycluster stop
+      raycluster stop 4711 4712
+      raycluster stop --all --yes
+      raycluster stop 4711 --timeout 300    (one whose driver has a long --grace)
     """
     from .report import count
     from .stop import Outcome, Surroundings, stop_cluster, sweep_here, tell_swept
