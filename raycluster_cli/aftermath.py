@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from .cgroups import oom_kills
 from .errors import RayclusterError
 from .evidence import copy_logs
 from .node_root import sweep_root
@@ -24,26 +25,36 @@ def record_killed_supervisor(notes: Mapping[str, str], message: str, exit_code: 
     root = Path(notes["node_root"]) if notes.get("node_root") else None
     with contextlib.suppress(RayclusterError, OSError):
         if notes.get("record"):
-            record = Record.open(Path(notes["record"]))
-            host = notes["host"]
-            if root is not None:
-                copy_logs(root, record.log_dir(host))
-            word = record.read_node(host)
-            if word is not None:
-                now = time.time()
-                phases = {**word.phases, NodePhase.FAILED.value: now}
-                record.write_node(
-                    replace(
-                        word,
-                        phase=NodePhase.FAILED.value,
-                        phases=phases,
-                        message=message,
-                        exit_code=exit_code,
-                        updated=now,
-                    )
-                )
-            if notes.get("role") == Role.HEAD.value and record.read_end() is None:
-                record.write_end(EndWord(time.time(), exit_code, "supervisor-killed", host, message))
+            _write_words(Record.open(Path(notes["record"])), notes, message, exit_code)
+    with contextlib.suppress(RayclusterError, OSError):
+        if notes.get("record") and notes.get("keep_logs") != "never" and root is not None:
+            copy_logs(root, Record.open(Path(notes["record"])).log_dir(notes["host"]))
     if root is not None:
         with contextlib.suppress(OSError):
             sweep_root(root)
+
+
+def _write_words(record: Record, notes: Mapping[str, str], message: str, exit_code: int) -> None:
+    """The end first: other nodes wait for it before they believe in a loss."""
+    host, now = notes["host"], time.time()
+    if notes.get("role") == Role.HEAD.value and record.read_end() is None:
+        record.write_end(EndWord(now, exit_code, "supervisor-killed", host, message))
+    word = record.read_node(host)
+    if word is None:
+        return
+    death = {"name": "raycluster", "pid": word.pid, "code": 128 - exit_code, "when": now}
+    record.write_node(
+        replace(
+            word,
+            phase=NodePhase.FAILED.value,
+            phases={**word.phases, NodePhase.FAILED.value: now},
+            message=message,
+            exit_code=exit_code,
+            updated=now,
+            extra={
+                **word.extra,
+                "deaths": [*(word.extra.get("deaths") or ()), death],
+                "oom_kills": oom_kills(),
+            },
+        )
+    )

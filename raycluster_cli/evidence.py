@@ -67,11 +67,14 @@ def copy_logs(root: Path, target: Path) -> int:
     for path in _logs(root):
         if left <= 0:
             break
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            take = min(size, MAX_FILE_BYTES, left)
-            file.seek(size - take)
-            data = file.read(take)
+        try:
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                take = min(size, MAX_FILE_BYTES, left)
+                file.seek(size - take)
+                data = file.read(take)
+        except OSError:
+            continue  # rotated away, or its disk is the one that failed
         if data:
             (target / path.name).write_bytes(data)
             left -= len(data)
@@ -89,6 +92,9 @@ def _logs(root: Path) -> Iterator[Path]:
         if path.name in _FIRST:
             return _FIRST.index(path.name), 0.0
         error = path.suffix == ".err"
-        return len(_FIRST) + (0 if error else 1), -path.stat().st_mtime
+        try:
+            return len(_FIRST) + (0 if error else 1), -path.stat().st_mtime
+        except OSError:
+            return len(_FIRST) + 2, 0.0
 
     yield from sorted(found, key=rank)

@@ -387,6 +387,7 @@ class NodeRun:
                 host=self.context.host,
                 role=self.context.role.value,
                 record=str(self.record.path) if self.record else "",
+                keep_logs=self.settings.keep_logs,
                 **notes,
             )
 
