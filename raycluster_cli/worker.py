@@ -245,7 +245,10 @@ class WorkerRun(NodeRun):
         why: dict[str, str] = {}
         while True:
             if loop.time() >= look_at:
-                targets = await self._targets()
+                named = await self._targets()
+                # A look that was not answered in time takes nothing back.
+                if not any(one.head for one in targets) or any(one.head for one in named):
+                    targets = named
                 look_at = loop.time() + pace.next_look_s(known=any(one.head for one in targets))
             for target in targets:
                 if target.head is not None:
@@ -287,12 +290,13 @@ class WorkerRun(NodeRun):
             ip = context.allocation.head_node
         if not ip:
             return []
-        ip = await _numeric(ip)
         if settings.master_port:
+            ip = await _numeric(ip)
             return [Target(ip, settings.master_port, head or await self._head_at(ip, settings.master_port))]
         waited_s = asyncio.get_running_loop().time() - self._began
         if self.record is not None and waited_s < UNSHARED_AFTER_S:
             return []  # the record will say; a port that is only likely may be another cluster's
+        ip = await _numeric(ip)  # not earlier: where names are slow to resolve it takes seconds
         targets = [Target(ip, port) for port in derived_gcs_ports(context.cluster_key)]
         self._guesses = {target.address for target in targets}
         return [target for target in targets if target.address not in self._not_ours]
