@@ -311,7 +311,7 @@ def submit_job(
             error.message,
             f"Ray's job API is part of it. {error.hint} Without: raycluster exec {record.path.name} -- …",
         )
-    ray = ("python", "-m", "ray.scripts.scripts", "job", "submit", "--address", f"http://{head.dashboard}")
+    ray = ("ray", "job", "submit", "--address", f"http://{head.dashboard}")
     enter(record, choose_live_node(record), (*ray, *options, "--", *command), env)
 
 

@@ -57,8 +57,14 @@ def submit(
     Example: raycluster submit -N 4 --time 2:00:00 --gpus-per-node 8 -- python train.py
 
     Example: raycluster submit -N 2 -p debug --exclusive --dry-run -- python -c 'import ray; ray.init()'
+
+    Exit codes: 0 submitted; 2 refused; with --follow and --wait the job's own (its driver's), 128+N for a
+    signal, 143 for the time limit; 130 after Ctrl-C: the job goes on.
     """
     from . import submit as core
+    from .cli_look import state_dir
+    from .follow import explain_reason, job_state
+    from .submitted import remember
 
     words: core.Words = context.obj
     if not words.driver:
@@ -69,7 +75,7 @@ def submit(
     env = dict(os.environ)
     script = core.make_script(
         words,
-        options=_run_options(words.own),
+        options=[*_options_of_environment(context, settings), *_run_options(words.own)],
         env=env,
         container=container,
         template=_read(template) if template else None,
@@ -80,7 +86,11 @@ def submit(
         print(script, end="")
         return
     job_id = core.submit(script, env)
-    print(f"Submitted batch job {job_id}")
+    print(f"Submitted batch job {job_id}", flush=True)
+    state = job_state(job_id, env)
+    remember(state_dir(settings.state_dir, env), job_id, state.output if state else "", words.driver)
+    if state is not None and not (follow or wait) and (why := explain_reason(state.reason)):
+        _say(f"it waits in the queue ({state.reason}): {why}")
     if not core.has_option(
         words.sbatch, "-c", "--cpus-per-task", "--exclusive", "--cpus-per-gpu", "-n", "--ntasks"
     ):
@@ -118,6 +128,20 @@ def _run_options(own: tuple[str, ...]) -> list[str]:
         if name not in names:
             continue
         options.append(word if names[name] or equals else f"{word}={words.pop(0)}")
+    return options
+
+
+def _options_of_environment(context: typer.Context, settings: Settings) -> list[str]:
+    """Options of the cluster that were set by RAYCLUSTER_ variables: the script stands for itself."""
+    options = []
+    for one in settings_of("run"):
+        source = context.get_parameter_source(one.name)
+        if source is not None and source.name == "ENVIRONMENT":
+            name, value = option_name(one.name), getattr(settings, one.name)
+            if isinstance(value, bool):
+                options.append(name if value else f"--no-{name[2:]}")
+            else:
+                options.append(f"{name}={value}")
     return options
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,34 @@ STATE_POLL_S = (0.5, 5.0)
 
 #: How long output may trail behind the job's end on a network file system.
 OUTPUT_LAG_S = 2.0
+
+
+#: Slurm's reasons for which a job waits for something else than its turn, and what helps (squeue(1)).
+_REASONS = (
+    (
+        r"PartitionConfig|PartitionNodeLimit|PartitionTimeLimit",
+        "it asks for more nodes or time than its partition gives, and will wait for ever; "
+        "`sinfo -o '%P %l %D'` shows the limits: cancel it, and ask for less or by another --partition",
+    ),
+    (r"PartitionDown|PartitionInactive", "its partition takes no jobs now; `sinfo -s` shows the others"),
+    (r"JobHeldUser", "it is held: `scontrol release JOB` lets it go"),
+    (r"JobHeldAdmin", "it is held by an administrator of the site: ask there"),
+    (r"BadConstraints", "no node can ever fulfil its --constraint or --gres: cancel it and ask for others"),
+    (r"DependencyNeverSatisfied", "the job it depends on has failed: it will wait for ever; cancel it"),
+    (r"InvalidAccount|InvalidQOS", "its account or QOS is not valid (any more): cancel it and give another"),
+    (r"(Assoc|QOS).*(Limit|Time|Mins)", "a limit of your account or QOS is used up: jobs that end make room"),
+    (r"ReqNodeNotAvail|Reserved for maintenance", "nodes it needs are down or reserved: `sinfo -R` says why"),
+    (r"launch failed requeued held", "its start failed on a node, and it is held: `scontrol release JOB`"),
+)
+
+
+def explain_reason(reason: str) -> str:
+    """What a reason for waiting means, where there is more to do than to wait; else empty.
+
+    >>> explain_reason("Resources")
+    ''
+    """
+    return next((meaning for pattern, meaning in _REASONS if re.search(pattern, reason)), "")
 
 
 @dataclass(frozen=True)
@@ -159,6 +188,7 @@ def follow(
     began = clock()
     tail: Tail | None = None
     told = ""
+    explained: set[str] = set()
     poll_s, unknown_since = STATE_POLL_S[0], None
     next_look = began
     while True:
@@ -181,6 +211,13 @@ def follow(
                     told = words
                     poll_s = STATE_POLL_S[0]
                     _say(f"job {job_id} {words} ({duration(clock() - began)})")
+                    if (
+                        state.state in WAITING
+                        and (why := explain_reason(state.reason))
+                        and why not in explained
+                    ):
+                        explained.add(why)
+                        _say(why)
                 if output and tail is None and state.output and state.state not in WAITING:
                     tail = Tail(Path(state.output))
         _copy(tail)

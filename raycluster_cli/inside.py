@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .client import client_environment_here
+from .companion_boot import raycluster_command
 from .errors import RayclusterError, UsageError
 from .record import HeadInfo, NodeWord, Record
 from .slurm_jobs import outside_job
@@ -110,7 +111,7 @@ def on_node(
         f"--nodelist={word.host}",
         *("--nodes=1", "--ntasks=1", "--cpu-bind=none", "--mem=0", "--quiet", "--kill-on-bad-exit=0"),
         *(["--pty"] if pty else []),
-        *(sys.executable, "-m", "raycluster_cli", *words),
+        *raycluster_command(*words),
     ]
     return argv, outside_job(env)
 

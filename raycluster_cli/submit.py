@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from .client import PRIVATE
 from .companion_boot import raycluster_command
 from .errors import RayclusterError, UsageError
+from .slurm_jobs import outside_job
 
 SBATCH_TIMEOUT_S = 60.0
 
@@ -43,6 +45,7 @@ _HINTS = (
     ("Invalid generic resource", "`sinfo -o '%n %G'` shows the GPUs that nodes have, by their names here."),
     ("Invalid qos", "`sacctmgr show associations user=$USER format=account,qos` lists what you may use."),
     ("time limit", "`sinfo -o '%P %l'` shows each partition's limit; ask for less by --time."),
+    ("Pathname of a file", "Every directory of --output and --error must exist."),
     (
         "Memory specification can not be satisfied",
         "`sinfo -N -o '%N %m'` shows the nodes' memory; ask for less.",
@@ -232,6 +235,17 @@ def default_template() -> str:
     return (files(__package__) / "templates" / "job.sbatch").read_text()
 
 
+def environment_for_sbatch(env: Mapping[str, str]) -> dict[str, str]:
+    """What the job inherits: nothing of a job, a step or a cluster in which this process runs.
+
+    >>> environment_for_sbatch({"PATH": "/bin", "SLURM_JOB_ID": "7", "SLURM_PROCID": "0"})
+    {'PATH': '/bin'}
+    """
+    own = (name for name in PRIVATE if name != "RAYCLUSTER_TOKEN")  # the user's own may be meant
+    dropped = {*own, *(("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH") if "RAYCLUSTER_NODE_ROOT" in env else ())}
+    return {name: value for name, value in outside_job(env).items() if name not in dropped}
+
+
 def submit(script: str, env: Mapping[str, str], *, run: Run = subprocess.run) -> str:
     """Hand a script to sbatch; returns the job id.  Raises RayclusterError with sbatch's words and a hint."""
     program = shutil.which("sbatch", path=env.get("PATH"))
@@ -244,7 +258,7 @@ def submit(script: str, env: Mapping[str, str], *, run: Run = subprocess.run) ->
         done = run(
             [program, "--parsable"],
             input=script,
-            env=dict(env),
+            env=environment_for_sbatch(env),
             capture_output=True,
             text=True,
             timeout=SBATCH_TIMEOUT_S,

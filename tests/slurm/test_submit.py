@@ -1,0 +1,210 @@
+"""`raycluster submit` from the login node, and what people do with the cluster from there."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bed.spec import LOGIN
+from tests.slurm.clusters import NODES
+from tests.slurm.jobs import Job, Slurm
+from tests.waiting import wait_until
+
+SHAPE = ("--nodes=3", "--exclusive", "--time=10", "--no-requeue")
+
+WORDS = ("it's", 'say "hi"', "$HOME $(id)", "two\nlines", "back\\slash", "@DRIVER@", "", "*")
+
+PRINT_WORDS = "import json, sys; print('WORDS', json.dumps(sys.argv[1:]))"
+
+
+def raycluster(
+    slurm: Slurm, *words: str, user: str = "alice", timeout_s: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """`raycluster WORDS` on the login host."""
+    return slurm.run(LOGIN, ["raycluster", *words], user=user, timeout_s=timeout_s)
+
+
+def submitted(slurm: Slurm, output: str, user: str = "alice") -> Job:
+    """The job that submit has told of; cancelled after the test."""
+    line = next(line for line in output.splitlines() if line.startswith("Submitted batch job "))
+    job = Job(slurm.bed, line.split()[-1], user)
+    slurm.jobs.append(job)
+    return job
+
+
+def test_followed_to_its_end_with_the_drivers_code_and_words(slurm: Slurm) -> None:
+    done = raycluster(
+        slurm, "submit", *SHAPE, "--comment", "it's a $HOME", "--follow", "--", *NODES, "7", "--tasks"
+    )
+    job = submitted(slurm, done.stdout)
+    assert done.returncode == 7, done.stderr
+    assert "NODES n1 n2 n3" in done.stdout
+    assert "runs on n[1-3]" in done.stderr
+    assert "failed, exit code 7" in done.stderr
+    # Slurm has no more to say of where the output went than the record has.
+    again = raycluster(slurm, "logs", job.id, "--component", "driver")
+    assert "NODES n1 n2 n3" in again.stdout
+    assert "raycluster:" not in again.stdout
+    ours = raycluster(slurm, "logs", job.id, "--component", "raycluster")
+    assert ours.stdout.count("raycluster:") == len(ours.stdout.splitlines()) > 0
+    kept = raycluster(slurm, "logs", job.id, "--component", "gcs", "--lines", "3")
+    assert kept.returncode == 0, kept.stderr
+    assert "gcs_server.out" in kept.stdout
+    refused = raycluster(slurm, "exec", job.id, "--", "true")
+    assert refused.returncode == 1
+    assert "has ended" in refused.stderr
+    slurm.assert_nothing_left()
+
+
+def test_the_drivers_words_arrive_whole(slurm: Slurm) -> None:
+    done = raycluster(
+        slurm, "submit", "--nodes=1", "--exclusive", "--follow", "--", "python", "-c", PRINT_WORDS, *WORDS
+    )
+    submitted(slurm, done.stdout)
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("WORDS "))
+    assert tuple(json.loads(line.removeprefix("WORDS "))) == WORDS
+
+
+def test_dry_run_save_and_template(slurm: Slurm) -> None:
+    words = ("submit", *SHAPE, "-p", "main", "--timeout", "60", "--save", "kept.sbatch", "--dry-run")
+    done = raycluster(slurm, *words, "--", "python", "train.py")
+    assert done.returncode == 0, done.stderr
+    for line in ("#SBATCH --nodes=3", "#SBATCH -p main", "#SBATCH --job-name=train"):
+        assert line in done.stdout.splitlines()
+    assert "run --timeout=60 \\\n    -- python train.py\n" in done.stdout
+    kept = slurm.bed.path(LOGIN, "/home/alice/kept.sbatch")
+    assert kept.read_text() == done.stdout
+    assert raycluster(slurm, "status").stdout.startswith("No clusters")
+    template = "#!/bin/bash\n@SBATCH@\n@ENVIRONMENT@\necho OWN\nsrun --ntasks=1 @DRIVER@\n"
+    slurm.bed.path(LOGIN, "/home/alice/own.sbatch").write_text(template)
+    done = raycluster(
+        slurm, "submit", "--nodes=1", "--exclusive", "--template", "own.sbatch", "--follow", "--", "hostname"
+    )
+    submitted(slurm, done.stdout)
+    assert (done.returncode, done.stdout.splitlines()[-2:]) == (0, ["OWN", "n1"]), done.stderr
+
+
+def test_wait_is_quiet(slurm: Slurm) -> None:
+    done = raycluster(slurm, "submit", "--nodes=1", "--exclusive", "--wait", "--", *NODES, "3")
+    submitted(slurm, done.stdout)
+    assert done.returncode == 3, done.stderr
+    assert "NODES" not in done.stdout
+
+
+def test_refusals_come_with_a_hint(slurm: Slurm) -> None:
+    for option, hint in (("--partition=nowhere", "sinfo -s"), ("--tmie=3", "no option of raycluster")):
+        done = raycluster(slurm, "submit", option, "--", "true")
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+        assert hint in done.stderr
+
+
+def test_a_job_that_waits_for_ever_is_told_so_once(slurm: Slurm) -> None:
+    argv = slurm.bed.command(
+        LOGIN, ["raycluster", "submit", "--nodes=33", "--follow", "--", "true"], user="alice"
+    )
+    with follower(argv) as (child, out, err):
+        wait_until(lambda: "will wait for ever" in err.read_text(), timeout_s=30, what="the reason")
+        job = submitted(slurm, out.read_text())
+        job.cancel()
+        assert child.wait(60) == 143
+    assert err.read_text().count("will wait for ever") == 1
+
+
+class follower:
+    """A command whose output goes to files, so that a test can look at it while it runs."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self.argv = argv
+
+    def __enter__(self) -> tuple[subprocess.Popen[bytes], Path, Path]:
+        import tempfile
+
+        self.directory = tempfile.TemporaryDirectory()
+        out, err = Path(self.directory.name, "out"), Path(self.directory.name, "err")
+        with out.open("wb") as one, err.open("wb") as other:
+            self.child = subprocess.Popen(
+                self.argv, stdin=subprocess.DEVNULL, stdout=one, stderr=other, start_new_session=True
+            )
+        self.out, self.err = out, err
+        return self.child, out, err
+
+    def __exit__(self, *_: object) -> None:
+        if self.child.poll() is None:
+            self.child.kill()
+        self.child.wait()
+        self.directory.cleanup()
+
+
+HOLD = "import time; print('HOLDING', flush=True); time.sleep(600)"
+
+
+@pytest.fixture
+def running(slurm: Slurm) -> Iterator[Job]:
+    """A cluster of three nodes whose driver stays."""
+    done = raycluster(slurm, "submit", *SHAPE, "--", "python", "-c", HOLD)
+    job = submitted(slurm, done.stdout)
+    job.wait_for("HOLDING")
+    yield job
+
+
+def test_detaching_leaves_the_job(slurm: Slurm) -> None:
+    words = ["raycluster", "submit", *SHAPE, "--follow", "--", "python", "-c", HOLD]
+    with follower(slurm.bed.command(LOGIN, words, user="alice")) as (child, out, err):
+        wait_until(lambda: "HOLDING" in out.read_text(), timeout_s=60, what="the driver's output")
+        child.send_signal(signal.SIGINT)
+        assert child.wait(10) == 130
+        text = err.read_text()
+        job = submitted(slurm, out.read_text())
+    assert f"raycluster logs {job.id} --follow" in text
+    assert job.state() == "RUNNING"
+    stopped = raycluster(slurm, "stop", job.id)
+    assert stopped.returncode == 0, stopped.stderr
+    job.wait()
+    slurm.assert_nothing_left()
+
+
+def test_a_cluster_from_the_login_node(slurm: Slurm, running: Job) -> None:
+    """exec and attach pass codes on and see the cluster; logs are read on the nodes; nothing shows the token."""
+    ask = "import ray; ray.init(log_to_driver=False); print('SEES', len(ray.nodes()))"
+    done = raycluster(slurm, "exec", running.id, "--", "python", "-c", ask)
+    assert "SEES 3" in done.stdout, done.stderr
+    there = raycluster(slurm, "exec", running.id, "--node", "n2", "--", "bash", "-c", "hostname; env; exit 9")
+    assert there.returncode == 9
+    assert there.stdout.splitlines()[0] == "n2"
+    assert "RAYCLUSTER_NODE_ROOT" not in there.stdout
+    token = slurm.bed.path(LOGIN, f"/home/alice/.raycluster/bed/{running.id}/token").read_text()
+    assert token not in there.stdout
+    shell = slurm.run(
+        LOGIN, ["raycluster", "attach", running.id, "--node", "n3"], user="alice", stdin="hostname; exit 4\n"
+    )
+    assert (shell.returncode, shell.stdout) == (4, "n3\n"), shell.stderr
+    raylet = raycluster(slurm, "logs", running.id, "--component", "raylet", "--node", "n3", "--lines", "2")
+    assert "raylet.out <==" in raylet.stdout, raylet.stderr
+    no = raycluster(slurm, "dashboard", running.id)
+    assert no.returncode == 1
+    assert "--dashboard" in no.stderr
+    assert raycluster(slurm, "exec", running.id, "--", "true", user="bob").returncode == 2
+    running.cancel()
+    running.wait()
+    slurm.assert_nothing_left()
+
+
+def test_a_job_submitted_in_a_task_knows_nothing_of_it(slurm: Slurm) -> None:
+    """sbatch hands SLURM_* on to the jobs that a task submits; raycluster does not."""
+    inner = (
+        "raycluster submit --nodes=2 --exclusive --time=5 -- python -c 'import os; print(sorted(os.environ))'"
+    )
+    outer = slurm.sbatch(
+        f"srun --nodes=1 --ntasks=1 {inner}", "--nodes=1", "--exclusive", "--time=5", user="alice"
+    )
+    outer.wait()
+    job = submitted(slurm, outer.output())
+    assert job.wait().exit_code == 0, job.output()
+    assert "2 nodes ready" in job.output()
