@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 from raycluster_cli.companion_client import Started
 from raycluster_cli.proctree import descendants
-from raycluster_cli.ray_start import StartFailure, ports_for_restart, wake, was_drained
+from raycluster_cli.ray_start import StartFailure, TlsFiles, ports_for_restart, wake, was_drained
 from tests.ray.nodes import nodes, ray_version, run
 
 ON_EACH = """
@@ -188,6 +190,45 @@ def test_a_cluster_without_authentication() -> None:
             await cluster.start(0)
             await cluster.start(1)
             assert "2 nodes" in await cluster.driver(ON_EACH)
+
+    run(test)
+
+
+def _certificates(directory: Path) -> TlsFiles:
+    """A certificate authority and one certificate for every address of the tests' clusters."""
+    ca, key, cert, request = (directory / name for name in ("ca.pem", "key.pem", "cert.pem", "request.pem"))
+    names = directory / "names"
+    names.write_text("subjectAltName=" + ",".join(f"IP:127.{a}.{b}.{c}" for a, b, c in _addresses()))
+    for command in (
+        f"req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=ca -keyout {directory}/ca.key -out {ca}",
+        f"req -newkey rsa:2048 -nodes -subj /CN=node -keyout {key} -out {request}",
+        f"x509 -req -days 1 -in {request} -CA {ca} -CAkey {directory}/ca.key -CAcreateserial -out {cert} "
+        f"-extfile {names}",
+    ):
+        subprocess.run(["openssl", *command.split()], check=True, capture_output=True)
+    return TlsFiles(str(cert), str(key), str(ca))
+
+
+def _addresses() -> list[tuple[int, int, int]]:
+    return [(100 + os.getpid() % 100, cluster, node) for cluster in range(1, 60) for node in (1, 2)]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificates with openssl")
+def test_tls_between_the_nodes(tmp_path: Path) -> None:
+    tls = _certificates(tmp_path)
+
+    async def test() -> None:
+        async with nodes() as cluster:
+            head = await cluster.start(0, tls=tls)
+            worker = await cluster.start(1, tls=tls)
+            env = {"RAY_USE_TLS": "1", "RAY_TLS_SERVER_CERT": tls.cert, "RAY_TLS_SERVER_KEY": tls.key}
+            client = cluster.companions[0]
+            await client.watch(head.gcs_address, _auth(cluster.token) | env | {"RAY_TLS_CA_CERT": tls.ca})
+            assert client.nodes[worker.node_id]["alive"]
+            assert "2 nodes" in await cluster.driver(ON_EACH)
+            # Without the certificates nobody gets in.
+            with pytest.raises(StartFailure):
+                await cluster.start(1, tls=None)
 
     run(test)
 
