@@ -647,7 +647,7 @@ def facts(status: ClusterStatus) -> list[tuple[str, str]]:
         ("driver", " ".join(status.driver)),
         ("versions", versions),
         ("protection", (guard + (", TLS" if status.tls else "")) if status.address else ""),
-        ("Slurm", " ".join(part for part in (status.slurm_state.lower(), status.job_name) if part)),
+        ("Slurm", ", ".join(part for part in (status.job_name, status.slurm_state.lower()) if part)),
         ("record", status.record),
     ]
     return [(name, value) for name, value in found if value]
