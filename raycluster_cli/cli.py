@@ -9,7 +9,8 @@ head, worker and run do not come here at all: plain.py reads them, in a tenth of
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field
 from typing import Annotated, Any, get_type_hints
 
@@ -17,6 +18,7 @@ import typer
 
 from . import __version__, cli_env, cli_inside, cli_look, cli_stop, cli_submit, cli_why
 from .config import Settings, option_name, settings_of, variable_name
+from .errors import ExitCode, UsageError
 from .launch import Launcher, tell_errors
 
 app = typer.Typer(
@@ -37,7 +39,42 @@ def run_command_line(launcher: Launcher) -> None:
     """Run the command line; errors that users can cause become one line and an exit code."""
     global _launcher
     _launcher = launcher
-    tell_errors(app)
+    tell_errors(_call)
+
+
+def _call() -> None:
+    """Call the application; what Typer says in five lines becomes one of ours."""
+    try:
+        code = app(prog_name="raycluster", standalone_mode=False)
+    except typer.Abort:
+        sys.exit(int(ExitCode.SIGINT))
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # not one of Click's; Typer may bring its own copy of Click
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # type: ignore[attr-defined]
+            sys.exit(int(ExitCode.USAGE))
+        where = getattr(getattr(error, "ctx", None), "command_path", "raycluster")
+        said = error.format_message().strip().rstrip(".").replace("\n", " ")
+        found = _found(getattr(error, "param", None), sys.argv[1:], _launcher.env)
+        raise UsageError(
+            f"{found}: {said.rpartition(': ')[2]}." if found else f"{said}.",
+            f"`{where} --help` shows what can be given.",
+        ) from error
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _found(parameter: Any, arguments: Sequence[str], env: Mapping[str, str]) -> str:
+    """What was given for a parameter that was refused: "--timeout is 'soon'"; empty when that is not known."""
+    options = getattr(parameter, "opts", [])
+    for number, word in enumerate(arguments):
+        name, equals, value = word.partition("=")
+        if name in options and (equals or number + 1 < len(arguments)):
+            return f"{name} is {(value if equals else arguments[number + 1])!r}"
+    variable = getattr(parameter, "envvar", None)
+    if isinstance(variable, str) and env.get(variable):
+        return f"{variable} is {env[variable]!r}"
+    return ""
 
 
 def _option(one: Field[Any], hint: Any) -> Any:
