@@ -65,7 +65,7 @@ class View:
     offset: int = 0
     """First node shown."""
     groups: bool | None = None
-    """Nodes summed up by state; None: when they do not all fit."""
+    """Nodes summed up by state; None: when they are more than two screens."""
     keys: bool = False
     """Keys can be pressed: the last line says which."""
     stale_s: float = 0.0
@@ -309,7 +309,7 @@ def _state(node: NodeStatus, _: ClusterStatus, glyphs: Glyphs, width: int) -> Te
 def _gauge(used: float | None, total: float, words: str, glyphs: Glyphs, width: int) -> Text:
     if used is None or total <= 0:
         return fit(Text(glyphs.dash, "dim"), width, glyphs)
-    bar_width = 4 if width < 18 else 8
+    bar_width = 4 if width < 19 else 8
     return fit(Text.assemble(bar(used / total, bar_width, glyphs), f" {words}"), width, glyphs)
 
 
@@ -328,14 +328,14 @@ def _gpu(node: NodeStatus, _: ClusterStatus, glyphs: Glyphs, width: int) -> Text
 def _memory(node: NodeStatus, _: ClusterStatus, glyphs: Glyphs, width: int) -> Text:
     use = node.usage or Usage()
     used = size(use.memory_used_bytes or 0)
-    words = used if width < 18 else f"{used}/{size(use.memory_total_bytes)}"
+    words = used if width < 19 else f"{used}/{size(use.memory_total_bytes)}"
     return _gauge(use.memory_used_bytes, use.memory_total_bytes, words, glyphs, width)
 
 
 def _store(node: NodeStatus, _: ClusterStatus, glyphs: Glyphs, width: int) -> Text:
     use = node.usage or Usage()
     used = size(use.object_store_used_bytes)
-    words = used if width < 18 else f"{used}/{size(use.object_store_total_bytes)}"
+    words = used if width < 19 else f"{used}/{size(use.object_store_total_bytes)}"
     return _gauge(use.object_store_used_bytes, use.object_store_total_bytes, words, glyphs, width)
 
 
@@ -393,9 +393,11 @@ def columns(status: ClusterStatus, width: int) -> list[Column]:
     if status.phase is ClusterPhase.STARTING:
         chosen.insert(2, Column("PROGRESS", 16 if width < 110 else 26, _progress, 85))
     elif measured:
-        chosen.append(Column("CPU", wide if width < 130 else 15, _cpu, 80))
+        most = max(len(f"{amount(use.cpus_used)}/{amount(use.cpus_total)}") for use in measured)
+        chosen.append(Column("CPU", max(most + 6, 10), _cpu, 80))
         if any(use.gpus_total for use in measured):
-            chosen.append(Column("GPU", wide if width < 130 else 15, _gpu, 75))
+            most = max(len(f"{amount(use.gpus_used)}/{amount(use.gpus_total)}") for use in measured)
+            chosen.append(Column("GPU", max(most + 6, 10), _gpu, 75))
         if any(use.memory_used_bytes is not None for use in measured):
             chosen.append(Column("MEMORY", wide + 1, _memory, 70))
         chosen.append(Column("STORE", wide + 1, _store, 60))
@@ -561,8 +563,10 @@ def live_screen(
     foot = 1
     room = height - len(lines) - foot
     events = min(len(status.events), max(room // 4, 3 if room > 10 else 0))
-    if len(status.nodes) + 2 < room - events - 1:  # few nodes: the events get the rest
-        events = min(len(status.events), room - len(status.nodes) - 3)
+    # What the nodes leave is the events'; and nodes that nearly fit get the events' room, but for the last.
+    spare = room - len(status.nodes) - 3
+    if spare > 0:
+        events = min(len(status.events), spare)
     space = room - (events + 1 if events else 0)
     body, first, last = _node_part(status, width, space, view, glyphs)
     lines += body
@@ -582,8 +586,7 @@ def _node_part(
     nodes = ordered(status)
     if not nodes or space < 2:
         return [], 0, 0
-    fits = len(nodes) + 2 <= space
-    grouped = view.groups if view.groups is not None else not fits
+    grouped = view.groups if view.groups is not None else len(nodes) > 2 * space
     lines: list[Text] = [rule("NODES", width, glyphs)]
     if grouped:
         lines += group_lines(status, width, glyphs)[: max(space // 3, 1)]
