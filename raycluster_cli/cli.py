@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from . import __version__, cli_env, cli_inside, cli_look, cli_stop, cli_submit, cli_why
+from . import __version__, cli_doctor, cli_env, cli_inside, cli_look, cli_stop, cli_submit, cli_why
 from .config import Settings, option_name, settings_of, variable_name
 from .errors import ExitCode, UsageError
 from .launch import Launcher, tell_errors
@@ -193,3 +193,4 @@ cli_why.register(app)
 cli_env.register(app, _with_settings)
 cli_submit.register(app, _with_settings)
 cli_inside.register(app)
+cli_doctor.register(app, _with_settings)
