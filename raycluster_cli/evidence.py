@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .lifecycle import End
 from .node_root import RAY_DIR
 
 if TYPE_CHECKING:
     from .head import HeadRun
+    from .lifecycle import End
     from .worker import WorkerRun
 
 MAX_FILE_BYTES = 256 * 1024

@@ -1,0 +1,49 @@
+"""Imports of the package go one way, and what starts a node imports nothing that it does not use."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import raycluster_cli
+
+PACKAGE = Path(raycluster_cli.__file__).parent
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+
+def imported(module: str) -> set[str]:
+    """The package's modules that a module imports, at its top or later, but for type checkers only."""
+
+    def walk(node: ast.AST) -> Iterator[str]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+                continue
+            if isinstance(child, ast.ImportFrom) and child.level == 1:
+                if child.module:
+                    yield child.module.partition(".")[0]
+                else:
+                    yield from (alias.name for alias in child.names)
+            yield from walk(child)
+
+    return set(walk(ast.parse((PACKAGE / f"{module}.py").read_text()))) & set(MODULES)
+
+
+def test_imports_go_one_way() -> None:
+    graph = {module: imported(module) for module in MODULES}
+    done: set[str] = set()
+    while len(done) < len(graph):
+        free = {module for module, needs in graph.items() if module not in done and needs <= done}
+        assert free, f"these import each other: {sorted(set(graph) - done)}"
+        done |= free
+
+
+@pytest.mark.parametrize("module", ["launch", "plain", "head", "worker", "lifecycle", "local"])
+def test_a_supervisor_imports_neither_ray_nor_rich_nor_typer(module: str) -> None:
+    code = f"import sys, raycluster_cli.{module}; print(*(set(sys.modules) & {{'ray', 'rich', 'typer'}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
