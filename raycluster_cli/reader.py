@@ -41,17 +41,20 @@ def read_cluster(
     *,
     now: float | None = None,
     events: int = 200,
+    brief: bool = False,
 ) -> ClusterStatus:
     """The status of one cluster.
 
     ``jobs`` is slurm_jobs.query_jobs()'s answer: None when Slurm was not asked or did not answer.
-    ``events``: how many of the event log's last lines to read; 0 saves opening it.
+    ``events``: how many of the event log's last lines to read; 0 saves opening it.  ``brief``: of a cluster
+    that ended some time ago leave out the nodes, each of which is a file.
     """
     when = time.time() if now is None else now
     # The end first: a head that starts anew under the same key moves head.json away before end.json.
     end = record.read_end()
     head = record.read_head()
-    words = record.read_nodes()
+    past = brief and end is not None and when - end.when > ENDING_S
+    words = {} if past else record.read_nodes()
     if head is not None:
         # Words of an earlier cluster of this key; its workers may have started before its head did.
         words = {host: word for host, word in words.items() if word.updated >= head.started - 300}
@@ -59,7 +62,11 @@ def read_cluster(
     usage = record.read_usage() if end is None else None
     if usage is not None and (when - usage.when > USAGE_FRESH_S or (head and usage.when < head.started)):
         usage = None
-    nodes = _nodes(head, words, usage, record.read_node_usages() if usage else {}, when)
+    nodes = (
+        ()
+        if brief and not words
+        else _nodes(head, words, usage, record.read_node_usages() if usage else {}, when)
+    )
     stop = record.stop_requested() if end is None else None
     status = ClusterStatus(
         job=record.key,
@@ -174,7 +181,7 @@ def read_all(
         known.add(record.job_id)
         if len(over) >= limit and record.read_end() is not None:
             continue
-        status = read_cluster(record, jobs, now=now, events=0)
+        status = read_cluster(record, jobs, now=now, events=0, brief=True)
         if status.is_over:
             over.append(status)
         elif status.started or status.nodes or status.slurm_state:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.bed.bed import REPOSITORY
 from tests.bed.spec import LOGIN
 from tests.slurm.clusters import SRUN, batch, head_is_up, line_with, read, record
 from tests.slurm.jobs import Job, Slurm
@@ -162,16 +164,13 @@ def test_env_wherever_it_is_asked(slurm: Slurm, shape: str) -> None:
 
 def test_status_without_slurm(slurm: Slurm) -> None:
     job = start(slurm)
-    done = slurm.run(
-        LOGIN,
-        ["env", "PATH=/opt/rc/bin", "raycluster", "status", job.id, "--json"],
-        user="alice",
-        check=False,
-    )
-    path = record(slurm.bed, job)
-    assert read(path / "head.json") is not None
-    if done.returncode == 0:  # where raycluster lies in that directory
-        assert json.loads(done.stdout)["state"] == "running"
+    words = [sys.executable, "-m", "raycluster_cli", "status", job.id, "--json"]
+    done = slurm.run(LOGIN, words, user="alice", env={"PATH": "/nonexistent"}, wd=str(REPOSITORY))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["state"], found["slurm_state"]) == ("running", "")
     raycluster(slurm, "stop", job.id)
     job.wait()
+    path = record(slurm.bed, job)
+    assert read(path / "head.json") is not None
     assert line_with("stopped by", (path / "events.log").read_text())

@@ -173,6 +173,14 @@ def test_list_has_the_running_first(tmp_path: Path) -> None:
     assert [status.job for status in read_all(tmp_path, None, limit=1)] == ["2", "3"]
 
 
+def test_the_list_does_not_read_the_nodes_of_the_past(tmp_path: Path) -> None:
+    ended = write_record(tmp_path, 2, key="1", end=EndWord(time.time() - 100, 0, "driver"))
+    (ended.path / "nodes").rename(ended.path / "elsewhere")
+    (listed,) = read_all(tmp_path, None)
+    assert (listed.phase, listed.expected_nodes, listed.nodes) == (ClusterPhase.ENDED, 2, ())
+    assert listed.driver == ("python", "train.py", "--epochs", "20")
+
+
 def test_five_hundred_nodes_are_read_quickly(tmp_path: Path) -> None:
     record = write_record(tmp_path, 500)
     read_cluster(record)
