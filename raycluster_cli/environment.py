@@ -89,7 +89,7 @@ def look_around(
     attempt(lambda: _network(found, settings, env, allocation))
     if allocation is not None and allocation.node_name is None and host not in allocation.job_nodes:
         found.warnings.append(
-            f"this shell runs on {host}, which is not a node of job {allocation.job_id}: the figures are those "
+            f"this shell runs on {host}, which is not a node of job {allocation.job_id}: the figures are "
             "of this machine; ask a node with `srun -N1 -n1 raycluster env`."
         )
     key = _key(settings, allocation, host)
