@@ -43,18 +43,20 @@ def main() -> int:
             if options.idle:
                 print(f"{when}\n\n{measure_idle(bed, min(3, max(hosts)), options.seconds)}")
                 return 0
-            runs, failed = _measure(bed, meter, ways, hosts, options)
+            runs, failed = _measure(bed, meter, ways, hosts, options, when)
     finally:
         meter.close()
-    if options.save:
-        saved = {"headline": when, "runs": [run.as_json() for run in runs]}
-        Path(options.save).write_text(json.dumps(saved, indent=1) + "\n")
     _show(when, runs, options.plot)
     return 1 if failed else 0
 
 
 def _measure(
-    bed: Bed, meter: CpuMeter, ways: Sequence[Way], hosts: Sequence[int], options: argparse.Namespace
+    bed: Bed,
+    meter: CpuMeter,
+    ways: Sequence[Way],
+    hosts: Sequence[int],
+    options: argparse.Namespace,
+    when: str,
 ) -> tuple[list[Run], int]:
     """All runs, in turns; and how many failed."""
     runs: list[Run] = []
@@ -72,6 +74,9 @@ def _measure(
                         print(f"round {number}: {error}", file=sys.stderr)
                         continue
                     runs.append(run)
+                    if options.save:  # after each: a run of all takes an hour
+                        saved = {"headline": when, "runs": [run.as_json() for run in runs]}
+                        Path(options.save).write_text(json.dumps(saved) + "\n")
                     cpu = "" if run.cpu_s is None else f", {run.cpu_s:.1f} s of CPU"
                     print(
                         f"round {number}, {count} hosts, {way.name}: start {run.start_s:.2f} s, "
