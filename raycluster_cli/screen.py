@@ -6,6 +6,7 @@ The same lines make the live screen, `monitor --once` and `status JOB`.
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -171,7 +172,9 @@ def head_lines(status: ClusterStatus, width: int, glyphs: Glyphs) -> list[Text]:
         right.append(glyphs.dot if right.plain else "", "dim")
         right.append(f"{span(time_left)} left", "bold red" if time_left < LITTLE_TIME_S else "")
     lines = [_sides(left, right, width, glyphs)]
-    lines.append(fit(Text(f" {_sentence(status.headline)}", style), width, glyphs))
+    lines += _wrapped(_sentence(status.headline), width, style, 3, glyphs)
+    for node in status.problems[:1] if not status.is_over else ():
+        lines += _wrapped(f"{node.host}: {last_word(node, status)}", width, "red", 2, glyphs)
     about = []
     if status.driver:
         about.append(f"driver: {' '.join(status.driver)}")
@@ -187,6 +190,13 @@ def head_lines(status: ClusterStatus, width: int, glyphs: Glyphs) -> list[Text]:
     if about:
         lines.append(fit(Text(" " + glyphs.dot.join(about), "dim"), width, glyphs))
     return lines
+
+
+def _wrapped(text: str, width: int, style: str, most: int, glyphs: Glyphs) -> list[Text]:
+    """So many lines at most, each begun by a blank."""
+    room = max(width - 2, 10)
+    parts = textwrap.wrap(" ".join(text.split()), room, max_lines=most, placeholder=f" {glyphs.ellipsis}")
+    return [fit(Text(f" {part}", style), width, glyphs) for part in parts]
 
 
 def _sentence(text: str) -> str:
