@@ -294,7 +294,8 @@ class HeadRun(NodeRun):
             if restarts:
                 env["RAYCLUSTER_DRIVER_RESTARTS"] = str(restarts)
             self.driver = Driver.start(self.context.driver, env, self.reaper, self.signals)
-            code = await self.driver.child.exited
+            # Shielded: cancelling this task must not cancel what the shutdown waits for.
+            code = await asyncio.shield(self.driver.child.exited)
             if code and self.settings.head_recovery:
                 await asyncio.sleep(0.2)  # it may have seen the raylet's end before we did
             if self._recovery is None or self._recovery.done():
