@@ -4,6 +4,7 @@
 #   make test    lint, unit tests, tests on a local Ray, tests on a real Slurm (skipped where Slurm or root is missing)
 #   make unit    the unit tests alone (seconds)
 #   make lint    ruff and mypy
+#   make ray-oldest   the Ray tests on the oldest Ray that is supported, in a virtual environment of its own
 #   make bench   start and stop times beside `ray symmetric-run` (needs Slurm and root)
 #
 # PYTHON=python3.12 make test    another Python
@@ -19,7 +20,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit ray slurm lint format bench clean
+.PHONY: help venv demo test unit ray ray-oldest slurm lint format bench clean
 
 help:
 	@awk '!/^#/ {exit} {sub(/^# ?/, ""); print}' Makefile
@@ -59,6 +60,18 @@ unit: $(DEV)
 
 ray: $(DEV)
 	$(BIN)/python -m pytest tests/ray $(PYTEST_ARGS)
+
+# The oldest Ray is the one that pyproject.toml names: "ray>=2.52" is tested on 2.52.0.
+OLDEST := $(VENV)-oldest
+OLDEST_RAY = $(shell sed -n 's/^ *"ray>=\([0-9.]*\)",/\1.0/p' pyproject.toml)
+$(OLDEST)/.installed: pyproject.toml $(DEV)
+	@echo "Setting up $(OLDEST) with Ray $(OLDEST_RAY)"
+	@test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	@$(OLDEST)/bin/python -m pip install -qq --editable '.[demo]' 'ray==$(OLDEST_RAY)' 'pytest>=8'
+	@touch $@
+
+ray-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest tests/ray -m "not slow" $(PYTEST_ARGS)
 
 slurm: $(DEV)
 	$(BIN)/python -m pytest tests/slurm $(PYTEST_ARGS)
