@@ -307,8 +307,7 @@ class HeadRun(NodeRun):
     async def _loss_behind(self) -> tuple[str, str] | None:
         """A worker that was lost just before a driver failed: (host, what it said).  One look."""
         for word in (await self._words()).values():
-            deaths = word.extra.get("deaths") or []
-            if deaths or word.phase == NodePhase.FAILED.value:
+            if word.phase in (NodePhase.STOPPING.value, NodePhase.FAILED.value):
                 return word.host, word.message
         return None
 
@@ -370,9 +369,8 @@ class HeadRun(NodeRun):
             now = await job_end_time(allocation.job_id, self.context.env, self.reaper)
             if now is None or now - before_s <= time.time():
                 left = duration(max(end_time - time.time(), 0))
-                self.end_with(
-                    End(ExitCode.SIGTERM, f"the job's time limit is {left} away", reason="time-limit")
-                )
+                code = ExitCode.SIGTERM if self.context.driver else ExitCode.OK
+                self.end_with(End(code, f"the job's time limit is {left} away", reason="time-limit"))
                 return
             end_time = now
         self.report.warn("--stop-before has no effect: Slurm does not say when this job ends")

@@ -499,16 +499,21 @@ class WorkerRun(NodeRun):
     async def _after_raylet(self, child: Child, code: int) -> End | None:
         """Our raylet is gone: drained at the cluster's end, or dead?"""
         text = f"the raylet on {self.context.host} {describe_code(code)}"
+        policy = parse_worker_loss(self._policy())
+        final = policy.kind == "fail" or self._restarts >= self.settings.max_restarts
         # Written at once: the head reads it when the GCS tells it of the loss.
-        self.word.say(text, extra={**self.word.now.extra, "deaths": self.word.deaths})
+        self.word.phase(
+            NodePhase.STOPPING if final else NodePhase.STARTING,
+            text,
+            extra={**self.word.now.extra, "deaths": self.word.deaths},
+        )
         ended = await self._reason(REASON_WAIT_S if code == 0 else 0.3)
         if ended is not None:
             return _end_of(ended)
         if code == 0 and self.record is None:
             return End(ExitCode.OK, "the cluster drained this node", reason="ended")
         log = self.node.log_of("raylet")
-        loss = parse_worker_loss(self._policy())
-        if loss.kind == "fail" or self._restarts >= self.settings.max_restarts:
+        if final:
             tried = f" after {count(self._restarts, 'restart')}" if self._restarts else ""
             return End(
                 ExitCode.UNHEALTHY, text + tried, reason="raylet-lost", culprit=self.context.host, log=log
