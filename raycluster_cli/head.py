@@ -30,7 +30,7 @@ from .node import RayNode
 from .process import Child, describe_code, shell_code
 from .ray_start import StartFailure
 from .record import EndWord, HeadInfo, NodeWord, Record, prune
-from .report import count, duration
+from .report import command_text, count, duration
 from .slurm import format_hostlist
 from .status import NodePhase, Role
 from .usage import tell_usage
@@ -124,7 +124,8 @@ class HeadRun(NodeRun):
 
     async def startup(self) -> None:
         context, settings = self.context, self.settings
-        self._deadline = asyncio.get_running_loop().time() + settings.timeout
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.time() + settings.timeout
         if self.record is not None:
             await self._claim(self.record)
         self.node = self.make_node(self._process_died)
@@ -239,11 +240,15 @@ class HeadRun(NodeRun):
             self._write_head()
 
     def _ignore_errors(self, call: Any, *args: Any) -> None:
-        """A record that cannot be written (a full disk) is no reason to end a cluster that works."""
+        """A record that cannot be written (a full disk) is no reason to end a cluster that works.
+
+        Runs in the record's thread; what it says is said by the loop's.
+        """
         try:
             call(*args)
         except (RayclusterError, OSError) as error:
-            self.report.note(f"the record could not be written: {error}")
+            text = f"the record could not be written: {error}"
+            self._loop.call_soon_threadsafe(self.report.note, text)
 
     def _to_event_log(self, when: float, text: str) -> None:
         if self.record is not None:
@@ -272,7 +277,7 @@ class HeadRun(NodeRun):
             self.node.start_extras()
             await asyncio.Event().wait()
         self.report.say(
-            f"{nodes} ready at {self.head.address} after {took}; driver: {' '.join(context.driver)}"
+            f"{nodes} ready at {self.head.address} after {took}; driver: {command_text(context.driver)}"
         )
         self.word.phase(NodePhase.DRIVING)
         self.node.start_extras()
@@ -629,7 +634,10 @@ class HeadRun(NodeRun):
         if self.record is not None:
             # Before the first worker goes: a worker that sees its raylet end reads why.
             word = EndWord(time.time(), int(end.code), end.reason, end.culprit, end.message)
-            await self.word.ask(self._ignore_errors, self.record.write_end, word, timeout_s=3.0, default=None)
+            written = self.word.ask(
+                self._ignore_errors, self.record.write_end, word, timeout_s=3.0, default=None
+            )
+            await quietly(self.report, "writing the end", written)
         if hasattr(self, "node"):
             if not self.hurry.is_set():
                 await quietly(self.report, "draining the workers", self._drain(end))

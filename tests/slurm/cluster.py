@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +82,12 @@ class Cluster:
         name = f"fault-{time.time_ns()}"
         path = slurm.bed.path("login", "/home/root") / f"{name}.py"
         path.write_text(f"{preamble}\n{driver}\n")
+        python = sys.executable
         script = f"""
             export PYTHONPATH={REPOSITORY} RAY_USAGE_STATS_ENABLED=0
             {before}
             {wrap} srun -N{nodes} -n{nodes} --kill-on-bad-exit=0 --wait=0 --mem=0 {srun} \\
-                {prefix} {sys.executable} -m raycluster_cli run {options} -- {sys.executable} /home/root/{name}.py
+                {prefix} {python} -m raycluster_cli run {options} -- {python} /home/root/{name}.py
         """
         job = slurm.sbatch(
             "\n".join(line.strip() for line in script.splitlines()),
@@ -178,6 +182,11 @@ class Cluster:
     def end(self) -> dict[str, Any]:
         return self.word("end.json")
 
+    def events(self) -> str:
+        """The record's log of events."""
+        path = self.record / "events.log"
+        return path.read_text() if path.exists() else ""
+
     def node(self, host: str) -> dict[str, Any]:
         return self.word(f"nodes/{host}.json")
 
@@ -193,3 +202,43 @@ class Cluster:
             if "stopping" in phases:
                 found[host] = round(phases["stopping"] - self.fault_at, 2)
         return found
+
+
+class Disk:
+    """A file system of 16 MiB that all hosts of a bed mount at the same path; it can fill up and hang."""
+
+    def __init__(self, slurm: Slurm, image: Path) -> None:
+        self._bed = slurm.bed
+        self.path = "/home/root/disk"
+        with image.open("wb") as file:
+            file.truncate(16 << 20)
+        _call("mkfs.ext4", "-q", "-F", str(image))
+        self._device = _call("losetup", "--find", "--show", str(image)).strip()
+        self._image = image
+        for host in self._bed.spec.names:
+            self._bed.run(host, ["mkdir", "-p", self.path], check=True)
+            self._bed.run(host, ["mount", "-n", self._device, self.path], check=True)
+
+    def fill(self) -> None:
+        """Not a byte is left."""
+        self._bed.run("login", ["dd", "if=/dev/zero", f"of={self.path}/big", "bs=64k"])
+        self._bed.run("login", ["dd", "if=/dev/zero", f"of={self.path}/rest", "bs=1k"])
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Whoever writes hangs, and no signal wakes him."""
+        self._bed.run("login", ["fsfreeze", "-f", self.path], check=True)
+        try:
+            yield
+        finally:
+            self._bed.run("login", ["fsfreeze", "-u", self.path], check=True)
+
+    def remove(self) -> None:
+        for host in self._bed.spec.names:
+            self._bed.run(host, ["umount", "-n", "-l", self.path])
+        _call("losetup", "--detach", self._device)
+        self._image.unlink()
+
+
+def _call(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout

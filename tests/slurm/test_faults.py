@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import random
+import shutil
+import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import SLACK_S, Cluster
+from tests.bed.bed import REPOSITORY
+from tests.slurm.cluster import SLACK_S, Cluster, Disk
 from tests.slurm.jobs import Slurm
 from tests.waiting import wait_until
 
@@ -44,6 +50,11 @@ KILLS = [
     Kill("n1", "keeper", 137, "keeper-killed", 2.0),
     Kill("n1", "driver", 137, "driver", 2.0),
 ]
+
+
+def on_one_node(host: str, command: str) -> str:
+    """A prefix for the tasks: a shell that does something on one host first."""
+    return f"bash -c '[ $SLURMD_NODENAME != {host} ] || {command}; exec \"$@\"' x"
 
 
 @pytest.fixture
@@ -175,6 +186,8 @@ def test_head_host_falls_silent(slurm: Slurm, fault: str) -> None:
     if fault == "cable":
         slurm.bed.cable("n1", up=True)
         wait_until(lambda: not cluster.find("n1", "supervisor"), timeout_s=20, what="n1 without raycluster")
+    if fault == "power":
+        slurm.bed.power_on("n1")
     slurm.assert_nothing_left()
 
 
@@ -247,7 +260,7 @@ def test_quorum_starts_and_late_ones_are_let_in(slurm: Slurm) -> None:
         slurm,
         textwrap.dedent(text),
         options="--min-workers 1 --settle 1",
-        prefix="""bash -c '[ $SLURMD_NODENAME != n3 ] || while [ ! -e /home/root/go ]; do sleep .2; done; exec "$@"' x""",
+        prefix=on_one_node("n3", "while [ ! -e /home/root/go ]; do sleep .2; done"),
     )
     output = cluster.job.wait_for("DRIVING 2")
     assert "starting with 1 of 2 workers" in output
@@ -297,9 +310,8 @@ def test_gcs_comes_back_and_the_driver_goes_on(slurm: Slurm) -> None:
     try:
         for number in (1, 2):
             cluster.signal("n1", "gcs_server")
-            events = cluster.record / "events.log"
             wait_until(
-                lambda n=number: events.read_text().count("the GCS is back; the driver") == n,
+                lambda n=number: cluster.events().count("GCS is back; the driver") == n,
                 timeout_s=30,
                 what="GCS",
             )
@@ -325,4 +337,357 @@ def test_head_comes_back_and_detached_actors_survive(slurm: Slurm) -> None:
     cluster.driving().signal("n1", "raylet")
     assert cluster.job.wait().exit_code == 0, cluster.job.output()
     assert "AGAIN 2" in cluster.job.output()
+    slurm.assert_nothing_left()
+
+
+# -- signals, and Slurm's own ways to end ------------------------------------------------------------
+
+STUBBORN = """
+    import subprocess
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    subprocess.Popen(["setsid", "--fork", "sleep", "61861"])
+    print("STUBBORN", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_stubborn_driver_and_its_daemon_are_ended_within_kill_wait(slurm: Slurm) -> None:
+    """scancel, a driver that ignores SIGTERM, a daemon that it forked: all gone before Slurm's SIGKILL."""
+    cluster = Cluster.start(slurm, textwrap.dedent(STUBBORN))
+    cluster.job.wait_for("STUBBORN")
+    began = time.time()
+    cluster.job.cancel()
+    end = cluster.wait_end()
+    assert end["when"] - began < 10 + SLACK_S
+    assert (end["exit_code"], end["reason"]) == (143, "signal")
+    cluster.job.wait()
+    assert wait_until(lambda: cluster.node("n1").get("exit_code"), timeout_s=30, what="n1's end") == 143
+    slurm.assert_nothing_left()
+
+
+def test_cancelled_driver_gets_its_time(slurm: Slurm) -> None:
+    """One SIGTERM, however often Slurm repeats it, and three seconds to save."""
+    text = """
+        asked = []
+        def save(number, frame):
+            asked.append(number)
+            if len(asked) == 1:
+                time.sleep(3)
+                print("SAVED", flush=True)
+                sys.exit(0)
+        signal.signal(signal.SIGTERM, save)
+        print("READY TO SAVE", flush=True)
+        time.sleep(600)
+    """
+    cluster = Cluster.start(slurm, textwrap.dedent(text))
+    cluster.job.wait_for("READY TO SAVE")
+    cluster.job.cancel()
+    assert wait_until(lambda: cluster.end, timeout_s=30, what="the end")["exit_code"] == 143
+    wait_until(lambda: "SAVED" in cluster.job.output(), timeout_s=10, what="SAVED")
+    slurm.assert_nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [("TERM", 143), ("INT", 130), ("HUP", 129)], ids=["SIGTERM", "SIGINT", "SIGHUP"]
+)
+def test_signal_to_the_head(slurm: Slurm, number: str, code: int) -> None:
+    cluster = Cluster.start(slurm).driving()
+    cluster.signal("n1", "keeper", number)
+    end = cluster.job.wait()
+    assert end.exit_code == code, cluster.job.output()
+    assert cluster.end["exit_code"] == code
+    assert [cluster.node(host)["exit_code"] for host in ("n2", "n3")] == [0, 0]
+    slurm.assert_nothing_left()
+
+
+def test_interrupted_twice_is_now(slurm: Slurm) -> None:
+    text = """
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        print("IGNORING", flush=True)
+        time.sleep(600)
+    """
+    cluster = Cluster.start(slurm, textwrap.dedent(text), options="--grace 60")
+    cluster.job.wait_for("IGNORING")
+    cluster.signal("n1", "keeper", "INT")
+    wait_until(lambda: cluster.node("n1")["phase"] == "stopping", timeout_s=10, what="stopping")
+    cluster.signal("n1", "keeper", "INT")
+    end = cluster.job.wait()
+    assert end.exit_code == 130
+    assert cluster.end["when"] - cluster.fault_at < SLACK_S
+    slurm.assert_nothing_left()
+
+
+def test_signal_in_a_random_phase_leaves_nothing(slurm: Slurm, seed: int) -> None:
+    """SIGTERM to one task at any moment of its life: the code is 143, or that of a run that was over."""
+    chance = random.Random(seed)
+    host, delay_s = chance.choice(("n1", "n2")), chance.uniform(0, 5)
+    cluster = Cluster.start(slurm, "time.sleep(1)", options="--timeout 25")
+    cluster.pid(host, "keeper")
+    time.sleep(delay_s)
+    keeper = cluster.find(host, "keeper")
+    print(host, delay_s, cluster.node(host).get("phase"))
+    if keeper:
+        cluster.bed.run(host, ["kill", "-TERM", str(keeper[0].pid)])
+    end = cluster.job.wait()
+    assert end.exit_code in (0, 4, 5, 143), cluster.job.output()
+    slurm.assert_nothing_left()
+
+
+def test_kill_in_a_random_phase_leaves_nothing(slurm: Slurm, seed: int) -> None:
+    """kill -9 of any process of ours on any host at any moment."""
+    chance = random.Random(seed)
+    host, delay_s = chance.choice(("n1", "n2")), chance.uniform(0, 5)
+    cluster = Cluster.start(slurm, "time.sleep(1)", options="--timeout 25")
+    cluster.pid(host, "keeper")
+    time.sleep(delay_s)
+    kinds = ["keeper", "supervisor", "companion", "raylet", "gcs_server", "agent", "worker", "driver"]
+    found = [(kind, one) for kind in kinds for one in cluster.find(host, kind)]
+    if found:
+        kind, one = chance.choice(found)
+        print(host, delay_s, kind, one.pid, cluster.node(host).get("phase"))
+        cluster.bed.run(host, ["kill", "-KILL", str(one.pid)])
+    end = cluster.job.wait()
+    print(end, cluster.end.get("message"))
+    assert end.exit_code in (0, 1, 3, 4, 5, 137), cluster.job.output()
+    slurm.assert_nothing_left()
+
+
+def test_one_task_is_cancelled(slurm: Slurm) -> None:
+    """A worker that is told to end by hand: 143 there, and the policy decides for the rest."""
+    cluster = Cluster.start(slurm).driving()
+    cluster.signal("n3", "keeper", "TERM")
+    end = cluster.job.wait()
+    assert end.exit_code == 143
+    assert (cluster.end["exit_code"], cluster.end["culprit_host"]) == (5, "n3")
+    assert "SIGTERM" in cluster.end["message"]
+    slurm.assert_nothing_left()
+
+
+def test_step_is_cancelled(slurm: Slurm) -> None:
+    cluster = Cluster.start(slurm, wrap="").driving()
+    cluster.bed.run("login", ["scancel", f"{cluster.job.id}.0"], check=True)
+    cluster.job.wait()
+    assert cluster.wait_end()["exit_code"] == 143
+    slurm.assert_nothing_left()
+
+
+def test_srun_is_killed(slurm: Slurm) -> None:
+    cluster = Cluster.start(slurm, wrap="").driving()
+    srun = next(one for one in cluster.processes("n1") if one.argv and one.argv[0].endswith("srun"))
+    cluster.bed.run("n1", ["kill", "-9", str(srun.pid)], check=True)
+    cluster.job.wait()
+    slurm.assert_nothing_left()
+
+
+def test_slurmd_is_restarted(slurm: Slurm) -> None:
+    cluster = Cluster.start(
+        slurm, "time.sleep(8); ray.get([holder.pid.remote() for holder in holders])"
+    ).driving()
+    slurmd = next(one for one in cluster.processes("n2") if one.argv and one.argv[0].endswith("slurmd"))
+    cluster.bed.run("n2", ["kill", str(slurmd.pid)], check=True)
+    wait_until(
+        lambda: slurmd.pid not in {one.pid for one in cluster.processes("n2")},
+        timeout_s=20,
+        what="slurmd's end",
+    )
+    cluster.bed.run("n2", ["slurmd", "-N", "n2"], check=True)
+    assert cluster.job.wait().exit_code == 0, cluster.job.output()
+
+
+def test_second_head_by_mistake(slurm: Slurm) -> None:
+    """It is refused with code 2 and does not touch the first, not even its record."""
+    second = f"{sys.executable} -m raycluster_cli head --expected-workers 2 -- true"
+    text = f"""
+        import subprocess
+        srun = ["srun", "--overlap", "--mem=0", "-N1", "-n1", "-w", "n1"]
+        done = subprocess.run([*srun, *{second.split()!r}], capture_output=True, text=True)
+        print("SECOND", done.returncode, done.stderr, flush=True)
+        time.sleep(3)
+        ray.get([holder.pid.remote() for holder in holders])
+    """
+    cluster = Cluster.start(slurm, textwrap.dedent(text))
+    assert cluster.job.wait().exit_code == 0, cluster.job.output()
+    assert "SECOND 2" in cluster.job.output()
+    assert "already has a head" in cluster.job.output()
+    slurm.assert_nothing_left()
+
+
+# -- time limit and requeue ------------------------------------------------------------------------
+
+
+def test_driver_is_told_before_the_time_limit(slurm: Slurm) -> None:
+    text = """
+        def save(number, frame):
+            time.sleep(2)
+            print("SAVED", sum(node["Alive"] for node in ray.nodes()), flush=True)
+            sys.exit(0)
+        signal.signal(signal.SIGTERM, save)
+        time.sleep(600)
+    """
+    cluster = Cluster.start(slurm, textwrap.dedent(text), options="--stop-before 48", sbatch=("--time=1",))
+    assert cluster.job.wait().state == "COMPLETED", cluster.job.output()
+    assert "SAVED 3" in cluster.job.output()
+    assert cluster.end["reason"] == "time-limit"
+    slurm.assert_nothing_left()
+
+
+def test_requeued_job_starts_afresh(slurm: Slurm) -> None:
+    text = """
+        if os.environ.get("SLURM_RESTART_COUNT"):
+            print("SECOND RUN", flush=True)
+            sys.exit(0)
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(75))
+        print("FIRST RUN", flush=True)
+        time.sleep(600)
+    """
+    cluster = Cluster.start(
+        slurm,
+        textwrap.dedent(text),
+        options="--stop-before 45 --requeue-on-preempt",
+        sbatch=("--time=1", "--requeue", "--open-mode=append"),
+    )
+    cluster.job.wait_for("FIRST RUN")
+    cluster.wait_end()
+    output = cluster.job.wait_for("SECOND RUN", timeout_s=240)
+    assert "asks for a requeue" in output
+    assert cluster.job.wait().exit_code == 0
+    assert cluster.end["exit_code"] == 75
+    assert json.loads((cluster.record.parent / f"{cluster.job.id}.r1/end.json").read_text())["exit_code"] == 0
+    slurm.assert_nothing_left()
+
+
+# -- disks, memory, names, clocks --------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(slurm: Slurm, tmp_path: Path) -> Iterator[Disk]:
+    """A small disk of its own that all hosts mount at the same place, as a file server's."""
+    disk = Disk(slurm, tmp_path / "image")
+    yield disk
+    disk.remove()
+
+
+def test_records_disk_is_full_from_the_start(slurm: Slurm, disk: Disk) -> None:
+    disk.fill()
+    cluster = Cluster.start(slurm, options=f"--state-dir {disk.path}/state")
+    end = cluster.job.wait()
+    assert end.exit_code in (1, 2), cluster.job.output()
+    assert "No space left on device" in cluster.job.output()
+    assert "--state-dir" in cluster.job.output()
+    slurm.assert_nothing_left()
+
+
+def test_records_disk_fills_up(slurm: Slurm, disk: Disk) -> None:
+    """The cluster works without a record; nobody ends for it."""
+    cluster = Cluster.start(slurm, "time.sleep(4)", options=f"--state-dir {disk.path}/state").driving()
+    disk.fill()
+    assert cluster.job.wait().exit_code == 0, cluster.job.output()
+    slurm.assert_nothing_left()
+
+
+def test_records_file_system_hangs_for_ten_seconds(slurm: Slurm, disk: Disk) -> None:
+    cluster = Cluster.start(slurm, "time.sleep(14)", options=f"--state-dir {disk.path}/state").driving()
+    with disk.frozen():
+        time.sleep(10)  # the fault itself
+        assert cluster.find("n2", "raylet")
+    assert cluster.job.wait().exit_code == 0, cluster.job.output()
+    slurm.assert_nothing_left()
+
+
+def test_loss_is_noticed_while_the_records_file_system_hangs(slurm: Slurm, disk: Disk) -> None:
+    cluster = Cluster.start(slurm, options=f"--state-dir {disk.path}/state").driving()
+    with disk.frozen():
+        cluster.signal("n3", "raylet")
+        wait_until(lambda: not cluster.find("n1", "raylet"), timeout_s=30, what="n1 without a raylet")
+        assert time.time() - cluster.fault_at < 12 + SLACK_S
+    assert cluster.job.wait().exit_code == 5, cluster.job.output()
+    slurm.assert_nothing_left()
+
+
+def test_record_is_moved_away(slurm: Slurm) -> None:
+    cluster = Cluster.start(slurm, "time.sleep(4)").driving()
+    away = cluster.record.with_name("away")
+    cluster.record.rename(away)
+    assert cluster.job.wait().exit_code == 0, cluster.job.output()
+    shutil.rmtree(away)
+    slurm.assert_nothing_left()
+
+
+def test_node_directorys_disk_fills_up(slurm: Slurm) -> None:
+    """Tasks go on; only what would be spilled or logged there is lost."""
+    slurm.run("n2", ["mkdir", "-p", "/tmp/small"], check=True)
+    slurm.run(
+        "n2", ["mount", "-n", "-t", "tmpfs", "-o", "size=24m,mode=1777", "none", "/tmp/small"], check=True
+    )
+    try:
+        text = "time.sleep(3); ray.get([holder.pid.remote() for holder in holders])"
+        prefix = on_one_node("n2", "export TMPDIR=/tmp/small")
+        cluster = Cluster.start(slurm, text, prefix=prefix).driving()
+        slurm.run("n2", ["dd", "if=/dev/zero", "of=/tmp/small/big", "bs=1M"])
+        assert cluster.job.wait().exit_code == 0, cluster.job.output()
+    finally:
+        slurm.run("n2", ["rm", "-f", "/tmp/small/big"])
+        left = slurm.run("n2", ["ls", "-A", "/tmp/small"]).stdout
+        slurm.run("n2", ["umount", "-n", "-l", "/tmp/small"])
+        slurm.run("n2", ["rmdir", "/tmp/small"])
+    assert left == ""
+    slurm.assert_nothing_left()
+
+
+def test_shared_memory_is_full(slurm: Slurm) -> None:
+    """Somebody else's files fill /dev/shm of a worker: it says so, by name, or joins with what is left."""
+    slurm.run("n2", ["dd", "if=/dev/zero", "of=/dev/shm/full", "bs=1M"])
+    try:
+        cluster = Cluster.start(slurm, "time.sleep(1)", options="--timeout 60")
+        end = cluster.job.wait()
+        assert end.exit_code in (0, 2, 4), cluster.job.output()
+        assert "/dev/shm" in cluster.job.output()
+        assert "n2" in cluster.job.output()
+    finally:
+        slurm.run("n2", ["rm", "/dev/shm/full"])
+    slurm.assert_nothing_left()
+
+
+def test_memory_limit_is_hit(strict_slurm: Slurm) -> None:
+    """The kernel kills in the job's control group; `why` counts it and says what to change."""
+    text = 'data = [b"x" * (1 << 20) for _ in range(6000)]; time.sleep(600)'
+    cluster = Cluster.start(strict_slurm, text, options="--memory 500M --object-store-memory 200M")
+    cluster.job.wait()
+    assert cluster.end["exit_code"] != 0
+    assert cluster.node("n1")["extra"]["oom_kills"] >= 1
+    command = [sys.executable, "-m", "raycluster_cli", "why", cluster.job.id]
+    page = strict_slurm.run("login", command, env={"PYTHONPATH": str(REPOSITORY)}, check=True).stdout
+    print(page)
+    assert "Memory: the kernel killed" in page
+    assert "--mem" in page
+    strict_slurm.assert_nothing_left()
+
+
+def test_names_cannot_be_resolved(slurm: Slurm) -> None:
+    """Inside the tasks no host name means anything: addresses alone are used."""
+    hide = "mount --bind /dev/null /etc/hosts; mount --bind /dev/null /etc/resolv.conf"
+    prefix = f"unshare --mount bash -c '{hide}; exec \"$@\"' x"
+    cluster = Cluster.start(slurm, "time.sleep(1)", prefix=prefix)
+    assert cluster.job.wait().exit_code == 0, cluster.job.output()
+    assert "DRIVING 3" in cluster.job.output()
+    slurm.assert_nothing_left()
+
+
+@pytest.mark.parametrize("skewed", ["n1", "n2"])
+def test_clock_two_minutes_off(slurm: Slurm, tmp_path: Path, skewed: str) -> None:
+    """One node's Python has another time; joining, ending and the diagnosis do not depend on it."""
+    double = f"""
+        import os, time
+        if os.environ.get("SLURMD_NODENAME") == "{skewed}":
+            true_time = time.time
+            time.time = lambda: true_time() - 120
+    """
+    directory = slurm.bed.path("login", "/home/root/skew")
+    directory.mkdir(exist_ok=True)
+    (directory / "sitecustomize.py").write_text(textwrap.dedent(double))
+    before = "export PYTHONPATH=/home/root/skew:$PYTHONPATH"
+    cluster = Cluster.start(slurm, before=before).driving()
+    cluster.signal("n3", "raylet")
+    assert cluster.job.wait().exit_code == 5, cluster.job.output()
+    assert (cluster.end["reason"], cluster.end["culprit_host"]) == ("worker-lost", "n3")
     slurm.assert_nothing_left()
