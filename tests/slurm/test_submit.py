@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,13 @@ SHAPE = ("--nodes=3", "--exclusive", "--time=10", "--no-requeue")
 WORDS = ("it's", 'say "hi"', "$HOME $(id)", "two\nlines", "back\\slash", "@DRIVER@", "", "*")
 
 PRINT_WORDS = "import json, sys; print('WORDS', json.dumps(sys.argv[1:]))"
+
+
+@pytest.fixture(autouse=True)
+def no_job_outlives_its_test(slurm: Slurm) -> Iterator[None]:
+    """Also when the test has not come to know its id."""
+    yield
+    slurm.run(LOGIN, ["scancel", "--quiet", "--user=alice"])
 
 
 def raycluster(
@@ -81,7 +87,7 @@ def test_dry_run_save_and_template(slurm: Slurm) -> None:
     assert "run --timeout=60 \\\n    -- python train.py\n" in done.stdout
     kept = slurm.bed.path(LOGIN, "/home/alice/kept.sbatch")
     assert kept.read_text() == done.stdout
-    assert raycluster(slurm, "status").stdout.startswith("No clusters")
+    assert slurm.run(LOGIN, ["squeue", "--noheader", "--user=alice", "--states=PD,R"]).stdout == ""
     template = "#!/bin/bash\n@SBATCH@\n@ENVIRONMENT@\necho OWN\nsrun --ntasks=1 @DRIVER@\n"
     slurm.bed.path(LOGIN, "/home/alice/own.sbatch").write_text(template)
     done = raycluster(
@@ -115,7 +121,7 @@ def test_a_job_that_waits_for_ever_is_told_so_once(slurm: Slurm) -> None:
         job = submitted(slurm, out.read_text())
         job.cancel()
         assert child.wait(60) == 143
-    assert err.read_text().count("will wait for ever") == 1
+        assert err.read_text().count("will wait for ever") == 1
 
 
 class follower:
@@ -143,6 +149,13 @@ class follower:
         self.directory.cleanup()
 
 
+NOTE_PID = """
+import pathlib, subprocess, sys
+child = subprocess.Popen(sys.argv[2:])
+pathlib.Path(sys.argv[1]).write_text(str(child.pid))
+sys.exit(child.wait())
+"""
+
 HOLD = "import time; print('HOLDING', flush=True); time.sleep(600)"
 
 
@@ -157,10 +170,11 @@ def running(slurm: Slurm) -> Iterator[Job]:
 
 def test_detaching_leaves_the_job(slurm: Slurm) -> None:
     words = ["raycluster", "submit", *SHAPE, "--follow", "--", "python", "-c", HOLD]
-    with follower(slurm.bed.command(LOGIN, words, user="alice")) as (child, out, err):
-        wait_until(lambda: "HOLDING" in out.read_text(), timeout_s=60, what="the driver's output")
-        child.send_signal(signal.SIGINT)
-        assert child.wait(10) == 130
+    started = ["python", "-c", NOTE_PID, "pid", *words]
+    with follower(slurm.bed.command(LOGIN, started, user="alice")) as (child, out, err):
+        wait_until(lambda: "HOLDING" in out.read_text(), timeout_s=90, what="the driver's output")
+        slurm.run(LOGIN, ["bash", "-c", "kill -INT $(cat /home/alice/pid)"], check=True)
+        assert child.wait(30) == 130
         text = err.read_text()
         job = submitted(slurm, out.read_text())
     assert f"raycluster logs {job.id} --follow" in text
