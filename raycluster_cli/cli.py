@@ -65,7 +65,7 @@ def _call() -> None:
 
 
 def _found(parameter: Any, arguments: Sequence[str], env: Mapping[str, str]) -> str:
-    """What was given for a parameter that was refused: "--timeout is 'soon'"; empty when that is not known."""
+    """What was given for a parameter that was refused: "--timeout is 'soon'"; empty when not known."""
     options = getattr(parameter, "opts", [])
     for number, word in enumerate(arguments):
         name, equals, value = word.partition("=")
