@@ -104,13 +104,16 @@ async def monitor_ray_cluster_health(check_interval: float = 30.0) -> None:
     and returns at once when the GCS or this node's raycluster ends.
     """
     from .health import HealthChannel
+    from .tls import client_context, files_in
 
     address = _node.address if _node else os.environ.get("RAY_ADDRESS", "")
     host, _, port = address.rpartition(":")
     if not port.isdigit():
         return
+    files = files_in(os.environ)
+    context = client_context(files) if files else None
     try:
-        channel = await HealthChannel.connect(host.strip("[]"), int(port), timeout_s=10.0)
+        channel = await HealthChannel.connect(host.strip("[]"), int(port), timeout_s=10.0, context=context)
     except OSError:
         return
     try:

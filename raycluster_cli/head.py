@@ -136,6 +136,8 @@ class HeadRun(NodeRun):
         self.node.token = await self._make_token()
         self.node.measure(route_to=_another_host(context))
         self.node.claim_ports({"gcs": settings.master_port} if settings.master_port else {})
+        if settings.tls:
+            await self._make_keys()
         self.head = HeadInfo(
             host=context.host,
             address_ip=self.node.address.ip,
@@ -207,6 +209,18 @@ class HeadRun(NodeRun):
             storage=self.node.root.path / "gcs" if recovers else None,
             session_name=session_name,
         )
+
+    async def _make_keys(self) -> None:
+        """The cluster's authority, into the record for the workers; and this node's certificate."""
+        if self.record is None and self.expected:
+            raise UsageError(
+                "--tls needs a record, from which workers take the cluster's authority; none can be kept.",
+                "Give a directory that all nodes share by --state-dir.",
+            )
+        authority = await self.node.make_authority()
+        if self.record is not None:
+            await self.on_record(self.record.write_authority, authority)
+        await self.node.certify(authority)
 
     async def _make_token(self) -> str:
         """The cluster's token: the user's own (RAYCLUSTER_TOKEN), or a new one in the record."""
@@ -339,7 +353,10 @@ class HeadRun(NodeRun):
         """A GCS that runs but no longer answers is lost as well; workers come to the same conclusion."""
         while True:
             loss = await gcs_lost(
-                self.node.address.ip, self.node.gcs_port, interval_s=self.settings.check_interval
+                self.node.address.ip,
+                self.node.gcs_port,
+                interval_s=self.settings.check_interval,
+                context=self.node.tls_context,
             )
             if not loss.silent:  # its process has ended: _process_died hears of that
                 await asyncio.sleep(1.0)

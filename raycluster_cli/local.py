@@ -106,6 +106,7 @@ class LocalRun(HeadRun):
             "--log-monitor" if settings.log_monitor else "--no-log-monitor",
             "--auth" if settings.auth else "--no-auth",
             "--tls" if settings.tls else "--no-tls",
+            "--scrub-env" if settings.scrub_env else "--no-scrub-env",
         ]
         if settings.name:
             arguments += ["--name", settings.name]

@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import os
 import signal
+import ssl
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,11 +26,12 @@ from .node_root import ENV_MARK, NodeRoot, make_node_root, sweep_stale
 from .ports import PortClaim, claim_ports
 from .process import Child, Reaper, describe_code, end_tree
 from .proctree import identify
-from .ray_start import NodePlan, StartFailure, client_environment
+from .ray_start import SCRUBBED, NodePlan, StartFailure, TlsFiles, client_environment
 from .report import Report
 from .resources import ResourcePlan, plan_resources
 from .slurm import Allocation
 from .status import ANSWERED, IMPORTED, RAYLET, Role
+from .tls import client_context, make_authority, make_certificate
 from .warm import WarmCompanion
 
 #: Processes without which the node is not a node.
@@ -109,6 +111,7 @@ class RayNode:
         self.on_dashboard: Callable[[str], None] = lambda url: None
         """Called with host:port once the dashboard listens.  Head only."""
         self.token = ""
+        self.tls: TlsFiles | None = None
         self.root: NodeRoot
         self.facts: HostFacts
         self.grant: ResourcePlan
@@ -215,6 +218,26 @@ class RayNode:
         for warning in self.ports.warnings:
             self.report.warn(f"{self.host}: {warning}")
 
+    async def make_authority(self) -> str:
+        """A new authority for the cluster's certificates (--tls).  Raises RayclusterError."""
+        return await make_authority(self.root.path / "tls", self._env, self.reaper)
+
+    async def certify(self, authority: str) -> None:
+        """Get a certificate for this node, whose address is known by now.  Raises RayclusterError."""
+        self.tls = await make_certificate(
+            authority,
+            self.root.path / "tls",
+            host=self.host,
+            ip=self.address.ip,
+            env=self._env,
+            reaper=self.reaper,
+        )
+
+    @property
+    def tls_context(self) -> ssl.SSLContext | None:
+        """For connections of this process to the cluster's gRPC ports."""
+        return client_context(self.tls) if self.tls else None
+
     def port_map(self) -> dict[str, Any]:
         """The ports of this node by name, for the record and for Ray."""
         return dict(self.ports.ports.as_dict()) if self.ports else {}
@@ -304,10 +327,12 @@ class RayNode:
             client_server=settings.client_server,
             dashboard_host=settings.dashboard_host,
             auth_token_path=token_path,
+            tls=self.tls,
             spill_dir=settings.spill_dir or None,
             gcs_storage_path=str(storage) if storage else None,
             expected_nodes=expected_nodes,
             no_proxy=tuple(no_proxy),
+            unset=("RAYCLUSTER_TOKEN", *grant.unset, *(SCRUBBED if settings.scrub_env else ())),
             quick=settings.quick,  # type: ignore[arg-type]  # checked by Settings
             env={**grant.environment, **self.address.environment(self._env), ENV_MARK: str(self.root.path)},
         )

@@ -88,6 +88,8 @@ class NodePlan:
     """How long raylets survive without their GCS.  None: 60 with storage for recovery, else 20."""
     no_proxy: tuple[str, ...] = ()
     """Hosts and addresses of the cluster, to be reached without a proxy."""
+    unset: tuple[str, ...] = ()
+    """Variables kept from Ray's processes, and so from worker processes; one that ends in `*` is a prefix."""
     extra_args: tuple[str, ...] = ()
     """More arguments for `ray start`; any makes `ray start` the way to start."""
     quick: Quick = "auto"
@@ -120,7 +122,7 @@ class NodePlan:
         fields["role"] = Role(fields["role"])
         if fields.get("tls"):
             fields["tls"] = TlsFiles(**fields["tls"])
-        for name in ("no_proxy", "extra_args"):
+        for name in ("no_proxy", "unset", "extra_args"):
             fields[name] = tuple(fields.get(name, ()))
         return cls(**fields)
 
@@ -217,7 +219,7 @@ def start_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str]
     What the user set in ``base`` wins over defaults that are a matter of taste (time-outs, threads),
     not over what makes the cluster one (authentication, TLS, address).
     """
-    env = client_environment(plan, base)
+    env = without(client_environment(plan, base), plan.unset)
     env.pop("RAY_ADDRESS", None)  # `ray start` on a worker would take it for its own address
     defaults = {
         # The raylet's first connect to its own store misses and then waits this long (default: 1 s).
@@ -240,6 +242,20 @@ def start_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str]
     if plan.gcs_storage_path and plan.is_head:
         env |= {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": plan.gcs_storage_path}
     return env | dict(plan.env)
+
+
+#: What --scrub-env keeps from worker processes: a rank that is the launcher's, not theirs.
+SCRUBBED = ("SLURM_*", "SLURMD_*", "PMI_*", "PMI2_*", "PMIX_*")
+
+
+def without(env: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    """An environment without these variables; a name that ends in `*` is a prefix.
+
+    >>> without({"SLURM_PROCID": "1", "PMI_RANK": "1", "PATH": "/bin"}, SCRUBBED)
+    {'PATH': '/bin'}
+    """
+    prefixes = tuple(name[:-1] for name in names if name.endswith("*"))
+    return {name: text for name, text in env.items() if name not in names and not name.startswith(prefixes)}
 
 
 def client_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ One directory per cluster, mode 0700, on a file system that all nodes share:
 ``head.claim.N``        who is head, the highest N counts; made with link(2), so only one can win
 ``head.json``           HeadInfo: written once by the head when the GCS answers
 ``token``               the cluster's authentication token, mode 0600
+``authority``           with --tls: key and certificate of the cluster's authority, PEM, mode 0600
 ``nodes/HOST.json``     NodeWord: each node writes its own and only its own
 ``stop.json``           StopWord: somebody asks the head to end the cluster
 ``end.json``            EndWord: how it ended, written once by the head
@@ -665,6 +666,8 @@ class Record:
                     os.rename(self.path / name, away / name)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path / "token")
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path / "authority")
         except OSError as error:
             raise _needs(away, error, "write") from error
         self._words.clear()
@@ -917,16 +920,30 @@ class Record:
         self._token = token
         return token
 
-    def _check_token_mode(self, found: os.stat_result) -> None:
+    def write_authority(self, pem: str) -> None:
+        """The authority that signs the certificates of the cluster's nodes (tls.py)."""
+        _write_whole(self.path / "authority", pem.encode())
+
+    def read_authority(self) -> str | None:
+        """What write_authority wrote; None when there is none (yet).  UsageError as for the token."""
+        path = self.path / "authority"
+        try:
+            self._check_token_mode(os.lstat(path), path)
+        except OSError:
+            return None
+        data = _read_bytes(path)
+        return data.decode("ascii", "replace") if data else None
+
+    def _check_token_mode(self, found: os.stat_result, path: Path | None = None) -> None:
+        path = path or self.token_path
         if found.st_uid != os.geteuid():
             raise UsageError(
-                f"{self.token_path} belongs to {_user(found.st_uid)}, not to {_user(os.geteuid())}.",
+                f"{path} belongs to {_user(found.st_uid)}, not to {_user(os.geteuid())}.",
                 "Do not use this record; give another --state-dir.",
             )
         if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077:
             raise UsageError(
-                f"{self.token_path} can be read by others (mode {stat.S_IMODE(found.st_mode):04o}); "
-                "0600 is needed.",
+                f"{path} can be read by others (mode {stat.S_IMODE(found.st_mode):04o}); 0600 is needed.",
                 "End this cluster: its token may be known.  Another --state-dir may be needed.",
             )
 

@@ -359,6 +359,7 @@ class WorkerRun(NodeRun):
         node.token = self._token(head)
         self._get_ready_for(target)
         self._ready_for = ""  # another attempt takes other ports: these may be why this one failed
+        await self._certify(head)
         self.word.phase(NodePhase.STARTING, ip=node.address.ip, ports=node.port_map())
         loop = asyncio.get_running_loop()
         left_s = max(self._deadline - loop.time(), 1.0)
@@ -404,6 +405,24 @@ class WorkerRun(NodeRun):
                 if end is not None:
                     return end
 
+    async def _certify(self, head: HeadInfo | None) -> None:
+        """With --tls: a certificate for this node, signed by the cluster's authority from the record."""
+        if not (head.tls if head else self.settings.tls):
+            self.node.tls = None
+            return
+        record = self._found_record or self.record
+        authority = None
+        if record is not None:
+            authority = await self.word.ask(record.read_authority, timeout_s=RECORD_LOOK_S, default=None)
+        if not authority:
+            raise AttemptFailed(
+                self.target.address,
+                "no keys",
+                "the cluster's authority for --tls is in the job's record, which is not visible here; set "
+                "--state-dir to a directory that all nodes share",
+            )
+        await self.node.certify(authority)
+
     def _token(self, head: HeadInfo | None) -> str:
         """The cluster's token, from the record or from RAYCLUSTER_TOKEN; '' when there is none by choice."""
         if head is not None and not head.auth:
@@ -447,6 +466,7 @@ class WorkerRun(NodeRun):
                 interval_s=self.settings.check_interval,
                 patience_s=RECOVERY_WAIT_S if self._head_recovers() else 0.0,
                 on_change=self._head_trouble,
+                context=self.node.tls_context,
             )
         )
         first: set[asyncio.Future[Any]] = {lost, self._raylet_died}

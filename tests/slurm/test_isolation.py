@@ -358,3 +358,86 @@ os._exit(11)
     assert "CODE 11" in output
     assert "sleep 471" not in output.partition("CODE")[2]
     slurm.assert_nothing_left()
+
+
+# -- TLS ------------------------------------------------------------------------------------------
+
+
+def test_tls_between_all_nodes(slurm: Slurm) -> None:
+    job = slurm.sbatch(
+        f"srun --mem=0 raycluster run --tls -- {driver(0, '--tasks', '--sleep', 600)}", *SHARED, user="alice"
+    )
+    job.wait_for("TASKS n1 n2 n3")
+    head = head_is_up(slurm.bed, job)
+    assert head["tls"] is True
+    address = f"{head['address_ip']}:{head['port']}"
+    path = f"/home/alice/.raycluster/bed/{job.id}"
+    root = read(record(slurm.bed, job) / "nodes/n2.json")["node_root"]  # type: ignore[index]
+    assert _modes(slurm, "n2", [f"{path}/authority", f"{root}/tls", f"{root}/tls/node.key"]) == [
+        "600",
+        "700",
+        "600",
+    ]
+    for secret in (f"{path}/authority", f"{root}/tls/node.key", f"{root}/tls/ca.pem"):
+        assert slurm.run("n2", ["cat", secret], user="bob").returncode != 0
+    # The authority's key is in the record alone, not on the nodes.
+    assert "PRIVATE" not in slurm.run("n2", ["cat", f"{root}/tls/ca.pem", f"{root}/tls/node.pem"]).stdout
+
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{path}/token"}
+    ours = {
+        "RAY_USE_TLS": "1",
+        "RAY_TLS_SERVER_CERT": f"{root}/tls/node.pem",
+        "RAY_TLS_SERVER_KEY": f"{root}/tls/node.key",
+        "RAY_TLS_CA_CERT": f"{root}/tls/ca.pem",
+    }
+    # Her own token does not do without a certificate; nor does a certificate of somebody else's making.
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=node -keyout key.pem -out cert.pem"
+    slurm.run("n2", make.split(), user="alice", check=True)
+    forged = ours | {
+        "RAY_TLS_SERVER_CERT": "/home/alice/cert.pem",
+        "RAY_TLS_SERVER_KEY": "/home/alice/key.pem",
+    }
+    for env in (token, token | forged):
+        done = slurm.run("n2", ["timeout", "30", "python", "-c", KV, address], user="alice", env=env)
+        assert done.returncode != 0
+        assert "nodes" not in done.stdout
+    done = slurm.run("n2", ["timeout", "60", "python", "-c", KV, address], user="alice", env=token | ours)
+    assert "3 nodes" in done.stdout, done.stderr
+    done = slurm.run(
+        "n2",
+        ["timeout", "100", "python", "-c", CLIENT],
+        user="alice",
+        env=token | ours | {"RAY_ADDRESS": address},
+        timeout_s=120,
+    )
+    assert "3 nodes task done" in done.stdout, done.stderr
+    job.cancel()
+    job.wait()
+    slurm.assert_nothing_left()
+
+
+# -- the environment of worker processes ----------------------------------------------------------
+
+SEEN = """
+import os, ray
+ray.init(logging_level="ERROR")
+@ray.remote(num_cpus=0)
+def slurm():
+    return sorted(name for name in os.environ if name.startswith(("SLURM", "PMI")))
+print("TASK", *ray.get(slurm.remote()))
+print("DRIVER", *sorted(name for name in os.environ if name.startswith("SLURM_JOB_ID")))
+"""
+
+
+@pytest.mark.parametrize("option", ["--scrub-env", "--no-scrub-env"])
+def test_slurms_variables_in_worker_processes(slurm: Slurm, option: str) -> None:
+    job = batch(
+        slurm, f"PMI_RANK=0 {SRUN} raycluster run {option} -- {shlex.join(['python', '-c', SEEN])}", nodes=1
+    )
+    assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
+    task = next(line for line in job.output().splitlines() if line.startswith("TASK")).split()[1:]
+    assert "\nDRIVER SLURM_JOB_ID\n" in job.output()
+    if option == "--scrub-env":
+        assert task == []
+    else:
+        assert {"SLURM_JOB_ID", "SLURM_PROCID", "PMI_RANK"} <= set(task)

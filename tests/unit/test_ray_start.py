@@ -10,6 +10,7 @@ import pytest
 
 from raycluster_cli import ray_start
 from raycluster_cli.ray_start import (
+    SCRUBBED,
     NodePlan,
     StartFailure,
     TlsFiles,
@@ -158,6 +159,16 @@ def test_the_users_own_settings_win_where_they_are_a_matter_of_taste() -> None:
     assert env["RAY_USAGE_STATS_ENABLED"] == "1"
     assert env["RAY_raylet_client_connect_timeout_milliseconds"] == "50"
     assert start_environment(HEAD, {})["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_what_is_scrubbed_is_kept_from_rays_processes_and_not_from_the_driver() -> None:
+    plan = replace(WORKER, unset=(*SCRUBBED, "RAYCLUSTER_TOKEN"))
+    base = {"SLURM_PROCID": "3", "PMIX_RANK": "3", "RAYCLUSTER_TOKEN": "t", "HOME": "/h", "SLURMX": "1"}
+    env = start_environment(plan, base)
+    assert not {"SLURM_PROCID", "PMIX_RANK", "RAYCLUSTER_TOKEN"} & set(env)
+    assert (env["HOME"], env["SLURMX"]) == ("/h", "1")
+    assert client_environment(plan, base)["SLURM_PROCID"] == "3"
+    assert NodePlan.from_json(json.loads(json.dumps(plan.as_json()))) == plan
 
 
 def test_the_plans_own_environment_wins_over_all() -> None:
