@@ -65,7 +65,7 @@ def _call() -> None:
 
 
 def _found(parameter: Any, arguments: Sequence[str], env: Mapping[str, str]) -> str:
-    """What was given for a parameter that was refused: "--timeout is 'soon'"; empty when not known."""
+    """What was given for a parameter that was refused: "--timeout is 'soon'"; '' when not known."""
     options = getattr(parameter, "opts", [])
     for number, word in enumerate(arguments):
         name, equals, value = word.partition("=")
@@ -156,8 +156,9 @@ def root(
 @app.command(context_settings=_DRIVER_SETTINGS)
 @_with_settings("head")
 def head(settings: Settings, driver: list[str] | None = _DRIVER) -> None:
-    """Start the head, wait for its workers, run the driver and end with its exit code.
+    """Start the head, wait for its workers, run the driver.
 
+    Ends with the driver's exit code.
     Without a driver it stays, watching, until it is stopped.
 
     Example: raycluster head --expected-workers 3 -- python train.py
@@ -168,7 +169,7 @@ def head(settings: Settings, driver: list[str] | None = _DRIVER) -> None:
 @app.command()
 @_with_settings("worker")
 def worker(settings: Settings) -> None:
-    """Join this node to the head, stay, and end when the cluster ends.
+    """Join this node to the head, until the cluster ends.
 
     Example: srun raycluster worker --master-ip gpu01 --master-port 20480
     """
@@ -178,8 +179,9 @@ def worker(settings: Settings) -> None:
 @app.command(context_settings=_DRIVER_SETTINGS)
 @_with_settings("run")
 def run(settings: Settings, driver: list[str] | None = _DRIVER) -> None:
-    """Run on every task of one srun: rank 0 is the head and runs the driver, the rest are workers.
+    """Run a whole cluster by one srun, or on this machine.
 
+    Every task calls it: rank 0 is the head and runs the driver, the rest are workers.
     With --local N: a head and N workers on this machine, with no Slurm.
 
     Example: srun raycluster run -- python train.py

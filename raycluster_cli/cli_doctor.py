@@ -26,8 +26,9 @@ def doctor(
     as_json: bool = typer.Option(False, "--json", help="For programs; docs/json.md says what is what."),
     here: bool = typer.Option(False, "--here", help="This node only, also inside a job."),
 ) -> None:
-    """Check what a cluster will meet, before a long job: on all nodes of this job, else on this node.
+    """Check what a cluster will meet, before a long job.
 
+    On all nodes of this job, else on this node.
     In a batch script or in salloc's shell all nodes are asked, by one srun: versions of Python and Ray,
     the time that `import ray` takes and from which file system, CPUs, memory, GPUs, /dev/shm, temp
     directory, limits, ports, names, the way to the head, clocks, the shared directory, proxies, other

@@ -23,8 +23,9 @@ def environment(
     settings: Settings,
     as_json: bool = typer.Option(False, "--json", help="For programs; docs/json.md says what is what."),
 ) -> None:
-    """Show what a start on this node would work with, and where each value comes from.
+    """Show what a start here would work with, and why.
 
+    Each value with where it comes from.
     Every setting with its value and source (option, RAYCLUSTER_ variable, Slurm, this node, default);
     what this node grants, by every source, and what Ray alone would have assumed; address, ports,
     directories, versions, limits. Works in batch scripts, srun tasks, salloc shells and outside Slurm.

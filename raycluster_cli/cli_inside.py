@@ -57,8 +57,9 @@ def logs(
     ),
     directory: str = STATE_DIR,
 ) -> None:
-    """Show what a cluster has written: the job's output, or the logs of Ray's processes on a node.
+    """Show what a cluster has written.
 
+    The job's output, or the logs of Ray's processes on a node.
     Without JOB: the cluster of this job, else the one that runs, else the newest. driver and raycluster
     are parts of the job's output. raylet and gcs are read on the node while the cluster runs, and from
     the record after that: kept when it failed, always with --keep-logs always.
@@ -168,8 +169,9 @@ def attach(
     node: str = NODE,
     directory: str = STATE_DIR,
 ) -> None:
-    """Open a shell on a node of a running cluster, inside its job, as the driver would see it.
+    """Open a shell on a node, inside a cluster's job.
 
+    It sees the cluster as the driver does.
     RAY_ADDRESS, the token's file and the job's PATH are set: `python -c 'import ray; ray.init()'` and
     `ray status` work at once. By srun in the job (no ssh is needed); on this machine for `run --local`.
     The shell takes no CPUs from the cluster, ends with the job, and its exit code is passed on.
@@ -189,8 +191,9 @@ def execute(
     directory: str = STATE_DIR,
     command: list[str] | None = _COMMAND,
 ) -> None:
-    """Run a command on a node of a running cluster, inside its job, as the driver would; pass on its code.
+    """Run a command on a node, inside a cluster's job.
 
+    It sees the cluster as the driver does; its exit code is passed on.
     Examples:  raycluster exec 4711 -- ray status  |  raycluster exec 4711 -n gpu07 -- nvidia-smi
     """
     from .inside import choose_live_node, enter
@@ -220,7 +223,7 @@ def dashboard(
     port: int | None = typer.Option(None, "--port", metavar="PORT", help="Port at your end. Default: 8265."),
     directory: str = STATE_DIR,
 ) -> None:
-    """Say how to reach a cluster's dashboard from your own machine, or open the way to it.
+    """Say how to reach a cluster's dashboard, or open a way.
 
     The dashboard listens on the loopback of the head's node, and asks for the cluster's token. It is
     started only when it was asked for (--dashboard), beside the driver, and needs ray[default].
@@ -285,8 +288,9 @@ def submit_job(
         None, metavar="[RAY OPTIONS] -- COMMAND...", help="What `ray job submit` takes."
     ),
 ) -> None:
-    """Give a running cluster one more program, by Ray's own job API: `ray job submit` on the head's node.
+    """Give a running cluster one more program.
 
+    By Ray's own job API: `ray job submit` on the head's node.
     Needs the cluster's dashboard (--dashboard) and ray[default]. Options before `--` are those of
     `ray job submit`: --no-wait, --working-dir, --runtime-env-json, --submission-id. Its output is
     streamed and its exit code passed on. Without a dashboard: raycluster exec JOB -- COMMAND.

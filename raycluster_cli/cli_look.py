@@ -116,8 +116,9 @@ def monitor(
     ),
     directory: str = STATE_DIR,
 ) -> None:
-    """Watch a cluster: a live screen on a terminal, a line for each event elsewhere.
+    """Watch a cluster.
 
+    A live screen on a terminal, a line for each event elsewhere.
     Without JOB: the one of this job, else the one that runs. Works on the login node, inside the job,
     and for `run --local`. It ends when the cluster has ended. Keys: q quits, arrows and Page Up/Down
     scroll, g sums nodes up by state.

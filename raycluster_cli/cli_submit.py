@@ -49,7 +49,7 @@ def submit(
     ),
     wait: bool = typer.Option(False, "--wait", help="Wait for the job's end; exit with its code."),
 ) -> None:
-    """Submit a job that runs DRIVER on a Ray cluster of its nodes.
+    """Submit a job that runs a driver on a Ray cluster.
 
     Options of `raycluster run` are kept for it, all others but these go to sbatch as they are.
     The Python that runs this command is the job's.

@@ -25,8 +25,9 @@ def why(
     as_json: bool = typer.Option(False, "--json", help="For programs; schema 1."),
     directory: str = STATE_DIR,
 ) -> None:
-    """Tell on one page why a cluster ended: what ended first, where, by what, and what to change.
+    """Tell on one page why a cluster ended.
 
+    What ended first, where, by what, and what to change.
     From the record alone, so it works after the job and without Slurm's accounting.
 
     Examples:  raycluster why  |  raycluster why 4711  |  raycluster why 4711 --json

@@ -43,6 +43,7 @@ def complete_component(incomplete: str) -> list[str]:
 
 def _jobs(incomplete: str) -> list[tuple[str, str]]:
     from .record import list_records
+    from .report import command_text
     from .slurm_jobs import query_jobs
 
     def quickly(*words: Any, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -54,7 +55,7 @@ def _jobs(incomplete: str) -> list[tuple[str, str]]:
     ended: list[tuple[str, str]] = []
     for record in records:
         end, head = record.read_end(), record.read_head()
-        driver = " ".join(head.driver)[:60] if head else ""
+        driver = command_text(head.driver, 60) if head else ""
         if end is None:
             running.append((record.path.name, f"no end yet: {driver}" if driver else "no end yet"))
         else:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -31,6 +32,16 @@ def count(number: int, noun: str, plural: str = "") -> str:
     ('1 worker', '3 workers')
     """
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def command_text(argv: Sequence[str], most: int = 200) -> str:
+    """A command on one line, as a shell would take it; long ones are cut.
+
+    >>> command_text(["python", "a b.py", "x\\ny"])
+    "python 'a b.py' 'x\\\\ny'"
+    """
+    text = shlex.join(argv).replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 @dataclass

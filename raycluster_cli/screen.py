@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
+from .report import command_text
 from .slurm import format_hostlist
 from .status import ON_THE_WAY, ClusterPhase, ClusterStatus, NodePhase, NodeStatus, Usage
 
@@ -177,7 +178,7 @@ def head_lines(status: ClusterStatus, width: int, glyphs: Glyphs) -> list[Text]:
         lines += _wrapped(f"{node.host}: {last_word(node, status)}", width, "red", 2, glyphs)
     about = []
     if status.driver:
-        about.append(f"driver: {' '.join(status.driver)}")
+        about.append(f"driver: {command_text(status.driver)}")
         since = status.driver_since
         if since and not status.is_over:
             about[-1] += f" ({span(status.read_at - since)})"
@@ -657,7 +658,7 @@ def facts(status: ClusterStatus) -> list[tuple[str, str]]:
         ("address", status.address),
         ("head", status.head_host),
         ("dashboard", status.dashboard),
-        ("driver", " ".join(status.driver)),
+        ("driver", command_text(status.driver)),
         ("versions", versions),
         ("protection", (guard + (", TLS" if status.tls else "")) if status.address else ""),
         ("Slurm", ", ".join(part for part in (status.job_name, status.slurm_state.lower()) if part)),
@@ -690,7 +691,7 @@ def cluster_lines(clusters: Sequence[ClusterStatus], width: int, glyphs: Glyphs 
         )
         if dashboards and width >= 100:
             line.append(f"{each.dashboard or glyphs.dash:<24}")
-        line.append(" ".join(each.driver) or each.job_name or glyphs.dash)
+        line.append(command_text(each.driver) or each.job_name or glyphs.dash)
         lines.append(fit(line, width, glyphs))
     return lines
 

@@ -18,7 +18,7 @@ from typing import Any
 from .causes import Found, find_causes
 from .process import describe_code
 from .record import EndWord, Event, HeadInfo, NodeWord, Record
-from .report import count, duration
+from .report import command_text, count, duration
 from .status import NodePhase, Role
 
 #: Of each log this much is looked through, from its end.
@@ -326,7 +326,7 @@ def page(post: PostMortem, *, width: int = 100) -> str:
 
 def _heading(post: PostMortem) -> Iterator[str]:
     head, end = post.head, post.end
-    driver = f": {' '.join(head.driver)}" if head and head.driver else ""
+    driver = f": {command_text(head.driver)}" if head and head.driver else ""
     yield f"Cluster {post.job}{driver}"[:160]
     if end is None:
         yield "  no end in its record"
