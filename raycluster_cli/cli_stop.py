@@ -35,10 +35,14 @@ def stop(
         metavar="SECONDS",
         help="How long the head may take before Slurm is told to end it.",
     ),
-    here: bool = typer.Option(False, "--here", help="Only clear what crashed clusters left on this node."),
+    here: bool = typer.Option(
+        False,
+        "--here",
+        help="By signals, and only on this node: end JOB's head; clear what crashed clusters left.",
+    ),
     directory: str = STATE_DIR,
 ) -> None:
-    """End clusters in order, and clear what crashed ones left on this node.
+    """End clusters in order; clear what crashed ones left.
 
     Without JOB: the cluster of this job, else the only one that runs. The head is asked first, by a word
     in the record: its driver gets SIGTERM, the workers are drained, every node clears itself. When it
@@ -54,8 +58,9 @@ def stop(
       raycluster stop --all --yes
       raycluster stop 4711 --timeout 300    (one whose driver has a long --grace)
     """
+    from .record import Record
     from .report import count
-    from .stop import Outcome, Surroundings, stop_cluster, sweep_here, tell_swept
+    from .stop import Outcome, Surroundings, end_here, stop_cluster, sweep_here, tell_swept
 
     env = dict(os.environ)
     where = state_dir(directory, env)
@@ -64,8 +69,10 @@ def stop(
     if timeout < 0:
         raise UsageError(f"--timeout is {timeout:g}; it must be a number of seconds, 0 or more.")
     if here:
+        ended = [end_here(Record.find(where, job), around) for job in jobs or []]
+        screen.clear()
         tell_swept(sweep_here(env), screen.say)
-        return
+        sys.exit(int(ExitCode.OK if all(each.is_good for each in ended) else ExitCode.FAILURE))
     if all_ and jobs:
         raise UsageError("--all was given together with JOB.", "Give one of them.")
     records = _all(where, around, yes) if all_ else _chosen(jobs or [], where, around, yes)

@@ -2,11 +2,12 @@
 
 1. A word in the record (``stop.json``), which the head looks for twice a second: it ends its driver,
    drains the workers, and every node clears itself.
-2. A head that does not answer by the deadline: scancel of its step, or of its job when it runs in the
-   batch script; where there is no Slurm and the head runs here, SIGTERM and then SIGKILL of exactly
-   that process, whose keeper clears the node.
-3. A head that is gone without a word (killed together with its keeper): what it left is cleared on
-   this node, and on its own by one `srun --overlap` into the job, if that still runs; Slurm ends the rest.
+2. A head that does not answer by the deadline: SIGTERM and then SIGKILL of exactly its process, whose
+   keeper clears the node; where that is another node, by one `srun --overlap` into its job.  The workers
+   end when their head has gone.
+3. A head that is gone without a word (killed together with its keeper): what it left on its node is
+   cleared in the same way.
+4. What then still runs is Slurm's: scancel of the step, or of the job when the head runs in its batch script.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from .companion_boot import raycluster_command
 from .errors import RayclusterError
@@ -28,7 +30,7 @@ from .reader import read_cluster
 from .record import EndWord, HeadInfo, Record, list_records
 from .report import count, duration
 from .slurm_jobs import Job, cancel_job, query_jobs
-from .status import ClusterPhase, ClusterStatus
+from .status import ClusterPhase, ClusterStatus, NodePhase, Role
 
 #: How often the record is looked at while waiting.
 POLL_S = 0.2
@@ -42,8 +44,11 @@ FORCED_S = 45.0
 #: A head under the same kernel gets so long between SIGTERM and SIGKILL.
 TERM_S = 10.0
 
-#: How long clearing another node by srun may take.
-SRUN_S = 40.0
+#: How long ending the head from within its job may take: TERM_S twice, and srun.
+SRUN_S = 60.0
+
+#: How long the workers get to see that their head has gone.
+GONE_S = 12.0
 
 
 class Outcome(enum.Enum):
@@ -133,27 +138,20 @@ def _force(record: Record, status: ClusterStatus, around: Surroundings, waited_s
     silent = f"{status.title}: the head on {status.head_host or '?'} did not end within {duration(waited_s)}"
     head = record.read_head()
     job = _own_job(record, around)
+    here = record.head_runs_here()
     if job is not None:
-        step = _step(head)
-        what = f"step {job.id}.{step}" if step else f"job {job.id}"
-        around.say(f"{silent}; cancelling {what}")
-        if step:
-            # Of a job Slurm gives TERM, and KILL after KillWait; of a step KILL at once, and no node clears
-            # itself.  So TERM first.
-            around.cancel(job.id, around.env, step=step, extra=("--signal=TERM",))
-            if _await_slurm(record, job, around, TERM_S * 1.5):
+        if head is not None and here is None:
+            around.say(f"{silent}; ending it from within its job")
+            if _from_within(record, head, job, around):
+                around.say(f"{status.title} ended")
                 return Outcome.FORCED
-        around.cancel(job.id, around.env, step=step)
-        if _await_slurm(record, job, around, FORCED_S):
-            return Outcome.FORCED
-        around.say(f"{status.title}: still there {FORCED_S:g} s after scancel; see `squeue -s -j {job.id}`")
-        return Outcome.FAILED
+        return _cancel(record, status, job, around)
     if record.slurm_cluster != "local" and around.jobs() is not None:
         gone = f"Slurm has ended job {record.job_id}, and its head left no word"
         return _clear(record, replace(status, phase=ClusterPhase.LOST, message=gone), around)
-    if head is not None and record.head_runs_here():
+    if head is not None and here:
         around.say(f"{silent}; ending its process {head.pid}")
-        return _end_here(record, ProcessRef(head.pid, head.create_time), around)
+        return end_here(record, around)
     around.say(f"{silent}, and Slurm cannot be reached: nothing more can be done from here")
     return Outcome.FAILED
 
@@ -171,12 +169,33 @@ def _step(head: HeadInfo | None) -> str | None:
     return str(step) if step not in (None, "") else None
 
 
+def _cancel(record: Record, status: ClusterStatus, job: Job, around: Surroundings) -> Outcome:
+    """scancel of the head's step, or of the job where the head runs in the batch script."""
+    step = _step(record.read_head())
+    what = f"step {job.id}.{step}" if step else f"job {job.id}"
+    around.say(f"{status.title}: cancelling {what}")
+    try:
+        if step:
+            # Of a job Slurm gives TERM, and KILL after KillWait; of a step KILL at once, and no node clears
+            # itself.  So TERM first.
+            around.cancel(job.id, around.env, step=step, extra=("--signal=TERM",))
+            if _await_slurm(record, job, around, TERM_S * 1.5):
+                return Outcome.FORCED
+        around.cancel(job.id, around.env, step=step)
+    except RayclusterError as error:  # it may just have ended
+        around.say(f"{status.title}: {error.message}")
+    if _await_slurm(record, job, around, FORCED_S):
+        return Outcome.FORCED
+    around.say(f"{status.title}: still there {FORCED_S:g} s after scancel; see `squeue -s -j {job.id}`")
+    return Outcome.FAILED
+
+
 def _await_slurm(record: Record, job: Job, around: Surroundings, wait_s: float) -> bool:
     """Until the record tells of the end, or Slurm knows the job no more; whether it came to that."""
     began = asked = around.clock()
     while around.clock() - began < wait_s:
         status = read_cluster(record, None, events=0)
-        if status.is_over and status.phase is not ClusterPhase.LOST:
+        if status.is_over and status.phase is not ClusterPhase.LOST and _workers_are_gone(record):
             around.say(f"{status.title} ended after scancel")
             return True
         if around.clock() - asked > 3.0:
@@ -191,13 +210,26 @@ def _await_slurm(record: Record, job: Job, around: Surroundings, wait_s: float) 
     return False
 
 
-def _end_here(record: Record, head: ProcessRef, around: Surroundings) -> Outcome:
-    """SIGTERM to exactly the head's supervisor, then SIGKILL: its keeper then clears the node."""
+def _workers_are_gone(record: Record) -> bool:
+    final = (NodePhase.GONE.value, NodePhase.FAILED.value)
+    return all(word.phase in final for word in record.read_nodes().values() if word.role != Role.HEAD.value)
+
+
+def end_here(record: Record, around: Surroundings) -> Outcome:
+    """End a head that runs on this node: SIGTERM to its supervisor, then SIGKILL; its keeper clears the node.
+
+    Of a head that is gone: clear what it left here.
+    """
+    head = record.read_head()
+    if head is None or not record.head_runs_here():
+        _sweep_here(record, around)
+        return Outcome.CLEARED
+    supervisor = ProcessRef(head.pid, head.create_time)
     for number, wait_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, TERM_S)):
-        send_signal(head, number)
+        send_signal(supervisor, number)
         until = around.clock() + wait_s
         while around.clock() < until:
-            if not is_running(head):
+            if not is_running(supervisor):
                 _sweep_here(record, around)
                 _write_end(record, f"ended by {number.name} from `raycluster stop`")
                 return Outcome.FORCED
@@ -207,6 +239,36 @@ def _end_here(record: Record, head: ProcessRef, around: Surroundings) -> Outcome
     return Outcome.FAILED
 
 
+def _from_within(record: Record, head: HeadInfo, job: Job, around: Surroundings) -> bool:
+    """`raycluster stop --here` on the head's own node, by srun into its job; whether all ended."""
+    program = shutil.which("srun", path=around.env.get("PATH"))
+    if program is None or job.is_waiting:
+        return False
+    argv = [
+        *(program, f"--jobid={job.id}", "--overlap", "--nodes=1", "--ntasks=1", "--mem=0", "--immediate=20"),
+        *(f"--nodelist={head.host}", "--kill-on-bad-exit=0", "--quiet"),
+        *raycluster_command("stop", "--here", str(record.path)),
+    ]
+    around.progress(f"{record.path.name}: ending what is on {head.host}")
+    env = {name: value for name, value in around.env.items() if not name.startswith("SLURM_")}
+    options: dict[str, Any] = {"env": env, "capture_output": True, "text": True, "check": False}
+    try:
+        done = around.run(argv, **options, timeout=SRUN_S, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        around.say(f"{head.host} could not be reached by srun")
+        return False
+    for line in done.stderr.splitlines():
+        if line.startswith("raycluster: "):
+            around.say(f"{head.host}: {line.removeprefix('raycluster: ')}")
+    until = around.clock() + GONE_S
+    while done.returncode == 0 and around.clock() < until:
+        # The workers see within a second that the head's GCS has gone.
+        if _workers_are_gone(record):
+            return True
+        around.sleep(POLL_S)
+    return False
+
+
 # --------------------------------------------------------------------------- when it is gone already
 
 
@@ -214,21 +276,14 @@ def _clear(record: Record, status: ClusterStatus, around: Surroundings) -> Outco
     """Its head is gone without a word: clear what it left, here, on its node, and in Slurm."""
     around.say(f"{status.title}: {status.message}")
     head = record.read_head()
-    here = record.head_runs_here() is False
     _sweep_here(record, around)
     job = _own_job(record, around)
-    if job is not None:
-        if not here and head is not None:
-            _sweep_there(record, head, job, around)
-        step = _step(head)
-        what = f"step {job.id}.{step}" if step else f"job {job.id}"
-        around.say(f"{status.title}: cancelling {what}")
-        try:
-            around.cancel(job.id, around.env, step=step)
-        except RayclusterError as error:
-            # The step may have ended by itself once its head's leftovers had gone.
-            around.say(f"{status.title}: {error.message}")
+    all_gone = False
+    if job is not None and head is not None and record.head_runs_here() is None:
+        all_gone = _from_within(record, head, job, around)
     _write_end(record, f"{status.message}; cleared by `raycluster stop`")
+    if job is not None and not all_gone and _cancel(record, status, job, around) is Outcome.FAILED:
+        return Outcome.FAILED
     return Outcome.CLEARED
 
 
@@ -257,35 +312,6 @@ def tell_swept(swept: list[Swept], say: Callable[[str], None]) -> None:
         say(f"cleared {one.path}, left behind by cluster {one.key or '?'}{ended}")
         for left in one.left:
             say(f"could not clear {left}")
-
-
-def _sweep_there(record: Record, head: HeadInfo, job: Job, around: Surroundings) -> None:
-    """The same on the head's own node, inside its job; best effort, the scancel follows anyhow."""
-    program = shutil.which("srun", path=around.env.get("PATH"))
-    if program is None or job.is_waiting:
-        return
-    argv = [
-        *(program, f"--jobid={job.id}", "--overlap", "--nodes=1", "--ntasks=1", "--mem=0", "--immediate=20"),
-        *(f"--nodelist={head.host}", "--kill-on-bad-exit=0", "--input=none", "--quiet"),
-        *raycluster_command("stop", "--here"),
-    ]
-    around.progress(f"{record.path.name}: clearing {head.host}")
-    env = {name: value for name, value in around.env.items() if not name.startswith("SLURM_")}
-    try:
-        done = around.run(
-            argv,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=SRUN_S,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        around.say(f"{head.host} could not be reached by srun; Slurm ends what is left there with the step")
-        return
-    for line in done.stdout.splitlines():
-        around.say(f"{head.host}: {line.removeprefix('raycluster: ')}")
 
 
 # --------------------------------------------------------------------------- which ones

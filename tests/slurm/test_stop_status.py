@@ -97,6 +97,17 @@ def test_a_cluster_seen_from_everywhere_and_stopped(slurm: Slurm) -> None:
     slurm.assert_nothing_left()
 
 
+def test_a_head_that_hangs_is_ended_from_within_its_job(slurm: Slurm) -> None:
+    job = start(slurm)
+    host, _, supervisor = supervisor_of_head(slurm, job)
+    slurm.run(host, ["kill", "-STOP", str(supervisor)], check=True)
+    done = raycluster(slurm, "stop", job.id, "--timeout", "3")
+    assert "ending it from within its job" in done.stderr
+    assert "cancelling" not in done.stderr
+    job.wait()
+    slurm.assert_nothing_left()
+
+
 def test_a_head_that_does_not_answer_is_cancelled(slurm: Slurm) -> None:
     job = start(slurm)
     host, keeper, supervisor = supervisor_of_head(slurm, job)
@@ -122,7 +133,9 @@ def test_a_head_killed_with_its_keeper_is_cleared_from_the_login_node(slurm: Slu
 
 def test_all_asks_first(slurm: Slurm) -> None:
     job = start(slurm)
-    assert "nobody can be asked here" in raycluster(slurm, "stop", "--all", code=2).stderr
+    refused = raycluster(slurm, "stop", "--all", code=2).stderr
+    assert "nobody can be asked here" in refused
+    assert job.state() == "RUNNING"
     done = raycluster(slurm, "stop", "--all", "--yes")
     assert f"{job.id} ended after" in done.stderr
     job.wait()
