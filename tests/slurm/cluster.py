@@ -194,6 +194,19 @@ class Cluster:
         """Wait until the head has said how the cluster ended."""
         return wait_until(lambda: self.end, timeout_s=timeout_s, what=f"the end of {self.job.id}")
 
+    def wait_node_end(self, host: str, timeout_s: float = 60.0) -> dict[str, Any]:
+        """Wait until a node has said how it ended."""
+
+        def ended() -> dict[str, Any] | None:
+            word = self.node(host)
+            return word if word.get("exit_code") is not None else None
+
+        return wait_until(ended, timeout_s=timeout_s, what=f"the end of {host}")
+
+    def wait_event(self, text: str, *, times: int = 1, timeout_s: float = 60.0) -> None:
+        """Wait until the log of events has a text so many times."""
+        wait_until(lambda: self.events().count(text) >= times, timeout_s=timeout_s, what=f"{text!r}")
+
     def known_after_s(self) -> dict[str, float]:
         """How long after the fault each node began to end, as their words tell."""
         found = {}

@@ -156,7 +156,7 @@ def test_worker_host_falls_silent(slurm: Slurm, fault: str) -> None:
     assert end["when"] - began < SILENT_S + SLACK_S
     assert (end["exit_code"], end["reason"], end["culprit_host"]) == (5, "worker-lost", "n2")
     for host in ("n1", "n3"):
-        wait_until(lambda host=host: cluster.node(host).get("exit_code") is not None, timeout_s=10, what=host)
+        cluster.wait_node_end(host, timeout_s=15)
     if fault == "cable":
         # The node that was cut off gives up by itself.
         wait_until(lambda: not cluster.find("n2", "raylet"), timeout_s=20, what="n2 without a raylet")
@@ -174,11 +174,7 @@ def test_head_host_falls_silent(slurm: Slurm, fault: str) -> None:
     else:
         slurm.bed.cable("n1", up=False)
     for host in ("n2", "n3"):
-        word = wait_until(
-            lambda host=host: cluster.node(host) if cluster.node(host).get("exit_code") is not None else None,
-            timeout_s=60,
-            what=f"the end of {host}",
-        )
+        word = cluster.wait_node_end(host)
         print(host, round(word["updated"] - began, 1), word["message"])
         assert word["exit_code"] == 5
         assert word["phases"]["stopping"] - began < SILENT_S + SLACK_S
@@ -310,11 +306,7 @@ def test_gcs_comes_back_and_the_driver_goes_on(slurm: Slurm) -> None:
     try:
         for number in (1, 2):
             cluster.signal("n1", "gcs_server")
-            wait_until(
-                lambda n=number: cluster.events().count("GCS is back; the driver") == n,
-                timeout_s=30,
-                what="GCS",
-            )
+            cluster.wait_event("GCS is back; the driver", times=number)
         go.touch()
         assert cluster.job.wait().exit_code == 0, cluster.job.output()
     finally:
