@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.idle import measure_idle
 from benchmarks.meters import CpuMeter
-from benchmarks.report import headline, plot, ratios, table
+from benchmarks.report import headline, plot, ratios, table, waterfall
 from benchmarks.runs import Run, RunFailed, run_once
 from benchmarks.ways import WAYS, Way
 from tests.bed.bed import Bed, missing
@@ -88,6 +88,7 @@ def _measure(
 
 def _show(when: str, runs: Sequence[Run], plot_path: str) -> None:
     print(f"{when}\n\n{table(runs)}\n\nraycluster over `ray symmetric-run`:\n\n{ratios(runs)}")
+    print(f"\nraycluster's steps, seconds since srun:\n\n{waterfall(runs)}")
     if plot_path:
         Path(plot_path).write_text(plot(runs, when.partition(";")[0]))
 

@@ -65,7 +65,7 @@ class ProcessCost:
 
     pid: int
     role: str
-    """keeper, supervisor, companion or lazy agent."""
+    """keeper, supervisor, companion (on the head with its watcher), lazy agent; and Ray's log monitor."""
     host: str
     rss_bytes: int
     pss_bytes: int
@@ -91,6 +91,8 @@ def raycluster_processes(inits: dict[int, str]) -> Iterator[ProcessCost]:
 
 
 def _role(words: list[bytes]) -> str | None:
+    if words[0].startswith(b"ray::log_monitor"):
+        return "log monitor (Ray's)"
     text = b" ".join(words[:6])
     if b"python" not in words[0] or b"srun" in words[0]:
         return None

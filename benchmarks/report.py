@@ -97,6 +97,40 @@ def _ratio(ours: Sequence[Run], theirs: Sequence[Run], figure: Figure) -> str:
     return f"{median(above) / median(below):.3f}"
 
 
+#: Steps of a start in the order in which a good run passes them, as nodes stamp them.
+_STEPS = (
+    "process started",
+    "launched",
+    "ray imported",
+    "head found",
+    "starting ray",
+    "gcs answered",
+    "raylet started",
+    "joined",
+    "ready",
+    "driver running",
+)
+
+
+def waterfall(runs: Sequence[Run]) -> str:
+    """When raycluster's nodes reached each step: median seconds since srun, by hosts and role."""
+    lines = ["| hosts | node | " + " | ".join(_STEPS) + " |", "|---|---|" + "---|" * len(_STEPS)]
+    ours = [run for run in runs if run.way == RAYCLUSTER.name]
+    for hosts in sorted({run.hosts for run in ours}):
+        nodes = [phases for run in ours if run.hosts == hosts for phases in run.phases.values()]
+        for role, mine in (
+            ("head", [phases for phases in nodes if "ready" in phases]),
+            ("workers", [phases for phases in nodes if "ready" not in phases]),
+        ):
+            cells = []
+            for step in _STEPS:
+                times = [phases[step] for phases in mine if step in phases]
+                cells.append(f"{median(times):.2f}" if times else "–")
+            if mine:
+                lines.append(f"| {hosts} | {role} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 # -- the plot ------------------------------------------------------------------------------------
 
 _COLOURS = {WAYS[0].name: "#1f77b4", WAYS[1].name: "#d62728", WAYS[2].name: "#7f7f7f"}

@@ -60,6 +60,7 @@ def gcs(tmp_path: Path) -> Iterator[Callable[..., Gcs]]:
         process = subprocess.Popen(
             [
                 str(binary),
+                "--undefok=node-id,session-dir",  # unknown to 2.52
                 f"--log_dir={tmp_path}",
                 f"--config_list={config}",
                 f"--gcs_server_port={port}",
