@@ -43,8 +43,9 @@ def doctor(
     import time
 
     from .doctor import Checkup
-    from .doctor_nodes import VARIABLE, Meeting, compare, on_all_nodes
+    from .doctor_nodes import VARIABLE, Meeting, as_lines, compare, on_all_nodes
     from .launch import state_dir
+    from .report import count
     from .slurm import Allocation
 
     env = dict(os.environ)
@@ -54,24 +55,30 @@ def doctor(
     meeting = Meeting.from_text(env.get(VARIABLE, ""))
     across: list[Finding] = []
     if meeting is not None:  # a task of another doctor's srun
-        reports = [Checkup(settings, env, where).run(meeting.checks())]
-    elif allocation is not None and not here and not allocation.in_task and len(allocation.job_nodes) > 1:
-        _say(f"asking {len(allocation.job_nodes)} nodes of job {allocation.job_id} (up to 20 s)")
+        for line in as_lines(Checkup(settings, env, where).run(meeting.checks())):
+            print(line, flush=True)
+        return
+    if allocation is not None and not here and not allocation.in_task and allocation.job_nodes:
+        nodes = count(len(allocation.job_nodes), "node")
+        _say(f"asking {nodes} of job {allocation.job_id} (up to 20 s)")
         reports = on_all_nodes(allocation, env, _as_variables(context, settings), where)
         across = compare(reports)
     else:
         if sys.stderr.isatty():
             _say("looking around (some seconds)")
-        checks = _meeting_of_step(allocation)
-        reports = [Checkup(settings, env, where).run(checks.checks() if checks and not here else ())]
+        checkup = Checkup(settings, env, where)
+        of_step = None if here else _meeting_of_step(allocation)
+        reports = [checkup.run(of_step.checks() if of_step else ())]
+        if of_step:
+            of_step.clean(checkup)
     took_s = time.monotonic() - began
     findings = [*across, *(finding for report in reports for finding in report.findings)]
     worst = max((finding.verdict for finding in findings), key=lambda verdict: verdict.rank)
     if as_json:
-        _print_json(reports, across, worst, took_s, compact=meeting is not None)
+        _print_json(reports, across, worst, took_s, compact=allocation is not None and allocation.in_task)
     else:
         _print(reports, across, took_s, env)
-    if worst.value == "fail" and meeting is None:
+    if worst.value == "fail":
         sys.exit(int(ExitCode.FAILURE))
 
 
@@ -158,7 +165,7 @@ def table(reports: Sequence[NodeReport], across: Sequence[Finding], took_s: floa
     lines = []
     for (check, verdict, text, remedy), (hosts, numbers) in groups.items():
         where = f" [{format_hostlist(sorted(hosts))}]" if hosts != every else ""
-        measured = "".join(f"; {_range(name, values)}" for name, values in numbers.items())
+        measured = "".join(f"; {_range(name, values)}" for name, values in numbers.items() if any(values))
         lines.append((verdict, f"{check:<{width}}  {text}{measured}{where}"))
         if remedy and verdict != "ok":
             lines.append(("", f"{'':<{width}}  → {remedy}"))

@@ -22,6 +22,7 @@ from pathlib import Path
 from .companion_boot import raycluster_command
 from .doctor import Checkup, Finding, NodeReport, Verdict, addresses_of
 from .ports import derived_gcs_ports
+from .report import count
 from .slurm import Allocation, format_hostlist
 
 #: Tells the tasks of the srun who meets whom: "ID HEAD NODES".
@@ -32,6 +33,10 @@ MEETING_S = 9.0
 SRUN_TIMEOUT_S = 19.0
 
 SKEW_WARNING_S = 5.0
+
+#: Of a report, on a line: less than what srun keeps whole.
+PIECE = 800
+_MARK = "raycluster-doctor"
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class Meeting:
         return f"{self.id} {self.head} {self.nodes}"
 
     def checks(self) -> list[tuple[str, Callable[[Checkup], None]]]:
+        if self.nodes < 2:
+            return []
         return [("shared directory", self.see_canary), ("way to the head", self.meet)]
 
     # -- the canary ------------------------------------------------------------------------------
@@ -80,6 +87,11 @@ class Meeting:
             else f"what {self.head} writes into {checkup.state_dir} is not seen here",
             "Give a directory on a file system that all nodes share: --state-dir or RAYCLUSTER_STATE_DIR.",
         )
+
+    def clean(self, checkup: Checkup) -> None:
+        """On the head, after the meeting: everybody who came has seen the canary."""
+        if checkup.host == self.head:
+            shutil.rmtree(self.directory(checkup), ignore_errors=True)
 
     # -- the port --------------------------------------------------------------------------------
 
@@ -118,7 +130,7 @@ class Meeting:
                             came.add(asked[1])
                             peer.sendall(f"{self.id} {time.time()}\n".encode())
         if len(came) == self.nodes - 1:
-            checkup.add(Verdict.OK, f"all {self.nodes - 1} other nodes reach this one")
+            checkup.add(Verdict.OK, f"reached by {count(self.nodes - 1, 'other node')}")
         else:
             silent = [host for host in checkup.others if host not in came]
             checkup.add(
@@ -209,10 +221,26 @@ def on_all_nodes(
     return [reports.get(host) or _silent(host, said) for host in hosts]
 
 
+def as_lines(report: NodeReport) -> list[str]:
+    """A report in lines that srun keeps whole: it mixes the output of tasks in pieces of 1024 bytes."""
+    text = json.dumps(report.as_json())
+    parts = [text[begin : begin + PIECE] for begin in range(0, len(text), PIECE)]
+    return [f"{_MARK} {report.host} {number} {len(parts)} {part}" for number, part in enumerate(parts)]
+
+
 def _reports(text: str) -> Iterable[NodeReport]:
+    """What came whole of all that srun's tasks have said."""
+    pieces: dict[str, dict[int, str]] = {}
+    wanted: dict[str, int] = {}
     for line in text.splitlines():
+        words = line.split(" ", 4)
+        if len(words) == 5 and words[0] == _MARK and words[2].isdigit() and words[3].isdigit():
+            pieces.setdefault(words[1], {})[int(words[2])] = words[4]
+            wanted[words[1]] = int(words[3])
+    for host, parts in pieces.items():
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            yield NodeReport.from_json(json.loads(line)["nodes"][0])
+            if len(parts) == wanted[host]:
+                yield NodeReport.from_json(json.loads("".join(parts[number] for number in sorted(parts))))
 
 
 def _silent(host: str, why: str) -> NodeReport:

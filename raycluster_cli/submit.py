@@ -110,7 +110,8 @@ def _one_option(name: str, value: str | None) -> str:
     if value is None:
         return name
     # sbatch reads #SBATCH lines with shell-like quoting, so what needs quotes gets them.
-    quoted = shlex.quote(value)
+    # Unlike bash it takes a backslash in single quotes for its own (seen in Slurm 22.05).
+    quoted = shlex.quote(value.replace("\\", "\\\\"))
     return f"{name}={quoted}" if name.startswith("--") else f"{name} {quoted}"
 
 
@@ -150,7 +151,11 @@ def _job_name(driver: Sequence[str]) -> str:
 
     >>> _job_name(["/usr/bin/python", "-u", "src/train.py", "--lr", "1"])
     'train'
+    >>> _job_name(["python", "-c", "import ray"])
+    'python'
     """
+    if "-c" in driver[1:3]:  # the program itself stands on the line
+        return re.sub(r"[^A-Za-z0-9_.-]", "_", Path(driver[0]).name)[:40] or "ray"
     for word in driver:
         stem = Path(word).stem
         if not word.startswith("-") and not re.fullmatch(

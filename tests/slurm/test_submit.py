@@ -223,3 +223,22 @@ def test_a_job_submitted_in_a_task_knows_nothing_of_it(slurm: Slurm) -> None:
     job = submitted(slurm, outer.output())
     assert job.wait().exit_code == 0, job.output()
     assert "2 nodes ready" in job.output()
+
+
+def test_doctor_asks_all_nodes_of_an_allocation(slurm: Slurm) -> None:
+    """One srun; a state directory that is local to each node is found out; nothing stays behind."""
+    salloc = ["salloc", "--quiet", "--nodes=3", "--exclusive", "--time=5"]
+    well = slurm.run(LOGIN, [*salloc, "raycluster", "doctor", "--json"], user="alice", timeout_s=90)
+    found = json.loads(well.stdout)
+    assert [node["host"] for node in found["nodes"]] == ["n1", "n2", "n3"]
+    assert found["across"][0]["verdict"] == "ok"
+    every = [finding for node in found["nodes"] for finding in node["findings"]]
+    assert [finding for finding in every if finding["verdict"] == "fail"] == []
+    assert {"clock", "way to the head", "shared directory", "ray"} <= {finding["check"] for finding in every}
+    assert well.returncode == 0
+    bad = slurm.run(
+        LOGIN, [*salloc, "raycluster", "doctor", "--state-dir=/tmp/mine"], user="alice", timeout_s=90
+    )
+    assert bad.returncode == 1
+    assert "what n1 writes into /tmp/mine is not seen here [n[2-3]]" in bad.stdout
+    assert not list(slurm.bed.path(LOGIN, "/home/alice/.raycluster").glob(".doctor*"))

@@ -15,7 +15,7 @@ import pytest
 from raycluster_cli.cli_doctor import table
 from raycluster_cli.config import Settings
 from raycluster_cli.doctor import Checkup, Finding, NodeReport, Verdict, file_system
-from raycluster_cli.doctor_nodes import Meeting, compare, on_all_nodes
+from raycluster_cli.doctor_nodes import Meeting, as_lines, compare, on_all_nodes
 from raycluster_cli.slurm import Allocation
 
 
@@ -160,9 +160,10 @@ def test_nodes_that_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_one_srun_for_all(tmp_path: Path) -> None:
     srun = tmp_path / "srun"
-    line = json.dumps({"nodes": [report("n1", Finding("x", Verdict.OK, "y")).as_json()]})
+    long = report("n1", *[Finding("x", Verdict.OK, "y" * 300)] * 9)
+    (tmp_path / "lines").write_text("\nnoise\n".join(reversed(as_lines(long))) + "\n")
     srun.write_text(
-        f"#!/bin/sh\necho \"$RAYCLUSTER_DOCTOR\" >{tmp_path}/said\necho '{line}'\necho noise\n"
+        f'#!/bin/sh\necho "$RAYCLUSTER_DOCTOR" >{tmp_path}/said\ncat {tmp_path}/lines\n'
         "echo 'srun: error: n2: down' >&2\n"
     )
     srun.chmod(0o755)
@@ -170,6 +171,7 @@ def test_one_srun_for_all(tmp_path: Path) -> None:
     env = {"PATH": f"{tmp_path}:/bin:/usr/bin"}
     reports = on_all_nodes(allocation, env, {}, tmp_path)
     assert [one.host for one in reports] == ["n1", "n2"]
+    assert reports[0] == long
     assert reports[1].findings[0].text == "none: srun: error: n2: down"
     assert (tmp_path / "said").read_text().split()[1:] == ["n1", "2"]
 

@@ -140,6 +140,7 @@ def test_splitting() -> None:
     assert words.sbatch == ("-N4", "--time=1:00", "--exclusive", "--gres=gpu:2")
     assert words.driver == ("a", "-N")
     assert split_words(["--comment", "two words"], (), ()).sbatch == ("--comment='two words'",)
+    assert split_words(["--comment", "a\\b"], (), ()).sbatch == (r"--comment='a\\b'",)
     with pytest.raises(UsageError, match="before `--`"):
         split_words(["train.py"], (), ())
 
