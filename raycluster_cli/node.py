@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import os
+import re
 import signal
 import ssl
 import subprocess
@@ -506,6 +507,19 @@ class RayNode:
         if self.started is None:
             return ""
         return f"{self.started.session_dir}/logs/{name}.err"
+
+    def drain_message(self) -> str | None:
+        """Why the head told our raylet to go, in its log; None when it did not, or Ray words it otherwise."""
+        if self.started is None:
+            return None
+        try:
+            with open(f"{self.started.session_dir}/logs/raylet.out", "rb") as file:
+                file.seek(max(os.fstat(file.fileno()).st_size - 65536, 0))
+                text = file.read().decode("utf-8", "replace")
+        except OSError:
+            return None
+        match = re.search(r"Drain raylet RPC.*Drain reason message: (.*)", text)
+        return match[1].strip() if match else None
 
     # -- the end ---------------------------------------------------------------------------------
 

@@ -27,6 +27,9 @@ from .vigil import Loss, gcs_lost
 #: How long a worker looks for the reason of its head's end before it calls it a loss.
 REASON_WAIT_S = 3.0
 
+#: The same where there is another sign, or little hope.
+LOOK_AGAIN_S = 0.5
+
 #: How long one connect to the head's port may take before the next is tried.
 PROBE_TIMEOUT_S = 3.0
 
@@ -527,11 +530,15 @@ class WorkerRun(NodeRun):
             text,
             extra={**self.word.now.extra, "deaths": self.word.deaths},
         )
-        ended = await self._reason(REASON_WAIT_S if code == 0 else 0.3)
+        drained = self.node.drain_message() if code == 0 else None
+        ended = await self._reason(REASON_WAIT_S if code == 0 and drained is None else LOOK_AGAIN_S)
         if ended is not None:
             return _end_of(ended)
-        if code == 0 and self.record is None:
-            return End(ExitCode.OK, "the cluster drained this node", reason="ended")
+        if drained is not None or (code == 0 and self.record is None):
+            # The record cannot say it: none is shared, its disk is full, or it hangs.
+            return End(
+                ExitCode.OK, f"the cluster ended: {drained or 'this node was drained'}", reason="ended"
+            )
         log = self.node.log_of("raylet")
         if final:
             tried = f" after {count(self._restarts, 'restart')}" if self._restarts else ""
