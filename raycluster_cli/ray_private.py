@@ -50,6 +50,34 @@ _RPC_TIMEOUT_S = 10.0
 Report = Callable[[Mapping[str, Any]], None]
 
 
+class Releases:
+    """A range of Ray's releases, both ends included."""
+
+    def __init__(self, first: tuple[int, int], last: tuple[int, int]) -> None:
+        self.first = first
+        self.last = last
+
+    def __contains__(self, release: object) -> bool:
+        return isinstance(release, tuple) and self.first <= release <= self.last
+
+
+#: What the quick way was tried with: the oldest, one between and the newest, see tests/ray.
+TRIED = Releases((2, 52), (2, 60))
+
+#: The first release whose GCS can keep its state without a server.
+WITH_STORAGE = (2, 58)
+
+
+def _release(version: str) -> tuple[int, int]:
+    """Major and minor number.
+
+    >>> _release("3.0.0.dev0")
+    (3, 0)
+    """
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
+
+
 class PrivateMissing(Exception):
     """A private part of Ray is not as it was in the versions that this was made for."""
 
@@ -306,6 +334,10 @@ def start(plan: NodePlan, report: Report) -> dict[str, Any]:
     Its children, Ray's daemons, then belong to the nearest subreaper.  Reports each as it is spawned.
     Raises StartFailure; what had been started is ended before that.
     """
+    if plan.gcs_storage_path and _release(RAY_VERSION) < WITH_STORAGE:
+        raise StartFailure(
+            "ray", f"A head that can come back needs Ray 2.58 or newer; this is {RAY_VERSION}."
+        )
     clock = _Phases()
     env = start_environment(plan, os.environ)
     os.environ.clear()
@@ -321,6 +353,13 @@ def start(plan: NodePlan, report: Report) -> dict[str, Any]:
         if plan.quick == "node":
             raise StartFailure("ray", f"Ray's Node class: {type(e).__name__}: {e}", plan.log_path) from e
         print(f"raycluster: private parts of Ray are not as known: {e!r}; now `ray start`", flush=True)
+    except StartFailure as e:
+        # On a Ray that nobody has tried, a raylet that will not start may be our doing.
+        if e.kind != "ray" or plan.quick == "node" or _release(RAY_VERSION) in TRIED:
+            raise
+        print(
+            f"raycluster: Ray {RAY_VERSION} did not start in the quick way: {e}; now `ray start`", flush=True
+        )
     return _start_by_command(plan, report, clock)
 
 

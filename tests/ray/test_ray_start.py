@@ -359,7 +359,7 @@ class Change:
     def find_spec(name, path=None, target=None):
         if name == "raycluster_cli.ray_private":
             import ray._private.services
-            del ray._raylet.{part}
+            {change}
 
 companion = any("raycluster_cli.companion" in part for part in sys.orig_argv)
 if companion and "RAYCLUSTER_PUBLIC_WATCH" not in os.environ:
@@ -367,9 +367,31 @@ if companion and "RAYCLUSTER_PUBLIC_WATCH" not in os.environ:
 """
 
 
+@pytest.mark.parametrize("version", ["9.9.0", None])
+def test_on_an_untried_ray_a_failed_start_is_tried_the_public_way(
+    tmp_path: Path, version: str | None
+) -> None:
+    change = "ray._private.services.RAYLET_EXECUTABLE = '/bin/false'"
+    if version:
+        change += f"; ray.__version__ = {version!r}"
+    (tmp_path / "sitecustomize.py").write_text(OTHER_RAY.format(change=change))
+
+    async def test() -> None:
+        async with nodes() as cluster:
+            client = cluster.companion(PYTHONPATH=f"{tmp_path}:{Path(__file__).parents[2]}")
+            await client.ready(60)
+            if version:
+                assert (await client.start(cluster.plan(0), 90)).how == "ray-start"
+            else:
+                with pytest.raises(StartFailure, match="raylet"):
+                    await client.start(cluster.plan(0), 90)
+
+    run(test, 180)
+
+
 @pytest.mark.parametrize("part", ["Config", "GcsClient"])
 def test_on_another_ray_the_public_way_is_taken(tmp_path: Path, part: str) -> None:
-    (tmp_path / "sitecustomize.py").write_text(OTHER_RAY.format(part=part))
+    (tmp_path / "sitecustomize.py").write_text(OTHER_RAY.format(change=f"del ray._raylet.{part}"))
 
     async def test() -> None:
         async with nodes() as cluster:
@@ -411,6 +433,16 @@ def test_a_directory_of_the_users_shadows_nothing(tmp_path: Path, monkeypatch: p
         async with nodes() as cluster:
             assert (await cluster.companion().ready(60))["ray_version"]
             await cluster.start(0)
+
+    run(test)
+
+
+@pytest.mark.skipif(ray_version() >= (2, 58), reason="this Ray has storage for its GCS")
+def test_a_head_that_cannot_come_back_is_said(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with nodes() as cluster:
+            with pytest.raises(StartFailure, match=r"2\.58"):
+                await cluster.start(0, gcs_storage_path=str(tmp_path))
 
     run(test)
 
