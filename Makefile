@@ -5,6 +5,7 @@
 #   make unit    the unit tests alone (seconds)
 #   make lint    ruff and mypy
 #   make ray-oldest   the Ray tests on the oldest Ray that is supported, in a virtual environment of its own
+#   make chaos   every fault of docs/reliability.md, random ones five times (needs Slurm and root; half an hour)
 #   make bench   start and stop times beside `ray symmetric-run` (needs Slurm and root)
 #
 # PYTHON=python3.12 make test    another Python
@@ -20,7 +21,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit ray ray-oldest slurm lint format bench clean
+.PHONY: help venv demo test unit ray ray-oldest slurm chaos lint format bench clean
 
 help:
 	@awk '!/^#/ {exit} {sub(/^# ?/, ""); print}' Makefile
@@ -75,6 +76,9 @@ ray-oldest: $(OLDEST)/.installed
 
 slurm: $(DEV)
 	$(BIN)/python -m pytest tests/slurm $(PYTEST_ARGS)
+
+chaos: $(DEV)
+	RAYCLUSTER_CHAOS=5 $(BIN)/python -m pytest tests/slurm/test_faults.py $(PYTEST_ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -46,14 +46,18 @@ async def keep_evidence(run: HeadRun | WorkerRun, end: End) -> None:
     failed = end.code != 0 and end.reason != "stop"
     if run.record is None or keep == "never" or (keep == "on-failure" and not failed):
         return
-    target = run.record.log_dir(run.context.host)
-    source = run.node.root.path
+    record, host, source = run.record, run.context.host, run.node.root.path
+
+    def copy() -> Path | None:
+        target = record.log_dir(host)
+        return target if copy_logs(source, target) else None
+
     try:
-        copied = await asyncio.wait_for(asyncio.to_thread(copy_logs, source, target), COPY_TIMEOUT_S)
+        target = await asyncio.wait_for(asyncio.to_thread(copy), COPY_TIMEOUT_S)
     except asyncio.TimeoutError:
-        run.report.warn(f"logs of {run.context.host} were not all kept: {target} was too slow")
+        run.report.warn(f"logs of {host} were not all kept: {record.path} was too slow")
         return
-    if copied:
+    if target is not None:
         run.word.now = replace(run.word.now, log_path=str(target))
 
 

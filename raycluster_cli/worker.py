@@ -171,7 +171,7 @@ class WorkerRun(NodeRun):
         self._began = loop.time()
         self._deadline = self._began + self.settings.timeout
         self._raylet_died = loop.create_future()
-        self._refuse_ended_cluster()
+        await self._refuse_ended_cluster()
         self.node = self.make_node(self._process_died)
         self.node.prepare()
         self.keep(node_root=str(self.node.root.path))
@@ -188,10 +188,10 @@ class WorkerRun(NodeRun):
             event="ready", address=self.target.address, environment=self.node.client_variables()
         )
 
-    def _refuse_ended_cluster(self) -> None:
+    async def _refuse_ended_cluster(self) -> None:
         """Remember an earlier cluster of this key that has ended: it is not the one we wait for."""
-        if self.record is not None and self.record.read_end() is not None:
-            head = self.record.read_head()
+        if self.record is not None and await self.on_record(self.record.read_end) is not None:
+            head = await self.on_record(self.record.read_head)
             self._stale = head.identity if head else None
 
     async def _join(self) -> None:
@@ -345,7 +345,7 @@ class WorkerRun(NodeRun):
                 f"there answers the head of {record.key}, and this worker belongs to {context.key}",
             )
         self._found_record = record
-        return record.read_head()
+        return await self.word.ask(record.read_head, timeout_s=RECORD_LOOK_S, default=None)
 
     def _where(self) -> str:
         """What we looked for, for people."""
@@ -359,7 +359,7 @@ class WorkerRun(NodeRun):
         target, settings, node = self.target, self.settings, self.node
         self.word.phase(NodePhase.FOUND, f"head at {target.address}")
         head = target.head
-        node.token = self._token(head)
+        node.token = await self._token(head)
         self._get_ready_for(target)
         self._ready_for = ""  # another attempt takes other ports: these may be why this one failed
         await self._certify(head)
@@ -426,7 +426,7 @@ class WorkerRun(NodeRun):
             )
         await self.node.certify(authority)
 
-    def _token(self, head: HeadInfo | None) -> str:
+    async def _token(self, head: HeadInfo | None) -> str:
         """The cluster's token, from the record or from RAYCLUSTER_TOKEN; '' when there is none by choice."""
         if head is not None and not head.auth:
             return ""
@@ -434,7 +434,7 @@ class WorkerRun(NodeRun):
             return ""
         own = self.context.own_token
         record = self._found_record or self.record
-        token = own or (record.read_token() if record is not None else None)
+        token = own or (await self.on_record(record.read_token) if record is not None else None)
         if token:
             return token
         raise AttemptFailed(

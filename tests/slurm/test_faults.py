@@ -1,4 +1,8 @@
-"""Faults on real Slurm hosts: each row of docs/reliability.md is a test here."""
+"""Faults on real Slurm hosts: each row of docs/reliability.md is a test here.
+
+A run of all tests takes the core of them; `make chaos` takes all, those of a random moment several times
+(RAYCLUSTER_CHAOS=N).  RAYCLUSTER_SEED=S makes a moment again.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,9 @@ from tests.bed.bed import REPOSITORY
 from tests.slurm.cluster import SLACK_S, Cluster, Disk
 from tests.slurm.jobs import Slurm
 from tests.waiting import wait_until
+
+ROUNDS = int(os.environ.get("RAYCLUSTER_CHAOS", "") or 0)
+chaos = pytest.mark.skipif(not ROUNDS, reason="not of the core; `make chaos` runs it")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +72,19 @@ def seed(request: pytest.FixtureRequest) -> int:
     return number
 
 
-@pytest.mark.parametrize("kill", KILLS, ids=str)
+CORE = (
+    "worker-raylet",
+    "worker-supervisor",
+    "worker-keeper",
+    "head-gcs_server",
+    "head-supervisor",
+    "head-driver",
+)
+
+
+@pytest.mark.parametrize(
+    "kill", [pytest.param(kill, id=str(kill), marks=() if str(kill) in CORE else chaos) for kill in KILLS]
+)
 def test_killed(slurm: Slurm, kill: Kill, seed: int) -> None:
     cluster = Cluster.start(slurm).driving()
     time.sleep(random.Random(seed).uniform(0, 1.5))
@@ -82,7 +101,7 @@ def test_killed(slurm: Slurm, kill: Kill, seed: int) -> None:
 # -- what the cluster must survive ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("process", ["companion", "watcher"])
+@pytest.mark.parametrize("process", ["companion", pytest.param("watcher", marks=chaos)])
 def test_watch_over_the_nodes_is_taken_up_again(slurm: Slurm, process: str) -> None:
     """The head's companion is killed: nothing happens; a worker that is lost later is still noticed."""
     cluster = Cluster.start(slurm).driving()
@@ -94,6 +113,7 @@ def test_watch_over_the_nodes_is_taken_up_again(slurm: Slurm, process: str) -> N
     slurm.assert_nothing_left()
 
 
+@chaos
 def test_killed_worker_process_is_the_drivers_affair(slurm: Slurm) -> None:
     text = """
         for host, holder in zip(mine.values(), holders):
@@ -116,7 +136,14 @@ def test_killed_worker_process_is_the_drivers_affair(slurm: Slurm) -> None:
     slurm.assert_nothing_left()
 
 
-@pytest.mark.parametrize(("host", "process"), [("n2", "raylet"), ("n1", "gcs_server"), ("n1", "raylet")])
+@pytest.mark.parametrize(
+    ("host", "process"),
+    [
+        ("n2", "raylet"),
+        pytest.param("n1", "gcs_server", marks=chaos),
+        pytest.param("n1", "raylet", marks=chaos),
+    ],
+)
 def test_stopped_for_five_seconds_is_not_dead(slurm: Slurm, host: str, process: str) -> None:
     cluster = Cluster.start(slurm, "time.sleep(12)").driving()
     pid = cluster.pid(host, process)
@@ -128,6 +155,7 @@ def test_stopped_for_five_seconds_is_not_dead(slurm: Slurm, host: str, process: 
     slurm.assert_nothing_left()
 
 
+@chaos
 def test_cable_pulled_for_five_seconds_is_not_a_loss(slurm: Slurm) -> None:
     cluster = Cluster.start(slurm, "time.sleep(14)").driving()
     slurm.bed.cable("n2", up=False)
@@ -143,7 +171,7 @@ def test_cable_pulled_for_five_seconds_is_not_a_loss(slurm: Slurm) -> None:
 SILENT_S = 15.0
 
 
-@pytest.mark.parametrize("fault", ["power", "cable"])
+@pytest.mark.parametrize("fault", ["power", pytest.param("cable", marks=chaos)])
 def test_worker_host_falls_silent(slurm: Slurm, fault: str) -> None:
     cluster = Cluster.start(slurm).driving()
     began = time.time()
@@ -165,7 +193,7 @@ def test_worker_host_falls_silent(slurm: Slurm, fault: str) -> None:
         slurm.assert_nothing_left()
 
 
-@pytest.mark.parametrize("fault", ["power", "cable"])
+@pytest.mark.parametrize("fault", ["power", pytest.param("cable", marks=chaos)])
 def test_head_host_falls_silent(slurm: Slurm, fault: str) -> None:
     cluster = Cluster.start(slurm).driving()
     began = time.time()
@@ -210,6 +238,7 @@ def test_raylet_is_started_again_where_the_policy_allows_it(slurm: Slurm) -> Non
     slurm.assert_nothing_left()
 
 
+@chaos
 def test_restarts_are_counted(slurm: Slurm) -> None:
     """The second loss is one too many: the worker says so, and the head ends the cluster."""
     cluster = Cluster.start(slurm, options="--on-worker-loss wait:3 --max-restarts 1").driving()
@@ -380,7 +409,8 @@ def test_cancelled_driver_gets_its_time(slurm: Slurm) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [("TERM", 143), ("INT", 130), ("HUP", 129)], ids=["SIGTERM", "SIGINT", "SIGHUP"]
+    ("number", "code"),
+    [("TERM", 143), pytest.param("INT", 130, marks=chaos), pytest.param("HUP", 129, marks=chaos)],
 )
 def test_signal_to_the_head(slurm: Slurm, number: str, code: int) -> None:
     cluster = Cluster.start(slurm).driving()
@@ -392,6 +422,7 @@ def test_signal_to_the_head(slurm: Slurm, number: str, code: int) -> None:
     slurm.assert_nothing_left()
 
 
+@chaos
 def test_interrupted_twice_is_now(slurm: Slurm) -> None:
     text = """
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -409,7 +440,8 @@ def test_interrupted_twice_is_now(slurm: Slurm) -> None:
     slurm.assert_nothing_left()
 
 
-def test_signal_in_a_random_phase_leaves_nothing(slurm: Slurm, seed: int) -> None:
+@pytest.mark.parametrize("number", range(max(ROUNDS, 1)))
+def test_signal_in_a_random_phase_leaves_nothing(slurm: Slurm, seed: int, number: int) -> None:
     """SIGTERM to one task at any moment of its life: the code is 143, or that of a run that was over."""
     chance = random.Random(seed)
     host, delay_s = chance.choice(("n1", "n2")), chance.uniform(0, 5)
@@ -425,7 +457,8 @@ def test_signal_in_a_random_phase_leaves_nothing(slurm: Slurm, seed: int) -> Non
     slurm.assert_nothing_left()
 
 
-def test_kill_in_a_random_phase_leaves_nothing(slurm: Slurm, seed: int) -> None:
+@pytest.mark.parametrize("number", range(max(ROUNDS, 1)))
+def test_kill_in_a_random_phase_leaves_nothing(slurm: Slurm, seed: int, number: int) -> None:
     """kill -9 of any process of ours on any host at any moment."""
     chance = random.Random(seed)
     host, delay_s = chance.choice(("n1", "n2")), chance.uniform(0, 5)
@@ -455,6 +488,7 @@ def test_one_task_is_cancelled(slurm: Slurm) -> None:
     slurm.assert_nothing_left()
 
 
+@chaos
 def test_step_is_cancelled(slurm: Slurm) -> None:
     cluster = Cluster.start(slurm, wrap="").driving()
     cluster.bed.run("login", ["scancel", f"{cluster.job.id}.0"], check=True)
@@ -523,6 +557,7 @@ def test_driver_is_told_before_the_time_limit(slurm: Slurm) -> None:
     slurm.assert_nothing_left()
 
 
+@chaos
 def test_requeued_job_starts_afresh(slurm: Slurm) -> None:
     text = """
         if os.environ.get("SLURM_RESTART_COUNT"):
@@ -577,6 +612,7 @@ def test_records_disk_fills_up(slurm: Slurm, disk: Disk) -> None:
     slurm.assert_nothing_left()
 
 
+@chaos
 def test_records_file_system_hangs_for_ten_seconds(slurm: Slurm, disk: Disk) -> None:
     cluster = Cluster.start(slurm, "time.sleep(14)", options=f"--state-dir {disk.path}/state").driving()
     with disk.frozen():
@@ -596,6 +632,7 @@ def test_loss_is_noticed_while_the_records_file_system_hangs(slurm: Slurm, disk:
     slurm.assert_nothing_left()
 
 
+@chaos
 def test_record_is_moved_away(slurm: Slurm) -> None:
     cluster = Cluster.start(slurm, "time.sleep(4)").driving()
     away = cluster.record.with_name("away")
@@ -665,7 +702,7 @@ def test_names_cannot_be_resolved(slurm: Slurm) -> None:
     slurm.assert_nothing_left()
 
 
-@pytest.mark.parametrize("skewed", ["n1", "n2"])
+@pytest.mark.parametrize("skewed", [pytest.param("n1", marks=chaos), "n2"])
 def test_clock_two_minutes_off(slurm: Slurm, tmp_path: Path, skewed: str) -> None:
     """One node's Python has another time; joining, ending and the diagnosis do not depend on it."""
     double = f"""
