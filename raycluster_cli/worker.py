@@ -434,7 +434,9 @@ class WorkerRun(NodeRun):
             return ""
         own = self.context.own_token
         record = self._found_record or self.record
-        token = own or (await self.on_record(record.read_token) if record is not None else None)
+        token: str | None = own
+        if not token and record is not None:
+            token = await self.on_record(record.read_token)
         if token:
             return token
         raise AttemptFailed(
