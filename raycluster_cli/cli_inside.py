@@ -293,7 +293,8 @@ def submit_job(
     By Ray's own job API: `ray job submit` on the head's node.
     Needs the cluster's dashboard (--dashboard) and ray[default]. Options before `--` are those of
     `ray job submit`: --no-wait, --working-dir, --runtime-env-json, --submission-id. Its output is
-    streamed and its exit code passed on. Without a dashboard: raycluster exec JOB -- COMMAND.
+    streamed; the exit code is Ray's, 1 when the program failed. Without a dashboard, and with the
+    program's own exit code: raycluster exec JOB -- COMMAND.
 
     Examples:  raycluster submit-job 4711 -- python evaluate.py
 
@@ -313,7 +314,8 @@ def submit_job(
         error = _no_dashboard(record)
         raise RayclusterError(
             error.message,
-            f"Ray's job API is part of it. {error.hint} Without: raycluster exec {record.path.name} -- …",
+            f"Ray's job API is part of it. {error.hint}".rstrip()
+            + f" Without it: raycluster exec {record.path.name} -- …",
         )
     ray = ("ray", "job", "submit", "--address", f"http://{head.dashboard}")
     enter(record, choose_live_node(record), (*ray, *options, "--", *command), env)
