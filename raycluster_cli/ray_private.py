@@ -15,6 +15,7 @@ import platform
 import random
 import runpy
 import signal
+import site
 import socket
 import subprocess
 import sys
@@ -673,6 +674,9 @@ def _end(processes: list[Any]) -> None:
 # ---------------------------------------------------------------- the public way
 
 
+_RAY = "import sys; sys.path = [part for part in sys.path if part]; import ray.scripts.scripts as s; s.main()"
+
+
 def _start_by_command(plan: NodePlan, report: Report, clock: _Phases) -> dict[str, Any]:
     if not plan.is_head:
         probe(plan.gcs_address)
@@ -681,10 +685,21 @@ def _start_by_command(plan: NodePlan, report: Report, clock: _Phases) -> dict[st
     if not plan.client_server:
         env["RAYCLUSTER_NO_CLIENT_SERVER"] = "1"
     env["RAYCLUSTER_TEMP_DIR"] = plan.temp_dir
+    # The hook's module must be found also where raycluster runs from a checkout.
+    package = str(Path(__file__).resolve().parents[1])
+    if package not in site.getsitepackages():
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, (env.get("PYTHONPATH"), package)))
+    # As `python -m ray.scripts.scripts`, without the working directory in front of all modules.
+    python, _, _, *arguments = start_command(plan)
     with Path(plan.log_path).open("ab") as log:
         offset = log.tell()
         done = subprocess.run(
-            start_command(plan), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, check=False
+            [python, "-c", _RAY, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=env,
+            check=False,
         )
     clock.mark("ray start ended")
     processes = daemons_of(plan.temp_dir)

@@ -424,15 +424,19 @@ def test_what_tasks_print_reaches_the_driver() -> None:
     run(test)
 
 
-def test_a_directory_of_the_users_shadows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("quick", ["node", "ray-start"])
+def test_a_directory_of_the_users_shadows_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: Any
+) -> None:
     for name in ("random.py", "ray.py", "raycluster_cli.py"):
         (tmp_path / name).write_text("raise SystemExit('this is the user\\'s own')")
     monkeypatch.chdir(tmp_path)
 
     async def test() -> None:
         async with nodes() as cluster:
-            assert (await cluster.companion().ready(60))["ray_version"]
-            await cluster.start(0)
+            client = cluster.companion(PYTHONPATH="")  # as with a checkout that is not installed
+            assert (await client.ready(60))["ray_version"]
+            await client.start(cluster.plan(0, quick=quick), 60)
 
     run(test)
 
