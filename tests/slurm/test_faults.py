@@ -694,7 +694,7 @@ def test_memory_limit_is_hit(strict_slurm: Slurm) -> None:
 
 def test_names_cannot_be_resolved(slurm: Slurm) -> None:
     """Inside the tasks no host name means anything: addresses alone are used."""
-    hide = "mount --bind /dev/null /etc/hosts; mount --bind /dev/null /etc/resolv.conf"
+    hide = "mount -n --bind /dev/null /etc/hosts; mount -n --bind /dev/null /etc/resolv.conf"
     prefix = f"unshare --mount bash -c '{hide}; exec \"$@\"' x"
     cluster = Cluster.start(slurm, "time.sleep(1)", prefix=prefix)
     assert cluster.job.wait().exit_code == 0, cluster.job.output()

@@ -1,0 +1,89 @@
+"""What is decided about faults without a cluster: settings, codes, who counts as lost."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from raycluster_cli.config import Settings
+from raycluster_cli.errors import ExitCode, UsageError
+from raycluster_cli.head import Members, _refuse_recovery
+from raycluster_cli.ray_start import gcs_settings
+from raycluster_cli.record import EndWord
+from raycluster_cli.vigil import CHECK_TIMEOUT_S, FAILED_CHECKS
+from raycluster_cli.worker import HEAD_LOST, _end_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def seconds(nodes: int) -> tuple[float, float, float]:
+    """After how long a dead and a silent raylet is known, and which pause is forgiven."""
+    values = {name: int(value) for name, value in gcs_settings(nodes).items()}
+    period_s = values["RAY_health_check_period_ms"] / 1000
+    timeout_s = values["RAY_health_check_timeout_ms"] / 1000
+    failures = values["RAY_health_check_failure_threshold"]
+    return period_s * failures, (period_s + timeout_s) * failures, timeout_s * (failures - 1)
+
+
+@pytest.mark.parametrize("nodes", [1, 64, 65, 256])
+def test_dead_within_two_seconds_silent_within_fifteen(nodes: int) -> None:
+    dead_s, silent_s, forgiven_s = seconds(nodes)
+    assert dead_s <= 2.0
+    assert silent_s <= 15.0
+    assert forgiven_s > 5.0
+
+
+def test_large_clusters_are_asked_less_often() -> None:
+    assert 2000 / (seconds(2000)[0] / 4) < 1500  # checks a second
+
+
+def test_a_silent_gcs_is_known_within_fifteen_seconds_and_a_pause_of_five_forgiven() -> None:
+    assert Settings().check_interval + FAILED_CHECKS * CHECK_TIMEOUT_S <= 15.0
+    assert FAILED_CHECKS * CHECK_TIMEOUT_S > 5.0
+
+
+def test_recovery_needs_a_ray_that_keeps_its_state() -> None:
+    _refuse_recovery("2.58.0")
+    _refuse_recovery("3.0.0.dev0")
+    with pytest.raises(UsageError, match=r"Ray 2\.55\.1"):
+        _refuse_recovery("2.55.1")
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [("driver", 0), ("stop", 0), ("signal", 0), ("worker-lost", 0), *((reason, 5) for reason in HEAD_LOST)],
+)
+def test_what_a_worker_makes_of_the_end(reason: str, code: int) -> None:
+    end = _end_of(EndWord(1.0, 5, reason, "n1", "text"))
+    assert end.code == code
+    assert (end.code == ExitCode.UNHEALTHY) == (reason in HEAD_LOST)
+
+
+def node(node_id: str, *, alive: bool = True, head: bool = False) -> dict[str, object]:
+    return {"node_id": node_id, "alive": alive, "is_head": head, "name": node_id}
+
+
+def test_members() -> None:
+    members = Members()
+    joined, lost = members.update([node("h", head=True), node("a"), node("b")])
+    assert ([one["node_id"] for one in joined], lost) == (["a", "b"], [])
+    joined, lost = members.update([node("a", alive=False), node("c", alive=False), node("b")])
+    assert ([one["node_id"] for one in lost], joined) == (["a"], [])
+    assert set(members.alive) == {"b"}
+
+
+def test_every_row_of_the_page_names_a_test() -> None:
+    tests = (ROOT / "tests/slurm/test_faults.py").read_text()
+    rows = [
+        line
+        for line in (ROOT / "docs/reliability.md").read_text().split("## How soon")[0].splitlines()
+        if line.startswith("| ") and "|---" not in line and not re.match(r"\| (Fault|Event)", line)
+    ]
+    assert len(rows) >= 35
+    for row in rows:
+        names = re.findall(r"`(test_\w+)", row)
+        assert names, row
+        for name in names:
+            assert f"def {name}(" in tests, row
