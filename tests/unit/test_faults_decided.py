@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def seconds(nodes: int) -> tuple[float, float, float]:
     """After how long a dead and a silent raylet is known, and which pause is forgiven."""
-    values = {name: int(value) for name, value in gcs_settings(nodes).items()}
+    values = {name: int(value) for name, value in gcs_settings(nodes).items() if "health_check" in name}
     period_s = values["RAY_health_check_period_ms"] / 1000
     timeout_s = values["RAY_health_check_timeout_ms"] / 1000
     failures = values["RAY_health_check_failure_threshold"]
