@@ -179,7 +179,7 @@ def _cancel(record: Record, status: ClusterStatus, job: Job, around: Surrounding
             # Of a job Slurm gives TERM, and KILL after KillWait; of a step KILL at once, and no node clears
             # itself.  So TERM first.
             around.cancel(job.id, around.env, step=step, extra=("--signal=TERM",))
-            if _await_slurm(record, job, around, TERM_S * 1.5):
+            if _await_slurm(record, job, around, TERM_S * 1.5, head_too=True):
                 return Outcome.FORCED
         around.cancel(job.id, around.env, step=step)
     except RayclusterError as error:  # it may just have ended
@@ -190,12 +190,18 @@ def _cancel(record: Record, status: ClusterStatus, job: Job, around: Surrounding
     return Outcome.FAILED
 
 
-def _await_slurm(record: Record, job: Job, around: Surroundings, wait_s: float) -> bool:
-    """Until the record tells of the end, or Slurm knows the job no more; whether it came to that."""
+def _await_slurm(
+    record: Record, job: Job, around: Surroundings, wait_s: float, *, head_too: bool = False
+) -> bool:
+    """Until the record tells of the end, or Slurm knows the job no more; whether it came to that.
+
+    ``head_too``: the head's node must have said good-bye as well.
+    """
     began = asked = around.clock()
     while around.clock() - began < wait_s:
         status = read_cluster(record, None, events=0)
-        if status.is_over and status.phase is not ClusterPhase.LOST and _workers_are_gone(record):
+        told = status.is_over and status.phase is not ClusterPhase.LOST
+        if told and _are_gone(record, head_too=head_too):
             around.say(f"{status.title} ended after scancel")
             return True
         if around.clock() - asked > 3.0:
@@ -210,9 +216,11 @@ def _await_slurm(record: Record, job: Job, around: Surroundings, wait_s: float) 
     return False
 
 
-def _workers_are_gone(record: Record) -> bool:
+def _are_gone(record: Record, *, head_too: bool = False) -> bool:
+    """Whether all workers have said good-bye, and the head's node."""
     final = (NodePhase.GONE.value, NodePhase.FAILED.value)
-    return all(word.phase in final for word in record.read_nodes().values() if word.role != Role.HEAD.value)
+    words = record.read_nodes().values()
+    return all(word.phase in final for word in words if head_too or word.role != Role.HEAD.value)
 
 
 def end_here(record: Record, around: Surroundings) -> Outcome:
@@ -263,7 +271,7 @@ def _from_within(record: Record, head: HeadInfo, job: Job, around: Surroundings)
     until = around.clock() + GONE_S
     while done.returncode == 0 and around.clock() < until:
         # The workers see within a second that the head's GCS has gone.
-        if _workers_are_gone(record):
+        if _are_gone(record, head_too=True):
             return True
         around.sleep(POLL_S)
     return False
