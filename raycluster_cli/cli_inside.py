@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .cli_look import JOB, STATE_DIR, state_dir
+from .cli_look import JOB, STATE_DIR, await_record, state_dir
 from .completion import complete_component, complete_job, complete_node
 from .errors import RayclusterError, UsageError
 
@@ -75,7 +75,7 @@ def logs(
     where = state_dir(directory, env)
     if component and component not in core.COMPONENTS:
         raise UsageError(f"--component is {component!r}; it must be one of {', '.join(core.COMPONENTS)}.")
-    record = find_record(where, job, env)
+    record = await_record(job, where, env, once=not follow) if job else find_record(where, job, env)
 
     def is_over() -> bool:
         return record.read_end() is not None and not _has_live_nodes(record)
@@ -335,9 +335,8 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
 
 def _running(job: str, directory: str, env: Mapping[str, str]) -> Record:
     from .inside import live_head
-    from .reader import find_record
 
-    record = find_record(state_dir(directory, env), job, env)
+    record = await_record(job, state_dir(directory, env), env, once=True)
     live_head(record)
     if record.slurm_cluster == "local" and record.head_runs_here() is not True:
         raise RayclusterError(

@@ -139,12 +139,12 @@ def monitor(
     env = dict(os.environ)
     where = state_dir(directory, env)
     wish = screen.Wish(once, as_json, Path(prometheus_file).absolute() if prometheus_file else None)
-    record = _await_record(job, where, env, once)
+    record = await_record(job, where, env, once)
     last = screen.monitor(record, lambda: query_jobs(env), wish, env)
     sys.exit(screen.exit_code(last) if exit_status else 0)
 
 
-def _await_record(job: str, where: Path, env: Mapping[str, str], once: bool) -> Record:
+def await_record(job: str, where: Path, env: Mapping[str, str], once: bool) -> Record:
     """The record to watch; for a job that still waits in Slurm's queue, once it is there."""
     import time
 

@@ -109,8 +109,9 @@ def on_node(
         f"--jobid={record.job_id}",
         "--overlap",
         f"--nodelist={word.host}",
-        *("--nodes=1", "--ntasks=1", "--cpu-bind=none", "--mem=0", "--quiet", "--kill-on-bad-exit=0"),
-        *(["--pty"] if pty else []),
+        *("--nodes=1", "--ntasks=1", "--cpu-bind=none", "--mem=0", "--kill-on-bad-exit=0"),
+        # One Ctrl-C goes to the command; srun alone would first show its status and ask for another.
+        "--pty" if pty else "--disable-status",
         *raycluster_command(*words),
     ]
     return argv, outside_job(env)
