@@ -302,9 +302,9 @@ class NodeRun:
             if not self.hurry.is_set():
                 self.report.say(f"{name} again: ending at once")
             self.hurry.set()
-        if not self.ended.done():
-            ceiling_s = max(SIGNAL_CEILING_S, self.settings.grace + RESERVE_S)
-            asyncio.get_running_loop().call_later(ceiling_s, self.hurry.set)
+        # Also for an end that was under way: from here on Slurm counts.
+        ceiling_s = max(SIGNAL_CEILING_S, self.settings.grace + RESERVE_S)
+        asyncio.get_running_loop().call_later(ceiling_s, self.hurry.set)
         self.end_with(End(128 + number, f"ended by {name}", reason="signal", culprit=self.context.host))
 
     def died(self, child: Child, code: int) -> None:
