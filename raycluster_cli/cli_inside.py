@@ -70,12 +70,21 @@ def logs(
     """
     from . import logs as core
     from .reader import find_record
+    from .submitted import output_of
 
     env = dict(os.environ)
     where = state_dir(directory, env)
     if component and component not in core.COMPONENTS:
         raise UsageError(f"--component is {component!r}; it must be one of {', '.join(core.COMPONENTS)}.")
-    record = await_record(job, where, env, once=not follow) if job else find_record(where, job, env)
+    try:
+        record = await_record(job, where, env, once=not follow) if job else find_record(where, job, env)
+    except UsageError:
+        path = output_of(where, job) if job and component in ("", "driver", "raycluster") else ""
+        if not path or not os.path.exists(path):
+            raise
+        # Submitted, and ended (or not yet there) before raycluster had written anything.
+        _show([core.Source(Path(path), component)], lines, follow, lambda: _job_is_over(job, env))
+        return
 
     def is_over() -> bool:
         return record.read_end() is not None and not _has_live_nodes(record)
@@ -103,6 +112,13 @@ def _show(sources: list[Source], lines: int, follow: bool, is_over: object) -> N
         sys.exit(130)
     except OSError as error:
         raise RayclusterError(f"{error.filename} cannot be read: {error.strerror}.") from error
+
+
+def _job_is_over(job: str, env: Mapping[str, str]) -> bool:
+    from .follow import job_state
+
+    state = job_state(job, env)
+    return state is None or state.has_ended
 
 
 def _has_live_nodes(record: Record) -> bool:
