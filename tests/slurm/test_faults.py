@@ -491,9 +491,19 @@ def test_one_task_is_cancelled(slurm: Slurm) -> None:
 @chaos
 def test_step_is_cancelled(slurm: Slurm) -> None:
     cluster = Cluster.start(slurm, wrap="").driving()
-    cluster.bed.run("login", ["scancel", f"{cluster.job.id}.0"], check=True)
+    cluster.bed.run("login", ["scancel", "--signal=TERM", f"{cluster.job.id}.0"], check=True)
     cluster.job.wait()
     assert cluster.wait_end()["exit_code"] == 143
+    slurm.assert_nothing_left()
+
+
+def test_what_sigkill_everywhere_leaves_is_cleared_by_the_next_start(slurm: Slurm) -> None:
+    """A plain scancel of a step is a SIGKILL for all of its processes: nobody can clear anything then."""
+    cluster = Cluster.start(slurm, wrap="").driving()
+    cluster.bed.run("login", ["scancel", f"{cluster.job.id}.0"], check=True)
+    cluster.job.wait()
+    again = Cluster.start(slurm, "time.sleep(1)")
+    assert again.job.wait().exit_code == 0, again.job.output()
     slurm.assert_nothing_left()
 
 
@@ -550,7 +560,7 @@ def test_driver_is_told_before_the_time_limit(slurm: Slurm) -> None:
         signal.signal(signal.SIGTERM, save)
         time.sleep(600)
     """
-    cluster = Cluster.start(slurm, textwrap.dedent(text), options="--stop-before 48", sbatch=("--time=1",))
+    cluster = Cluster.start(slurm, textwrap.dedent(text), options="--stop-before 30", sbatch=("--time=1",))
     assert cluster.job.wait().state == "COMPLETED", cluster.job.output()
     assert "SAVED 3" in cluster.job.output()
     assert cluster.end["reason"] == "time-limit"
@@ -570,7 +580,7 @@ def test_requeued_job_starts_afresh(slurm: Slurm) -> None:
     cluster = Cluster.start(
         slurm,
         textwrap.dedent(text),
-        options="--stop-before 45 --requeue-on-preempt",
+        options="--stop-before 30 --requeue-on-preempt",
         sbatch=("--time=1", "--requeue", "--open-mode=append"),
     )
     cluster.job.wait_for("FIRST RUN")
