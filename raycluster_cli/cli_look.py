@@ -41,6 +41,23 @@ def state_dir(given: str, env: Mapping[str, str]) -> Path:
     return Path(env.get("HOME") or os.path.expanduser("~")) / ".raycluster"
 
 
+def ask_slurm(env: Mapping[str, str]) -> dict[str, Job] | None:
+    """My jobs, as Slurm has them; says on a terminal what it waits for when that takes long."""
+    import threading
+
+    from .slurm_jobs import SQUEUE_TIMEOUT_S, query_jobs
+
+    text = f"raycluster: waiting for squeue, up to {SQUEUE_TIMEOUT_S:g} s"
+    timer = threading.Timer(2.0, print, [text], {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    if sys.stderr.isatty():
+        timer.start()
+    try:
+        return query_jobs(env)
+    finally:
+        timer.cancel()
+
+
 def status(
     job: str = JOB,
     as_json: bool = typer.Option(False, "--json", help="For programs; docs/json.md says what is what."),
@@ -65,14 +82,13 @@ def status(
     from .monitor import glyphs_of, make_console, print_lines
     from .reader import find_record, read_all, read_cluster
     from .screen import cluster_lines, facts, report
-    from .slurm_jobs import query_jobs
     from .status_json import cluster_json, list_json
 
     env = dict(os.environ)
     where = state_dir(directory, env)
     console = make_console(env)
     glyphs = glyphs_of(console)
-    jobs = query_jobs(env)
+    jobs = ask_slurm(env)
     if not job and not timing:
         clusters = [*_without_record(where, jobs), *read_all(where, jobs, limit=10**9 if all_ else 20)]
         if as_json:

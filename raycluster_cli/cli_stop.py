@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .cli_look import STATE_DIR, state_dir
+from .cli_look import STATE_DIR, ask_slurm, state_dir
 from .completion import complete_job
 from .errors import ExitCode, RayclusterError, UsageError
 
@@ -65,7 +65,7 @@ def stop(
     env = dict(os.environ)
     where = state_dir(directory, env)
     screen = _Progress()
-    around = Surroundings(env, say=screen.say, progress=screen.show)
+    around = Surroundings(env, say=screen.say, progress=screen.show, query=lambda: ask_slurm(env))
     if timeout < 0:
         raise UsageError(f"--timeout is {timeout:g}; it must be a number of seconds, 0 or more.")
     if here:
