@@ -36,9 +36,12 @@ def doctor(
 
     Exit codes: 0; 1 when something will fail; 2 usage.
 
-    Examples:  raycluster doctor  |  salloc -N 4 raycluster doctor  |  srun -N 4 raycluster doctor --json
-
-    In a batch script, to give the nodes back before an hour is lost:  raycluster doctor || exit 1
+    \b
+    Examples:
+      raycluster doctor
+      salloc -N 4 raycluster doctor
+      srun -N 4 raycluster doctor --json
+      raycluster doctor || exit 1     in a batch script, before an hour is lost
     """
     import time
 

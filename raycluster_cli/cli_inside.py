@@ -66,7 +66,10 @@ def logs(
 
     Exit codes: 0; 1 what was asked for is not there (a line says why); 2 no such cluster or node.
 
-    Examples:  raycluster logs 4711 --follow  |  raycluster logs 4711 -c raylet -n gpu07 --lines 200
+    \b
+    Examples:
+      raycluster logs 4711 --follow
+      raycluster logs 4711 -c raylet -n gpu07 --lines 200
     """
     from . import logs as core
     from .reader import find_record
@@ -192,7 +195,10 @@ def attach(
     `ray status` work at once. By srun in the job (no ssh is needed); on this machine for `run --local`.
     The shell takes no CPUs from the cluster, ends with the job, and its exit code is passed on.
 
-    Examples:  raycluster attach 4711  |  raycluster attach 4711 --node gpu07
+    \b
+    Examples:
+      raycluster attach 4711
+      raycluster attach 4711 --node gpu07
     """
     from .inside import choose_live_node, enter
 
@@ -210,7 +216,11 @@ def execute(
     """Run a command on a node, inside a cluster's job.
 
     It sees the cluster as the driver does; its exit code is passed on.
-    Examples:  raycluster exec 4711 -- ray status  |  raycluster exec 4711 -n gpu07 -- nvidia-smi
+
+    \b
+    Examples:
+      raycluster exec 4711 -- ray status
+      raycluster exec 4711 -n gpu07 -- nvidia-smi
     """
     from .inside import choose_live_node, enter
 
@@ -244,7 +254,10 @@ def dashboard(
     The dashboard listens on the loopback of the head's node, and asks for the cluster's token. It is
     started only when it was asked for (--dashboard), beside the driver, and needs ray[default].
 
-    Examples:  raycluster dashboard 4711  |  raycluster dashboard 4711 --open --port 9000
+    \b
+    Examples:
+      raycluster dashboard 4711
+      raycluster dashboard 4711 --open --port 9000
     """
     import shlex
 
@@ -312,9 +325,10 @@ def submit_job(
     streamed; the exit code is Ray's, 1 when the program failed. Without a dashboard, and with the
     program's own exit code: raycluster exec JOB -- COMMAND.
 
-    Examples:  raycluster submit-job 4711 -- python evaluate.py
-
-               raycluster submit-job 4711 --no-wait --working-dir . -- python evaluate.py
+    \b
+    Examples:
+      raycluster submit-job 4711 -- python evaluate.py
+      raycluster submit-job 4711 --no-wait --working-dir . -- python evaluate.py
     """
     from .inside import choose_live_node, enter, live_head
 

@@ -54,9 +54,11 @@ def submit(
     Options of `raycluster run` are kept for it, all others but these go to sbatch as they are.
     The Python that runs this command is the job's.
 
-    Example: raycluster submit -N 4 --time 2:00:00 --gpus-per-node 8 -- python train.py
-
-    Example: raycluster submit -N 2 -p debug --exclusive --dry-run -- python -c 'import ray; ray.init()'
+    \b
+    Examples:
+      raycluster submit -N 4 --time 2:00:00 --gpus-per-node 8 -- python train.py
+      raycluster submit -N 2 -p debug --exclusive --follow -- ./driver.sh 'two words'
+      raycluster submit -N 2 --dry-run -- python train.py
 
     Exit codes: 0 submitted; 2 refused; with --follow and --wait the job's own (its driver's), 128+N for a
     signal, 143 for the time limit; 130 after Ctrl-C: the job goes on.
@@ -110,7 +112,8 @@ def submit(
 
 def register(app: typer.Typer, with_settings: Callable[[str], Callable[..., Any]]) -> None:
     """Add the command."""
-    app.command(cls=SubmitCommand, epilog=_EPILOG)(with_settings("submit")(submit))
+    usage = "[OPTIONS] [OPTIONS OF SBATCH] -- DRIVER [ARGS]..."
+    app.command(cls=SubmitCommand, epilog=_EPILOG, options_metavar=usage)(with_settings("submit")(submit))
 
 
 def _run_options(own: tuple[str, ...]) -> list[str]:
