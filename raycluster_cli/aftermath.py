@@ -14,7 +14,7 @@ from pathlib import Path
 from .cgroups import oom_kills
 from .errors import RayclusterError
 from .evidence import copy_logs
-from .node_root import sweep_root
+from .node_root import sweep_root, sweep_stale
 from .record import EndWord, Record
 from .status import NodePhase, Role
 
@@ -32,6 +32,8 @@ def record_killed_supervisor(notes: Mapping[str, str], message: str, exit_code: 
     if root is not None:
         with contextlib.suppress(OSError):
             sweep_root(root)
+            # `run --local`: its workers were children of the killed one, and their keepers are ended too.
+            sweep_stale({}, only_bases=[root.parent])
 
 
 def _write_words(record: Record, notes: Mapping[str, str], message: str, exit_code: int) -> None:

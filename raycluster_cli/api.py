@@ -18,9 +18,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from .companion_boot import raycluster_command
 from .errors import (
@@ -33,7 +36,10 @@ from .errors import (
 )
 from .lifecycle import ParentLink
 
+T = TypeVar("T")
+
 WORKER_CHECK_INTERVAL_S = 2.0
+ENDED_POLL_S = 0.25
 STOP_TIMEOUT_S = 30.0
 
 
@@ -63,12 +69,14 @@ def calculate_object_store_memory() -> int:
 async def init_ray_master(master_port: int, expected_workers: int) -> None:
     """Start the head here, wait for ``expected_workers`` workers (nodes besides the head), connect.
 
+    In a Slurm step of N nodes, N workers cannot be meant: then the caller counts the head too, as
+    datatrove does, and N - 1 are waited for.
+
     Returns with this process connected to the cluster (``ray.init``).  Raises HeadStartError,
     WorkersMissingError or UsageError; nothing is left running then.
     """
-    node = await _start(
-        ["head", "--master-port", str(master_port), "--expected-workers", str(expected_workers)]
-    )
+    workers = _besides_the_head(expected_workers)
+    node = await _start(["head", "--master-port", str(master_port), "--expected-workers", str(workers)])
     try:
         import ray
 
@@ -127,21 +135,74 @@ async def monitor_ray_cluster_health(check_interval: float = 30.0) -> None:
 
 
 async def monitor_ray_workers(expected_workers: int) -> None:
-    """Watch the number of workers; raise ClusterUnhealthyError when it drops below ``expected_workers``."""
+    """Watch the number of workers; raise ClusterUnhealthyError when it drops below ``expected_workers``.
+
+    Counted as in :func:`init_ray_master`.
+    """
     import ray
 
+    needed = _besides_the_head(expected_workers)
     while True:
         try:
-            nodes: list[dict[str, Any]] = await asyncio.to_thread(ray.nodes)
+            nodes: list[dict[str, Any]] = await _unless_it_ends(ray.nodes)
+        except ClusterUnhealthyError:
+            raise
         except Exception as error:
             raise ClusterUnhealthyError(f"the workers could not be counted: {error}") from error
         alive = sum(1 for node in nodes if node["Alive"]) - 1
-        if alive < expected_workers:
+        if alive < needed:
             lost = ", ".join(str(node["NodeName"]) for node in nodes if not node["Alive"]) or "unknown"
             raise ClusterUnhealthyError(
-                f"{alive} workers are alive, {expected_workers} are needed; lost: {lost}.",
+                f"{alive} workers are alive, {needed} are needed; lost: {lost}.",
             )
-        await asyncio.sleep(WORKER_CHECK_INTERVAL_S)
+        await _unless_it_ends(partial(time.sleep, WORKER_CHECK_INTERVAL_S))
+
+
+async def _unless_it_ends(call: Callable[[], T]) -> T:
+    """The result of a call that blocks; ClusterUnhealthyError when this node's raycluster ends meanwhile.
+
+    Ray's calls block for a minute when the GCS is gone.  So the call has a thread of its own, which
+    nobody waits for (asyncio.run would wait for one of the loop's executor).
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def work() -> None:
+        try:
+            done = partial(_settle, future, call(), None)
+        except BaseException as error:
+            done = partial(_settle, future, None, error)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(done)
+
+    threading.Thread(target=work, daemon=True, name="raycluster").start()
+    while True:
+        with contextlib.suppress(asyncio.TimeoutError):
+            return await asyncio.wait_for(asyncio.shield(future), ENDED_POLL_S)
+        if _node is not None and _node.process.poll() is not None:
+            raise ClusterUnhealthyError(f"the cluster has ended: {_last_word(_node)}")
+
+
+def _settle(future: asyncio.Future[T], result: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
+def _last_word(node: _Node) -> str:
+    """What the child said of its end, else its code."""
+    text = b""
+    with contextlib.suppress(OSError):
+        while chunk := node.link.recv(65536):
+            text += chunk
+    for line in reversed(text.splitlines()):
+        with contextlib.suppress(ValueError):
+            if message := json.loads(line).get("message"):
+                return str(message)
+    return f"raycluster ended with code {node.process.returncode}"
 
 
 def cleanup_ray() -> None:
@@ -161,6 +222,15 @@ def cleanup_ray() -> None:
             node.process.kill()  # the keeper; its supervisor sees that and ends all
             node.process.wait(STOP_TIMEOUT_S)
         node.link.close()
+
+
+def _besides_the_head(expected_workers: int) -> int:
+    """The number of workers without the head, also where the caller counts all nodes of its step."""
+    from .slurm import Allocation
+
+    allocation = Allocation.from_environ(dict(os.environ))
+    nodes = (allocation.step_nodes or allocation.job_nodes) if allocation else ()
+    return expected_workers - 1 if nodes and expected_workers == len(nodes) else expected_workers
 
 
 async def _start(arguments: list[str]) -> _Node:

@@ -1,0 +1,144 @@
+"""`raycluster run --local` with a real Ray: its codes, its signals, and nothing left whoever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from raycluster_cli.proctree import read_stat
+from tests.ray.local import NODES, START_S, Local, local
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def place() -> Iterator[Local]:
+    with local() as found:
+        yield found
+
+
+def driver(code: int = 0, sleep_s: float = 0) -> tuple[str, ...]:
+    return (sys.executable, "-c", NODES, str(code), str(sleep_s))
+
+
+def test_three_nodes_and_the_drivers_code(place: Local) -> None:
+    assert place.start(2, *driver(7)).wait(START_S) == 7, place.output
+    assert "NODES head worker-1 worker-2\n" in place.output
+    assert len(place.output) < 4096
+    place.assert_nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+)
+def test_a_signal_while_the_driver_runs(place: Local, number: signal.Signals, code: int) -> None:
+    run = place.start(1, *driver(0, 600))
+    place.wait_for("NODES", run)
+    run.send_signal(number)
+    assert run.wait(30) == code, place.output
+    place.assert_nothing_left()
+
+
+@pytest.mark.parametrize("after_s", [0.1, 0.6, 1.5])
+def test_a_signal_before_the_cluster_is_ready(place: Local, after_s: float) -> None:
+    run = place.start(1, *driver(0, 600))
+    time.sleep(after_s)
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(30) == 143, place.output
+    place.assert_nothing_left()
+
+
+STUBBORN = """
+import signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+print("UP", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_second_signal_ends_a_driver_that_ignores_the_first(place: Local) -> None:
+    run = place.start(0, sys.executable, "-c", STUBBORN, options=("--grace", "300"))
+    place.wait_for("\nUP\n", run)
+    run.send_signal(signal.SIGINT)
+    time.sleep(1.5)
+    assert run.poll() is None
+    run.send_signal(signal.SIGINT)
+    assert run.wait(30) == 130, place.output
+    assert "SIGINT again" in place.output
+    place.assert_nothing_left()
+
+
+ORPHANS = """
+import os, subprocess, sys, ray
+ray.init(logging_level="ERROR")
+@ray.remote
+class Parent:
+    def start(self):
+        return subprocess.Popen(["/bin/sleep", "600"], start_new_session=True, env={}).pid
+parent = Parent.remote()
+child = ray.get(parent.start.remote())
+if os.fork() == 0:
+    os.setsid()
+    daemon = os.fork()
+    if daemon == 0:
+        os.closerange(0, 3)
+        os.execve("/bin/sleep", ["sleep", "600"], {})
+    print("PIDS", child, daemon, flush=True)
+    os._exit(0)
+os.wait()
+os._exit(5)
+"""
+
+
+def test_daemons_of_the_driver_and_children_of_actors_end_too(place: Local) -> None:
+    run = place.start(1, sys.executable, "-c", ORPHANS)
+    assert run.wait(START_S) == 5, place.output
+    words = next(line for line in place.output.splitlines() if line.startswith("PIDS")).split()
+    for pid in map(int, words[1:]):
+        stat = read_stat(pid)
+        assert stat is None or stat.name != "sleep" or stat.state in "ZX"
+    place.assert_nothing_left()
+
+
+def killed(place: Local, *who: str) -> tuple[int, str]:
+    """Starts a cluster, kills with SIGKILL, and gives its code once it has ended."""
+    run = place.start(1, *driver(0, 600))
+    place.wait_for("NODES", run)
+    pids = place.node_pids()
+    stats = {name: read_stat(pid) for name, pid in pids.items()}
+    for one in who:
+        node, _, part = one.partition(" ")
+        stat = stats[node]
+        assert stat is not None
+        os.kill(stat.parent if part == "keeper" else stat.pid, signal.SIGKILL)
+    return run.wait(60), place.output
+
+
+@pytest.mark.parametrize(
+    ("who", "codes"),
+    [
+        ("head supervisor", (137,)),
+        ("worker-1 supervisor", (5,)),
+        ("head keeper", (-9,)),
+        ("worker-1 keeper", (5,)),
+    ],
+)
+def test_kill_9_of_one_of_them_leaves_nothing(place: Local, who: str, codes: tuple[int, ...]) -> None:
+    code, output = killed(place, who)
+    assert code in codes, output
+    place.assert_nothing_left()
+
+
+def test_kill_9_of_all_of_them_is_cleared_by_the_next_start(place: Local) -> None:
+    everybody = ("head keeper", "head supervisor", "worker-1 keeper", "worker-1 supervisor")
+    code, _ = killed(place, *everybody)
+    assert code == -9
+    assert any("raylet" in line for line in place.left())
+    assert place.start(0, *driver(3)).wait(START_S) == 3, place.output
+    assert place.output.count("raycluster: cleared ") >= 1
+    assert "processes ended" in place.output
+    wait_until(lambda: not place.left(), timeout_s=10, what="nothing left behind")
