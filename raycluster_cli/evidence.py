@@ -43,7 +43,7 @@ _FIRST = (
 async def keep_evidence(run: HeadRun | WorkerRun, end: End) -> None:
     """Copy this node's logs to the record when --keep-logs says so."""
     keep = run.settings.keep_logs
-    failed = end.code != 0 and end.reason != "stop"
+    failed = end.reason == "raylet-lost" or (end.code != 0 and end.reason != "stop")
     if run.record is None or keep == "never" or (keep == "on-failure" and not failed):
         return
     record, host, source = run.record, run.context.host, run.node.root.path

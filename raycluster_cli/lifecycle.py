@@ -256,7 +256,9 @@ class NodeRun:
         self.word.phase(NodePhase.STOPPING, end.message)
         end = await self.shutdown(end)
         self._parent.tell(event="ended", code=end.code, message=end.message)
-        failed = end.code != ExitCode.OK and end.reason not in ("driver", "signal", "stop")
+        failed = end.reason == "raylet-lost" or (
+            end.code != ExitCode.OK and end.reason not in ("driver", "signal", "stop")
+        )
         self.word.phase(
             NodePhase.FAILED if failed else NodePhase.GONE,
             end.message,

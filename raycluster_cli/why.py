@@ -343,7 +343,8 @@ def _node_lines(post: PostMortem) -> Iterator[str]:
     ended = post.end is not None
 
     def bad(node: NodeEnd) -> bool:
-        return bool(node.exit_code) or (ended and node.silent) or bool(node.oom_kills)
+        failed = bool(node.exit_code) or node.phase == NodePhase.FAILED.value
+        return failed or (ended and node.silent) or bool(node.oom_kills)
 
     troubled = [node for node in post.nodes if bad(node)]
     for node in sorted(troubled, key=lambda node: (node.role != Role.HEAD.value, node.host))[:12]:

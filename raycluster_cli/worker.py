@@ -544,10 +544,14 @@ class WorkerRun(NodeRun):
         log = self.node.log_of("raylet")
         if final:
             tried = f" after {count(self._restarts, 'restart')}" if self._restarts else ""
-            return End(
-                ExitCode.UNHEALTHY, text + tried, reason="raylet-lost", culprit=self.context.host, log=log
-            )
+            return self._raylet_lost(text + tried, log)
         return await self._restart(text, log)
+
+    def _raylet_lost(self, text: str, log: str) -> End:
+        """This node is out.  Where the policy goes on without it the head's code is the job's, not ours."""
+        fail = parse_worker_loss(self._policy()).kind == "fail"
+        code = ExitCode.UNHEALTHY if fail else ExitCode.OK
+        return End(code, text, reason="raylet-lost", culprit=self.context.host, log=log)
 
     async def _restart(self, text: str, log: str) -> End | None:
         """Start Ray again on this node; an end only when that does not work."""
@@ -567,13 +571,7 @@ class WorkerRun(NodeRun):
             ended = await self._reason(0.3)
             if ended is not None:
                 return _end_of(ended)
-            return End(
-                ExitCode.UNHEALTHY,
-                f"{text}, and did not start again: {failed}",
-                reason="raylet-lost",
-                culprit=self.context.host,
-                log=failed.log or log,
-            )
+            return self._raylet_lost(f"{text}, and did not start again: {failed}", failed.log or log)
         self.word.phase(
             NodePhase.JOINED,
             f"started again after {text}",
@@ -604,7 +602,7 @@ class WorkerRun(NodeRun):
         if hasattr(self, "node"):
             await quietly(self.report, "keeping logs", keep_evidence(self, end))
             await quietly(self.report, "ending Ray", self.node.stop(self.hurry))
-        if not end.on_purpose and end.reason not in ("error", "signal"):
+        if end.reason == "raylet-lost" or (not end.on_purpose and end.reason not in ("error", "signal")):
             self.report.say(f"{end.message}; exit code {int(end.code)}")
         return end
 
