@@ -73,7 +73,7 @@ class Pace:
     """How often a worker looks for its head: often at first, and the more seldom the more of them there are.
 
     A knock costs the head's kernel some 20 microseconds, a look some four opens on a file server.  At 1,000
-    workers that is 2,000 knocks and 2,000 opens a second at most (benchmarks/scale.py counts them).
+    workers that is some 2,000 knocks and 500 looks a second, more in the first (benchmarks/scale.py counts).
     """
 
     knock_s: float
