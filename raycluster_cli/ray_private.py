@@ -674,6 +674,7 @@ def _end(processes: list[Any]) -> None:
 # ---------------------------------------------------------------- the public way
 
 
+_PLAN = "RAYCLUSTER_PLAN"  # for start_hook, which takes it out of the environment of what `ray start` starts
 _RAY = "import sys; sys.path = [part for part in sys.path if part]; import ray.scripts.scripts as s; s.main()"
 
 
@@ -682,9 +683,7 @@ def _start_by_command(plan: NodePlan, report: Report, clock: _Phases) -> dict[st
         probe(plan.gcs_address)
     env = dict(os.environ)
     env.setdefault("RAY_START_HOOK", "raycluster_cli.ray_private.start_hook")
-    if not plan.client_server:
-        env["RAYCLUSTER_NO_CLIENT_SERVER"] = "1"
-    env["RAYCLUSTER_TEMP_DIR"] = plan.temp_dir
+    env[_PLAN] = json.dumps(plan.as_json())
     # The hook's module must be found also where raycluster runs from a checkout.
     package = str(Path(__file__).resolve().parents[1])
     if package not in site.getsitepackages():
@@ -768,11 +767,27 @@ def daemons_of(temp_dir: str) -> list[dict[str, Any]]:
 def start_hook(parameters: Any, head: bool) -> None:
     """Called inside `ray start` (RAY_START_HOOK): what its options cannot say."""
     with contextlib.suppress(Exception):
-        if os.environ.get("RAYCLUSTER_NO_CLIENT_SERVER"):
+        plan = NodePlan.from_json(json.loads(os.environ.pop(_PLAN)))
+        if not plan.client_server:
             parameters.ray_client_server_port = None
         if not head and parameters.temp_dir is None:
             # Before 2.55 a worker's --temp-dir is ignored in favour of the head's path, on another machine.
-            parameters.temp_dir = os.environ["RAYCLUSTER_TEMP_DIR"]
+            parameters.temp_dir = plan.temp_dir
+        if _release(RAY_VERSION) in TRIED:
+            _tell_raylets_their_ports(plan)
+
+
+def _tell_raylets_their_ports(plan: NodePlan) -> None:
+    """As in the quick way; else a raylet aborts when its agents take more than 15 s to be imported."""
+    original = ray_services.start_ray_process
+
+    def start_ray_process(command: list[str], process_type: str, *args: Any, **kwargs: Any) -> Any:
+        if process_type == "raylet":
+            with contextlib.suppress(Exception):
+                command = raylet_command(command, plan)
+        return original(command, process_type, *args, **kwargs)
+
+    ray_services.start_ray_process = start_ray_process
 
 
 # ---------------------------------------------------------------- beside the driver

@@ -416,6 +416,7 @@ _TEXTS: tuple[tuple[str, FailureKind, str], ...] = (
     ("Too many open files", "ray", "The limit of open files (ulimit -n) is reached."),
     ("ermission denied", "ray", "A file or directory may not be used."),
     ("Timed out while waiting for GCS", "timed out", "The GCS did not answer in time."),
+    ("timed out during startup", "timed out", "The raylet did not register with the GCS in time."),
 )
 
 
