@@ -203,6 +203,18 @@ def variable_name(field_name: str) -> str:
     return PREFIX + field_name.upper()
 
 
+def option_words(field_name: str, value: Any) -> list[str]:
+    """The words that give a setting on a command line; none for one that is left to be worked out.
+
+    >>> option_words("num_cpus", 2), option_words("auth", False), option_words("name", "")
+    (['--num-cpus=2'], ['--no-auth'], [])
+    """
+    option = option_name(field_name)
+    if isinstance(value, bool):
+        return [option if value else f"--no-{option[2:]}"]
+    return [] if value is None or value == "" else [f"{option}={value}"]
+
+
 def settings_of(command: str) -> Iterator[Any]:
     """The dataclass fields that a command takes, in the table's order."""
     for one in fields(Settings):

@@ -559,9 +559,12 @@ class HeadRun(NodeRun):
         name = str(node["name"])
         word = await self._last_word_of(name)
         death = node.get("death") or {}
-        why = (
-            (word.message if word else "") or death.get("message") or death.get("reason") or "no reason given"
-        )
+        deaths = word.extra.get("deaths") if word else None
+        if deaths:
+            why = f"its {deaths[-1]['name']} {describe_code(deaths[-1]['code'])}"
+        else:
+            said = word.message if word else ""
+            why = said or death.get("message") or death.get("reason") or "no reason given"
         text = f"worker {name} ({node['ip']}) is lost: {why}"
         driving = self.word.now.phase in (NodePhase.READY.value, NodePhase.DRIVING.value)
         if self.loss.kind == "fail" and (driving or self.quorum == self.expected):

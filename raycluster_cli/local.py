@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from .companion_boot import raycluster_command
-from .config import Settings
+from .config import Settings, option_words, settings_of
 from .head import HeadRun
 from .host import read_host
 from .keeper import Keeper
@@ -28,7 +29,8 @@ from .warm import WarmCompanion
 #: machine's outer address (ray._private.services.resolve_ip_for_localhost).
 LOOPBACK = "127.82.67.1"
 
-#: How long workers get to end by themselves once the cluster has ended.
+#: How long workers get to end by themselves once the cluster has ended, and then when they are told to.
+WORKER_LEAVE_S = 0.3
 WORKER_END_S = 5.0
 
 
@@ -93,25 +95,12 @@ class LocalRun(HeadRun):
     def _spawn_worker(self, number: int) -> Child:
         settings, context = self.settings, self.context
         name = f"worker-{number}"
+        told = {"master_ip": LOOPBACK, "master_port": None, "state_dir": str(context.state_dir)}
         arguments = [
-            *("--master-ip", LOOPBACK),
-            *("--state-dir", str(context.state_dir)),
-            *("--timeout", str(settings.timeout)),
-            *("--num-cpus", str(settings.num_cpus)),
-            *("--num-gpus", str(settings.num_gpus)),
-            *("--memory", settings.memory),
-            *("--object-store-memory", settings.object_store_memory),
-            *("--quick", settings.quick),
-            *("--on-worker-loss", settings.on_worker_loss),
-            "--log-monitor" if settings.log_monitor else "--no-log-monitor",
-            "--auth" if settings.auth else "--no-auth",
-            "--tls" if settings.tls else "--no-tls",
-            "--scrub-env" if settings.scrub_env else "--no-scrub-env",
+            word
+            for one in settings_of("worker")
+            for word in option_words(one.name, told.get(one.name, getattr(settings, one.name)))
         ]
-        if settings.name:
-            arguments += ["--name", settings.name]
-        if settings.temp_dir:
-            arguments += ["--temp-dir", settings.temp_dir]
         return self.reaper.spawn(
             raycluster_command("worker", *arguments),
             name,
@@ -124,7 +113,12 @@ class LocalRun(HeadRun):
         )
 
     async def after_drain(self) -> None:
-        """The workers end by themselves: let them, so that they clear their own directories."""
-        left = [worker.exited for worker in self.workers if worker.running]
-        if left:
-            await asyncio.wait(left, timeout=WORKER_END_S)
+        """See the workers end, so that they clear their own directories; a busy one is told to."""
+        for wait_s in (WORKER_LEAVE_S, WORKER_END_S):
+            left = [worker for worker in self.workers if worker.running]
+            if not left:
+                return
+            if wait_s == WORKER_END_S:
+                for worker in left:
+                    worker.send(signal.SIGTERM)
+            await asyncio.wait([worker.exited for worker in left], timeout=wait_s)
