@@ -72,11 +72,11 @@ exit $code
     submitted = bed.run(LOGIN, ["sbatch", "--parsable", *options], stdin=script, check=True)
     job = submitted.stdout.strip()
     try:
-        begun = _stamp(here / "begun")
-        first = _stamp(here / "first")
+        begun = _stamp(here / "begun", bed, job)
+        first = _stamp(here / "first", bed, job)
         time.sleep(DRIVER_S / 2)
         own = list(raycluster_processes(host_inits(bed))) if "raycluster" in way.name else []
-        last = _stamp(here / "last")
+        last = _stamp(here / "last", bed, job)
         free = _until_free(bed, job)
     except TimeoutError as error:
         bed.run(LOGIN, ["scancel", job])
@@ -109,17 +109,28 @@ def host_inits(bed: Bed) -> dict[int, str]:
     return found
 
 
-def _stamp(path: Path) -> float:
-    """The time that a file tells, once it is there.  TimeoutError."""
-    _wait(path.exists, f"no {path.name}", 0.02)
+def _stamp(path: Path, bed: Bed, job: str) -> float:
+    """The time that a file tells, once it is there.  TimeoutError, also when the job ends without it."""
+    look_at = time.monotonic() + 10.0
+
+    def there() -> bool:
+        nonlocal look_at
+        if time.monotonic() > look_at:
+            look_at = time.monotonic() + 10.0
+            if _is_over(bed, job) and not path.exists():
+                raise TimeoutError(f"the job ended, and its driver has never stamped {path.name}")
+        return path.exists()
+
+    _wait(there, f"no {path.name}", 0.02)
     return float(path.read_text())
 
 
-def _until_free(bed: Bed, job: str) -> float:
-    def free() -> bool:
-        return not bed.run(LOGIN, ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]).stdout.strip()
+def _is_over(bed: Bed, job: str) -> bool:
+    return not bed.run(LOGIN, ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]).stdout.strip()
 
-    _wait(free, "the job does not end", 0.05)
+
+def _until_free(bed: Bed, job: str) -> float:
+    _wait(lambda: _is_over(bed, job), "the job does not end", 0.05)
     return time.time()
 
 
