@@ -35,8 +35,12 @@ def raycluster_command() -> list[str]:
 
 
 def _symmetric_run(driver: Sequence[str], hosts: int) -> str:
-    """`ray symmetric-run` as Ray's Slurm guide has it."""
+    """`ray symmetric-run` as Ray's Slurm guide has it.
+
+    It gives up after 30 s of waiting for nodes, too early for eight of them on two busy cores.
+    """
     return f"""
+export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=200
 nodes=($(scontrol show hostnames "$SLURM_JOB_NODELIST"))
 srun --nodes={hosts} --ntasks-per-node=1 \\
     ray symmetric-run --address "${{nodes[0]}}:6379" --min-nodes {hosts} -- {shlex.join(driver)}
