@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -133,6 +134,22 @@ def environment() -> dict[str, str]:
     }
 
 
+# Waits for a word or the end of its stdin; ends what the tests started when they were killed without a word.
+_GUARD = """
+import os, pathlib, shutil, signal, sys
+base = sys.argv[1]
+if not sys.stdin.readline():
+    for _ in range(3):
+        for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                if f"{base}/".encode() in path.read_bytes():
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+            except OSError:
+                pass
+    shutil.rmtree(base, ignore_errors=True)
+"""
+
+
 @asynccontextmanager
 async def nodes(*, token: bool = True) -> AsyncIterator[Nodes]:
     """An empty cluster; in the end not one process of it is left."""
@@ -142,6 +159,9 @@ async def nodes(*, token: bool = True) -> AsyncIterator[Nodes]:
     token_path.write_text("0123456789abcdef" * 2)
     reaper = Reaper()
     reaper.attach(asyncio.get_running_loop())
+    guard = reaper.spawn(
+        [sys.executable, "-c", _GUARD, str(base)], "guard", stdin=subprocess.PIPE, start_new_session=True
+    )
     before = {stat.pid for stat in descendants(os.getpid())}
     cluster = Nodes(base, reaper, str(token_path) if token else None)
     try:
@@ -153,6 +173,10 @@ async def nodes(*, token: bool = True) -> AsyncIterator[Nodes]:
         assert not await end_tree(os.getpid(), skip=tuple(before), grace_s=0)
         for claim in cluster.claims.values():
             claim.close()
+        assert guard.stdin is not None
+        guard.stdin.write(b"all is ended\n")
+        guard.stdin.close()
+        await guard.exited
         shutil.rmtree(base)
 
 
