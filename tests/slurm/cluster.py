@@ -159,6 +159,10 @@ class Cluster:
         """The process of a kind, waited for."""
         return wait_until(lambda: self.find(host, kind), timeout_s=30, what=f"{kind} on {host}")[0].pid
 
+    def wait_gone(self, host: str, kind: str, timeout_s: float = 30.0) -> None:
+        """Wait until a host has no process of a kind."""
+        wait_until(lambda: not self.find(host, kind), timeout_s=timeout_s, what=f"{host} without {kind}")
+
     def signal(self, host: str, kind: str, number: str = "KILL") -> None:
         """Send a signal; the time of the fault is now."""
         pid = self.pid(host, kind)

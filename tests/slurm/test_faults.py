@@ -511,21 +511,20 @@ def test_step_is_cancelled(slurm: Slurm) -> None:
     slurm.assert_nothing_left()
 
 
-def test_what_sigkill_everywhere_leaves_is_cleared_by_the_next_start(slurm: Slurm) -> None:
-    """A plain scancel of a step is a SIGKILL for all of its processes: nobody can clear anything then."""
+@pytest.mark.parametrize("how", [pytest.param("scancel", marks=chaos), "srun"])
+def test_what_sigkill_everywhere_leaves_is_cleared_by_the_next_start(slurm: Slurm, how: str) -> None:
+    """A plain scancel of a step, or srun's death: Slurm kills all processes, and nobody can clear up."""
     cluster = Cluster.start(slurm, wrap="").driving()
-    cluster.bed.run("login", ["scancel", f"{cluster.job.id}.0"], check=True)
+    if how == "scancel":
+        cluster.bed.run("login", ["scancel", f"{cluster.job.id}.0"], check=True)
+    else:
+        srun = next(one for one in cluster.processes("n1") if one.argv and one.argv[0].endswith("srun"))
+        cluster.bed.run("n1", ["kill", "-9", str(srun.pid)], check=True)
     cluster.job.wait()
+    for host in slurm.bed.spec.nodes:
+        cluster.wait_gone(host, "raylet")
     again = Cluster.start(slurm, "time.sleep(1)")
     assert again.job.wait().exit_code == 0, again.job.output()
-    slurm.assert_nothing_left()
-
-
-def test_srun_is_killed(slurm: Slurm) -> None:
-    cluster = Cluster.start(slurm, wrap="").driving()
-    srun = next(one for one in cluster.processes("n1") if one.argv and one.argv[0].endswith("srun"))
-    cluster.bed.run("n1", ["kill", "-9", str(srun.pid)], check=True)
-    cluster.job.wait()
     slurm.assert_nothing_left()
 
 
