@@ -113,6 +113,8 @@ def _show(sources: list[Source], lines: int, follow: bool, is_over: object) -> N
         show(sources, lines, follow=follow, is_over=is_over)  # type: ignore[arg-type]
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise RayclusterError(f"{error.filename} cannot be read: {error.strerror}.") from error
 
@@ -190,10 +192,10 @@ def attach(
 ) -> None:
     """Open a shell on a node, inside a cluster's job.
 
-    It sees the cluster as the driver does.
-    RAY_ADDRESS, the token's file and the job's PATH are set: `python -c 'import ray; ray.init()'` and
-    `ray status` work at once. By srun in the job (no ssh is needed); on this machine for `run --local`.
-    The shell takes no CPUs from the cluster, ends with the job, and its exit code is passed on.
+    It sees the cluster as the driver does: RAY_ADDRESS, the token's file and the job's PATH are set, and
+    a Python there is in after ray.init(). By srun in the job (no ssh is needed); on this machine for
+    `run --local`. The shell takes no CPUs from the cluster, ends with the job, and passes its code on.
+    (`ray list` and `ray memory` need --dashboard; for `ray status` take raycluster status.)
 
     \b
     Examples:
@@ -219,13 +221,13 @@ def execute(
 
     \b
     Examples:
-      raycluster exec 4711 -- ray status
+      raycluster exec 4711 -- python evaluate.py
       raycluster exec 4711 -n gpu07 -- nvidia-smi
     """
     from .inside import choose_live_node, enter
 
     if not command:
-        raise UsageError("there is no command.", "Give it after `--`: raycluster exec 4711 -- ray status.")
+        raise UsageError("there is no command.", "Give it after `--`: raycluster exec 4711 -- nvidia-smi.")
     env = dict(os.environ)
     record = _running(job, directory, env)
     enter(record, choose_live_node(record, node), command, env)

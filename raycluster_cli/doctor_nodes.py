@@ -203,6 +203,7 @@ def on_all_nodes(
     ]
     child = subprocess.Popen(
         argv,
+        # The job's own SLURM_*, as the batch scripts' srun has them: the tasks shall see what a start would.
         env={**env, **variables, VARIABLE: str(meeting)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
