@@ -27,7 +27,7 @@ from .node_root import ENV_MARK, NodeRoot, make_node_root, sweep_stale
 from .ports import PortClaim, claim_ports
 from .process import Child, Reaper, describe_code, end_tree
 from .proctree import identify
-from .ray_start import SCRUBBED, NodePlan, StartFailure, TlsFiles, client_environment
+from .ray_start import SCRUBBED, NodePlan, StartFailure, TlsFiles, client_environment, ports_for_restart, wake
 from .report import Report
 from .resources import ResourcePlan, plan_resources
 from .slurm import Allocation
@@ -131,6 +131,7 @@ class RayNode:
         self._env = dict(env)
         self._warm = warm
         self._stopping = False
+        self._resets = 0
         self._extras: asyncio.Task[None] | None = None
         self._sweep: asyncio.Task[None] | None = None
 
@@ -241,7 +242,7 @@ class RayNode:
 
     def port_map(self) -> dict[str, Any]:
         """The ports of this node by name, for the record and for Ray."""
-        return dict(self.ports.ports.as_dict()) if self.ports else {}
+        return ports_for_restart(self.ports.ports.as_dict(), self._resets) if self.ports else {}
 
     @property
     def gcs_port(self) -> int:
@@ -400,6 +401,10 @@ class RayNode:
         if self.role is Role.WORKER:
             await self._drop_companion()
 
+    def wake_agent(self) -> None:
+        """Start this node's dashboard agent, which waits until somebody wants what it tells."""
+        wake(self.plan.agent_gate)
+
     async def _drop_companion(self) -> None:
         """A worker needs its companion no longer once Ray runs: it is most of our memory."""
         companion, self.companion = self.companion, None
@@ -530,6 +535,7 @@ class RayNode:
         await self._end_processes(asyncio.Event())
         self.children.clear()
         self.started = None
+        self._resets += 1
         self._stopping = False
 
     async def stop(self, hurry: asyncio.Event) -> None:

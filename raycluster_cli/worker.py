@@ -452,6 +452,8 @@ class WorkerRun(NodeRun):
     async def main(self) -> End:
         """Watch until the cluster ends, the head is lost, or our raylet is."""
         self.node.start_extras()
+        if self.target.head is not None and self.target.head.extra.get("with_dashboard"):
+            self.node.wake_agent()
         allocation = self.context.allocation
         usage = asyncio.ensure_future(tell_usage(self, len(allocation.job_nodes) if allocation else 1))
         try:
