@@ -27,6 +27,9 @@ READ_BYTES = 128 * 1024
 #: Lines of raycluster's own programs that hold no cause: a driver's traceback ends in them too.
 LAST_LINES = 6
 
+#: The cause that a death explains away.
+SILENCE = "starved"
+
 #: A node's clock counts as wrong when it is this far from the file server's.
 SKEW_S = 5.0
 
@@ -146,7 +149,12 @@ def post_mortem(record: Record) -> PostMortem:
         end=end,
         nodes=nodes,
         deaths=tuple(deaths),
-        found=tuple(find_causes(_texts(record, end, words, culprit))),
+        found=tuple(
+            found
+            for found in find_causes(_texts(record, end, words, culprit))
+            # A node that was seen to die did not answer either: that is no second cause.
+            if not (found.cause.name == SILENCE and deaths)
+        ),
         last_lines=tuple(_last_lines(record, culprit)),
         events=tuple(record.read_events(limit=12)),
         log_dirs=tuple(str(path) for path in sorted((record.path / "logs").glob("*")) if path.is_dir()),

@@ -146,7 +146,8 @@ def test_driver_that_fails_for_a_lost_worker_is_not_the_culprit(slurm: Slurm) ->
     cluster.signal("n2", "raylet")
     assert cluster.job.wait().exit_code in (1, 5)
     assert cluster.end["culprit_host"] == "n2"
-    assert "the raylet on n2 was killed by SIGKILL" in cluster.end["message"]
+    assert "raylet" in cluster.end["message"]
+    assert "was killed by SIGKILL" in cluster.end["message"]
     slurm.assert_nothing_left()
 
 

@@ -36,7 +36,7 @@ def test_who_ended_first(record: Record) -> None:
     drained = [{"name": "raylet", "pid": 7, "code": 0, "when": NOW + 0.1}]
     record.write_node(word("n3", extra={"deaths": drained}))
     logs = record.log_dir("n2")
-    (logs / "raylet.out").write_text("first\nlast words of the raylet\n")
+    (logs / "raylet.out").write_text("health check failed\nlast words of the raylet\n")
     post = post_mortem(record)
     assert [str(death) for death in post.deaths] == ["raylet on n2 was killed by SIGKILL"]
     text = page(post)
