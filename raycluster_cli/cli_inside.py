@@ -82,11 +82,11 @@ def logs(
     try:
         record = await_record(job, where, env, once=not follow) if job else find_record(where, job, env)
     except UsageError:
-        path = output_of(where, job) if job and component in ("", "driver", "raycluster") else ""
-        if not path or not os.path.exists(path):
+        output = output_of(where, job) if job and component in ("", "driver", "raycluster") else ""
+        if not output or not os.path.exists(output):
             raise
         # Submitted, and ended (or not yet there) before raycluster had written anything.
-        _show([core.Source(Path(path), component)], lines, follow, lambda: _job_is_over(job, env))
+        _show([core.Source(Path(output), component)], lines, follow, lambda: _job_is_over(job, env))
         return
 
     def is_over() -> bool:
