@@ -58,6 +58,10 @@ def _ref_of(pid: int) -> ProcessRef:
     return identify(pid) or ProcessRef(pid, -1)
 
 
+#: Orphans whose codes are kept for somebody who asks later; those that nobody asks for must not pile up.
+REMEMBERED = 1000
+
+
 class Reaper:
     """Collects every child that ends and tells who waits for it."""
 
@@ -85,6 +89,8 @@ class Reaper:
             future = self._waiting.pop(pid, None)
             if future is None:
                 self._strangers[pid] = code
+                while len(self._strangers) > REMEMBERED:
+                    del self._strangers[next(iter(self._strangers))]  # the oldest
             elif not future.done():
                 future.set_result(code)
 
