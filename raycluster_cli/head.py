@@ -26,7 +26,7 @@ from .errors import (
 from .evidence import keep_evidence
 from .lifecycle import RESERVE_S, Context, End, NodeRun, python_version, quietly
 from .limit import job_end_time, job_output, requeue
-from .node import RayNode
+from .node import RayNode, is_loopback
 from .process import Child, describe_code, shell_code
 from .ray_start import StartFailure
 from .record import EndWord, HeadInfo, NodeWord, Record, prune
@@ -135,6 +135,7 @@ class HeadRun(NodeRun):
         self.keep(node_root=str(self.node.root.path))
         self.node.begin_import()
         self.node.token = await self._make_token()
+        self._warn_of_open_dashboard()
         self.node.measure(route_to=_another_host(context))
         self.node.claim_ports({"gcs": settings.master_port} if settings.master_port else {})
         if settings.tls:
@@ -211,6 +212,17 @@ class HeadRun(NodeRun):
             storage=self.node.root.path / "gcs" if recovers else None,
             session_name=session_name,
         )
+
+    def _warn_of_open_dashboard(self) -> None:
+        settings = self.settings
+        if settings.dashboard and not is_loopback(settings.dashboard_host):
+            key = (
+                "only the token keeps them out" if settings.auth else "and nothing keeps them out (--no-auth)"
+            )
+            self.report.warn(
+                f"--dashboard-host {settings.dashboard_host}: others reach the dashboard, which runs code as "
+                f"you; {key}. `raycluster dashboard` needs only the default, 127.0.0.1."
+            )
 
     async def _make_keys(self) -> None:
         """The cluster's authority, into the record for the workers; and this node's certificate."""

@@ -235,3 +235,18 @@ def local_address_towards(host: str) -> str | None:
         except OSError:
             continue
     return None
+
+
+def addresses_of(names: Iterable[str]) -> tuple[str, ...]:
+    """The addresses of hosts, as this node resolves them; names that mean nothing here are left out.
+
+    Blocks as long as the resolver does: for a thread.
+    """
+    found: list[str] = []
+    for name in names:
+        try:
+            places = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
+            continue
+        found += [str(place[4][0]).partition("%")[0] for place in places]
+    return tuple(dict.fromkeys(found))

@@ -22,12 +22,16 @@ from .errors import RayclusterError
 from .health import Outcome, tcp_probe
 from .host import HostFacts, is_in_memory, read_host
 from .limits import raise_limits
-from .network import NodeAddress, node_address
+from .network import NodeAddress, addresses_of, node_address
 from .node_root import ENV_MARK, NodeRoot, make_node_root, sweep_stale
 from .ports import PortClaim, claim_ports
 from .process import Child, Reaper, describe_code, end_tree
 from .proctree import identify
+<<<<<<< Updated upstream
 from .ray_start import SCRUBBED, NodePlan, StartFailure, TlsFiles, client_environment, ports_for_restart, wake
+=======
+from .ray_start import SCRUBBED, NodePlan, StartFailure, TlsFiles, client_environment, uses_proxy
+>>>>>>> Stashed changes
 from .report import Report
 from .resources import ResourcePlan, plan_resources
 from .slurm import Allocation
@@ -40,6 +44,9 @@ ESSENTIAL = ("gcs_server", "raylet")
 
 #: A raylet that is told to end takes some 50 ms and its worker processes along; one that does not is killed.
 RAYLET_GRACE_S = 1.0
+
+#: Nodes whose addresses are looked up for no_proxy, and how long that may take.
+RESOLVED_NODES, RESOLVE_S = 128, 3.0
 
 #: How long the end of a short run waits for the sweep that its start began.
 SWEEP_WAIT_S = 5.0
@@ -188,7 +195,7 @@ class RayNode:
                 network=settings.network or None,
                 route_to=route_to,
                 env=self._env,
-                local=_is_loopback(settings.master_ip),
+                local=is_loopback(settings.master_ip),
             )
         self.facts = read_host(self._env, self.allocation)
         self.grant = plan_resources(
@@ -266,7 +273,6 @@ class RayNode:
         identity: str,
         gcs_address: str = "",
         expected_nodes: int = 1,
-        no_proxy: Sequence[str] = (),
         storage: Path | None = None,
         gcs_reconnect_s: int | None = None,
         session_name: str | None = None,
@@ -282,7 +288,7 @@ class RayNode:
         companion = self.companion
         assert companion is not None
         self.plan = replace(
-            self._plan(identity, gcs_address, expected_nodes, no_proxy, storage),
+            self._plan(identity, gcs_address, expected_nodes, await self._without_proxy(), storage),
             gcs_reconnect_s=gcs_reconnect_s,
             session_name=session_name,
         )
@@ -300,6 +306,17 @@ class RayNode:
         if self.role is Role.WORKER and not self.settings.log_monitor:
             await self._drop_companion()
         return self.started
+
+    async def _without_proxy(self) -> tuple[str, ...]:
+        """The job's nodes, by name and address: where a proxy is set, it is not for them."""
+        if self.allocation is None or not uses_proxy(self._env):
+            return ()
+        names = self.allocation.job_nodes
+        if len(names) > RESOLVED_NODES:  # a thousand nodes that ask for a thousand names would be a storm
+            return names
+        found = asyncio.ensure_future(asyncio.to_thread(addresses_of, names))
+        await asyncio.wait({found}, timeout=RESOLVE_S)
+        return (*names, *(found.result() if found.done() else ()))
 
     def _plan(
         self,
@@ -596,7 +613,7 @@ def join_host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:

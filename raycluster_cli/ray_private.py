@@ -839,6 +839,7 @@ def start_extra(what: str, plan: NodePlan, started: Mapping[str, Any], report: R
 def _start_dashboard(plan: NodePlan, started: Mapping[str, Any], logs: str, common: Mapping[str, Any]) -> str:
     if missing := ray._private.utils.get_dashboard_dependency_error():
         raise StartFailure("ray", f"the dashboard needs `pip install 'ray[default]'` ({missing})")
+    os.environ["TMPDIR"] = plan.temp_dir  # the sockets of its processes go with the node's directory
     try:
         url, _ = _call(
             ray_services.start_api_server,

@@ -32,7 +32,7 @@ _PORT_OPTIONS = (
     ("metrics_export", "--metrics-export-port"),
 )
 
-_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 
 
 @dataclass(frozen=True)
@@ -278,11 +278,16 @@ def client_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str
             "RAY_TLS_CA_CERT": plan.tls.ca,
         }
     env.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if any(env.get(name) or env.get(name.upper()) for name in _PROXIES):
+    if uses_proxy(env):
         hosts = ("localhost", "127.0.0.1", plan.node_ip, _host_of(plan.gcs_address), *plan.no_proxy)
         merged = merge_no_proxy(env.get("no_proxy", env.get("NO_PROXY", "")), hosts)
         env |= {"no_proxy": merged, "NO_PROXY": merged}
     return env
+
+
+def uses_proxy(env: Mapping[str, str]) -> bool:
+    """Whether programs with this environment send requests to a proxy."""
+    return any(env.get(name) or env.get(name.upper()) for name in PROXIES)
 
 
 def merge_no_proxy(given: str, hosts: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from raycluster_cli.errors import UsageError
 from raycluster_cli.network import (
     InterfaceAddress,
     NodeAddress,
+    addresses_of,
     interface_addresses,
     local_address_towards,
     node_address,
@@ -184,3 +185,8 @@ def test_this_machine_knows_the_way_to_itself() -> None:
     assert local_address_towards("x" * 300) is None
     assert any(address.ip.is_loopback for address in interface_addresses())
     assert node_address(env={}, local=True).ip in ("127.0.0.1", "::1")
+
+
+def test_addresses_of_hosts() -> None:
+    assert "127.0.0.1" in addresses_of(["localhost", "no-such-host.invalid", "", "127.0.0.1"])
+    assert addresses_of(["no-such-host.invalid", "x" * 300]) == ()

@@ -1,0 +1,54 @@
+"""The six functions on real Slurm, called on each rank as datatrove's vLLM server calls its own."""
+
+from __future__ import annotations
+
+import shlex
+
+from tests.slurm.clusters import SRUN, batch, read, record
+from tests.slurm.jobs import JobEnd, Slurm
+
+# As pipeline/inference/servers/vllm_server.py: expected workers are all nodes, the head included.
+SERVER = """
+import asyncio, os
+from raycluster_cli import (
+    cleanup_ray, init_ray_master, init_ray_worker, monitor_ray_cluster_health, monitor_ray_workers,
+)
+
+rank, hosts = int(os.environ["SLURM_PROCID"]), os.environ["HOSTS"].split(",")
+port = 21000 + int(os.environ["SLURM_JOB_ID"]) % 1000
+
+async def serve():
+    if rank != 0:
+        await init_ray_worker(master_ip=hosts[0], master_port=port)
+        await monitor_ray_cluster_health()
+        print("RANK", rank, "saw the end", flush=True)
+        return
+    await init_ray_master(master_port=port, expected_workers=len(hosts))
+    import ray
+    from ray.util.placement_group import placement_group
+    group = placement_group([{"CPU": 1}] * len(hosts), strategy="STRICT_SPREAD")
+    ray.get(group.ready(), timeout=60)
+    print("SERVING", len(ray.nodes()), flush=True)
+    watch = asyncio.create_task(monitor_ray_workers(expected_workers=len(hosts)))
+    done, _ = await asyncio.wait({watch}, timeout=5)
+    assert not done, watch.exception()
+    watch.cancel()
+
+try:
+    asyncio.run(serve())
+finally:
+    cleanup_ray()
+"""
+
+
+def test_three_ranks_serve_and_end(slurm: Slurm) -> None:
+    server = shlex.join(["python", "-c", SERVER])
+    job = batch(slurm, f"export HOSTS=n1,n2,n3\n{SRUN} {server}", user="alice")
+    assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
+    output = job.output()
+    assert "SERVING 3\n" in output
+    assert "RANK 1 saw the end" in output
+    assert "RANK 2 saw the end" in output
+    end = read(record(slurm.bed, job) / "end.json")
+    assert end and end["reason"] in ("signal", "stop")
+    slurm.assert_nothing_left()
