@@ -27,11 +27,16 @@ from .node_root import ENV_MARK, NodeRoot, make_node_root, sweep_stale
 from .ports import PortClaim, claim_ports
 from .process import Child, Reaper, describe_code, end_tree
 from .proctree import identify
-<<<<<<< Updated upstream
-from .ray_start import SCRUBBED, NodePlan, StartFailure, TlsFiles, client_environment, ports_for_restart, wake
-=======
-from .ray_start import SCRUBBED, NodePlan, StartFailure, TlsFiles, client_environment, uses_proxy
->>>>>>> Stashed changes
+from .ray_start import (
+    SCRUBBED,
+    NodePlan,
+    StartFailure,
+    TlsFiles,
+    client_environment,
+    ports_for_restart,
+    uses_proxy,
+    wake,
+)
 from .report import Report
 from .resources import ResourcePlan, plan_resources
 from .slurm import Allocation
