@@ -171,6 +171,15 @@ def test_stopped_for_five_seconds_is_not_dead(slurm: Slurm, host: str, process: 
 
 
 @chaos
+def test_load_of_fifty_is_not_a_loss(slurm: Slurm) -> None:
+    cluster = Cluster.start(slurm, "time.sleep(12)").driving()
+    slurm.run("n2", ["bash", "-c", "for i in {1..50}; do timeout 8 sh -c 'while :; do :; done' & done; wait"])
+    assert cluster.job.wait().exit_code == 0, cluster.job.output()
+    assert cluster.end["reason"] == "driver"
+    slurm.assert_nothing_left()
+
+
+@chaos
 def test_cable_pulled_for_five_seconds_is_not_a_loss(slurm: Slurm) -> None:
     cluster = Cluster.start(slurm, "time.sleep(14)").driving()
     slurm.bed.cable("n2", up=False)
@@ -604,6 +613,32 @@ def test_requeued_job_starts_afresh(slurm: Slurm) -> None:
     assert cluster.job.wait().exit_code == 0
     assert cluster.end["exit_code"] == 75
     assert json.loads((cluster.record.parent / f"{cluster.job.id}.r1/end.json").read_text())["exit_code"] == 0
+    slurm.assert_nothing_left()
+
+
+@chaos
+def test_preempted_job_ends_in_order_and_starts_afresh(slurm: Slurm) -> None:
+    """Slurm requeues it by itself; the driver gets one SIGTERM and its grace."""
+    text = """
+        if os.environ.get("SLURM_RESTART_COUNT"):
+            print("SECOND RUN", flush=True)
+            sys.exit(0)
+        def save(number, frame):
+            time.sleep(2)
+            print("SAVED", flush=True)
+            sys.exit(0)
+        signal.signal(signal.SIGTERM, save)
+        print("FIRST RUN", flush=True)
+        time.sleep(600)
+    """
+    cluster = Cluster.start(slurm, textwrap.dedent(text), sbatch=("--requeue", "--open-mode=append"))
+    cluster.job.wait_for("FIRST RUN")
+    urgent = slurm.sbatch("sleep 1", "-N3", "--exclusive", "--partition=urgent")
+    assert urgent.wait().exit_code == 0
+    assert (cluster.end["exit_code"], cluster.end["reason"]) == (143, "signal")
+    assert "SAVED" in cluster.job.output()
+    cluster.job.wait_for("SECOND RUN", timeout_s=240)
+    assert cluster.job.wait().exit_code == 0
     slurm.assert_nothing_left()
 
 
