@@ -197,7 +197,7 @@ def on_all_nodes(
     if program is None:
         return [_silent(host, "there is no srun here") for host in hosts]
     argv = [
-        *(program, "--overlap", f"--nodes={len(hosts)}", f"--ntasks={len(hosts)}", "--ntasks-per-node=1"),
+        *(program, "--overlap", "--ntasks-per-node=1", *_shape(allocation)),
         *("--cpu-bind=none", "--mem=0", "--quiet", "--kill-on-bad-exit=0", "--wait=0", "--input=none"),
         *(f"--jobid={allocation.job_id}", *raycluster_command("doctor", "--json")),
     ]
@@ -220,6 +220,14 @@ def on_all_nodes(
     reports = {report.host: report for report in _reports(out)}
     said = " ".join((err.strip().splitlines() or [f"no answer within {SRUN_TIMEOUT_S:g} s"])[-1:])
     return [reports.get(host) or _silent(host, said) for host in hosts]
+
+
+def _shape(allocation: Allocation) -> list[str]:
+    """All nodes of the job; of a heterogeneous one all components."""
+    if allocation.het_size > 1:
+        return [f"--het-group={','.join(str(number) for number in range(allocation.het_size))}"]
+    nodes = len(allocation.job_nodes)
+    return [f"--nodes={nodes}", f"--ntasks={nodes}"]
 
 
 def as_lines(report: NodeReport) -> list[str]:

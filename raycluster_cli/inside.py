@@ -107,6 +107,7 @@ def on_node(
     argv = [
         program,
         f"--jobid={record.job_id}",
+        *([f"--het-group={word.extra['het_group']}"] if "het_group" in word.extra else []),
         "--overlap",
         f"--nodelist={word.host}",
         *("--nodes=1", "--ntasks=1", "--cpu-bind=none", "--mem=0", "--kill-on-bad-exit=0"),

@@ -351,6 +351,7 @@ class NodeRun:
             phases={"process started": self.context.launched},
             pid=os.getpid(),
             create_time=me.start_ticks if me else 0,
+            extra=_component(self.context.allocation),
         )
 
     async def on_record(self, call: Callable[..., T], *args: Any) -> T:
@@ -392,6 +393,13 @@ class NodeRun:
                 keep_logs=self.settings.keep_logs,
                 **notes,
             )
+
+
+def _component(allocation: Allocation | None) -> dict[str, Any]:
+    """Which component of a heterogeneous job this node is in: srun reaches it by that."""
+    if allocation is None or allocation.het_component is None:
+        return {}
+    return {"het_group": allocation.het_component}
 
 
 class ParentLink:
