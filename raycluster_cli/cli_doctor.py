@@ -145,7 +145,23 @@ def _print(
 
     console = Console(highlight=False)
     for verdict, text in lines:
-        console.print(Text(f"{verdict:<8} ", style=_STYLES.get(verdict, "")) + Text(text), soft_wrap=True)
+        for number, line in enumerate(wrapped(text, console.width - 9)):
+            mark = ("" if number else verdict).ljust(9)
+            console.print(Text.assemble((mark, _STYLES.get(verdict, "")), line), soft_wrap=True)
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """A line of the table on a screen: what does not fit goes on below its beginning.
+
+    >>> wrapped("ports  a block is free", 20)
+    ['ports  a block is', '       free']
+    """
+    import re
+    import textwrap
+
+    label = re.match(r"(?:\S+(?: \S+)*)?\s{2,}(?:→ )?", text)
+    indent = " " * len(label.group() if label else "")
+    return textwrap.wrap(text, max(width, len(indent) + 13), subsequent_indent=indent, break_on_hyphens=False)
 
 
 def table(reports: Sequence[NodeReport], across: Sequence[Finding], took_s: float) -> list[tuple[str, str]]:
