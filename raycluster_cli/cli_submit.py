@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,13 @@ def submit(
     if dry_run:
         print(script, end="")
         return
-    job_id = core.submit(script, env)
+    slow = threading.Timer(2.0, _say, ["waiting for sbatch to answer"])
+    slow.daemon = True
+    slow.start()
+    try:
+        job_id = core.submit(script, env)
+    finally:
+        slow.cancel()
     print(f"Submitted batch job {job_id}", flush=True)
     state = job_state(job_id, env)
     remember(state_dir(settings.state_dir, env), job_id, state.output if state else "", words.driver)
