@@ -375,11 +375,11 @@ class WorkerRun(NodeRun):
         try:
             await self._unless_it_ends(start)
         except StartFailure as failed:
-            if failed.kind == "auth" and head is not None and head.port != target.port:
+            if failed.kind == "auth" and head is not None:
                 raise AttemptFailed(
                     target.address,
                     "wrong cluster",
-                    f"it refuses this cluster's token; this cluster's head is at {head.address}",
+                    f"it refuses this cluster's token; the record has this cluster's head at {head.address}",
                 ) from failed
             raise AttemptFailed(target.address, failed.kind, failed.message, failed.log) from failed
 

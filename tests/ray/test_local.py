@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -133,9 +134,22 @@ def test_kill_9_of_one_of_them_leaves_nothing(place: Local, who: str, codes: tup
     place.assert_nothing_left()
 
 
+EVERYBODY = ("head keeper", "head supervisor", "worker-1 keeper", "worker-1 supervisor")
+
+
+def test_kill_9_of_all_of_them_is_cleared_by_stop(place: Local) -> None:
+    code, _ = killed(place, *EVERYBODY)
+    assert code == -9
+    assert any("raylet" in line for line in place.left())
+    stop = [sys.executable, "-m", "raycluster_cli", "stop"]
+    done = subprocess.run(stop, env=place.env, capture_output=True, text=True, timeout=60, check=False)
+    assert "cleared" in done.stdout + done.stderr
+    assert "processes ended" in done.stdout + done.stderr
+    place.assert_nothing_left()
+
+
 def test_kill_9_of_all_of_them_is_cleared_by_the_next_start(place: Local) -> None:
-    everybody = ("head keeper", "head supervisor", "worker-1 keeper", "worker-1 supervisor")
-    code, _ = killed(place, *everybody)
+    code, _ = killed(place, *EVERYBODY)
     assert code == -9
     assert any("raylet" in line for line in place.left())
     assert place.start(0, *driver(3)).wait(START_S) == 3, place.output
