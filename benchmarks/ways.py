@@ -27,10 +27,7 @@ def _raycluster(driver: Sequence[str], hosts: int) -> str:
 
 
 def raycluster_command() -> list[str]:
-    """The console script beside this Python, or the package in this checkout when it is not installed."""
-    script = Path(sys.executable).with_name("raycluster")
-    if script.exists():
-        return [str(script)]
+    """`raycluster` of this checkout, whatever else is installed."""
     return ["env", f"PYTHONPATH={REPOSITORY}", sys.executable, "-m", "raycluster_cli"]
 
 
