@@ -61,7 +61,7 @@ def test_followed_to_its_end_with_the_drivers_code_and_words(slurm: Slurm) -> No
     assert all(line.startswith(("raycluster: ", "srun: ")) for line in ours.stdout.splitlines())
     kept = raycluster(slurm, "logs", job.id, "--component", "gcs", "--lines", "3")
     assert kept.returncode == 0, kept.stderr
-    assert "gcs_server.out" in kept.stdout
+    assert "(gcs_server)" in kept.stdout
     refused = raycluster(slurm, "exec", job.id, "--", "true")
     assert refused.returncode == 1
     assert "has ended" in refused.stderr
