@@ -147,6 +147,9 @@ class WorkerRun(NodeRun):
         self._raylet_died: asyncio.Future[tuple[Child, int]]
         self._stale: str | None = None
         self._restarts = 0
+        self._head_away = asyncio.Event()
+        self._away = ""
+        """Why the head went away, until that has been told."""
         self._loss = parse_worker_loss(context.settings.on_worker_loss)
         self._found_record: Record | None = None
         self._began = 0.0
@@ -476,25 +479,42 @@ class WorkerRun(NodeRun):
                 context=self.node.tls_context,
             )
         )
-        first: set[asyncio.Future[Any]] = {lost, self._raylet_died}
+        ended = asyncio.ensure_future(self._ended_while_away())
+        first: set[asyncio.Future[Any]] = {lost, ended, self._raylet_died}
         try:
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if self._raylet_died.done():
                 return await self._after_raylet(*self._raylet_died.result())
+            if ended.done():
+                return _end_of(ended.result())
             return await self._after_head(lost.result())
         finally:
             lost.cancel()
+            ended.cancel()
 
     def _head_recovers(self) -> bool:
         """Whether the head said that it comes back (--head-recovery)."""
         return self.target.head is not None and bool(self.target.head.extra.get("head_recovery"))
 
     def _head_trouble(self, why: str) -> None:
-        self.report.warn(
-            f"the GCS at {self.target.address} is lost ({why}); waiting for it to come back"
-            if why
-            else f"the GCS at {self.target.address} is back"
-        )
+        """A GCS that may come back is gone, or (no reason given) is back."""
+        if why:
+            self._away = why
+            self._head_away.set()
+        else:
+            self._head_away.clear()
+            self.report.warn(f"the GCS at {self.target.address} is back")
+
+    async def _ended_while_away(self) -> EndWord:
+        """While a head that recovers is away: the record says it when the cluster has ended instead."""
+        while True:
+            await self._head_away.wait()
+            end = await self._reason(LOOK_AGAIN_S)
+            if end is not None:
+                return end
+            if self._away:
+                self.report.warn(f"the GCS at {self.target.address} is lost ({self._away}); it may come back")
+                self._away = ""
 
     async def _reason(self, wait_s: float) -> EndWord | None:
         """How the head says that the cluster ended; waits a little for a slow file server."""
