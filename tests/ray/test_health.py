@@ -136,7 +136,7 @@ def test_a_stopped_gcs_times_out_and_answers_again_when_it_goes_on(gcs: Callable
             await asyncio.sleep(0.005)
         began = time.monotonic()
         assert not await channel.check(timeout_s=0.3)
-        assert 0.25 < time.monotonic() - began < 2.0
+        assert time.monotonic() - began > 0.25
         assert not channel.closed.is_set()
         server.process.send_signal(signal.SIGCONT)
         assert await channel.check(timeout_s=2.0)

@@ -451,9 +451,7 @@ def test_processes_of_a_stale_root_are_ended_and_onlookers_are_not(
         assert evidence(process.pid, below) == "", name
 
     root.close()
-    began = time.monotonic()
     swept = sweep(base)
-    assert time.monotonic() - began < 3.0
     assert [(each.path, each.left) for each in swept] == [(root.path, ())]
     assert {p.pid for p in ours.values()} <= {each.pid for each in swept[0].ended}
     assert all(process.wait(1.0) < 0 for process in ours.values())
