@@ -48,6 +48,9 @@ RECORD_LOOK_S = 2.0
 #: How long a lost worker's own word is waited for: it names the cause, the GCS only sees silence.
 LAST_WORD_S = 0.8
 
+#: How far apart nodes may hear of the same signal from Slurm.
+SAME_SIGNAL_S = 1.5
+
 #: How long the driver gets to end once the head is lost: it can no longer do anything with Ray.
 LOST_GRACE_S = 2.0
 
@@ -510,7 +513,10 @@ class HeadRun(NodeRun):
                 self._recovery = asyncio.ensure_future(self._recover(text))
             return
         again = f" after {count(self._recoveries, 'recovery', 'recoveries')}" if self._recoveries else ""
-        self._head_lost(text + again, child.name)
+        if code in (0, -signal.SIGTERM):  # told to end: by the signal, perhaps, that is on its way to us
+            self._loop.call_later(SAME_SIGNAL_S / 5, self._head_lost, text + again, child.name)
+        else:
+            self._head_lost(text + again, child.name)
 
     def _head_lost(self, text: str, name: str) -> None:
         self.end_with(
@@ -579,6 +585,9 @@ class HeadRun(NodeRun):
         else:
             said = word.message if word else ""
             why = said or death.get("message") or death.get("reason") or "no reason given"
+        if why.startswith("ended by SIG"):
+            # scancel, the time limit: that node heard it first, and it is on its way to this one.
+            await asyncio.sleep(SAME_SIGNAL_S)
         text = f"worker {name} ({node['ip']}) is lost: {why}"
         driving = self.word.now.phase in (NodePhase.READY.value, NodePhase.DRIVING.value)
         if self.loss.kind == "fail" and (driving or self.quorum == self.expected):
