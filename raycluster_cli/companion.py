@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import os
 import select
@@ -48,6 +49,10 @@ _WATCHED = ("watch", "usage", "drain", "put_identity")
 
 #: Seconds between looks at the list of nodes while it is expected to change, and when it is complete.
 BUSY_S, CALM_S = 0.05, 0.5
+
+
+#: What a start imports besides: a worker has the time before its head is found, and not after.
+_WANTED_SOON = ("encodings.idna", "ray._common.usage.usage_lib")
 
 
 class Lines:
@@ -423,6 +428,9 @@ def main() -> int:
         message = f"Ray cannot be imported: {type(e).__name__}: {e}"
         emit({"event": "failed", "kind": "ray", "message": message})
         return 1
+    for name in _WANTED_SOON:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     gc.enable()
     gc.freeze()  # what is imported stays: forks share it instead of copying it
     emit(
