@@ -76,7 +76,6 @@ def seed(request: pytest.FixtureRequest) -> int:
 CORE = (
     "worker-raylet",
     "worker-supervisor",
-    "worker-keeper",
     "head-gcs_server",
     "head-supervisor",
     "head-driver",
@@ -687,6 +686,7 @@ def test_records_file_system_hangs_for_ten_seconds(slurm: Slurm, disk: Disk) -> 
     slurm.assert_nothing_left()
 
 
+@chaos
 def test_loss_is_noticed_while_the_records_file_system_hangs(slurm: Slurm, disk: Disk) -> None:
     cluster = Cluster.start(slurm, options=f"--state-dir {disk.path}/state").driving()
     with disk.frozen():
