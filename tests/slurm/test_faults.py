@@ -73,13 +73,7 @@ def seed(request: pytest.FixtureRequest) -> int:
     return number
 
 
-CORE = (
-    "worker-raylet",
-    "worker-supervisor",
-    "head-gcs_server",
-    "head-supervisor",
-    "head-driver",
-)
+CORE = ("worker-raylet", "worker-supervisor", "head-gcs_server", "head-supervisor", "head-driver")
 
 
 @pytest.mark.parametrize(
