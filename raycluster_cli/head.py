@@ -118,6 +118,8 @@ class HeadRun(NodeRun):
         self._told = False
         """Whether the driver was told to end or to save its work: only then may it ask for a requeue."""
         self._last_words: dict[str, NodeWord] = {}
+        self._claimed = False
+        """Whether the record is ours: until then it may be another head's, whose end is not ours to write."""
         self._recoveries = 0
         self._recovery: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[Any]] = []
@@ -198,8 +200,13 @@ class HeadRun(NodeRun):
 
     async def _claim(self, record: Record) -> None:
         """Become the head of this record, or leave it alone: it is another head's then."""
+
+        def claim() -> None:
+            record.claim_head(host=self.context.host)
+            self._claimed = True  # here, since a signal can end the wait below before it returns
+
         try:
-            await self.on_record(lambda: record.claim_head(host=self.context.host))
+            await self.on_record(claim)
         except RayclusterError:
             self.record = None
             self.word.use(None)
@@ -674,7 +681,7 @@ class HeadRun(NodeRun):
         if self.driver is not None and self.driver.child.running:
             await quietly(self.report, "ending the driver", self._end_driver(end))
             end = self._end_after_driver(end)
-        if self.record is not None:
+        if self.record is not None and self._claimed:
             # Before the first worker goes: a worker that sees its raylet end reads why.
             word = EndWord(time.time(), int(end.code), end.reason, end.culprit, end.message)
             written = self.word.ask(
