@@ -49,7 +49,8 @@ def test_a_signal_before_the_cluster_is_ready(place: Local, after_s: float) -> N
     run = place.start(1, *driver(0, 600))
     time.sleep(after_s)
     run.send_signal(signal.SIGTERM)
-    assert run.wait(30) == 143, place.output
+    # On a loaded machine 0.1 s may be before Python itself is up: a shell shows both as 143.
+    assert run.wait(60) in (143, -signal.SIGTERM), place.output
     place.assert_nothing_left()
 
 
