@@ -184,7 +184,7 @@ class HeadRun(NodeRun):
         except StartFailure as failed:
             raise HeadStartError(
                 f"the head did not start on {context.host}: {failed.message}",
-                f"The log is {failed.log}." if failed.log else "",
+                self._where_the_logs_are(),
             ) from failed
         self.head = replace(
             self.head,
@@ -197,6 +197,12 @@ class HeadRun(NodeRun):
         self.word.stamp(self.node.steps)
         self.word.phase(NodePhase.JOINED, node_id=started.node_id)
         self._parent.tell(event="up", address=self.head.address)
+
+    def _where_the_logs_are(self) -> str:
+        """The node's directory goes with the node; what was kept of it is in the record."""
+        if self.record is None or self.settings.keep_logs == "never":
+            return ""
+        return f"`raycluster why {self.context.key}` shows the logs, which are in {self.record.path}/logs."
 
     async def _claim(self, record: Record) -> None:
         """Become the head of this record, or leave it alone: it is another head's then."""
