@@ -281,8 +281,9 @@ def test_several_tasks_on_a_node_make_one_ray_node(slurm: Slurm) -> None:
     slurm.assert_nothing_left()
 
 
-def test_a_step_smaller_than_the_job_and_not_on_its_first_node(slurm: Slurm) -> None:
-    job = batch(slurm, f"{SRUN} -N2 -n2 --exclude=n1 raycluster run -- {driver(5)}")
+@pytest.mark.parametrize("where", ["--exclude=n1", "--relative=1"])
+def test_a_step_smaller_than_the_job_and_not_on_its_first_node(slurm: Slurm, where: str) -> None:
+    job = batch(slurm, f"{SRUN} -N2 -n2 {where} raycluster run -- {driver(5)}")
     assert job.wait() == JobEnd("FAILED", 5, 0), job.output()
     assert "NODES n2 n3\n" in job.output()
     slurm.assert_nothing_left()
