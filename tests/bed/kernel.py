@@ -85,7 +85,7 @@ class Process:
         """Whether it still runs; a zombie does not."""
         return _start_time(self.pid) == self.started
 
-    def kill(self, wait_s: float = 10) -> bool:
+    def kill(self, wait_s: float = 60) -> bool:
         """SIGKILL, then waits until it has gone; of an init the kernel ends the whole PID namespace first.
 
         False when it is still there after ``wait_s`` seconds.

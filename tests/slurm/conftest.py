@@ -16,8 +16,15 @@ HERE = Path(__file__).parent
 IN_CI = os.environ.get("CI") == "true" or os.environ.get("RAYCLUSTER_CI") == "1"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips all tests of this directory where there can be no bed, with one line for each file; not in CI."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves the chaos tests to `make chaos`.
+
+    Skips all tests of this directory where there can be no bed, with one line for each file; not in CI.
+    """
+    if not os.environ.get("RAYCLUSTER_CHAOS"):
+        left = [item for item in items if item.get_closest_marker("chaos")]
+        items[:] = [item for item in items if item not in left]
+        config.hook.pytest_deselected(items=left)
     if not IN_CI and (why := missing(BedSpec())):
         for item in items:
             if HERE in item.path.parents:

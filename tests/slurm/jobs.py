@@ -160,7 +160,9 @@ class Slurm:
     def _stop_controller(self) -> None:
         """Lets slurmctld save its state, which it else does some seconds late: job ids would come twice."""
         wait = 'while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done'
-        self.bed.run(LOGIN, ["sh", "-c", f'pid=$(cat /run/slurmctld.pid) && kill "$pid" && {wait}'], timeout_s=60)
+        self.bed.run(
+            LOGIN, ["sh", "-c", f'pid=$(cat /run/slurmctld.pid) && kill "$pid" && {wait}'], timeout_s=60
+        )
 
     def _await_idle(self) -> None:
         wait_until(self.bed.idle, timeout_s=60, what="idle nodes after the test")

@@ -26,7 +26,7 @@ from tests.slurm.jobs import Slurm
 from tests.waiting import wait_until
 
 ROUNDS = int(os.environ.get("RAYCLUSTER_CHAOS", "") or 0)
-chaos = pytest.mark.skipif(not ROUNDS, reason="not of the core; `make chaos` runs it")
+chaos = pytest.mark.chaos
 
 
 @dataclasses.dataclass(frozen=True)
