@@ -55,7 +55,7 @@ class RunFailed(Exception):
 def run_once(bed: Bed, meter: CpuMeter, way: Way, hosts: int, number: int, *, count_nodes: bool) -> Run:
     """Submit one job and measure it.  Raises RunFailed."""
     name = f"bench-{time.time_ns():x}"
-    there = f"/home/root/{name}"
+    there = f"/home/admin/{name}"
     here = bed.path(LOGIN, there)
     here.mkdir()
     driver = [sys.executable, str(REPOSITORY / "benchmarks" / "driver.py"), there, str(DRIVER_S)]
@@ -155,7 +155,7 @@ def _largest_pair(processes: list[ProcessCost]) -> int | None:
 def _phases(bed: Bed, job: str, begun: float) -> dict[str, dict[str, float]]:
     from raycluster_cli.record import Record
 
-    state = bed.path(LOGIN, "/home/root/.raycluster")
+    state = bed.path(LOGIN, "/home/admin/.raycluster")
     words = Record.open(state / "bed" / job).read_nodes()
     return {
         host: {phase: round(when - begun, 3) for phase, when in word.phases.items()}

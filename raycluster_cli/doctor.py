@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .config import Settings, parse_pairs, parse_size_bytes
+from .config import Settings
 from .errors import RayclusterError
 from .host import HostFacts, read_host
 from .limits import raise_limits
@@ -32,7 +32,7 @@ from .network import NodeAddress, node_address
 from .node_root import LOCAL, NETWORK, make_node_root, mount_of, parse_mountinfo
 from .ports import claim_ports, port_error, port_holder
 from .proctree import PROC, all_stats
-from .resources import plan_resources
+from .resources import plan_from_settings
 from .slurm import Allocation
 
 #: Ray is imported once in a child: longer than this is as good as never.
@@ -219,19 +219,8 @@ class Checkup:
 
     def _grants(self) -> None:
         settings = self.settings
-        store = settings.object_store_memory
         facts = self.facts = read_host(self.env, self.allocation)
-        plan = plan_resources(
-            facts,
-            num_cpus=settings.num_cpus,
-            num_gpus=settings.num_gpus,
-            memory_bytes=parse_size_bytes("--memory", settings.memory) if settings.memory else None,
-            object_store_bytes=parse_size_bytes("--object-store-memory", store) if store else None,
-            resources=parse_pairs("--resources", settings.resources),
-            labels=parse_pairs("--labels", settings.labels),
-            head=True,
-            dashboard=settings.dashboard,
-        )
+        plan = plan_from_settings(facts, settings, head=True)
         self._num_cpus = plan.num_cpus
         self._granted("cpus", f"{plan.num_cpus}: {plan.sources.get('num_cpus', '')}", facts.cpus.warnings)
         memory = f"{_gib(plan.memory_bytes)} for tasks of {_gib(facts.memory_bytes.value)}"

@@ -19,14 +19,14 @@ from typing import Any
 
 from . import __version__
 from .cgroups import process_limits
-from .config import Settings, option_name, parse_pairs, parse_size_bytes, variable_name
+from .config import Settings, option_name, variable_name
 from .errors import RayclusterError
 from .host import HostFacts, read_host
 from .limits import LimitReport, raise_limits
 from .network import NodeAddress, describe, interface_addresses, node_address
 from .node_root import make_node_root
 from .ports import claim_ports, derived_gcs_ports
-from .resources import ResourcePlan, plan_resources
+from .resources import ResourcePlan, plan_from_settings
 from .slurm import Allocation, format_hostlist
 
 SCHEMA = 1
@@ -169,18 +169,7 @@ def _measure(
     head: bool,
 ) -> None:
     found.facts = read_host(env, allocation)
-    store = settings.object_store_memory
-    found.plan = plan_resources(
-        found.facts,
-        num_cpus=settings.num_cpus,
-        num_gpus=settings.num_gpus,
-        memory_bytes=parse_size_bytes("--memory", settings.memory) if settings.memory else None,
-        object_store_bytes=parse_size_bytes("--object-store-memory", store) if store else None,
-        resources=parse_pairs("--resources", settings.resources),
-        labels=parse_pairs("--labels", settings.labels),
-        head=head,
-        dashboard=settings.dashboard,
-    )
+    found.plan = plan_from_settings(found.facts, settings, head=head)
     found.warnings += found.plan.warnings
     found.variables.update(found.plan.environment)
 

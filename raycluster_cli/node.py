@@ -17,7 +17,7 @@ from typing import Any
 
 from .client import remove_client, write_client
 from .companion_client import CompanionClient, Started
-from .config import Settings, parse_pairs, parse_size_bytes
+from .config import Settings
 from .errors import RayclusterError
 from .health import Outcome, tcp_probe
 from .host import HostFacts, is_in_memory, read_host
@@ -38,7 +38,7 @@ from .ray_start import (
     wake,
 )
 from .report import Report
-from .resources import ResourcePlan, plan_resources
+from .resources import ResourcePlan, plan_from_settings
 from .slurm import Allocation
 from .status import ANSWERED, IMPORTED, RAYLET, Role
 from .tls import client_context, make_authority, make_certificate
@@ -203,20 +203,10 @@ class RayNode:
                 local=is_loopback(settings.master_ip),
             )
         self.facts = read_host(self._env, self.allocation)
-        self.grant = plan_resources(
+        self.grant = plan_from_settings(
             self.facts,
-            num_cpus=settings.num_cpus,
-            num_gpus=settings.num_gpus,
-            memory_bytes=parse_size_bytes("--memory", settings.memory) if settings.memory else None,
-            object_store_bytes=(
-                parse_size_bytes("--object-store-memory", settings.object_store_memory)
-                if settings.object_store_memory
-                else None
-            ),
-            resources=parse_pairs("--resources", settings.resources),
-            labels=parse_pairs("--labels", settings.labels),
+            settings,
             head=self.role is Role.HEAD,
-            dashboard=settings.dashboard,
             # Where the directory is in memory, spilled objects are charged to the job twice.
             spill_in_memory=is_in_memory(Path(settings.spill_dir) if settings.spill_dir else self.root.path),
         )

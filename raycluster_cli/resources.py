@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .config import Settings, parse_pairs, parse_size_bytes
 from .errors import UsageError
 from .host import MIB, HostFacts
 
@@ -143,6 +144,25 @@ def plan_resources(
         system_config=_plan_spilling(spill_in_memory, sources),
         sources=sources,
         warnings=tuple(warnings),
+    )
+
+
+def plan_from_settings(
+    facts: HostFacts, settings: Settings, *, head: bool, spill_in_memory: bool = False
+) -> ResourcePlan:
+    """The plan with what the user set: the same for a start, for `env` and for `doctor`."""
+    memory, store = settings.memory, settings.object_store_memory
+    return plan_resources(
+        facts,
+        num_cpus=settings.num_cpus,
+        num_gpus=settings.num_gpus,
+        memory_bytes=parse_size_bytes("--memory", memory) if memory else None,
+        object_store_bytes=parse_size_bytes("--object-store-memory", store) if store else None,
+        resources=parse_pairs("--resources", settings.resources),
+        labels=parse_pairs("--labels", settings.labels),
+        head=head,
+        dashboard=settings.dashboard,
+        spill_in_memory=spill_in_memory,
     )
 
 

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from tests.bed import cgroup
 from tests.bed.inventory import Inventory
 from tests.bed.kernel import Process
-from tests.bed.spec import LOGIN, ROOT, USERS, BedSpec
+from tests.bed.spec import LOGIN, ROOT, USERS, BedSpec, home
 from tests.bed.warden import remove_directories
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "ip", "nsenter", "unshare", "setpriv")
@@ -170,7 +170,7 @@ class Bed:
         """
         variables = {
             "PATH": _path(),
-            "HOME": f"/home/{user}",
+            "HOME": home(user),
             "USER": user,
             "LOGNAME": user,
             "SHELL": "/bin/bash",
@@ -298,8 +298,9 @@ def _write_files(directory: Path, spec: BedSpec) -> None:
     for path in (etc / "slurm", directory / "log", directory / "hosts", directory / "slurmctld", homes):
         path.mkdir(parents=True)
     for user, uid in {"root": 0, **USERS}.items():
-        (homes / user).mkdir(mode=0o700)
-        shutil.chown(homes / user, uid, uid)
+        own = homes / Path(home(user)).name
+        own.mkdir(mode=0o700)
+        shutil.chown(own, uid, uid)
     keep = {str(REPOSITORY), sys.prefix, sys.base_prefix, *spec.keep}
     real = {os.path.realpath(path) for path in keep}
     # Symbolic links come last: what they lead to must be there first.

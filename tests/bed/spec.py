@@ -16,6 +16,11 @@ USERS = {"alice": 62001, "bob": 62002}
 """The unprivileged users and their uids (and gids); they exist in beds only."""
 
 
+def home(user: str) -> str:
+    """The home of a user in beds; root's is not named after it, so that nobody takes it for the machine's."""
+    return "/home/admin" if user == "root" else f"/home/{user}"
+
+
 @dataclasses.dataclass(frozen=True)
 class BedSpec:
     """The shape of a bed.  ``cpus``, ``memory_mib``, ``gpus``: one value for all hosts, or one for each."""
@@ -132,7 +137,7 @@ class BedSpec:
     def passwd_file(self, machine: str) -> str:
         """/etc/passwd: the machine's, with root's home among the shared ones, alice and bob added."""
         lines = [line for line in machine.splitlines() if line.split(":")[0] not in ("root", *USERS)]
-        lines.insert(0, "root:x:0:0:root:/home/root:/bin/bash")
+        lines.insert(0, f"root:x:0:0:root:{home('root')}:/bin/bash")
         lines += [f"{user}:x:{uid}:{uid}::/home/{user}:/bin/bash" for user, uid in USERS.items()]
         return "\n".join(lines) + "\n"
 

@@ -80,14 +80,14 @@ class Cluster:
     ) -> Cluster:
         """Submit it.  ``driver`` is Python that comes after DRIVER's text."""
         name = f"fault-{time.time_ns()}"
-        path = slurm.bed.path("login", "/home/root") / f"{name}.py"
+        path = slurm.bed.path("login", "/home/admin") / f"{name}.py"
         path.write_text(f"{preamble}\n{driver}\n")
         python = sys.executable
         script = f"""
             export PYTHONPATH={REPOSITORY} RAY_USAGE_STATS_ENABLED=0
             {before}
             {wrap} srun -N{nodes} -n{nodes} --kill-on-bad-exit=0 --wait=0 --mem=0 {srun} \\
-                {prefix} {python} -m raycluster_cli run {options} -- {python} /home/root/{name}.py
+                {prefix} {python} -m raycluster_cli run {options} -- {python} /home/admin/{name}.py
         """
         job = slurm.sbatch(
             "\n".join(line.strip() for line in script.splitlines()),
@@ -173,7 +173,7 @@ class Cluster:
 
     @property
     def record(self) -> Path:
-        return self.bed.path("login", f"/home/root/.raycluster/bed/{self.job.id}")
+        return self.bed.path("login", f"/home/admin/.raycluster/bed/{self.job.id}")
 
     def word(self, name: str) -> dict[str, Any]:
         """A file of the record; empty when it is not there."""
@@ -226,7 +226,7 @@ class Disk:
 
     def __init__(self, slurm: Slurm, image: Path) -> None:
         self._bed = slurm.bed
-        self.path = "/home/root/disk"
+        self.path = "/home/admin/disk"
         with image.open("wb") as file:
             file.truncate(16 << 20)
         _call("mkfs.ext4", "-q", "-F", str(image))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bed.bed import REPOSITORY, Bed
-from tests.bed.spec import LOGIN
+from tests.bed.spec import LOGIN, home
 from tests.slurm.jobs import Job, Slurm
 from tests.waiting import wait_until
 
@@ -23,7 +23,7 @@ def submit(
     slurm: Slurm, script: str, *arguments: str, options: tuple[str, ...] = (), user: str = "root"
 ) -> Job:
     """Submits a batch script of the project from the checkout, as a person does."""
-    output = f"/home/{user}/%x-%j.out"
+    output = f"{home(user)}/%x-%j.out"
     done = slurm.run(
         LOGIN,
         ["sbatch", "--parsable", f"--output={output}", *options, f"slurm/{script}", *arguments],
@@ -50,7 +50,7 @@ def driver(*arguments: object) -> str:
 def record(bed: Bed, job: Job, restart: int = 0, name: str = "") -> Path:
     """Where the record of a job's cluster lies."""
     key = job.id + (f".r{restart}" if restart else "") + (f"+{name}" if name else "")
-    return bed.path(LOGIN, f"/home/{job.user}/.raycluster/bed/{key}")
+    return bed.path(LOGIN, f"{home(job.user)}/.raycluster/bed/{key}")
 
 
 def read(path: Path) -> dict[str, Any] | None:

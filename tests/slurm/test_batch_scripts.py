@@ -31,12 +31,12 @@ def test_gpus_are_those_of_the_job(strict_slurm: Slurm) -> None:
 
 
 def test_in_a_container_with_another_hostname_and_without_slurm(slurm: Slurm) -> None:
-    binaries = slurm.bed.path(LOGIN, "/home/root") / "apptainer-test"
+    binaries = slurm.bed.path(LOGIN, "/home/admin") / "apptainer-test"
     binaries.mkdir(exist_ok=True)
     (binaries / "apptainer").write_text(APPTAINER)
     (binaries / "apptainer").chmod(0o755)
     path = slurm.run(LOGIN, ["printenv", "PATH"], check=True).stdout.strip()
-    options = (f"--export=ALL,IMAGE=ray.sif,PATH=/home/root/apptainer-test:{path}",)
+    options = (f"--export=ALL,IMAGE=ray.sif,PATH=/home/admin/apptainer-test:{path}",)
     job = submit(slurm, "container.sbatch", *NODES, "7", "--tasks", options=options)
     assert job.wait() == JobEnd("FAILED", 7, 0), job.output()
     assert "NODES n1 n2 n3" in job.output()

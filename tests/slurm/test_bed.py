@@ -57,16 +57,16 @@ def test_unprivileged_users_have_homes_and_this_python(slurm: Slurm) -> None:
 
 
 def test_hosts_share_homes_but_neither_temporary_files_nor_processes(slurm: Slurm, tmp_path: Path) -> None:
-    slurm.run("n1", ["touch", "/tmp/x", "/dev/shm/x", "/run/x", "/home/root/x"])
+    slurm.run("n1", ["touch", "/tmp/x", "/dev/shm/x", "/run/x", "/home/admin/x"])
     assert (
-        slurm.run("n2", ["ls", "/tmp/x", "/dev/shm/x", "/run/x", "/home/root/x"]).stdout == "/home/root/x\n"
+        slurm.run("n2", ["ls", "/tmp/x", "/dev/shm/x", "/run/x", "/home/admin/x"]).stdout == "/home/admin/x\n"
     )
     assert not slurm.run("n1", ["ls", str(tmp_path)]).stdout
-    assert not Path("/home/root/x").exists()
+    assert not Path("/home/admin/x").exists()
     assert "slurmctld" in slurm.run("login", ["ps", "-A"]).stdout
     assert "slurmctld" not in slurm.run("n1", ["ps", "-A"]).stdout
     assert slurm.run("n1", ["cat", "/proc/sys/kernel/hostname"]).stdout == "n1\n"
-    slurm.run("n1", ["rm", "/tmp/x", "/dev/shm/x", "/run/x", "/home/root/x"])
+    slurm.run("n1", ["rm", "/tmp/x", "/dev/shm/x", "/run/x", "/home/admin/x"])
 
 
 def test_hosts_reach_each_other_and_nothing_else(slurm: Slurm) -> None:

@@ -305,12 +305,12 @@ def test_quorum_starts_and_late_ones_are_let_in(slurm: Slurm) -> None:
         slurm,
         textwrap.dedent(text),
         options="--min-workers 1 --settle 1",
-        prefix=on_one_node("n3", "while [ ! -e /home/root/go ]; do sleep .2; done"),
+        prefix=on_one_node("n3", "while [ ! -e /home/admin/go ]; do sleep .2; done"),
     )
     output = cluster.job.wait_for("DRIVING 2")
     assert "starting with 1 of 2 workers" in output
     assert "n3" in output
-    go = slurm.bed.path("login", "/home/root/go")
+    go = slurm.bed.path("login", "/home/admin/go")
     go.touch()
     try:
         assert cluster.job.wait().exit_code == 0
@@ -344,14 +344,14 @@ def test_gcs_comes_back_and_the_driver_goes_on(slurm: Slurm) -> None:
         counter = Counter.options(name="c", lifetime="detached", scheduling_strategy=place).remote()
         first = ray.get(counter.up.remote())
         print("DRIVING", first, flush=True)
-        while not os.path.exists("/home/root/go"):
+        while not os.path.exists("/home/admin/go"):
             time.sleep(0.1)
         later = ray.get(ray.get_actor("c").up.remote(), timeout=40)
         print("ALIVE", sum(node["Alive"] for node in ray.nodes()), later[0], later[1] == first[1], flush=True)
     """
     cluster = Cluster.start(slurm, textwrap.dedent(text), options="--head-recovery", preamble=COUNTER)
     cluster.driving()
-    go = slurm.bed.path("login", "/home/root/go")
+    go = slurm.bed.path("login", "/home/admin/go")
     try:
         for number in (1, 2):
             cluster.signal("n1", "gcs_server")
@@ -770,10 +770,10 @@ def test_clock_two_minutes_off(slurm: Slurm, tmp_path: Path, skewed: str) -> Non
             true_time = time.time
             time.time = lambda: true_time() - 120
     """
-    directory = slurm.bed.path("login", "/home/root/skew")
+    directory = slurm.bed.path("login", "/home/admin/skew")
     directory.mkdir(exist_ok=True)
     (directory / "sitecustomize.py").write_text(textwrap.dedent(double))
-    before = "export PYTHONPATH=/home/root/skew:$PYTHONPATH"
+    before = "export PYTHONPATH=/home/admin/skew:$PYTHONPATH"
     cluster = Cluster.start(slurm, before=before).driving()
     cluster.signal("n3", "raylet")
     assert cluster.job.wait().exit_code == 5, cluster.job.output()

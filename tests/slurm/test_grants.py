@@ -108,10 +108,10 @@ srun --overlap --nodes=1 --ntasks=1 -c2 --mem=1500 {shlex.join(FACTS)} > small.j
 
 def test_steps_that_are_smaller_than_their_job(strict_slurm: Slurm) -> None:
     job = strict_slurm.sbatch(
-        STEPS, "--nodes=1", "--ntasks=1", "-c2", "--mem=3500", "--gres=gpu:2", "--chdir=/home/root"
+        STEPS, "--nodes=1", "--ntasks=1", "-c2", "--mem=3500", "--gres=gpu:2", "--chdir=/home/admin"
     )
     assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
-    home = Path(strict_slurm.bed.path("login", "/home/root"))
+    home = Path(strict_slurm.bed.path("login", "/home/admin"))
     hosts = {path.stem: json.loads(path.read_text()) for path in home.glob("*.json")}
     figures = {
         name: (host["cpus"]["value"], host["memory_bytes"]["value"] // MIB, host["gpus"]["value"])
@@ -134,10 +134,10 @@ def test_each_component_of_a_heterogeneous_job_gets_its_own(strict_slurm: Slurm)
         "#SBATCH --nodes=1 --nodelist=n1 --ntasks=1 -c1 --mem=1000\n"
         "#SBATCH hetjob\n"
         "#SBATCH --nodes=2 --ntasks=2 -c2 --mem=2000 --gres=gpu:1\n"
-        f"cd /home/root\nsrun --het-group=0,1 --output=%N.json {shlex.join(FACTS)}\n"
+        f"cd /home/admin\nsrun --het-group=0,1 --output=%N.json {shlex.join(FACTS)}\n"
     )
     assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
-    home = Path(strict_slurm.bed.path("login", "/home/root"))
+    home = Path(strict_slurm.bed.path("login", "/home/admin"))
     figures = {}
     for name in ("n1", "n2", "n3"):
         host = json.loads((home / f"{name}.json").read_text())

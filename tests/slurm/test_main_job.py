@@ -330,7 +330,7 @@ def test_a_second_head_is_refused_and_the_first_goes_on(slurm: Slurm) -> None:
         raycluster head --expected-workers 0 -- {driver(0)}; echo "SECOND $?"
         wait $run; echo "FIRST $?"
         """.replace('"$0.out"', "$HOME/second.out"),
-        "--output=/home/root/second.out",
+        "--output=/home/admin/second.out",
     )
     assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
     output = job.output()
