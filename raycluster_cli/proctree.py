@@ -18,7 +18,7 @@ from pathlib import Path
 
 PROC = Path("/proc")
 
-_PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>, since Linux 3.4
+PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>, since Linux 3.4
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def become_subreaper() -> None:
     and starts a session of its own is still a descendant.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(number)}")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import itertools
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 from raycluster_cli.companion_client import CompanionClient, Started
 from raycluster_cli.ports import PortClaim, claim_ports
 from raycluster_cli.process import Child, Reaper, end_tree
-from raycluster_cli.proctree import become_subreaper, descendants
+from raycluster_cli.proctree import PR_SET_CHILD_SUBREAPER, become_subreaper, descendants
 from raycluster_cli.ray_start import NodePlan, client_environment
 from raycluster_cli.status import Role
 
@@ -153,7 +154,23 @@ if not sys.stdin.readline():
 @asynccontextmanager
 async def nodes(*, token: bool = True) -> AsyncIterator[Nodes]:
     """An empty cluster; in the end not one process of it is left."""
+    with _subreaper():
+        async with _nodes(token) as cluster:
+            yield cluster
+
+
+@contextlib.contextmanager
+def _subreaper() -> Iterator[None]:
+    """While it lasts only: a test process that stays one collects orphans that it never reaps."""
     become_subreaper()
+    try:
+        yield
+    finally:
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+@asynccontextmanager
+async def _nodes(token: bool) -> AsyncIterator[Nodes]:
     base = Path(tempfile.mkdtemp(prefix="rct", dir="/tmp"))
     token_path = base / "token"
     token_path.write_text("0123456789abcdef" * 2)

@@ -31,37 +31,70 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=why))
 
 
-def _bed(name: str, spec: BedSpec) -> Iterator[Bed]:
-    """A bed of this test run; where there can be none its tests are skipped, and fail in CI."""
-    if why := missing(spec):
-        (pytest.fail if IN_CI else pytest.skip)(why)
-    with Bed.up(f"{name}-{os.getpid()}", spec) as bed:
-        yield bed
+class Beds:
+    """A bed of this test run that is made when first asked for, and anew after a test that broke it."""
+
+    def __init__(self, name: str, spec: BedSpec) -> None:
+        self._name = name
+        self._spec = spec
+        self._count = 0
+        self._bed: Bed | None = None
+
+    def get(self) -> Bed:
+        """The bed; where there can be none the test is skipped, and fails in CI."""
+        if self._bed is None:
+            if why := missing(self._spec):
+                (pytest.fail if IN_CI else pytest.skip)(why)
+            self._count += 1
+            self._bed = Bed.up(f"{self._name}-{os.getpid()}-{self._count}", self._spec)
+        return self._bed
+
+    def down(self) -> None:
+        """Takes the bed away; the next that asks gets another."""
+        if self._bed is not None:
+            bed, self._bed = self._bed, None
+            bed.down()
+
+    def jobs(self) -> Iterator[Slurm]:
+        """Jobs on the bed, whose hosts are brought back afterwards, or else the bed is taken down."""
+        slurm = Slurm(self.get())
+        yield slurm
+        try:
+            slurm.restore()
+        except BaseException:
+            self.down()
+            raise
 
 
 @pytest.fixture(scope="session")
-def bed() -> Iterator[Bed]:
+def beds() -> Iterator[Beds]:
     """Three hosts that several jobs can share: 16 CPUs and 16000 MiB each, as far as Slurm knows."""
-    yield from _bed("test", BedSpec(cpus=(16,), memory_mib=(16000,)))
+    beds = Beds("test", BedSpec(cpus=(16,), memory_mib=(16000,)))
+    yield beds
+    beds.down()
 
 
 @pytest.fixture(scope="session")
-def strict_bed() -> Iterator[Bed]:
+def strict_beds() -> Iterator[Beds]:
     """Three hosts of 2 CPUs and 6000 MiB that enforce both; n2 and n3 pretend to have two GPUs each."""
-    yield from _bed("strict", BedSpec(cgroups=True, gpus=(0, 2, 2)))
+    beds = Beds("strict", BedSpec(cgroups=True, gpus=(0, 2, 2)))
+    yield beds
+    beds.down()
 
 
 @pytest.fixture
-def slurm(bed: Bed) -> Iterator[Slurm]:
+def bed(beds: Beds) -> Bed:
+    """The bed whose hosts several jobs can share."""
+    return beds.get()
+
+
+@pytest.fixture
+def slurm(beds: Beds) -> Iterator[Slurm]:
     """Jobs on ``bed``; afterwards they are gone and the hosts are back."""
-    slurm = Slurm(bed)
-    yield slurm
-    slurm.restore()
+    yield from beds.jobs()
 
 
 @pytest.fixture
-def strict_slurm(strict_bed: Bed) -> Iterator[Slurm]:
-    """Jobs on ``strict_bed``; afterwards they are gone and the hosts are back."""
-    slurm = Slurm(strict_bed)
-    yield slurm
-    slurm.restore()
+def strict_slurm(strict_beds: Beds) -> Iterator[Slurm]:
+    """Jobs on the bed that enforces limits; afterwards they are gone and the hosts are back."""
+    yield from strict_beds.jobs()

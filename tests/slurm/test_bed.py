@@ -122,15 +122,14 @@ def test_leftovers_name_processes_files_and_sockets(slurm: Slurm) -> None:
     slurm.run("n1", ["rm", "/tmp/mine"])
 
 
-def test_hosts_are_as_new_after_a_test_that_left_something(bed: Bed) -> None:
-    slurm = Slurm(bed)
+def test_hosts_are_as_new_after_a_test_that_left_something(slurm: Slurm) -> None:
     slurm.sbatch(HELD, "-N2")
     for host in ("login", "n2"):
         slurm.run(host, ["touch", "/tmp/mine"], check=True)
     slurm.bed.power_off("n1")
     slurm.restore()
     assert slurm.leftovers() == {}
-    assert bed.idle()
+    assert slurm.bed.idle()
     assert int(slurm.sbatch("true").id) > int(slurm.jobs[0].id)  # No two jobs of a bed have the same id.
 
 

@@ -1,0 +1,23 @@
+"""What holds for every test: the process that runs them is afterwards as it was before."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+
+import pytest
+
+PR_GET_CHILD_SUBREAPER = 37  # <linux/prctl.h>
+
+
+@pytest.fixture(autouse=True)
+def not_a_subreaper() -> Iterator[None]:
+    """Fails a test that leaves this process a child subreaper.
+
+    Orphans would come to it that it never reaps, and a PID namespace does not end while one of its
+    processes is a zombie: no host of a bed could be powered off any more.
+    """
+    yield
+    found = ctypes.c_int()
+    ctypes.CDLL(None).prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(found), 0, 0, 0)
+    assert not found.value, "the test left the process of the test run a child subreaper"
