@@ -307,7 +307,7 @@ class HeadRun(NodeRun):
         self._background(self._watch_gcs())
         self._background(self._watch_time_limit())
         if self.record is not None:
-            self._background(self._watch_for_stop())
+            self._background(self._watch_record(self.record))
             self._background(self._note_output())
             self._background(asyncio.to_thread(self._ignore_errors, prune, context.state_dir))
             self._background(tell_usage(self, self.expected + 1))
@@ -646,12 +646,17 @@ class HeadRun(NodeRun):
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.members.changed.wait(), left_s)
 
-    async def _watch_for_stop(self) -> None:
-        """`raycluster stop` leaves a word in the record; and the head's claim is touched now and then."""
-        assert self.record is not None
+    async def _watch_record(self, record: Record) -> None:
+        """What others leave in the record: `raycluster stop` its request, a worker that its raylet died.
+
+        And the head's claim is touched now and then.
+        """
         beat_at = 0.0
         while True:
-            stop = await self.word.submit(self.record.stop_requested)
+            for node_id in await self.word.submit(record.lost_node_ids):
+                if node_id in self.members.alive:  # the GCS has not missed it yet
+                    self._nodes_changed([{**self.members.alive[node_id], "alive": False}])
+            stop = await self.word.submit(record.stop_requested)
             if stop is not None:
                 self.end_with(
                     End(
@@ -663,7 +668,7 @@ class HeadRun(NodeRun):
                 return
             if time.monotonic() >= beat_at:
                 beat_at = time.monotonic() + 30.0
-                self.word.submit(self.record.beat)
+                self.word.submit(record.beat)
             await asyncio.sleep(RECORD_POLL_S)
 
     def on_signal(self, number: int, count: int) -> None:

@@ -9,6 +9,7 @@ One directory per cluster, mode 0700, on a file system that all nodes share:
 ``token``               the cluster's authentication token, mode 0600
 ``authority``           with --tls: key and certificate of the cluster's authority, PEM, mode 0600
 ``nodes/HOST.json``     NodeWord: each node writes its own and only its own
+``lost/NODE_ID``        empty: the raylet of that id died; by the node's supervisor, who holds it
 ``stop.json``           StopWord: somebody asks the head to end the cluster
 ``end.json``            EndWord: how it ended, written once by the head
 ``events.log``          what happened, one JSON object a line, appended by the head alone
@@ -660,8 +661,8 @@ class Record:
                     with contextlib.suppress(FileNotFoundError):
                         if over or entry.stat(follow_symlinks=False).st_mtime <= last:
                             os.rename(entry.path, away / "nodes" / entry.name)
-            usage = ("usage.json", "usage")
-            for name in ("head.json", "stop.json", *usage, "events.log", "events.log.1", "logs", "end.json"):
+            logs = ("usage.json", "usage", "events.log", "events.log.1", "logs")
+            for name in ("head.json", "stop.json", "lost", *logs, "end.json"):
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(self.path / name, away / name)
             with contextlib.suppress(FileNotFoundError):
@@ -751,6 +752,28 @@ class Record:
 
     def stop_requested(self) -> StopWord | None:
         return _decode(StopWord, _read_bytes(self.path / "stop.json"))
+
+    def tell_loss(self, node_id: str) -> bool:
+        """Say that the raylet of this id has died, sooner than the GCS of a large cluster asks it again.
+
+        Never raises: whether it was written.
+        """
+        path = self.path / "lost" / _part(node_id, "node id")
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.touch(mode=0o600)
+        except OSError:
+            return False
+        return True
+
+    def lost_node_ids(self) -> list[str]:
+        """The ids of the raylets of which :meth:`tell_loss` was told."""
+        for path in (self.path, self.path / "lost"):  # opened for an NFS client that remembers a miss
+            try:
+                names = os.listdir(path)
+            except OSError:
+                return []
+        return names
 
     # ------------------------------------------------------------------ usage, while somebody watches
 

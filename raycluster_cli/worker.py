@@ -554,6 +554,8 @@ class WorkerRun(NodeRun):
             text,
             extra={**self.word.now.extra, "deaths": self.word.deaths},
         )
+        if code and self.node.started is not None and (record := self._found_record or self.record):
+            self.word.submit(record.tell_loss, self.node.started.node_id)
         drained = self.node.drain_message() if code == 0 else None
         ended = await self._reason(REASON_WAIT_S if code == 0 and drained is None else LOOK_AGAIN_S)
         if ended is not None:

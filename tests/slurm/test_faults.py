@@ -94,6 +94,18 @@ def test_killed(slurm: Slurm, kill: Kill, seed: int) -> None:
     slurm.assert_nothing_left()
 
 
+def test_dead_raylet_is_told_by_its_own_node(slurm: Slurm) -> None:
+    """The GCS of a very large cluster asks its raylets so seldom that it would come too late."""
+    seldom = "export RAY_health_check_period_ms=60000 RAY_health_check_initial_delay_ms=60000"
+    cluster = Cluster.start(slurm, before=seldom).driving()
+    cluster.signal("n3", "raylet")
+    end = cluster.job.wait()
+    assert (end.exit_code, cluster.end["reason"], cluster.end["culprit_host"]) == (5, "worker-lost", "n3")
+    assert "raylet was killed by SIGKILL" in cluster.end["message"]
+    assert cluster.known_after_s()["n1"] < 2.0 + SLACK_S
+    slurm.assert_nothing_left()
+
+
 # -- what the cluster must survive ---------------------------------------------------------------
 
 

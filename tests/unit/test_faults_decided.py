@@ -27,16 +27,17 @@ def seconds(nodes: int) -> tuple[float, float, float]:
     return period_s * failures, (period_s + timeout_s) * failures, timeout_s * (failures - 1)
 
 
-@pytest.mark.parametrize("nodes", [1, 64, 65, 256])
+@pytest.mark.parametrize("nodes", [1, 64, 65, 256, 2000])
 def test_dead_within_two_seconds_silent_within_fifteen(nodes: int) -> None:
     dead_s, silent_s, forgiven_s = seconds(nodes)
-    assert dead_s <= 2.0
+    assert dead_s <= (2.0 if nodes <= 256 else 5.0)  # beyond, the node itself tells the head sooner
     assert silent_s <= 15.0
     assert forgiven_s > 5.0
 
 
 def test_large_clusters_are_asked_less_often() -> None:
-    assert 2000 / (seconds(2000)[0] / 4) < 1500  # checks a second
+    period_s = int(gcs_settings(2000)["RAY_health_check_period_ms"]) / 1000
+    assert 2000 / period_s < 1500  # checks a second
 
 
 def test_a_silent_gcs_is_known_within_fifteen_seconds_and_a_pause_of_five_forgiven() -> None:

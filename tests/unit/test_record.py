@@ -278,6 +278,7 @@ def test_the_next_cluster_of_the_same_key_starts_afresh(record: Record) -> None:
     record.write_node(NodeWord("b", "worker", "joined"))
     record.append_event("old")
     record.request_stop("enough")
+    record.tell_loss("ab12")
     time.sleep(0.02)
     record.write_end(EndWord(1.0, 0))
     time.sleep(0.02)
@@ -289,7 +290,7 @@ def test_the_next_cluster_of_the_same_key_starts_afresh(record: Record) -> None:
     again.claim_head()
     assert again.read_head() is again.read_end() is again.stop_requested() is again.read_token() is None
     assert set(again.read_nodes()) == {"c"}
-    assert again.read_events() == []
+    assert again.read_events() == again.lost_node_ids() == []
     assert again.make_token() != token
     earlier = record.path / "earlier" / "1"
     assert json.loads((earlier / "head.json").read_text())["identity"] == "old"
@@ -360,6 +361,19 @@ def test_the_token_gets_into_no_word_and_no_event(record: Record) -> None:
 
 
 # -- stop and events -----------------------------------------------------------------------------
+
+
+def test_a_node_tells_of_its_dead_raylet(record: Record) -> None:
+    assert record.lost_node_ids() == []
+    assert record.tell_loss("ab12")
+    assert record.tell_loss("ab12")
+    assert record.lost_node_ids() == ["ab12"]
+
+
+def test_a_loss_that_cannot_be_told_is_no_error(tmp_path: Path) -> None:
+    gone = Record(tmp_path / "gone", "local", "1", "")
+    assert not gone.tell_loss("ab12")
+    assert gone.lost_node_ids() == []
 
 
 def test_the_first_who_asks_for_the_end_stands(record: Record) -> None:
