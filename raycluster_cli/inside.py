@@ -16,7 +16,9 @@ from pathlib import Path
 
 from .client import client_environment_here
 from .companion_boot import raycluster_command
+from .container import Container, container_of
 from .errors import RayclusterError, UsageError
+from .proctree import ProcessRef
 from .record import HeadInfo, NodeWord, Record
 from .slurm_jobs import outside_job
 
@@ -143,15 +145,21 @@ def become(record: Record, word: NodeWord, command: Sequence[str], env: Mapping[
     """The same on the node itself."""
     if not word.node_root:
         raise RayclusterError(f"{word.host} has no Ray yet ({word.phase}).")
-    inner = client_environment_here(Path(word.node_root), env, word.host)
+    container = _container(word)
+    root = container.root if container else Path("/")
+    inner = client_environment_here(root / word.node_root.lstrip("/"), env, word.host)
     if not command:
-        command = (_shell(inner),)
+        command = (_shell(inner, root),)
         inner["RAYCLUSTER_JOB"] = record.path.name
         print(
             f"raycluster: {word.host} ({word.role}) of {record.path.name}; "
             f"RAY_ADDRESS={inner['RAY_ADDRESS']}; leave with exit",
             file=sys.stderr,
         )
+    if container is not None:
+        argv = container.command(command)
+        _flush()
+        os.execve(argv[0], argv, inner)
     program = shutil.which(command[0], path=inner.get("PATH"))
     if program is None:
         raise UsageError(
@@ -161,9 +169,22 @@ def become(record: Record, word: NodeWord, command: Sequence[str], env: Mapping[
     os.execve(program, [*command], inner)
 
 
-def _shell(env: Mapping[str, str]) -> str:
+def _container(word: NodeWord) -> Container | None:
+    """The container that the node is in, if it can be entered; if it cannot, that is said."""
+    container = container_of(ProcessRef(word.pid, word.create_time))
+    if container is None or container.can_be_entered():
+        return container
+    print(
+        f"raycluster: {word.host} is in a container that cannot be entered from outside; this runs on the "
+        "node itself. For the image, start the command in it: apptainer exec IMAGE …",
+        file=sys.stderr,
+    )
+    return None
+
+
+def _shell(env: Mapping[str, str], root: Path) -> str:
     shell = env.get("SHELL", "")
-    return shell if shell and os.access(shell, os.X_OK) else "/bin/sh"
+    return shell if shell and os.access(root / shell.lstrip("/"), os.X_OK) else "/bin/sh"
 
 
 def _flush() -> None:

@@ -152,14 +152,25 @@ def post_mortem(record: Record) -> PostMortem:
         found=tuple(
             found
             for found in find_causes(_texts(record, end, words, culprit))
-            # A node that was seen to die did not answer either: that is no second cause.
-            if not (found.cause.name == SILENCE and deaths)
+            if not _explained(found, bool(deaths), end)
         ),
         last_lines=tuple(_last_lines(record, culprit)),
         events=tuple(record.read_events(limit=12)),
         log_dirs=tuple(str(path) for path in sorted((record.path / "logs").glob("*")) if path.is_dir()),
         log=str(words[culprit].extra.get("log") or "") if culprit in words else "",
     )
+
+
+def _explained(found: Found, anything_died: bool, end: EndWord | None) -> bool:
+    """Whether a text is but the echo of what is known already.
+
+    A node that was seen to die did not answer either; and whatever ends, a driver that fails by
+    itself too, leaves lines of broken connections behind.
+    """
+    if found.cause.name == SILENCE:
+        return anything_died
+    driver_failed = end is not None and end.reason == "driver"
+    return found.cause.secondary and (anything_died or driver_failed)
 
 
 def _drained(death: Mapping[str, Any], end: EndWord | None) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.bed.bed import REPOSITORY
 from tests.bed.spec import LOGIN
 from tests.slurm.clusters import NODES, submit
-from tests.slurm.jobs import JobEnd, Slurm
+from tests.slurm.jobs import Job, JobEnd, Slurm
 
 SCRIPTS = sorted(path.name for path in (REPOSITORY / "slurm").glob("*.sbatch"))
 
@@ -30,16 +32,41 @@ def test_gpus_are_those_of_the_job(strict_slurm: Slurm) -> None:
     strict_slurm.assert_nothing_left()
 
 
-def test_in_a_container_with_another_hostname_and_without_slurm(slurm: Slurm) -> None:
+@pytest.fixture
+def in_container(slurm: Slurm) -> Callable[..., Job]:
+    """Submits container.sbatch with a driver; its apptainer is APPTAINER."""
     binaries = slurm.bed.path(LOGIN, "/home/admin") / "apptainer-test"
     binaries.mkdir(exist_ok=True)
     (binaries / "apptainer").write_text(APPTAINER)
     (binaries / "apptainer").chmod(0o755)
     path = slurm.run(LOGIN, ["printenv", "PATH"], check=True).stdout.strip()
     options = (f"--export=ALL,IMAGE=ray.sif,PATH=/home/admin/apptainer-test:{path}",)
-    job = submit(slurm, "container.sbatch", *NODES, "7", "--tasks", options=options)
+
+    def submit_driver(*driver: str) -> Job:
+        return submit(slurm, "container.sbatch", *driver, options=options)
+
+    return submit_driver
+
+
+def test_in_a_container_with_another_hostname_and_without_slurm(
+    slurm: Slurm, in_container: Callable[..., Job]
+) -> None:
+    job = in_container(*NODES, "7", "--tasks")
     assert job.wait() == JobEnd("FAILED", 7, 0), job.output()
     assert "NODES n1 n2 n3" in job.output()
+    slurm.assert_nothing_left()
+
+
+def test_exec_goes_into_the_container(slurm: Slurm, in_container: Callable[..., Job]) -> None:
+    job = in_container("python", "-c", "import time; print('HOLDING', flush=True); time.sleep(600)")
+    job.wait_for("HOLDING")
+    ask = "hostname; python -c 'import ray; ray.init(log_to_driver=False); print(len(ray.nodes()))'; exit 6"
+    done = slurm.run(LOGIN, ["raycluster", "exec", job.id, "--node", "n3", "--", "bash", "-c", ask])
+    assert (done.returncode, done.stdout) == (6, "box\n3\n"), done.stderr
+    shell = slurm.run(LOGIN, ["raycluster", "attach", job.id], stdin="hostname; exit 4\n")
+    assert (shell.returncode, shell.stdout) == (4, "box\n"), shell.stderr
+    job.cancel()
+    job.wait()
     slurm.assert_nothing_left()
 
 

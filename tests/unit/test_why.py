@@ -67,6 +67,14 @@ def test_known_text_in_a_log(record: Record) -> None:
     assert "--master-port" in text
 
 
+def test_broken_connections_after_a_driver_that_failed_by_itself_are_no_cause(record: Record) -> None:
+    record.write_end(EndWord(NOW, 3, "driver", "n1", "the driver ended with code 3 after 2 s"))
+    record.write_node(word("n1", "head", exit_code=3))
+    (record.log_dir("n1") / "raylet.out").write_text("Failed to read the next message: End of file\n")
+    verdict, _ = judge(post_mortem(record))
+    assert verdict.startswith("The driver itself failed: it ended with code 3")
+
+
 def test_silent_host(record: Record) -> None:
     record.write_end(EndWord(NOW, 5, "worker-lost", "n2", "worker n2 is lost: no answer"))
     record.write_node(word("n1", "head", "failed", exit_code=5))
