@@ -30,9 +30,10 @@ from typing import Any
 
 from raycluster_cli.config import Settings
 from raycluster_cli.lifecycle import Context, Word
-from raycluster_cli.record import EndWord, HeadInfo, Record
+from raycluster_cli.record import Record
 from raycluster_cli.slurm import Allocation, format_hostlist
 from raycluster_cli.status import NodePhase, Role
+from raycluster_cli.words import EndWord, HeadInfo
 from raycluster_cli.worker import Target, WorkerRun
 
 HOST = "127.0.0.1"

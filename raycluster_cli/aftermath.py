@@ -14,9 +14,10 @@ from pathlib import Path
 from .cgroups import oom_kills
 from .errors import RayclusterError
 from .evidence import copy_logs
-from .node_root import sweep_root, sweep_stale
-from .record import EndWord, Record
+from .record import Record
 from .status import NodePhase, Role
+from .sweep import sweep_root, sweep_stale
+from .words import EndWord
 
 
 def record_killed_supervisor(notes: Mapping[str, str], message: str, exit_code: int) -> None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .logs import Source
-    from .record import NodeWord, Record
+    from .record import Record
+    from .words import NodeWord
 
 ONE_JOB = typer.Argument(
     ...,
@@ -370,7 +371,7 @@ def _running(job: str, directory: str, env: Mapping[str, str]) -> Record:
 
     record = await_record(job, state_dir(directory, env), env, once=True)
     live_head(record)
-    if record.slurm_cluster == "local" and record.head_runs_here() is not True:
+    if record.slurm_cluster == "local" and record.claims.head_runs_here() is not True:
         raise RayclusterError(
             f"{record.path.name} is a cluster of one machine, and not of this one (or it has gone).",
             "Log in where it was started.",

@@ -186,13 +186,13 @@ def await_record(job: str, where: Path, env: Mapping[str, str], once: bool) -> R
 def _waiting(job: str, where: Path, jobs: Mapping[str, Job] | None) -> ClusterStatus | None:
     """The job when Slurm has it and no record is there yet."""
     from .reader import waiting_job
-    from .record import Record
+    from .records import record_of
 
     found = (jobs or {}).get(job)
     if found is None or found.is_ended:
         return None
     try:
-        Record.find(where, job)
+        record_of(where, job)
     except UsageError:
         return waiting_job(found)
     return None
@@ -201,7 +201,7 @@ def _waiting(job: str, where: Path, jobs: Mapping[str, Job] | None) -> ClusterSt
 def _without_record(where: Path, jobs: Mapping[str, Job] | None) -> list[ClusterStatus]:
     """Jobs that `raycluster submit` has put into the queue and that have not started."""
     from .reader import waiting_job
-    from .record import list_records
+    from .records import list_records
 
     known = {record.job_id for record in list_records(where)}
     return [

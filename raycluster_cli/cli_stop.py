@@ -58,7 +58,7 @@ def stop(
       raycluster stop --all --yes
       raycluster stop 4711 --timeout 300    (one whose driver has a long --grace)
     """
-    from .record import Record
+    from .records import record_of
     from .report import count
     from .stop import Outcome, Surroundings, end_here, stop_cluster, sweep_here, tell_swept
 
@@ -69,7 +69,7 @@ def stop(
     if timeout < 0:
         raise UsageError(f"--timeout is {timeout:g}; it must be a number of seconds, 0 or more.")
     if here:
-        ended = [end_here(Record.find(where, job), around) for job in jobs or []]
+        ended = [end_here(record_of(where, job), around) for job in jobs or []]
         screen.clear()
         tell_swept(sweep_here(env), screen.say)
         sys.exit(int(ExitCode.OK if all(each.is_good for each in ended) else ExitCode.FAILURE))
@@ -125,14 +125,14 @@ class _Progress:
 
 
 def _chosen(jobs: list[str], where: Path, around: Surroundings, yes: bool) -> list[Record]:
-    from .record import Record
+    from .records import record_of
     from .stop import running_clusters, sweep_here, tell_swept
 
     if jobs:
         records = []
         for job in dict.fromkeys(jobs):
             try:
-                records.append(Record.find(where, job))
+                records.append(record_of(where, job))
             except UsageError:
                 if not _cancel_without_record(job, around, yes):
                     raise
@@ -140,7 +140,7 @@ def _chosen(jobs: list[str], where: Path, around: Surroundings, yes: bool) -> li
     inside = around.env.get("SLURM_JOB_ID", "")
     if inside:
         try:
-            return [Record.find(where, inside)]
+            return [record_of(where, inside)]
         except UsageError:
             pass
     found = running_clusters(where, around.jobs())

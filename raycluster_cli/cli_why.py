@@ -32,13 +32,13 @@ def why(
 
     Examples:  raycluster why  |  raycluster why 4711  |  raycluster why 4711 --json
     """
-    from .record import Record, list_records
+    from .records import list_records, record_of
     from .why import page, post_mortem
 
     env = dict(os.environ)
     where = state_dir(directory, env)
     if job:
-        record = Record.find(where, job)
+        record = record_of(where, job)
     else:
         records = list_records(where)
         ended = [one for one in records[:50] if one.read_end() is not None] or records

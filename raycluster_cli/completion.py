@@ -42,7 +42,7 @@ def complete_component(incomplete: str) -> list[str]:
 
 
 def _jobs(incomplete: str) -> list[tuple[str, str]]:
-    from .record import list_records
+    from .records import list_records
     from .report import command_text
     from .slurm_jobs import query_jobs
 

@@ -29,7 +29,8 @@ from .errors import RayclusterError
 from .host import HostFacts, read_host
 from .limits import raise_limits
 from .network import NodeAddress, node_address
-from .node_root import LOCAL, NETWORK, make_node_root, mount_of, parse_mountinfo
+from .node_root import make_node_root
+from .places import LOCAL, NETWORK, mount_of, parse_mountinfo
 from .ports import claim_ports, port_error, port_holder
 from .proctree import PROC, all_stats
 from .resources import plan_from_settings

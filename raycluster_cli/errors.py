@@ -8,6 +8,7 @@ catches it once, prints one line made of ``message`` and ``hint``, and ends with
 from __future__ import annotations
 
 import enum
+import errno
 
 
 class ExitCode(enum.IntEnum):
@@ -75,3 +76,20 @@ class ClusterUnhealthyError(RayclusterError):
     """A running cluster lost what it cannot do without: exit code 5."""
 
     exit_code = ExitCode.UNHEALTHY
+
+
+def in_words(error: OSError) -> str:
+    """Why a directory will not do, for people.
+
+    >>> in_words(OSError(errno.ENOSPC, "No space left on device"))
+    'it is full'
+    """
+    return {
+        errno.ENOSPC: "it is full",
+        errno.EDQUOT: "your quota there is used up",
+        errno.EROFS: "it is read-only",
+        errno.EACCES: "you may not write there",
+        errno.EPERM: "you may not write there",
+        errno.ENOENT: "there is no such directory",
+        errno.ELOOP: "its links go round in circles",
+    }.get(error.errno or 0, error.strerror or str(error))

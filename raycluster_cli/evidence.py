@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .node_root import RAY_DIR
+from .places import RAY_DIR
 
 if TYPE_CHECKING:
     from .head import HeadRun

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import __version__
+from .claims import HEARTBEAT_S
 from .companion_client import Started
 from .config import parse_worker_loss
 from .driver import Driver, find_program
@@ -29,12 +30,14 @@ from .limit import job_end_time, job_output, requeue
 from .node import RayNode, is_loopback
 from .process import Child, describe_code, shell_code
 from .ray_start import StartFailure
-from .record import EndWord, HeadInfo, NodeWord, Record, prune
+from .record import Record
+from .records import prune
 from .report import command_text, count, duration
 from .slurm import format_hostlist
 from .status import NodePhase, Role
 from .usage import tell_usage
 from .vigil import gcs_lost
+from .words import EndWord, HeadInfo, NodeWord
 
 #: How often the head looks into the record while it waits: for words of workers, and for a stop.
 RECORD_POLL_S = 0.5
@@ -667,8 +670,8 @@ class HeadRun(NodeRun):
                 )
                 return
             if time.monotonic() >= beat_at:
-                beat_at = time.monotonic() + 30.0
-                self.word.submit(record.beat)
+                beat_at = time.monotonic() + HEARTBEAT_S
+                self.word.submit(record.claims.beat)
             await asyncio.sleep(RECORD_POLL_S)
 
     def on_signal(self, number: int, count: int) -> None:

@@ -19,8 +19,9 @@ from .companion_boot import raycluster_command
 from .container import Container, container_of
 from .errors import RayclusterError, UsageError
 from .proctree import ProcessRef
-from .record import HeadInfo, NodeWord, Record
+from .record import Record
 from .slurm_jobs import outside_job
+from .words import HeadInfo, NodeWord
 
 #: Phases in which a node has Ray.
 _UP = ("joined", "ready", "driver running")

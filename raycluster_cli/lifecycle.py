@@ -30,11 +30,12 @@ from .keeper import Keeper
 from .node import RayNode
 from .process import ENDING, Child, Reaper, Signals
 from .proctree import become_subreaper, identify
-from .record import NodeWord, Record
+from .record import Record
 from .report import Report
 from .slurm import Allocation
 from .status import NodePhase, Role
 from .warm import WarmCompanion
+from .words import NodeWord
 
 T = TypeVar("T")
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from .errors import RayclusterError
 from .follow import Tail, job_state
-from .node_root import RAY_DIR
-from .record import NodeWord, Record
+from .places import RAY_DIR
+from .record import Record
 from .submitted import output_of
+from .words import NodeWord
 
 COMPONENTS = ("driver", "raycluster", "raylet", "gcs")
 

@@ -23,7 +23,7 @@ from .health import Outcome, tcp_probe
 from .host import HostFacts, is_in_memory, read_host
 from .limits import raise_limits
 from .network import NodeAddress, addresses_of, node_address
-from .node_root import ENV_MARK, NodeRoot, make_node_root, sweep_stale
+from .node_root import ENV_MARK, NodeRoot, make_node_root
 from .ports import PortClaim, claim_ports
 from .process import Child, Reaper, describe_code, end_tree
 from .proctree import identify
@@ -41,6 +41,7 @@ from .report import Report
 from .resources import ResourcePlan, plan_from_settings
 from .slurm import Allocation
 from .status import ANSWERED, IMPORTED, RAYLET, Role
+from .sweep import sweep_stale
 from .tls import client_context, make_authority, make_certificate
 from .warm import WarmCompanion
 

@@ -76,6 +76,18 @@ def is_running(ref: ProcessRef) -> bool:
     return stat is not None and stat.start_ticks == ref.start_ticks and stat.state not in "ZX"
 
 
+def kernel_identity() -> dict[str, str]:
+    """Where process numbers and start times mean the same processes: ``boot_id`` and ``pid_namespace``.
+
+    Texts that are only to be compared; empty where they cannot be read.
+    """
+    found = {"boot_id": "", "pid_namespace": ""}
+    with contextlib.suppress(OSError):
+        found["boot_id"] = (PROC / "sys/kernel/random/boot_id").read_text().strip()
+        found["pid_namespace"] = os.readlink(PROC / "self/ns/pid")
+    return found
+
+
 def send_signal(ref: ProcessRef, number: int) -> bool:
     """Signal exactly this process; False when it is gone (or is somebody else by now)."""
     if not is_running(ref):

@@ -14,10 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from .errors import UsageError
-from .record import ClusterUsage, EndWord, HeadInfo, NodeUsage, NodeWord, Record, list_records
+from .record import Record
+from .records import list_records, record_of
 from .slurm import parse_hostlist
 from .slurm_jobs import Job
 from .status import MEMBER, ClusterPhase, ClusterStatus, NodePhase, NodeStatus, Role, Usage
+from .words import ClusterUsage, EndWord, HeadInfo, NodeUsage, NodeWord
 
 #: A head touches its claim every 30 s: after so long without, and nobody else to ask, it is lost.
 SILENT_S = 180.0
@@ -138,11 +140,11 @@ def find_record(state_dir: Path, job: str, env: Mapping[str, str]) -> Record:
     UsageError when there is none, or several run.
     """
     if job:
-        return Record.find(state_dir, job)
+        return record_of(state_dir, job)
     inside = env.get("SLURM_JOB_ID", "")
     if inside:
         with contextlib.suppress(UsageError):
-            return Record.find(state_dir, inside)
+            return record_of(state_dir, inside)
     records = list_records(state_dir)
     running = [record for record in records if record.read_end() is None and is_alive(record)]
     if len(running) > 1:
@@ -160,10 +162,10 @@ def find_record(state_dir: Path, job: str, env: Mapping[str, str]) -> Record:
 
 def is_alive(record: Record, now: float | None = None) -> bool:
     """Whether a record without an end may be of a cluster that runs; asks no Slurm."""
-    here = record.head_runs_here()
+    here = record.claims.head_runs_here()
     if here is not None:
         return here
-    heard = record.heard()
+    heard = record.claims.heard()
     if heard is None:  # no head yet: as young as its directory
         with contextlib.suppress(OSError):
             heard = record.path.stat().st_mtime
@@ -322,7 +324,7 @@ def _with_phase(
             or head_node.phase in _FINAL
             or end.reason == "supervisor-killed"  # written by others, when all was over
             or status.read_at - end.when > ENDING_S
-            or record.head_runs_here() is False
+            or record.claims.head_runs_here() is False
         )
         if not over:
             return replace(status, phase=ClusterPhase.STOPPING, ended=None)
@@ -354,7 +356,7 @@ def _not_current(status: ClusterStatus) -> ClusterStatus:
 
 def _why_lost(status: ClusterStatus, record: Record, job: Job | None, slurm_answered: bool) -> str:
     """Why a cluster without an end does not run any more; empty when it may."""
-    here = record.head_runs_here()
+    here = record.claims.head_runs_here()
     where = status.head_host or "its head's node"
     if here is False:
         return f"raycluster on {where} is gone and left no word: it was killed together with its keeper"
@@ -362,7 +364,7 @@ def _why_lost(status: ClusterStatus, record: Record, job: Job | None, slurm_answ
         return ""
     if job is not None and job.is_ended:
         return f"Slurm ended the job ({job.state.lower()}) before the head could say why"
-    heard = record.heard()
+    heard = record.claims.heard()
     if heard is None:
         with contextlib.suppress(OSError):
             heard = record.path.stat().st_mtime

@@ -24,13 +24,15 @@ from typing import Any
 
 from .companion_boot import raycluster_command
 from .errors import RayclusterError
-from .node_root import Swept, sweep_stale
 from .proctree import ProcessRef, is_running, send_signal
 from .reader import read_cluster
-from .record import EndWord, HeadInfo, Record, list_records
+from .record import Record
+from .records import list_records
 from .report import count, duration
 from .slurm_jobs import Job, cancel_job, query_jobs
 from .status import ClusterPhase, ClusterStatus, NodePhase, Role
+from .sweep import Swept, sweep_stale
+from .words import EndWord, HeadInfo
 
 #: How often the record is looked at while waiting.
 POLL_S = 0.2
@@ -138,7 +140,7 @@ def _force(record: Record, status: ClusterStatus, around: Surroundings, waited_s
     silent = f"{status.title}: the head on {status.head_host or '?'} did not end within {duration(waited_s)}"
     head = record.read_head()
     job = _own_job(record, around)
-    here = record.head_runs_here()
+    here = record.claims.head_runs_here()
     if job is not None:
         if head is not None and here is None:
             around.say(f"{silent}; ending it from within its job")
@@ -229,7 +231,7 @@ def end_here(record: Record, around: Surroundings) -> Outcome:
     Of a head that is gone: clear what it left here.
     """
     head = record.read_head()
-    if head is None or not record.head_runs_here():
+    if head is None or not record.claims.head_runs_here():
         _sweep_here(record, around)
         return Outcome.CLEARED
     supervisor = ProcessRef(head.pid, head.create_time)
@@ -287,7 +289,7 @@ def _clear(record: Record, status: ClusterStatus, around: Surroundings) -> Outco
     _sweep_here(record, around)
     job = _own_job(record, around)
     all_gone = False
-    if job is not None and head is not None and record.head_runs_here() is None:
+    if job is not None and head is not None and record.claims.head_runs_here() is None:
         all_gone = _from_within(record, head, job, around)
     _write_end(record, f"{status.message}; cleared by `raycluster stop`")
     if job is not None and not all_gone and _cancel(record, status, job, around) is Outcome.FAILED:

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 from .errors import RayclusterError
 from .proctree import PROC, descendants
 from .ray_start import StartFailure
-from .record import ClusterUsage, NodeUsage, Record
+from .record import Record
 from .status import Role
+from .words import ClusterUsage, NodeUsage
 
 if TYPE_CHECKING:
     from .head import HeadRun

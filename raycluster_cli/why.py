@@ -17,9 +17,10 @@ from typing import Any
 
 from .causes import Found, find_causes
 from .process import describe_code
-from .record import EndWord, Event, HeadInfo, NodeWord, Record
+from .record import Record
 from .report import command_text, count, duration
 from .status import NodePhase, Role
+from .words import EndWord, Event, HeadInfo, NodeWord
 
 #: Of each log this much is looked through, from its end.
 READ_BYTES = 128 * 1024

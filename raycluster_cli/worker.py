@@ -18,11 +18,13 @@ from .node import RayNode, join_host_port
 from .ports import derived_gcs_ports
 from .process import Child, describe_code
 from .ray_start import StartFailure
-from .record import EndWord, HeadInfo, Record, list_records
+from .record import Record
+from .records import list_records
 from .report import count
 from .status import NodePhase
 from .usage import tell_usage
 from .vigil import Loss, gcs_lost
+from .words import EndWord, HeadInfo
 
 #: How long a worker looks for the reason of its head's end before it calls it a loss.
 REASON_WAIT_S = 3.0

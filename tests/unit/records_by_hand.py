@@ -11,7 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from raycluster_cli.record import ClusterUsage, EndWord, HeadInfo, NodeUsage, NodeWord, Record
+from raycluster_cli.record import Record
+from raycluster_cli.words import ClusterUsage, EndWord, HeadInfo, NodeUsage, NodeWord
 
 GIB = 2**30
 

@@ -11,8 +11,8 @@ from raycluster_cli.config import Settings
 from raycluster_cli.errors import ExitCode, UsageError
 from raycluster_cli.head import Members, _refuse_recovery
 from raycluster_cli.ray_start import gcs_settings
-from raycluster_cli.record import EndWord
 from raycluster_cli.vigil import CHECK_TIMEOUT_S, FAILED_CHECKS
+from raycluster_cli.words import EndWord
 from raycluster_cli.worker import HEAD_LOST, _end_of
 
 ROOT = Path(__file__).resolve().parents[2]

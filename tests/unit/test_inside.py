@@ -16,8 +16,8 @@ from raycluster_cli import completion, submitted
 from raycluster_cli.client import client_environment_here, remove_client, write_client
 from raycluster_cli.errors import RayclusterError, UsageError
 from raycluster_cli.inside import choose_live_node, choose_node, is_here, live_head, on_node
-from raycluster_cli.record import EndWord
 from raycluster_cli.tunnel import Tunnel, free_local_port, open_tunnel, tunnel_to
+from raycluster_cli.words import EndWord
 from tests.unit.records_by_hand import write_record
 
 

@@ -13,9 +13,9 @@ import pytest
 from raycluster_cli.errors import RayclusterError
 from raycluster_cli.monitor import Told, Wish, _turn, exit_code, monitor, split_keys, write_prometheus
 from raycluster_cli.reader import read_cluster
-from raycluster_cli.record import EndWord
 from raycluster_cli.screen import View
 from raycluster_cli.status import ClusterPhase, NodePhase
+from raycluster_cli.words import EndWord
 from tests.unit.records_by_hand import write_record
 
 

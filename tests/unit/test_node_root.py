@@ -16,23 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from raycluster_cli import node_root as module
 from raycluster_cli.errors import RayclusterError, UsageError
-from raycluster_cli.node_root import (
-    ENV_MARK,
-    Mount,
-    NodeRoot,
-    evidence,
-    make_node_root,
-    mount_of,
-    parse_mountinfo,
-    processes_of,
-    remove_root,
-    remove_tree,
-    sweep_root,
-    sweep_stale,
-)
+from raycluster_cli.node_root import ENV_MARK, NodeRoot, make_node_root
+from raycluster_cli.places import Mount, mount_of, mountinfo, parse_mountinfo
 from raycluster_cli.proctree import identify
+from raycluster_cli.removal import remove_tree
+from raycluster_cli.sweep import Swept, evidence, processes_of, sweep_root, sweep_stale
 
 ROOT = os.geteuid() == 0
 NOBODY = 65534
@@ -76,7 +65,7 @@ def spawn() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         each.wait()
 
 
-def sweep(base: Path) -> list[module.Swept]:
+def sweep(base: Path) -> list[Swept]:
     return sweep_stale({}, only_bases=[base], term_grace_s=0.3)
 
 
@@ -155,7 +144,7 @@ def test_the_mount_of_a_path_is_the_longest_and_the_last() -> None:
 
 
 def test_the_real_mountinfo_knows_this_file_system(base: Path) -> None:
-    mounts = parse_mountinfo(module._mountinfo())
+    mounts = parse_mountinfo(mountinfo())
     assert mount_of(str(base), mounts).type == mount_of("/tmp", mounts).type != "unknown"
 
 
@@ -340,19 +329,12 @@ def test_removal_of_a_link_or_of_nothing(base: Path) -> None:
     assert remove_tree(base / "missing") == []
 
 
-def test_removal_for_the_keeper_takes_only_roots(base: Path, make: Callable[..., NodeRoot]) -> None:
-    root = make()
-    (base / "other").mkdir()
-    assert remove_root(base / "other") != [] and (base / "other").is_dir()
-    assert remove_root(root.path) == [] and not root.path.exists()
-
-
 @needs_root
 def test_removal_stays_on_its_file_system(base: Path) -> None:
     code = """
         import subprocess, sys
         from pathlib import Path
-        from raycluster_cli.node_root import remove_tree
+        from raycluster_cli.removal import remove_tree
         tree = Path(sys.argv[1]) / "tree"
         (tree / "mnt").mkdir(parents=True)
         (tree / "file").write_text("")
@@ -532,7 +514,7 @@ def test_the_sweeper_and_its_ancestors_are_spared(make: Callable[..., NodeRoot],
     code = """
         import sys
         from pathlib import Path
-        from raycluster_cli.node_root import sweep_stale
+        from raycluster_cli.sweep import sweep_stale
         print([len(each.ended) for each in sweep_stale({}, only_bases=[Path(sys.argv[1])])])
     """
     root.close()
@@ -638,7 +620,7 @@ def test_two_sweeps_at_once_do_the_work_once(make: Callable[..., NodeRoot], base
     code = """
         import sys
         from pathlib import Path
-        from raycluster_cli.node_root import sweep_stale
+        from raycluster_cli.sweep import sweep_stale
         print("ready", flush=True); sys.stdin.readline()
         swept = sweep_stale({}, only_bases=[Path(sys.argv[1])])
         print(len(swept), [each.left for each in swept if each.left])

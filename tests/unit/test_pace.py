@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.lifecycle import Word
-from raycluster_cli.record import NodeWord, Record
+from raycluster_cli.record import Record
 from raycluster_cli.status import NodePhase
+from raycluster_cli.words import NodeWord
 from raycluster_cli.worker import Pace
 
 

@@ -11,10 +11,11 @@ import pytest
 
 from raycluster_cli.errors import UsageError
 from raycluster_cli.reader import find_record, natural, read_all, read_cluster, waiting_job
-from raycluster_cli.record import ClusterUsage, EndWord, NodeUsage, NodeWord, Record
+from raycluster_cli.record import Record
 from raycluster_cli.slurm_jobs import Job
 from raycluster_cli.status import ClusterPhase, NodePhase
 from raycluster_cli.status_json import cluster_json, list_json, prometheus_text
+from raycluster_cli.words import ClusterUsage, EndWord, NodeUsage, NodeWord
 from tests.unit.records_by_hand import write_record
 
 RUNNING = {"4711": Job("4711", "4711", "RUNNING", end_time=time.time() + 100)}

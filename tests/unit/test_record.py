@@ -20,7 +20,9 @@ import pytest
 from raycluster_cli import record as module
 from raycluster_cli.errors import RayclusterError, UsageError
 from raycluster_cli.proctree import ProcessRef, identify
-from raycluster_cli.record import EndWord, Event, HeadInfo, NodeWord, Record, list_records, prune
+from raycluster_cli.record import Record
+from raycluster_cli.records import list_records, prune, record_of
+from raycluster_cli.words import EndWord, Event, HeadInfo, NodeWord
 
 ROOT = os.geteuid() == 0
 NOBODY = 65534
@@ -143,7 +145,8 @@ def test_readers_never_see_half_a_word_while_it_is_replaced(record: Record) -> N
     code = """
         import sys, time
         from pathlib import Path
-        from raycluster_cli.record import NodeWord, Record
+        from raycluster_cli.record import Record
+        from raycluster_cli.words import NodeWord
         record = Record.open(Path(sys.argv[1]))
         until = time.monotonic() + 0.6
         n = 0
@@ -173,7 +176,7 @@ def test_a_thousand_nodes_are_listed_and_no_word_is_opened_twice(
             record._encode(NodeWord(f"n{n:04}", "worker", "joined", phases={"launched": 1.0, "joined": 2.0}))
         )
     assert len(record.read_nodes()) == 1000
-    monkeypatch.setattr(module, "_read_bytes", lambda path: pytest.fail(f"{path} is opened again"))
+    monkeypatch.setattr(module, "read_bytes", lambda path: pytest.fail(f"{path} is opened again"))
     assert len(record.read_nodes()) == 1000
 
 
@@ -184,8 +187,8 @@ def test_an_unchanged_word_is_not_opened_again_and_a_changed_one_is(
     record.write_node(NodeWord("b", "worker", "launched"))
     record.read_nodes()
     opened: list[str] = []
-    real = module._read_bytes
-    monkeypatch.setattr(module, "_read_bytes", lambda path: opened.append(path.name) or real(path))
+    real = module.read_bytes
+    monkeypatch.setattr(module, "read_bytes", lambda path: opened.append(path.name) or real(path))
     record.write_node(NodeWord("b", "worker", "joined"))
     assert record.read_nodes()["b"].phase == "joined"
     assert opened == ["b.json"]
@@ -202,7 +205,7 @@ def test_a_second_head_is_told_who_the_first_is(record: Record) -> None:
         UsageError, match=rf"already has a head: raycluster on a1, pid {os.getpid()}, since \d{{4}}-"
     ):
         Record.open(record.path).claim_head(host="a2")
-    assert record.holder() == claim
+    assert record.claims.holder() == claim
     assert claim.create_time == identify(os.getpid()).start_ticks  # type: ignore[union-attr]
 
 
@@ -261,12 +264,12 @@ def test_a_head_on_another_kernel_is_gone_only_when_it_has_not_beaten_for_long(r
     with pytest.raises(UsageError, match="on a1"):
         second.claim_head()
     os.utime(claim, (time.time() - 190, time.time() - 190))
-    record.beat()
+    record.claims.beat()
     with pytest.raises(UsageError, match="on a1"):
         second.claim_head()
     os.utime(claim, (time.time() - 190, time.time() - 190))
     second.claim_head(host="a2")
-    holder = record.holder()
+    holder = record.claims.holder()
     assert holder is not None and holder.host == "a2"
 
 
@@ -521,7 +524,8 @@ def test_a_full_disk_is_told_with_a_remedy_and_leaves_no_litter(tmp_path: Path) 
         import os, subprocess, sys
         from pathlib import Path
         from raycluster_cli.errors import RayclusterError
-        from raycluster_cli.record import NodeWord, Record
+        from raycluster_cli.record import Record
+        from raycluster_cli.words import NodeWord
         base = Path(sys.argv[1])
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "none", base], check=True)
         record = Record.create(base / "s", "tux", "1")
@@ -571,16 +575,16 @@ def test_find_by_all_the_names_that_a_person_may_use(state: Path) -> None:
     others = {"tux/100": "100", "123": "123.r10", "300": "other/300", "right": "200+right"}
     expected = {**same, **others}
     for asked, leaf in expected.items():
-        assert Record.find(state, asked).path == made[leaf].path, asked
-    assert Record.find(state, str(made["100"].path)).key == "100"
+        assert record_of(state, asked).path == made[leaf].path, asked
+    assert record_of(state, str(made["100"].path)).key == "100"
 
 
 def test_find_prefers_what_still_runs_and_asks_when_several_do(state: Path) -> None:
     made = keys(state, "200+left", "200+right")
     with pytest.raises(UsageError, match=r"could be any of several clusters: tux/200\+right, tux/200\+left"):
-        Record.find(state, "200")
+        record_of(state, "200")
     made["200+left"].write_end(EndWord(1.0, 0))
-    assert Record.find(state, "200").path == made["200+right"].path
+    assert record_of(state, "200").path == made["200+right"].path
 
 
 def test_find_by_alias_takes_the_newest(state: Path) -> None:
@@ -589,8 +593,8 @@ def test_find_by_alias_takes_the_newest(state: Path) -> None:
     made["101"].write_head(HeadInfo("a", "10.0.0.1", 1, aliases=("99_2", "train")))
     for n, leaf in enumerate(made):
         os.utime(made[leaf].path, (5000 + n, 5000 + n))
-    assert Record.find(state, "99_1").key == "100"
-    assert Record.find(state, "train").key == "101"
+    assert record_of(state, "99_1").key == "100"
+    assert record_of(state, "train").key == "101"
 
 
 def test_find_without_a_match_names_what_there_is(state: Path) -> None:
@@ -598,9 +602,9 @@ def test_find_without_a_match_names_what_there_is(state: Path) -> None:
     with pytest.raises(
         UsageError, match=r"no record of '3' below .*; the newest there: 2, 1\. `raycluster status`"
     ):
-        Record.find(state, "3")
+        record_of(state, "3")
     with pytest.raises(UsageError, match="the newest there: none"):
-        Record.find(state / "missing", "3")
+        record_of(state / "missing", "3")
 
 
 def test_records_are_listed_newest_first_without_opening_a_file(
@@ -620,7 +624,7 @@ def test_old_records_are_pruned_and_old_ones_that_still_beat_are_not(state: Path
         for path in [*made[leaf].path.rglob("*"), made[leaf].path]:
             os.utime(path, (now - 40 * 86400, now - 40 * 86400))
     os.utime(made["3"].path)
-    made["2"].beat()
+    made["2"].claims.beat()
     old = made["2"].path.stat().st_mtime
     assert now - old > 39 * 86400
     assert prune(state) == [made["1"].path]

@@ -11,11 +11,11 @@ import pytest
 from rich.console import Console
 
 from raycluster_cli.reader import read_all, read_cluster, waiting_job
-from raycluster_cli.record import EndWord
 from raycluster_cli.screen import ASCII, UNICODE, View, bar, cluster_lines, facts, live_screen, report
 from raycluster_cli.slurm_jobs import Job
 from raycluster_cli.status import ClusterStatus
 from raycluster_cli.timeline import slowest_phase, timing_lines
+from raycluster_cli.words import EndWord
 from tests.unit.records_by_hand import write_record
 
 SIZES = [(80, 24), (40, 12), (200, 60), (20, 6), (132, 43), (60, 3)]

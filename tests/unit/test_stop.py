@@ -16,10 +16,11 @@ import pytest
 
 from raycluster_cli.proctree import identify
 from raycluster_cli.reader import read_cluster
-from raycluster_cli.record import EndWord, HeadInfo, Record
+from raycluster_cli.record import Record
 from raycluster_cli.slurm_jobs import Job
 from raycluster_cli.status import ClusterPhase, NodePhase
 from raycluster_cli.stop import Outcome, Surroundings, running_clusters, stop_cluster
+from raycluster_cli.words import EndWord, HeadInfo
 from tests.unit.records_by_hand import write_record
 
 

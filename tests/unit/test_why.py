@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from raycluster_cli.cli import app
-from raycluster_cli.record import EndWord, HeadInfo, NodeWord, Record
+from raycluster_cli.record import Record
 from raycluster_cli.why import judge, page, post_mortem
+from raycluster_cli.words import EndWord, HeadInfo, NodeWord
 
 NOW = time.time()
 
