@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING
 from .places import RAY_DIR
 
 if TYPE_CHECKING:
-    from .head import HeadRun
-    from .lifecycle import End
-    from .worker import WorkerRun
+    from .lifecycle import End, NodeRun
 
 MAX_FILE_BYTES = 256 * 1024
 MAX_NODE_BYTES = 4 * 1024 * 1024
@@ -40,7 +38,7 @@ _FIRST = (
 )
 
 
-async def keep_evidence(run: HeadRun | WorkerRun, end: End) -> None:
+async def keep_evidence(run: NodeRun, end: End) -> None:
     """Copy this node's logs to the record when --keep-logs says so."""
     keep = run.settings.keep_logs
     failed = end.reason == "raylet-lost" or (end.code != 0 and end.reason != "stop")

@@ -9,7 +9,7 @@ import secrets
 import signal
 import time
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from . import __version__
@@ -22,12 +22,12 @@ from .errors import (
     HeadStartError,
     RayclusterError,
     UsageError,
-    WorkersMissingError,
 )
 from .evidence import keep_evidence
 from .lifecycle import RESERVE_S, Context, End, NodeRun, python_version, quietly
 from .limit import job_end_time, job_output, requeue
-from .node import RayNode, is_loopback
+from .muster import Members, Muster
+from .node import is_loopback
 from .process import Child, describe_code, shell_code
 from .ray_start import StartFailure
 from .record import Record
@@ -39,7 +39,7 @@ from .usage import tell_usage
 from .vigil import gcs_lost
 from .words import EndWord, HeadInfo, NodeWord
 
-#: How often the head looks into the record while it waits: for words of workers, and for a stop.
+#: How often the head looks into the record for what others leave there: a stop, a lost raylet.
 RECORD_POLL_S = 0.5
 
 #: When Slurm is asked where the job's output goes; it remembers a job for minutes after its end (MinJobAge).
@@ -74,33 +74,6 @@ HANDED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 DRAIN_S = 1.0
 
 
-@dataclass
-class Members:
-    """The workers as the GCS sees them."""
-
-    alive: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By node id."""
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def update(
-        self, nodes: list[Mapping[str, Any]]
-    ) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
-        """Take in the nodes that have changed; returns (joined, lost) workers."""
-        joined, lost = [], []
-        for node in nodes:
-            node_id = str(node["node_id"])
-            if node["is_head"]:
-                continue
-            if node["alive"] and node_id not in self.alive:
-                self.alive[node_id] = node
-                joined.append(node)
-            elif not node["alive"] and self.alive.pop(node_id, None) is not None:
-                lost.append(node)
-        if joined or lost:
-            self.changed.set()
-        return joined, lost
-
-
 class HeadRun(NodeRun):
     """`raycluster head`, and rank 0 of `raycluster run`."""
 
@@ -115,7 +88,6 @@ class HeadRun(NodeRun):
         self.members = Members()
         self.driver: Driver | None = None
         self.head: HeadInfo
-        self.node: RayNode
         self._watch: asyncio.Task[None] | None = None
         self._stopping = False
         self._told = False
@@ -314,7 +286,7 @@ class HeadRun(NodeRun):
             self._background(self._note_output())
             self._background(asyncio.to_thread(self._ignore_errors, prune, context.state_dir))
             self._background(tell_usage(self, self.expected + 1))
-        await self._wait_for_workers()
+        await self._muster().wait(self._deadline)
         self.word.phase(NodePhase.READY)
         nodes = count(len(self.members.alive) + 1, "node")
         took = duration(time.time() - context.launched)
@@ -435,53 +407,17 @@ class HeadRun(NodeRun):
             return "Stop it with Ctrl-C."
         return f"Stop it with `raycluster stop {self.context.key}`."
 
-    async def _wait_for_workers(self) -> None:
-        """Until every expected worker is in, or the quorum is and --settle has passed."""
-        loop = asyncio.get_running_loop()
-        quorum_since: float | None = None
-        next_word = loop.time() + 10.0
-        look_at = 0.0
-        words: dict[str, NodeWord] = {}
-        while len(self.members.alive) < self.expected:
-            now = loop.time()
-            if len(self.members.alive) >= self.quorum and self.quorum < self.expected:
-                quorum_since = quorum_since if quorum_since is not None else now
-                if now - quorum_since >= self.settings.settle:
-                    missing = self._missing({})
-                    self.report.warn(
-                        f"starting with {len(self.members.alive)} of {count(self.expected, 'worker')}"
-                        f" (--min-workers {self.quorum}); missing: {missing}. Late ones are let in."
-                    )
-                    return
-            if now >= min(look_at, self._deadline):
-                # Not at each worker that joins: a thousand words are a thousand questions to the file server.
-                look_at = now + RECORD_POLL_S + self.expected / 1000
-                words = await self._words()
-            failed = [word for word in words.values() if word.phase == NodePhase.FAILED.value]
-            if failed and self.expected - len(failed) < self.quorum:
-                raise WorkersMissingError(
-                    f"{count(len(failed), 'worker')} of {self.expected} cannot join: "
-                    + "; ".join(
-                        f"{word.host}: {word.message.removeprefix(f'{word.host} ')}" for word in failed[:3]
-                    ),
-                )
-            if now >= self._deadline:
-                raise WorkersMissingError(
-                    f"{self.expected - len(self.members.alive)} of {count(self.expected, 'worker')} did not "
-                    f"join within {self.settings.timeout:g} s: {self._missing(words)}.",
-                    "Look at these hosts' lines above, or give more time with --timeout.",
-                )
-            if now >= next_word:
-                next_word = now + 30.0
-                self.report.say(
-                    f"{len(self.members.alive)} of {count(self.expected, 'worker')} joined after "
-                    f"{duration(time.time() - self.context.launched)}; waiting for {self._missing(words)}"
-                )
-            self.members.changed.clear()
-            if len(self.members.alive) < self.expected:
-                with contextlib.suppress(asyncio.TimeoutError):
-                    wait_s = min(RECORD_POLL_S, max(self._deadline - now, 0.01))
-                    await asyncio.wait_for(self.members.changed.wait(), wait_s)
+    def _muster(self) -> Muster:
+        return Muster(
+            self.members,
+            self.settings,
+            expected=self.expected,
+            quorum=self.quorum,
+            hosts=_worker_hosts(self.context),
+            launched=self.context.launched,
+            words=self._words,
+            report=self.report,
+        )
 
     async def _words(self) -> dict[str, NodeWord]:
         if self.record is None:
@@ -494,26 +430,6 @@ class HeadRun(NodeRun):
                 if word.role == Role.WORKER.value and word.updated >= self.context.launched - 300
             }
         return self._last_words
-
-    def _missing(self, words: Mapping[str, NodeWord]) -> str:
-        """The hosts that have not joined, with the last word of each where there is one."""
-        joined = {str(node["name"]) for node in self.members.alive.values()}
-        hosts = [host for host in _worker_hosts(self.context) if host not in joined] or sorted(
-            host for host in words if host not in joined
-        )
-        if not hosts:
-            return f"{self.expected - len(self.members.alive)} more (their hosts are not known here)"
-        told = []
-        for host in hosts[:8]:
-            word = words.get(host)
-            if word is None:
-                told.append(f"{host} (no word from it)")
-            else:
-                ago = duration(max(time.time() - word.updated, 0))
-                told.append(f"{host} (last word {ago} ago: {word.message or word.phase})")
-        if len(hosts) > 8:
-            told.append(f"and {len(hosts) - 8} more: {format_hostlist(hosts[8:])}")
-        return ", ".join(told)
 
     # -- what can happen meanwhile ---------------------------------------------------------------
 

@@ -208,6 +208,7 @@ class NodeRun:
         self.reaper = Reaper()
         self.signals = Signals()
         self.record: Record | None = None
+        self.node: RayNode
         self.word: Word
         self.ended: asyncio.Future[End]
         self.hurry = asyncio.Event()

@@ -20,18 +20,15 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import RayclusterError
+from .lifecycle import NodeRun
 from .proctree import PROC, descendants
 from .ray_start import StartFailure
 from .record import Record
 from .status import Role
 from .words import ClusterUsage, NodeUsage
-
-if TYPE_CHECKING:
-    from .head import HeadRun
-    from .worker import WorkerRun
 
 #: How often the head measures while it is watched, and how often it looks whether it is.
 MEASURE_S, LOOK_S = 2.0, 1.0
@@ -65,7 +62,7 @@ class Audience:
         return self._clock() < self._until
 
 
-async def tell_usage(run: HeadRun | WorkerRun, nodes: int) -> None:
+async def tell_usage(run: NodeRun, nodes: int) -> None:
     """Measure what this node has in use, and on the head the GCS's view too, until cancelled.
 
     ``nodes`` is how many do so: the more, the more seldom each.
@@ -78,7 +75,7 @@ async def tell_usage(run: HeadRun | WorkerRun, nodes: int) -> None:
     await asyncio.gather(*tasks)
 
 
-async def _tell_cluster_usage(run: HeadRun | WorkerRun, record: Record) -> None:
+async def _tell_cluster_usage(run: NodeRun, record: Record) -> None:
     audience = await run.word.submit(Audience, record.watching_stamp)
     while True:
         watched = await run.word.submit(audience.is_there)
@@ -89,7 +86,7 @@ async def _tell_cluster_usage(run: HeadRun | WorkerRun, record: Record) -> None:
         await asyncio.sleep(MEASURE_S if watched else LOOK_S)
 
 
-async def _tell_node_usage(run: HeadRun | WorkerRun, record: Record, pause_s: float) -> None:
+async def _tell_node_usage(run: NodeRun, record: Record, pause_s: float) -> None:
     audience = await run.word.submit(Audience, record.watching_stamp)
     watched = False
     while True:
@@ -104,7 +101,7 @@ async def _tell_node_usage(run: HeadRun | WorkerRun, record: Record, pause_s: fl
                 await run.word.submit(record.write_node_usage, run.context.host, usage)
 
 
-def _granted_bytes(run: HeadRun | WorkerRun) -> int:
+def _granted_bytes(run: NodeRun) -> int:
     """The memory that this node's processes may use: Slurm's grant; outside Slurm what Ray was told."""
     if run.context.allocation is not None:
         return run.node.facts.memory_bytes.value

@@ -14,7 +14,7 @@ from .errors import ExitCode, UsageError, WorkersMissingError
 from .evidence import keep_evidence
 from .health import Outcome, tcp_probe
 from .lifecycle import Context, End, Finished, NodeRun, quietly
-from .node import RayNode, join_host_port
+from .node import join_host_port
 from .ports import derived_gcs_ports
 from .process import Child, describe_code
 from .ray_start import StartFailure
@@ -144,7 +144,6 @@ class WorkerRun(NodeRun):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.target: Target
-        self.node: RayNode
         self._stopping = False
         self._raylet_died: asyncio.Future[tuple[Child, int]]
         self._stale: str | None = None

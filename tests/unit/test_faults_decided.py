@@ -9,7 +9,8 @@ import pytest
 
 from raycluster_cli.config import Settings
 from raycluster_cli.errors import ExitCode, UsageError
-from raycluster_cli.head import Members, _refuse_recovery
+from raycluster_cli.head import _refuse_recovery
+from raycluster_cli.muster import Members
 from raycluster_cli.ray_start import gcs_settings
 from raycluster_cli.vigil import CHECK_TIMEOUT_S, FAILED_CHECKS
 from raycluster_cli.words import EndWord

@@ -42,6 +42,17 @@ def test_imports_go_one_way() -> None:
         done |= free
 
 
+def test_the_documentation_has_every_module_in_the_order_of_imports() -> None:
+    text = (PACKAGE.parent / "docs" / "how-it-works.md").read_text()
+    rows = [line.split("|")[1] for line in text[text.index("| Module |") :].splitlines() if "|" in line][2:]
+    row_of = {
+        name.strip().replace("\\", ""): number for number, row in enumerate(rows) for name in row.split(",")
+    }
+    assert set(MODULES) - {"__init__"} == set(row_of)
+    for module, row in row_of.items():
+        assert all(row_of[needed] <= row for needed in imported(module)), module
+
+
 @pytest.mark.parametrize("module", ["launch", "plain", "head", "worker", "lifecycle", "local"])
 def test_a_supervisor_imports_neither_ray_nor_rich_nor_typer(module: str) -> None:
     code = f"import sys, raycluster_cli.{module}; print(*(set(sys.modules) & {{'ray', 'rich', 'typer'}}))"
