@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import doctest
 import os
 import shutil
 import socket
@@ -508,3 +509,10 @@ def test_a_second_start_of_one_companion_after_a_loss() -> None:
             assert "2 nodes" in await cluster.driver(ON_EACH)
 
     run(test)
+
+
+def test_the_examples_of_the_module_that_imports_ray() -> None:
+    from raycluster_cli import ray_private
+
+    failed, tried = doctest.testmod(ray_private)
+    assert failed == 0 < tried

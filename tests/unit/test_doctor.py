@@ -143,7 +143,7 @@ def test_nodes_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nodes_that_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raycluster_cli.doctor_nodes.addresses_of", lambda name: {"127.0.0.1"})
-    monkeypatch.setattr("raycluster_cli.doctor_nodes.MEETING_S", 0.5)
+    monkeypatch.setattr("raycluster_cli.doctor_nodes.MEETING_S", 0.1)
     meeting = Meeting(f"unit-{time.time_ns()}", "n1", 2)
     other = node(tmp_path, "n2", ["n1"])
     for _, check in meeting.checks():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ PACKAGE = Path(raycluster_cli.__file__).parent
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 
+@functools.cache
 def imported(module: str) -> set[str]:
     """The package's modules that a module imports, at its top or later, but for type checkers only."""
 
