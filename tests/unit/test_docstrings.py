@@ -12,6 +12,8 @@ import raycluster_cli
 
 MODULES = sorted(f"raycluster_cli.{one.name}" for one in pkgutil.iter_modules(raycluster_cli.__path__))
 
+NOT_HERE = ("__main__", "ray_private")
+
 
 @pytest.mark.parametrize(
     "module", [name for name in MODULES if not name.endswith(("__main__", "ray_private"))]
