@@ -73,6 +73,9 @@ HANDED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 #: holds a detached actor never leaves by itself.
 DRAIN_S = 1.0
 
+#: So many workers that are slow to leave are looked after one by one.
+FEW = 32
+
 
 class HeadRun(NodeRun):
     """`raycluster head`, and rank 0 of `raycluster run`."""
@@ -692,6 +695,23 @@ class HeadRun(NodeRun):
             self.members.changed.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.members.changed.wait(), min(left_s, 0.1))
+                continue
+            await self._forget_those_that_have_gone(left_s)
+
+    async def _forget_those_that_have_gone(self, left_s: float) -> None:
+        """Take their own word for it: a node that ended while it joined has killed its raylet.
+
+        The GCS would wait for such a raylet for a second; short drivers end before all nodes have
+        noticed that they are in.
+        """
+        if self.record is None or len(self.members.alive) > FEW:
+            return
+        for node_id, node in list(self.members.alive.items()):
+            word = await self.word.ask(
+                self.record.read_node, str(node["name"]), timeout_s=left_s, default=None
+            )
+            if word is not None and word.phase in (NodePhase.GONE.value, NodePhase.FAILED.value):
+                self.members.alive.pop(node_id, None)
 
 
 def _refuse_recovery(ray_version: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import doctest
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -93,6 +94,21 @@ def test_a_drained_worker_leaves_in_order_with_the_reason() -> None:
             while client.nodes[worker.node_id]["alive"]:
                 await asyncio.sleep(0.02)
             assert client.nodes[worker.node_id]["death"]["message"] == "the driver has ended"
+
+    run(test)
+
+
+def test_a_node_that_does_not_answer_keeps_no_other_from_being_told() -> None:
+    async def test() -> None:
+        async with nodes() as cluster:
+            head, silent, well = await cluster.start(0), await cluster.start(1), await cluster.start(2)
+            stopped, raylet = cluster.child(silent, "raylet"), cluster.child(well, "raylet")
+            client = cluster.companions[0]
+            await client.watch(head.gcs_address, _auth(cluster.token), expected=9)
+            stopped.send(signal.SIGSTOP)
+            results = await client.drain([silent.node_id, well.node_id], timeout_s=30)
+            assert results[silent.node_id]["refusal"].startswith("no answer")
+            assert await asyncio.wait_for(asyncio.shield(raylet.exited), 30) == 0
 
     run(test)
 
