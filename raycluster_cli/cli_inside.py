@@ -257,12 +257,16 @@ def dashboard(
     The dashboard listens on the loopback of the head's node, and asks for the cluster's token. It is
     started only when it was asked for (--dashboard), beside the driver, and needs ray[default].
 
+    Exit codes: 0; 1 there is no dashboard, or ssh made no tunnel; 2 no such cluster; with --open at last
+    ssh's own, or 130 after Ctrl-C.
+
     \b
     Examples:
       raycluster dashboard 4711
       raycluster dashboard 4711 --open --port 9000
     """
     import shlex
+    from functools import partial
 
     from . import tunnel as core
     from .inside import choose_node, is_here, live_head
@@ -288,13 +292,8 @@ def dashboard(
         return
     tunnel = core.tunnel_to(head.dashboard, head.host, core.free_local_port(port))
     print(f"raycluster: {shlex.join(tunnel.from_here())}", file=sys.stderr)
-    child = core.open_tunnel(tunnel, env)
-    print(f"http://localhost:{tunnel.local_port}   (Ctrl-C closes the tunnel)", flush=True)
-    try:
-        sys.exit(child.wait())
-    except KeyboardInterrupt:
-        child.wait()
-        sys.exit(130)
+    where = f"http://localhost:{tunnel.local_port}   (Ctrl-C closes the tunnel)"
+    sys.exit(core.hold_tunnel(tunnel, env, partial(print, where, flush=True)))
 
 
 def _no_dashboard(record: Record) -> RayclusterError:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import ipaddress
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from .errors import RayclusterError, UsageError
 from .ports import port_error
+from .process import ENDING, shell_code
 
 #: The port on one's own machine, as Ray's own documentation has it.
 LOCAL_PORT = 8265
 
 SSH_TIMEOUT_S = 30.0
+GRACE_S = 5.0
+POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,8 @@ class Tunnel:
             self.address if self.is_loopback else "127.0.0.1" if self.address == "0.0.0.0" else self.address
         )
         ends = f"{self.local_port}:{_bracketed(target)}:{self.port}"
-        options = ["-o", "ExitOnForwardFailure=yes", "-o", "ConnectTimeout=15"]
+        # A connection shared with other sessions (ControlMaster) would keep the tunnel after ssh's end.
+        options = ["-o", "ExitOnForwardFailure=yes", "-o", "ConnectTimeout=15", "-o", "ControlPath=none"]
         return ["ssh", "-N", *options, "-L", ends, f"{self.user}@{self.host}"]
 
 
@@ -85,28 +91,67 @@ def free_local_port(wanted: int | None) -> int:
     raise UsageError("no free port was found here.", "Give one by --port.")
 
 
-def open_tunnel(tunnel: Tunnel, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start ssh and wait until its end here listens.  Raises RayclusterError."""
+def hold_tunnel(tunnel: Tunnel, env: Mapping[str, str], tell: Callable[[], object]) -> int:
+    """Start ssh, call ``tell`` once its end here listens, and stay until ssh ends or a signal asks for it.
+
+    Returns ssh's exit code, or 128 + N for signal N; ssh has ended by then.  Raises RayclusterError
+    when there came no tunnel.
+    """
     program = shutil.which("ssh", path=env.get("PATH"))
     if program is None:
         raise UsageError("there is no ssh here.", f"On your own machine: {shlex.join(tunnel.from_afar())}")
-    argv = [program, *tunnel.from_here()[1:]]
-    child = subprocess.Popen(argv, env=dict(env))
-    deadline = time.monotonic() + SSH_TIMEOUT_S
-    while child.poll() is None and time.monotonic() < deadline:
-        with socket.socket() as probe:
-            probe.settimeout(1.0)
-            if probe.connect_ex(("127.0.0.1", tunnel.local_port)) == 0:
-                return child
-        time.sleep(0.1)
-    if child.poll() is None:
-        child.terminate()
-    code = child.wait()
+    with _signals() as got:
+        child = subprocess.Popen([program, *tunnel.from_here()[1:]], env=dict(env))
+        try:
+            deadline = time.monotonic() + SSH_TIMEOUT_S
+            is_open = False
+            while not (is_open or got) and child.poll() is None and time.monotonic() < deadline:
+                time.sleep(POLL_S)
+                is_open = _listens(tunnel.local_port)
+            if is_open:
+                tell()
+                while not got and child.poll() is None:
+                    time.sleep(POLL_S)
+        finally:
+            code = _end(child)
+    if got:
+        return 128 + got[0]
+    if is_open:
+        return code
     raise RayclusterError(
         f"ssh to {tunnel.host} made no tunnel (code {code}); many sites let nobody log in to nodes.",
         "Start the job with --dashboard-host 0.0.0.0: the login node then is enough (its pages "
         "ask for the token all the same).",
     )
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The signals that ask for the end, as they come; afterwards they do what they did before."""
+    got: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: got.append(number)) for number in ENDING}
+    try:
+        yield got
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _end(child: subprocess.Popen[bytes]) -> int:
+    """End a child, if it has not ended; its code as a shell shows it."""
+    child.terminate()
+    try:
+        code = child.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        code = child.wait()
+    return shell_code(code)
 
 
 def _bracketed(address: str) -> str:

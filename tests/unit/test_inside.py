@@ -16,7 +16,7 @@ from raycluster_cli import completion, submitted
 from raycluster_cli.client import client_environment_here, remove_client, write_client
 from raycluster_cli.errors import RayclusterError, UsageError
 from raycluster_cli.inside import choose_live_node, choose_node, is_here, live_head, on_node
-from raycluster_cli.tunnel import Tunnel, free_local_port, open_tunnel, tunnel_to
+from raycluster_cli.tunnel import Tunnel, free_local_port, hold_tunnel, tunnel_to
 from raycluster_cli.words import EndWord
 from tests.unit.records_by_hand import write_record
 
@@ -109,9 +109,9 @@ def test_tunnel_that_fails(tmp_path: Path) -> None:
     ssh.chmod(0o755)
     tunnel = Tunnel("me", "login", "gpu01", "127.0.0.1", 20483, free_local_port(None))
     with pytest.raises(RayclusterError, match="ssh to gpu01 made no tunnel"):
-        open_tunnel(tunnel, {"PATH": f"{tmp_path}:/bin:/usr/bin"})
+        hold_tunnel(tunnel, {"PATH": f"{tmp_path}:/bin:/usr/bin"}, pytest.fail)
     with pytest.raises(UsageError, match="no ssh"):
-        open_tunnel(tunnel, {"PATH": str(tmp_path / "none")})
+        hold_tunnel(tunnel, {"PATH": str(tmp_path / "none")}, pytest.fail)
 
 
 def test_submitted_jobs_are_remembered(tmp_path: Path) -> None:
