@@ -475,6 +475,10 @@ def _patched_spawn(
     def start_ray_process(command: list[str], process_type: str, *args: Any, **kwargs: Any) -> Any:
         if process_type == "raylet":
             command = raylet_command(command, plan)
+        if process_type == "ray_client_server":
+            # It starts a process for each driver, by fork from among gRPC's threads; gRPC's own handlers
+            # of forks now and then end that child before it is another program (Ray's issue 63202).
+            kwargs["env_updates"] = {**(kwargs.get("env_updates") or {}), "GRPC_ENABLE_FORK_SUPPORT": "0"}
         if process_type == "log_monitor" and plan.quick != "ray-start":
             info = SimpleNamespace(process=_ForkedScript(command))
         else:
