@@ -5,6 +5,7 @@
 #   make unit    the unit tests alone (seconds)
 #   make lint    ruff and mypy
 #   make ray-oldest   the Ray tests on the oldest Ray that is supported, in a virtual environment of its own
+#   make ray-default  the tests of what needs ray[default] (dashboard, job API, ray://), in another one
 #   make chaos   every fault of docs/reliability.md, random ones five times (needs Slurm and root; half an hour)
 #   make bench   start and stop times beside `ray symmetric-run` (needs Slurm and root)
 #
@@ -21,7 +22,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit ray ray-oldest slurm chaos lint format bench clean
+.PHONY: help venv demo test unit ray ray-oldest ray-default slurm chaos lint format bench clean
 
 help:
 	@awk '!/^#/ {exit} {sub(/^# ?/, ""); print}' Makefile
@@ -73,6 +74,18 @@ $(OLDEST)/.installed: pyproject.toml $(DEV)
 
 ray-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest tests/ray -m "not slow" $(PYTEST_ARGS)
+
+# The project itself does with the small Ray; its dashboard, job API and client come with ray[default].
+DEFAULT := $(VENV)-default
+$(DEFAULT)/.installed: pyproject.toml $(DEV)
+	@echo "Setting up $(DEFAULT) with ray[default]"
+	@test -x $(DEFAULT)/bin/python || $(PYTHON) -m venv $(DEFAULT)
+	@$(DEFAULT)/bin/python -m pip install -qq --editable '.[demo]' 'ray[default]' 'pytest>=8'
+	@$(DEFAULT)/bin/python -c 'import aiohttp_cors' # without which the tests would skip themselves
+	@touch $@
+
+ray-default: $(DEFAULT)/.installed
+	$(DEFAULT)/bin/python -m pytest tests/slurm -m dashboard $(PYTEST_ARGS)
 
 slurm: $(DEV)
 	$(BIN)/python -m pytest tests/slurm $(PYTEST_ARGS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shlex
 import subprocess
@@ -467,37 +466,4 @@ for words in (ray.get(no_proxy.remote())[0], os.environ["NO_PROXY"]):
     """
     job = batch(slurm, script, user="alice")
     assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
-    slurm.assert_nothing_left()
-
-
-# -- the dashboard --------------------------------------------------------------------------------
-
-HAS_DASHBOARD = importlib.util.find_spec("aiohttp_cors") is not None
-ASK = "curl --silent --max-time 10 --write-out %{{http_code}} --output /dev/null {header} http://{where}/api/version"
-
-
-@pytest.mark.skipif(not HAS_DASHBOARD, reason="Ray is installed without its dashboard: ray[default] has it")
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_the_dashboard_listens_where_it_is_told_and_asks_for_the_token(slurm: Slurm, host: str) -> None:
-    options = "--dashboard" if host == "127.0.0.1" else f"--dashboard --dashboard-host {host}"
-    job = slurm.sbatch(
-        f"srun --mem=0 raycluster run {options} -- {driver(0, '--sleep', 600)}", *SHARED, user="alice"
-    )
-    output = job.wait_for("dashboard: http://", timeout_s=BUSY_S)
-    assert ("others reach the dashboard" in output) == (host == "0.0.0.0")
-    port = head_is_up(slurm.bed, job)["ports"]["dashboard"]
-    token = slurm.bed.path(LOGIN, f"/home/alice/.raycluster/bed/{job.id}/token").read_text()
-    listening = slurm.run("n1", ["ss", "-ltnH", f"sport = :{port}"]).stdout.split()[3]
-    assert listening in (f"{host}:{port}", f"*:{port}")
-
-    def ask(asker: str, where: str, header: str = "") -> str:
-        words = shlex.split(ASK.format(where=f"{where}:{port}", header=header))
-        return slurm.run(asker, words, user="bob").stdout
-
-    assert ask("n1", "127.0.0.1") == "401"
-    assert ask("n1", "127.0.0.1", f"--header 'Authorization: Bearer {'0' * 64}'") in ("401", "403")
-    assert ask("n1", "127.0.0.1", f"--header 'Authorization: Bearer {token}'") == "200"
-    assert ask("n2", "10.77.0.1") == ("000" if host == "127.0.0.1" else "401")
-    job.cancel()
-    job.wait()
     slurm.assert_nothing_left()
