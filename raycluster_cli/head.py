@@ -8,8 +8,9 @@ import re
 import secrets
 import signal
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from . import __version__
@@ -98,10 +99,14 @@ class HeadRun(NodeRun):
         self._last_words: dict[str, NodeWord] = {}
         self._claimed = False
         """Whether the record is ours: until then it may be another head's, whose end is not ours to write."""
+        self._refused_by: Record | None = None
+        """The record that is another head's."""
+        self._named = False
+        """Whether the record names this head: from then on workers look for the end there."""
         self._recoveries = 0
         self._recovery: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[Any]] = []
-        if context.driver:
+        if context.driver and context.allocation is None:
             find_program(context.driver, context.env)
 
     # -- startup ---------------------------------------------------------------------------------
@@ -112,9 +117,10 @@ class HeadRun(NodeRun):
         self._deadline = self._loop.time() + settings.timeout
         if self.record is not None:
             await self._claim(self.record)
+        if context.driver:  # in a job not earlier: other tasks wait for this one, and are told by the record
+            find_program(context.driver, context.env)
         self.node = self.make_node(self._process_died)
         self.node.on_dashboard = self._dashboard_is_up
-        self.node.prepare()
         self.keep(node_root=str(self.node.root.path))
         self.node.begin_import()
         self.node.token = await self._make_token()
@@ -143,7 +149,7 @@ class HeadRun(NodeRun):
             end_time=(context.allocation.end_time or 0.0) if context.allocation else 0.0,
             extra={
                 "state": "starting",
-                "step": context.allocation.step_id if context.allocation else None,
+                "step": context.step,
                 "on_worker_loss": settings.on_worker_loss,
                 "head_recovery": settings.head_recovery,
                 "with_dashboard": settings.dashboard,
@@ -192,7 +198,7 @@ class HeadRun(NodeRun):
         try:
             await self.on_record(claim)
         except RayclusterError:
-            self.record = None
+            self._refused_by, self.record = self.record, None
             self.word.use(None)
             raise
 
@@ -245,6 +251,7 @@ class HeadRun(NodeRun):
 
     def _write_head(self) -> None:
         if self.record is not None:
+            self._named = True
             self.word.submit(self._ignore_errors, self.record.write_head, self.head)
 
     def _dashboard_is_up(self, url: str) -> None:
@@ -614,13 +621,7 @@ class HeadRun(NodeRun):
         if self.driver is not None and self.driver.child.running:
             await quietly(self.report, "ending the driver", self._end_driver(end))
             end = self._end_after_driver(end)
-        if self.record is not None and self._claimed:
-            # Before the first worker goes: a worker that sees its raylet end reads why.
-            word = EndWord(time.time(), int(end.code), end.reason, end.culprit, end.message)
-            written = self.word.ask(
-                self._ignore_errors, self.record.write_end, word, timeout_s=3.0, default=None
-            )
-            await quietly(self.report, "writing the end", written)
+        await quietly(self.report, "writing the end", self._write_end(end))
         if hasattr(self, "node"):
             if not self.hurry.is_set():
                 await quietly(self.report, "draining the workers", self._drain(end))
@@ -634,6 +635,19 @@ class HeadRun(NodeRun):
         if self._asks_for_requeue(end):
             await quietly(self.report, "requeueing the job", self._requeue())
         return end
+
+    async def _write_end(self, end: End) -> None:
+        """Before the first worker goes: a worker that sees its raylet end, or no head at all, reads why."""
+        word = EndWord(time.time(), int(end.code), end.reason, end.culprit, end.message)
+        writes: list[Callable[[], None]] = []
+        if self.record is not None and self._claimed:
+            writes.append(partial(self.record.write_end, word))
+        step = self.context.step
+        record = self.record or self._refused_by
+        if self.context.symmetric and step and record is not None and not self._named:
+            writes.append(partial(record.write_refusal, step, word))
+        for write in writes:
+            await self.word.ask(self._ignore_errors, write, timeout_s=3.0, default=None)
 
     def _end_after_driver(self, end: End) -> End:
         """What the driver's answer to being told to end makes of the end.

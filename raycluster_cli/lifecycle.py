@@ -83,6 +83,11 @@ class Context:
         return f"{self.slurm_cluster}/{self.key}+{self.settings.name}"
 
     @property
+    def step(self) -> str | None:
+        """The step that this task belongs to: a record's head of another step is not ours."""
+        return self.allocation.step_id if self.allocation else None
+
+    @property
     def own_token(self) -> str:
         """The token that the user brought along (RAYCLUSTER_TOKEN), or ''."""
         return self.env.get("RAYCLUSTER_TOKEN", "")
@@ -368,9 +373,9 @@ class NodeRun:
         return done
 
     def make_node(self, on_death: Callable[[Child, int], None]) -> RayNode:
-        """This machine's Ray node, not yet prepared."""
+        """This machine's Ray node, with its directory made.  Raises RayclusterError."""
         context = self.context
-        return RayNode(
+        node = RayNode(
             role=context.role,
             settings=context.settings,
             env=context.env,
@@ -384,6 +389,8 @@ class NodeRun:
             warm=context.warm,
             kept=context.keeper is not None,
         )
+        node.prepare()
+        return node
 
     def keep(self, **notes: object) -> None:
         """Tell the keeper what it must clear if this process is killed."""

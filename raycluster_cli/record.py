@@ -12,6 +12,7 @@ One directory per cluster, mode 0700, on a file system that all nodes share:
 ``lost/NODE_ID``        empty: the raylet of that id died; by the node's supervisor, who holds it
 ``stop.json``           StopWord: somebody asks the head to end the cluster
 ``end.json``            EndWord: how it ended, written once by the head
+``refused/STEP.json``   EndWord: the head of this step came to nothing, before it could name itself
 ``events.log``          what happened, one JSON object a line, appended by the head alone
 ``watching``            touched by `raycluster monitor` while somebody watches
 ``usage.json``          ClusterUsage: by the head, only while somebody watches
@@ -155,7 +156,7 @@ class Record:
                         if over or entry.stat(follow_symlinks=False).st_mtime <= last:
                             os.rename(entry.path, away / "nodes" / entry.name)
             logs = ("usage.json", "usage", "events.log", "events.log.1", "logs")
-            for name in ("head.json", "stop.json", "lost", *logs, "end.json"):
+            for name in ("head.json", "stop.json", "lost", "refused", *logs, "end.json"):
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(self.path / name, away / name)
             with contextlib.suppress(FileNotFoundError):
@@ -233,6 +234,19 @@ class Record:
 
     def read_end(self) -> EndWord | None:
         return decode(EndWord, read_bytes(self.path / "end.json"))
+
+    def write_refusal(self, step: str, end: EndWord) -> None:
+        """A head that came to nothing tells the other tasks of its step, which wait for it.
+
+        It may be another head's record: its own files are left alone.
+        """
+        path = self.path / "refused" / f"{part(step, 'step')}.json"
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path.parent, 0o700)
+        write_whole(path, self._encode(end))
+
+    def read_refusal(self, step: str) -> EndWord | None:
+        return decode(EndWord, read_bytes(self.path / "refused" / f"{part(step, 'step')}.json"))
 
     def request_stop(self, reason: str = "", *, by: str = "") -> StopWord:
         """Ask the head to end the cluster; the first who asked stands."""

@@ -147,6 +147,8 @@ class WorkerRun(NodeRun):
         self._stopping = False
         self._raylet_died: asyncio.Future[tuple[Child, int]]
         self._stale: str | None = None
+        self._stale_end: EndWord | None = None
+        self._ask_for_refusal_at = 0.0
         self._restarts = 0
         self._head_away = asyncio.Event()
         self._away = ""
@@ -177,7 +179,6 @@ class WorkerRun(NodeRun):
         self._raylet_died = loop.create_future()
         await self._refuse_ended_cluster()
         self.node = self.make_node(self._process_died)
-        self.node.prepare()
         self.keep(node_root=str(self.node.root.path))
         self.node.begin_import()
         self.word.phase(NodePhase.WAITING, node_root=str(self.node.root.path))
@@ -194,9 +195,11 @@ class WorkerRun(NodeRun):
 
     async def _refuse_ended_cluster(self) -> None:
         """Remember an earlier cluster of this key that has ended: it is not the one we wait for."""
-        if self.record is not None and await self.on_record(self.record.read_end) is not None:
+        end = await self.on_record(self.record.read_end) if self.record is not None else None
+        if self.record is not None and end is not None:
             head = await self.on_record(self.record.read_head)
             self._stale = head.identity if head else None
+            self._stale_end = end
 
     async def _join(self) -> None:
         """Find the head and join it, in attempts.
@@ -228,9 +231,8 @@ class WorkerRun(NodeRun):
                 self.report.note(f"attempt {attempt} to join {failed.where} failed: {failed}")
                 if self.node.companion is None:
                     self.node.begin_import()
-                rest_s = min(began + settings.retry_delay, self._deadline) - loop.time()
-                await asyncio.sleep(max(rest_s, 0))
-        if self._stale is not None:
+                await self._rest(min(began + settings.retry_delay, self._deadline))
+        if self._stale_end is not None:
             raise Finished(
                 End(ExitCode.OK, "the job's cluster had ended before this worker came", reason="ended")
             )
@@ -239,6 +241,13 @@ class WorkerRun(NodeRun):
             "Is the head running in this job? --master-ip and --master-port say where it is, "
             "--state-dir where its record is.",
         )
+
+    async def _rest(self, until: float) -> None:
+        """Wait for the next attempt, unless the cluster ends before it (Finished)."""
+        loop = asyncio.get_running_loop()
+        while (left_s := until - loop.time()) > 0:
+            await asyncio.sleep(min(left_s, 1.0 + self._nodes_in_job() / 500))
+            await self._read_head()
 
     async def _find_head(self, until: float) -> Target:
         """Knock where the head should be, until it answers or the attempt is over (AttemptFailed).
@@ -313,14 +322,34 @@ class WorkerRun(NodeRun):
         if self.record is None:
             return None
         head = await self.word.ask(self.record.read_head, timeout_s=RECORD_LOOK_S, default=None)
-        if head is None or head.identity == self._stale:
-            return None
-        if self.context.symmetric and head.extra.get("step") != context_step(self.context):
+        of_another_step = (
+            head is not None and self.context.symmetric and head.extra.get("step") != self.context.step
+        )
+        if head is None or head.identity == self._stale or of_another_step:
+            await self._finish_when_refused(self.record)
             return None
         end = await self.word.ask(self.record.read_end, timeout_s=RECORD_LOOK_S, default=None)
         if end is not None:
             raise Finished(_end_of(end))
         return head
+
+    async def _finish_when_refused(self, record: Record) -> None:
+        """End (Finished) when our head came to nothing before the record could name it.
+
+        Asked about once a second, since it is one more file that each waiting worker opens.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._ask_for_refusal_at:
+            return
+        self._ask_for_refusal_at = now + (1.0 + self._nodes_in_job() / 500) * random.uniform(0.8, 1.2)
+        step = self.context.step
+        if self.context.symmetric and step:
+            end = await self.word.ask(record.read_refusal, step, timeout_s=RECORD_LOOK_S, default=None)
+        else:
+            end = await self.word.ask(record.read_end, timeout_s=RECORD_LOOK_S, default=None)
+            end = None if end == self._stale_end else end
+        if end is not None:
+            raise Finished(End(ExitCode.OK, f"the cluster did not start: {end.message}", reason="ended"))
 
     async def _head_at(self, ip: str, port: int) -> HeadInfo | None:
         """A head that some record of this user names at this address.
@@ -641,11 +670,6 @@ def _end_of(ended: EndWord) -> End:
     code = ExitCode.UNHEALTHY if ended.reason in HEAD_LOST else ExitCode.OK
     reason = "head-lost" if ended.reason in HEAD_LOST else "ended"
     return End(code, f"the cluster ended: {ended.message}", reason=reason, culprit=ended.culprit_host)
-
-
-def context_step(context: Context) -> str | None:
-    """The step that this task belongs to: a record's head of another step is not ours."""
-    return context.allocation.step_id if context.allocation else None
 
 
 async def _numeric(host: str) -> str:

@@ -342,6 +342,57 @@ def test_a_second_head_is_refused_and_the_first_goes_on(slurm: Slurm) -> None:
     slurm.assert_nothing_left()
 
 
+ON_THE_HEAD = """bash -c '[ $SLURM_PROCID != 0 ] || export RAYCLUSTER_TEMP_DIR=/proc; exec "$0" "$@"'"""
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        pytest.param("raycluster run -- nopey", "the driver 'nopey' was not found in PATH", id="driver"),
+        pytest.param("raycluster run --master-port 6818 -- true", "port 6818 given for gcs port", id="port"),
+        pytest.param(f"{ON_THE_HEAD} raycluster run -- true", "files below /proc", id="directory"),
+    ],
+)
+def test_a_head_that_comes_to_nothing_ends_its_workers(slurm: Slurm, command: str, message: str) -> None:
+    """With srun as it comes nothing else ends the other tasks before their --timeout of 300 s."""
+    job = batch(slurm, f"exec srun --mem=0 {command}")
+    assert job.wait() == JobEnd("FAILED", 2, 0), job.output()
+    assert message in line_with("raycluster: error", job.output())
+    slurm.assert_nothing_left()
+
+
+def test_workers_of_their_own_step_end_when_their_head_came_to_nothing(slurm: Slurm) -> None:
+    script = """
+        srun --overlap --mem=0 -N2 -n2 --relative=1 raycluster worker --master-ip n1 & workers=$!
+        raycluster head --expected-workers 2 -- nopey; echo "HEAD $?"
+        wait $workers; echo "WORKERS $?"
+        """
+    job = batch(slurm, script)
+    job.wait()
+    assert "HEAD 2" in job.output()
+    assert "WORKERS 0" in job.output()
+    slurm.assert_nothing_left()
+
+
+def test_a_second_run_is_refused_with_all_of_its_tasks(slurm: Slurm) -> None:
+    job = batch(
+        slurm,
+        f"""
+        {SRUN} --overlap raycluster run -- {driver(0, "--sleep", 600)} & run=$!
+        until grep -q NODES $HOME/second.out; do sleep 0.2; done
+        {SRUN} --overlap raycluster run -- true; echo "SECOND $?"
+        raycluster stop $SLURM_JOB_ID
+        wait $run; echo "FIRST $?"
+        """,
+        "--output=/home/admin/second.out",
+    )
+    job.wait()
+    assert "SECOND 2" in job.output()
+    assert "FIRST 143" in job.output()
+    assert "this job already has a head" in job.output()
+    slurm.assert_nothing_left()
+
+
 def test_a_cluster_without_driver_stays_until_scancel(slurm: Slurm) -> None:
     job = batch(slurm, f"exec {SRUN} raycluster run")
     job.wait_for("3 nodes ready")
