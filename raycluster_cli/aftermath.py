@@ -41,7 +41,10 @@ def _write_words(record: Record, notes: Mapping[str, str], message: str, exit_co
     """The end first: other nodes wait for it before they believe in a loss."""
     host, now = notes["host"], time.time()
     if notes.get("role") == Role.HEAD.value and record.read_end() is None:
-        record.write_end(EndWord(now, exit_code, "supervisor-killed", host, message))
+        end = EndWord(now, exit_code, "supervisor-killed", host, message)
+        record.write_end(end)
+        if notes.get("step") and record.read_head() is None:
+            record.write_refusal(notes["step"], end)
     word = record.read_node(host)
     if word is None:
         return

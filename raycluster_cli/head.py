@@ -117,6 +117,7 @@ class HeadRun(NodeRun):
         self._deadline = self._loop.time() + settings.timeout
         if self.record is not None:
             await self._claim(self.record)
+            self.keep()
         if context.driver:  # in a job not earlier: other tasks wait for this one, and are told by the record
             find_program(context.driver, context.env)
         self.node = self.make_node(self._process_died)
