@@ -8,7 +8,7 @@ import re
 import secrets
 import signal
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,7 +26,6 @@ from .errors import (
 )
 from .evidence import keep_evidence
 from .lifecycle import RESERVE_S, Context, End, NodeRun, python_version, quietly
-from .limit import job_end_time, job_output, requeue
 from .muster import Members, Muster
 from .node import is_loopback
 from .process import Child, describe_code, shell_code
@@ -35,6 +34,7 @@ from .record import Record
 from .records import prune
 from .report import command_text, count, duration
 from .slurm import format_hostlist
+from .slurm_calls import hosts_without_task, job_end_time, job_output, requeue
 from .status import NodePhase, Role
 from .usage import tell_usage
 from .vigil import gcs_lost
@@ -427,8 +427,16 @@ class HeadRun(NodeRun):
             hosts=_worker_hosts(self.context),
             launched=self.context.launched,
             words=self._words,
+            without_task=self._hosts_without_task,
             report=self.report,
         )
+
+    async def _hosts_without_task(self, hosts: Sequence[str]) -> list[str]:
+        """Those of silent nodes that will not come any more, where Slurm can tell: in a step of our own."""
+        allocation = self.context.allocation
+        if allocation is None or not self.context.symmetric:
+            return []
+        return await hosts_without_task(hosts, allocation, self.context.env, self.reaper)
 
     async def _words(self) -> dict[str, NodeWord]:
         if self.record is None:

@@ -13,6 +13,7 @@ from .config import Settings
 from .errors import WorkersMissingError
 from .report import Report, count, duration
 from .slurm import format_hostlist
+from .slurm_calls import ROLL_CALL_S, TASK_ENDED_HINT
 from .status import NodePhase
 from .words import NodeWord
 
@@ -21,6 +22,9 @@ LOOK_S = 0.5
 
 #: When a person is told for whom the head waits, and how often after that.
 FIRST_TOLD_S, TOLD_AGAIN_S = 10.0, 30.0
+
+#: Of so many silent nodes at most: of a thousand, a few tell enough.
+ASKED_AFTER = 64
 
 
 @dataclass
@@ -63,11 +67,13 @@ class Muster:
         hosts: Sequence[str],
         launched: float,
         words: Callable[[], Awaitable[dict[str, NodeWord]]],
+        without_task: Callable[[Sequence[str]], Awaitable[list[str]]],
         report: Report,
     ) -> None:
         """``hosts``: where workers are expected, as far as Slurm tells; ``launched``: Unix seconds.
 
-        ``words`` reads what the nodes themselves say, from the record.
+        ``words`` reads what the nodes themselves say, from the record; ``without_task`` asks Slurm on
+        which of some hosts the task that should say something has ended.
         """
         self._members = members
         self._settings = settings
@@ -76,6 +82,7 @@ class Muster:
         self._hosts = hosts
         self._launched = launched
         self._words = words
+        self._without_task = without_task
         self._report = report
         self._quorum_since: float | None = None
 
@@ -87,6 +94,7 @@ class Muster:
         loop = asyncio.get_running_loop()
         tell_at = loop.time() + FIRST_TOLD_S
         look_at = 0.0
+        roll_call_at = loop.time() + ROLL_CALL_S
         words: dict[str, NodeWord] = {}
         while self._awaited() > 0:
             now = loop.time()
@@ -101,6 +109,9 @@ class Muster:
                 look_at = now + LOOK_S + self._expected / 1000
                 words = await self._words()
             self._refuse_when_too_many_failed(words.values())
+            if now >= roll_call_at and (silent := self._silent(words)):
+                roll_call_at = now + 2 * ROLL_CALL_S
+                await self._refuse_when_tasks_have_ended(silent)
             if now >= deadline:
                 raise WorkersMissingError(
                     f"{self._awaited()} of {count(self._expected, 'worker')} did not join within "
@@ -139,6 +150,22 @@ class Muster:
         told = "; ".join(f"{word.host}: {word.message.removeprefix(f'{word.host} ')}" for word in failed[:3])
         raise WorkersMissingError(
             f"{count(len(failed), 'worker')} of {self._expected} cannot join: {told}",
+        )
+
+    def _silent(self, words: Mapping[str, NodeWord]) -> list[str]:
+        """Hosts that have neither joined nor said anything, as far as they are known; the first of them."""
+        joined = {str(node["name"]) for node in self._members.alive.values()}
+        return [host for host in self._hosts if host not in joined and host not in words][:ASKED_AFTER]
+
+    async def _refuse_when_tasks_have_ended(self, silent: Sequence[str]) -> None:
+        """Raise WorkersMissingError when so many silent nodes have no task any more that none need wait."""
+        gone = await self._without_task(silent)
+        if not gone or self._expected - len(gone) >= self._quorum:
+            return
+        raise WorkersMissingError(
+            f"{count(len(gone), 'worker')} of {self._expected} cannot join: on {format_hostlist(gone)} "
+            "the task ended before raycluster ran in it.",
+            TASK_ENDED_HINT,
         )
 
     def _missing(self, words: Mapping[str, NodeWord]) -> str:

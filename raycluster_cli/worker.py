@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
 from .config import parse_worker_loss
-from .errors import ExitCode, UsageError, WorkersMissingError
+from .errors import ExitCode, RayclusterError, UsageError, WorkersMissingError
 from .evidence import keep_evidence
 from .health import Outcome, tcp_probe
 from .lifecycle import Context, End, Finished, NodeRun, quietly
@@ -21,6 +23,7 @@ from .ray_start import StartFailure
 from .record import Record
 from .records import list_records
 from .report import count
+from .slurm_calls import ROLL_CALL_S, TASK_ENDED_HINT, hosts_without_task
 from .status import NodePhase
 from .usage import tell_usage
 from .vigil import Loss, gcs_lost
@@ -149,6 +152,7 @@ class WorkerRun(NodeRun):
         self._stale: str | None = None
         self._stale_end: EndWord | None = None
         self._ask_for_refusal_at = 0.0
+        self._roll_call_at: float | None = None
         self._restarts = 0
         self._head_away = asyncio.Event()
         self._away = ""
@@ -348,8 +352,35 @@ class WorkerRun(NodeRun):
         else:
             end = await self.word.ask(record.read_end, timeout_s=RECORD_LOOK_S, default=None)
             end = None if end == self._stale_end else end
+        if end is None and self.context.symmetric:
+            end = await self._ask_after_the_head(record)
         if end is not None:
             raise Finished(End(ExitCode.OK, f"the cluster did not start: {end.message}", reason="ended"))
+
+    async def _ask_after_the_head(self, record: Record) -> EndWord | None:
+        """The end of a head whose task ended before raycluster ran in it, which the first to know tells all.
+
+        The second node of the step asks Slurm first, the third later, and so on.
+        """
+        allocation, loop = self.context.allocation, asyncio.get_running_loop()
+        if allocation is None or allocation.step_id is None or not allocation.step_nodes:
+            return None
+        if self._roll_call_at is None:
+            me = allocation.node_name or self.context.host
+            turn = allocation.step_nodes.index(me) if me in allocation.step_nodes else 1
+            self._roll_call_at = self._began + turn * ROLL_CALL_S
+        if loop.time() < self._roll_call_at:
+            return None
+        self._roll_call_at = loop.time() + 10 * ROLL_CALL_S
+        head = allocation.head_node
+        if not await hosts_without_task([head], allocation, self.context.env, self.reaper):
+            return None
+        message = f"the head's task on {head} ended before raycluster ran in it"
+        self.report.say(f"{message}. {TASK_ENDED_HINT}")
+        end = EndWord(time.time(), int(ExitCode.HEAD_FAILED), "error", head, f"{message}.")
+        with contextlib.suppress(RayclusterError):  # the others find out by themselves then
+            await self.word.ask(record.write_refusal, allocation.step_id, end, timeout_s=3.0, default=None)
+        return end
 
     async def _head_at(self, ip: str, port: int) -> HeadInfo | None:
         """A head that some record of this user names at this address.

@@ -361,6 +361,24 @@ def test_a_head_that_comes_to_nothing_ends_its_workers(slurm: Slurm, command: st
     slurm.assert_nothing_left()
 
 
+def test_a_worker_that_cannot_join_ends_the_cluster_with_its_reason(slurm: Slurm) -> None:
+    on_a_worker = ON_THE_HEAD.replace("!= 0", "!= 1")
+    job = batch(slurm, f"exec srun --mem=0 {on_a_worker} raycluster run -- true")
+    assert job.wait() == JobEnd("FAILED", 4, 0), job.output()
+    assert "n2: cannot keep Ray's files below /proc" in line_with("1 worker of 2 cannot join", job.output())
+    slurm.assert_nothing_left()
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_task_that_ends_before_raycluster_runs_in_it_is_noticed(slurm: Slurm, rank: int) -> None:
+    """Nobody there can say a word; Slurm is asked whether the silent ones are still there."""
+    task = f"""bash -c '[ $SLURM_PROCID != {rank} ] || exit 127; exec "$0" "$@"'"""
+    job = batch(slurm, f"exec srun --mem=0 {task} raycluster run -- true")
+    assert job.wait() == JobEnd("FAILED", 127, 0), job.output()
+    assert f"n{rank + 1}" in line_with("ended before raycluster ran in it", job.output())
+    slurm.assert_nothing_left()
+
+
 def test_workers_of_their_own_step_end_when_their_head_came_to_nothing(slurm: Slurm) -> None:
     script = """
         srun --overlap --mem=0 -N2 -n2 --relative=1 raycluster worker --master-ip n1 & workers=$!

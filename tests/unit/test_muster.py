@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -23,12 +24,20 @@ def node(host: str, *, alive: bool = True, is_head: bool = False) -> dict[str, A
 
 
 def muster(
-    members: Members, words: dict[str, NodeWord] | None = None, *, quorum: int = 3, settle: float = 0.05
+    members: Members,
+    words: dict[str, NodeWord] | None = None,
+    *,
+    quorum: int = 3,
+    settle: float = 0.05,
+    gone: Sequence[str] = (),
 ) -> tuple[Muster, io.StringIO]:
     """Of three workers, and what it tells people."""
 
     async def read() -> dict[str, NodeWord]:
         return words or {}
+
+    async def without_task(hosts: Sequence[str]) -> list[str]:
+        return [host for host in hosts if host in gone]
 
     told = io.StringIO()
     return (
@@ -40,6 +49,7 @@ def muster(
             hosts=HOSTS,
             launched=time.time(),
             words=read,
+            without_task=without_task,
             report=Report(prefix="raycluster", stream=told),
         ),
         told,
@@ -96,3 +106,16 @@ def test_it_ends_early_when_too_many_have_failed() -> None:
     members = Members()
     members.update([node("n2"), node("n4")])
     wait(muster(members, words, quorum=2)[0])  # two are enough: it settles
+
+
+def test_silent_nodes_whose_task_has_ended_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raycluster_cli.muster.ROLL_CALL_S", 0.05)
+    members = Members()
+    members.update([node("n2")])
+    words = {"n3": NodeWord("n3", "worker", "waiting for head", updated=time.time())}
+    which, _ = muster(members, words, gone=["n2", "n3", "n4"])  # of these only n4 is silent
+    with pytest.raises(WorkersMissingError, match="1 worker of 3 cannot join: on n4 the task ended before"):
+        wait(which)
+    members = Members()
+    members.update([node("n2"), node("n3")])
+    wait(muster(members, words, quorum=2, settle=0.2, gone=["n4"])[0])  # two are enough

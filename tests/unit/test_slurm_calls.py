@@ -1,4 +1,4 @@
-"""The job's end from scontrol's words."""
+"""What is asked of Slurm, and what is made of its words."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.errors import RayclusterError
-from raycluster_cli.limit import job_end_time, parse_end_time, requeue
 from raycluster_cli.process import Reaper
+from raycluster_cli.slurm_calls import job_end_time, parse_end_time, requeue
 
 
 def test_end_times() -> None:
