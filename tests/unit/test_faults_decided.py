@@ -77,7 +77,7 @@ def test_members() -> None:
 
 
 def test_every_row_of_the_page_names_a_test() -> None:
-    tests = (ROOT / "tests/slurm/test_faults.py").read_text()
+    tests = "".join((ROOT / f"tests/slurm/test_{name}.py").read_text() for name in ("faults", "main_job"))
     rows = [
         line
         for line in (ROOT / "docs/reliability.md").read_text().split("## How soon")[0].splitlines()
