@@ -6,6 +6,7 @@ else goes to sbatch as it is: raycluster need not know Slurm's options to pass t
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -212,15 +213,12 @@ def make_script(
             f"the template lacks {' and '.join(missing)}, which the job's options and driver replace.",
             "`raycluster submit --dry-run …` shows what the project's own template gives.",
         )
-    continues = not any(option.startswith("--on-worker-loss=fail") for option in options) and any(
-        option.startswith(("--on-worker-loss", "--min-workers")) for option in options
-    )
     gpus = has_option(words.sbatch, "--gpus-per-node", "-G", "--gpus", "--gres", "--gpus-per-task")
     inside = "raycluster" if container else _raycluster(python)
     values = {
         "@SBATCH@": "\n".join(sbatch_lines(words.sbatch, words.driver)),
         "@ENVIRONMENT@": "\n".join(environment_lines(env, python)),
-        "@WAIT@": "0" if continues else "60",
+        "@WAIT@": str(srun_wait_s(options)),
         "@CONTAINER@": container_words(container, gpus),
         "@RAYCLUSTER@": inside,
         "@OPTIONS@": "".join(f" {shlex.quote(option)}" for option in options),
@@ -228,6 +226,22 @@ def make_script(
     }
     # In one pass: a driver's argument that looks like a mark stays what it is.
     return re.sub(r"@[A-Z]+@", lambda match: values.get(match.group(), match.group()), text)
+
+
+def srun_wait_s(options: Sequence[str]) -> int:
+    """srun's --wait: how long the others may be there once a task has ended; 0: without limit.
+
+    A task that is there longer is on a node that died.  Not where raycluster goes on without a worker,
+    nor while the driver has the time that --grace gives it after a worker was lost.
+
+    >>> srun_wait_s([]), srun_wait_s(["--grace=120"]), srun_wait_s(["--on-worker-loss=continue"])
+    (60, 150, 0)
+    """
+    values = dict(option.partition("=")[::2] for option in options)
+    policy = values.get("--on-worker-loss", "fail" if "--min-workers" not in values else "")
+    if not policy.startswith("fail"):
+        return 0
+    return max(60, math.ceil(float(values.get("--grace", 0))) + 30)
 
 
 def _raycluster(python: str) -> str:
