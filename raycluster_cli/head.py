@@ -34,7 +34,7 @@ from .record import Record
 from .records import prune
 from .report import command_text, count, duration
 from .slurm import format_hostlist
-from .slurm_calls import hosts_without_task, job_end_time, job_output, requeue
+from .slurm_calls import RollCall, hosts_without_task, job_end_time, job_output, requeue
 from .status import NodePhase, Role
 from .usage import tell_usage
 from .vigil import gcs_lost
@@ -297,7 +297,7 @@ class HeadRun(NodeRun):
             self._background(self._note_output())
             self._background(asyncio.to_thread(self._ignore_errors, prune, context.state_dir))
             self._background(tell_usage(self, self.expected + 1))
-        await self._muster().wait(self._deadline)
+        await self._muster()
         self.word.phase(NodePhase.READY)
         nodes = count(len(self.members.alive) + 1, "node")
         took = duration(time.time() - context.launched)
@@ -418,8 +418,10 @@ class HeadRun(NodeRun):
             return "Stop it with Ctrl-C."
         return f"Stop it with `raycluster stop {self.context.key}`."
 
-    def _muster(self) -> Muster:
-        return Muster(
+    async def _muster(self) -> None:
+        """Wait until the workers are in.  Raises WorkersMissingError."""
+        roll_call = RollCall(self._hosts_without_task)
+        muster = Muster(
             self.members,
             self.settings,
             expected=self.expected,
@@ -427,9 +429,13 @@ class HeadRun(NodeRun):
             hosts=_worker_hosts(self.context),
             launched=self.context.launched,
             words=self._words,
-            without_task=self._hosts_without_task,
+            roll_call=roll_call,
             report=self.report,
         )
+        try:
+            await muster.wait(self._deadline)
+        finally:
+            roll_call.close()
 
     async def _hosts_without_task(self, hosts: Sequence[str]) -> list[str]:
         """Those of silent nodes that will not come any more, where Slurm can tell: in a step of our own."""

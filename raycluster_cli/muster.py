@@ -13,7 +13,7 @@ from .config import Settings
 from .errors import WorkersMissingError
 from .report import Report, count, duration
 from .slurm import format_hostlist
-from .slurm_calls import ROLL_CALL_S, TASK_ENDED_HINT
+from .slurm_calls import TASK_ENDED_HINT, RollCall
 from .status import NodePhase
 from .words import NodeWord
 
@@ -67,13 +67,13 @@ class Muster:
         hosts: Sequence[str],
         launched: float,
         words: Callable[[], Awaitable[dict[str, NodeWord]]],
-        without_task: Callable[[Sequence[str]], Awaitable[list[str]]],
+        roll_call: RollCall,
         report: Report,
     ) -> None:
         """``hosts``: where workers are expected, as far as Slurm tells; ``launched``: Unix seconds.
 
-        ``words`` reads what the nodes themselves say, from the record; ``without_task`` asks Slurm on
-        which of some hosts the task that should say something has ended.
+        ``words`` reads what the nodes themselves say, from the record, and ``roll_call`` knows
+        of whom no word will come.
         """
         self._members = members
         self._settings = settings
@@ -82,7 +82,7 @@ class Muster:
         self._hosts = hosts
         self._launched = launched
         self._words = words
-        self._without_task = without_task
+        self._roll_call = roll_call
         self._report = report
         self._quorum_since: float | None = None
 
@@ -94,7 +94,6 @@ class Muster:
         loop = asyncio.get_running_loop()
         tell_at = loop.time() + FIRST_TOLD_S
         look_at = 0.0
-        roll_call_at = loop.time() + ROLL_CALL_S
         words: dict[str, NodeWord] = {}
         while self._awaited() > 0:
             now = loop.time()
@@ -109,9 +108,7 @@ class Muster:
                 look_at = now + LOOK_S + self._expected / 1000
                 words = await self._words()
             self._refuse_when_too_many_failed(words.values())
-            if now >= roll_call_at and (silent := self._silent(words)):
-                roll_call_at = now + 2 * ROLL_CALL_S
-                await self._refuse_when_tasks_have_ended(silent)
+            self._refuse_when_tasks_have_ended(self._roll_call.ended(self._silent(words)))
             if now >= deadline:
                 raise WorkersMissingError(
                     f"{self._awaited()} of {count(self._expected, 'worker')} did not join within "
@@ -157,9 +154,8 @@ class Muster:
         joined = {str(node["name"]) for node in self._members.alive.values()}
         return [host for host in self._hosts if host not in joined and host not in words][:ASKED_AFTER]
 
-    async def _refuse_when_tasks_have_ended(self, silent: Sequence[str]) -> None:
+    def _refuse_when_tasks_have_ended(self, gone: Sequence[str]) -> None:
         """Raise WorkersMissingError when so many silent nodes have no task any more that none need wait."""
-        gone = await self._without_task(silent)
         if not gone or self._expected - len(gone) >= self._quorum:
             return
         raise WorkersMissingError(

@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from .errors import RayclusterError
 from .process import Reaper, describe_code
@@ -21,9 +21,12 @@ from .slurm_jobs import outside_job
 #: How long scontrol or srun may take; slurmctld can be busy, and the cluster works without the answer.
 ASKED_TIMEOUT_S = 30.0
 
-#: When Slurm is first asked whether the tasks on silent nodes are still there; a start takes one second,
-#: but Python alone can take longer on a busy file system.
-ROLL_CALL_S = 8.0
+#: When Slurm is first asked whether the tasks on silent nodes are still there, and again after no news; a
+#: start takes one second, but Python alone can take longer on a busy file system.
+ROLL_CALL_S, ROLL_CALL_AGAIN_S = 8.0, 20.0
+
+#: What passes between two answers that must agree.
+CONFIRM_S = 5.0
 
 #: What to do about a task that ended before it could say why.
 TASK_ENDED_HINT = (
@@ -92,6 +95,44 @@ async def requeue(job_id: str, env: Mapping[str, str], reaper: Reaper) -> None:
             f"`scontrol requeue {job_id}` {describe_code(code)}{': ' + said[-1] if said else ''}.",
             "Only batch jobs can be requeued, and only where the site allows it (--requeue).",
         )
+
+
+class RollCall:
+    """Asks in the background on which of the silent hosts the task of this step has ended.
+
+    Two answers must agree: a node whose prolog is slow has no task *yet*, and it answers only once its
+    prolog is over, so that the task is there when it is asked again.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[Sequence[str]], Awaitable[list[str]]],
+        *,
+        first_s: float = ROLL_CALL_S,
+        confirm_s: float = CONFIRM_S,
+    ) -> None:
+        self._ask = ask
+        self._confirm_s = confirm_s
+        self._next = asyncio.get_running_loop().time() + first_s
+        self._asking: asyncio.Future[list[str]] | None = None
+        self._suspects: frozenset[str] = frozenset()
+
+    def ended(self, silent: Sequence[str]) -> list[str]:
+        """Those of ``silent`` that are known by now to have no task any more.  Never waits."""
+        now = asyncio.get_running_loop().time()
+        if self._asking is not None and self._asking.done():
+            found, self._asking = frozenset(self._asking.result()), None
+            confirmed, self._suspects = found & self._suspects, found
+            self._next = now + (self._confirm_s if found else ROLL_CALL_AGAIN_S)
+            return [host for host in silent if host in confirmed]
+        if self._asking is None and silent and now >= self._next:
+            self._asking = asyncio.ensure_future(self._ask(tuple(silent)))
+        return []
+
+    def close(self) -> None:
+        """Ask no more."""
+        if self._asking is not None:
+            self._asking.cancel()
 
 
 async def hosts_without_task(

@@ -23,7 +23,7 @@ from .ray_start import StartFailure
 from .record import Record
 from .records import list_records
 from .report import count
-from .slurm_calls import ROLL_CALL_S, TASK_ENDED_HINT, hosts_without_task
+from .slurm_calls import ROLL_CALL_S, TASK_ENDED_HINT, RollCall, hosts_without_task
 from .status import NodePhase
 from .usage import tell_usage
 from .vigil import Loss, gcs_lost
@@ -152,7 +152,7 @@ class WorkerRun(NodeRun):
         self._stale: str | None = None
         self._stale_end: EndWord | None = None
         self._ask_for_refusal_at = 0.0
-        self._roll_call_at: float | None = None
+        self._roll_call: RollCall | None = None
         self._restarts = 0
         self._head_away = asyncio.Event()
         self._away = ""
@@ -181,12 +181,17 @@ class WorkerRun(NodeRun):
         self._began = loop.time()
         self._deadline = self._began + self.settings.timeout
         self._raylet_died = loop.create_future()
+        self._roll_call = self._begin_roll_call()
         await self._refuse_ended_cluster()
         self.node = self.make_node(self._process_died)
         self.keep(node_root=str(self.node.root.path))
         self.node.begin_import()
         self.word.phase(NodePhase.WAITING, node_root=str(self.node.root.path))
-        await self._join()
+        try:
+            await self._join()
+        finally:
+            if self._roll_call is not None:
+                self._roll_call.close()
         self.word.stamp(self.node.steps)
         self.word.phase(
             NodePhase.JOINED,
@@ -352,28 +357,29 @@ class WorkerRun(NodeRun):
         else:
             end = await self.word.ask(record.read_end, timeout_s=RECORD_LOOK_S, default=None)
             end = None if end == self._stale_end else end
-        if end is None and self.context.symmetric:
-            end = await self._ask_after_the_head(record)
+        if end is None and self._roll_call is not None:
+            end = await self._end_of_silent_head(record, self._roll_call)
         if end is not None:
             raise Finished(End(ExitCode.OK, f"the cluster did not start: {end.message}", reason="ended"))
 
-    async def _ask_after_the_head(self, record: Record) -> EndWord | None:
-        """The end of a head whose task ended before raycluster ran in it, which the first to know tells all.
+    def _begin_roll_call(self) -> RollCall | None:
+        """To ask after the head's task: the second node of the step asks first, the third later."""
+        allocation = self.context.allocation
+        if not self.context.symmetric or allocation is None or not allocation.step_nodes:
+            return None
+        me = allocation.node_name or self.context.host
+        turn = allocation.step_nodes.index(me) if me in allocation.step_nodes else 1
+        env, reaper = self.context.env, self.reaper
+        return RollCall(
+            lambda hosts: hosts_without_task(hosts, allocation, env, reaper), first_s=turn * ROLL_CALL_S
+        )
 
-        The second node of the step asks Slurm first, the third later, and so on.
-        """
-        allocation, loop = self.context.allocation, asyncio.get_running_loop()
-        if allocation is None or allocation.step_id is None or not allocation.step_nodes:
-            return None
-        if self._roll_call_at is None:
-            me = allocation.node_name or self.context.host
-            turn = allocation.step_nodes.index(me) if me in allocation.step_nodes else 1
-            self._roll_call_at = self._began + turn * ROLL_CALL_S
-        if loop.time() < self._roll_call_at:
-            return None
-        self._roll_call_at = loop.time() + 10 * ROLL_CALL_S
+    async def _end_of_silent_head(self, record: Record, roll_call: RollCall) -> EndWord | None:
+        """The end of a head whose task ended before it could say so; who knows first tells the others."""
+        allocation = self.context.allocation
+        assert allocation is not None and allocation.step_id is not None
         head = allocation.head_node
-        if not await hosts_without_task([head], allocation, self.context.env, self.reaper):
+        if not roll_call.ended([head]):
             return None
         message = f"the head's task on {head} ended before raycluster ran in it"
         self.report.say(f"{message}. {TASK_ENDED_HINT}")
