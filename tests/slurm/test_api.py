@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from tests.slurm.clusters import SRUN, batch, read, record
+from tests.slurm.batches import SRUN, batch, read, record
 from tests.slurm.jobs import JobEnd, Slurm
 
 # As pipeline/inference/servers/vllm_server.py: expected workers are all nodes, the head included.

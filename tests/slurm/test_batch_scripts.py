@@ -8,7 +8,7 @@ import pytest
 
 from tests.bed.bed import REPOSITORY
 from tests.bed.spec import LOGIN
-from tests.slurm.clusters import NODES, submit
+from tests.slurm.batches import NODES, submit
 from tests.slurm.jobs import Job, JobEnd, Slurm
 
 SCRIPTS = sorted(path.name for path in (REPOSITORY / "slurm").glob("*.sbatch"))

@@ -17,7 +17,7 @@ import pytest
 
 from tests.bed.bed import Bed
 from tests.bed.spec import LOGIN
-from tests.slurm.clusters import driver, head_is_up
+from tests.slurm.batches import driver, head_is_up
 from tests.slurm.conftest import IN_CI, Beds
 from tests.slurm.jobs import Job, Slurm
 from tests.waiting import wait_until

@@ -15,7 +15,7 @@ import pytest
 
 from tests.bed.bed import REPOSITORY, Bed
 from tests.bed.spec import LOGIN
-from tests.slurm.clusters import SRUN, batch, driver, head_is_up, line_with, read, record
+from tests.slurm.batches import SRUN, batch, driver, head_is_up, line_with, read, record
 from tests.slurm.jobs import Job, JobEnd, Slurm
 from tests.waiting import wait_until
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.bed.spec import LOGIN
-from tests.slurm.clusters import NODES, SRUN, batch, driver, head_is_up, line_with, read, record, submit
+from tests.slurm.batches import NODES, SRUN, batch, driver, head_is_up, line_with, read, record, submit
 from tests.slurm.jobs import JobEnd, Slurm
 from tests.waiting import wait_until
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.slurm.clusters import SRUN, batch, driver, line_with
+from tests.slurm.batches import SRUN, batch, driver, line_with
 from tests.slurm.jobs import JobEnd, Slurm
 
 ALL = "NODES n1 n2 n3"

@@ -12,7 +12,7 @@ import pytest
 
 from tests.bed.bed import REPOSITORY
 from tests.bed.spec import LOGIN
-from tests.slurm.clusters import SRUN, batch, head_is_up, line_with, read, record
+from tests.slurm.batches import SRUN, batch, head_is_up, line_with, read, record
 from tests.slurm.jobs import Job, Slurm
 from tests.waiting import wait_until
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.bed.spec import LOGIN
-from tests.slurm.clusters import NODES
+from tests.slurm.batches import NODES
 from tests.slurm.jobs import Job, Slurm
 from tests.waiting import wait_until
 
