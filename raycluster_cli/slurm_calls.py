@@ -10,13 +10,12 @@ import asyncio
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from .errors import RayclusterError
 from .process import Reaper, describe_code
 from .slurm import Allocation
-from .slurm_jobs import outside_job
+from .slurm_jobs import outside_job, parse_time
 
 #: How long scontrol or srun may take; slurmctld can be busy, and the cluster works without the answer.
 ASKED_TIMEOUT_S = 30.0
@@ -49,15 +48,7 @@ def parse_end_time(text: str) -> float | None:
     True
     """
     match = re.search(r"\bEndTime=(\S+)", text)
-    if match is None:
-        return None
-    value = match[1]
-    if value.isdigit():
-        return float(value)
-    try:
-        return time.mktime(time.strptime(value, "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:
-        return None
+    return parse_time(match[1]) if match else None
 
 
 async def job_end_time(job_id: str, env: Mapping[str, str], reaper: Reaper) -> float | None:

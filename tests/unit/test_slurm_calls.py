@@ -31,14 +31,16 @@ def scontrol(directory: Path, script: str) -> dict[str, str]:
 
 
 def test_scontrol_is_asked_for_seconds(tmp_path: Path) -> None:
-    env = scontrol(tmp_path, "print('EndTime=77' if os.environ['SLURM_TIME_FORMAT'] == '%s' else sys.argv)")
+    env = scontrol(
+        tmp_path, "print('EndTime=1795408208' if os.environ['SLURM_TIME_FORMAT'] == '%s' else sys.argv)"
+    )
 
     async def ask(env: dict[str, str]) -> float | None:
         reaper = Reaper()
         reaper.attach(asyncio.get_running_loop())
         return await job_end_time("7", env, reaper)
 
-    assert asyncio.run(ask(env)) == 77.0
+    assert asyncio.run(ask(env)) == 1795408208.0
     assert asyncio.run(ask({"PATH": str(tmp_path / "nothing")})) is None
 
 
