@@ -528,7 +528,7 @@ def test_a_second_start_of_one_companion_after_a_loss() -> None:
 
 
 def test_the_examples_of_the_module_that_imports_ray() -> None:
-    from raycluster_cli import ray_private
+    from raycluster_cli.ray_private import known
 
-    failed, tried = doctest.testmod(ray_private)
+    failed, tried = doctest.testmod(known)
     assert failed == 0 < tried

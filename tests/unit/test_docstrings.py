@@ -15,9 +15,7 @@ MODULES = sorted(f"raycluster_cli.{one.name}" for one in pkgutil.iter_modules(ra
 NOT_HERE = ("__main__", "ray_private")
 
 
-@pytest.mark.parametrize(
-    "module", [name for name in MODULES if not name.endswith(("__main__", "ray_private"))]
-)
+@pytest.mark.parametrize("module", [name for name in MODULES if not name.endswith(NOT_HERE)])
 def test_examples(module: str) -> None:
     failed, _ = doctest.testmod(importlib.import_module(module))
     assert failed == 0

@@ -14,25 +14,33 @@ import pytest
 import raycluster_cli
 
 PACKAGE = Path(raycluster_cli.__file__).parent
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+MODULES = sorted(
+    {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for path in PACKAGE.glob("*/*.py")}
+)
 
 
 @functools.cache
 def imported(module: str) -> set[str]:
     """The package's modules that a module imports, at its top or later, but for type checkers only."""
 
-    def walk(node: ast.AST) -> Iterator[str]:
+    def walk(node: ast.AST, level: int) -> Iterator[str]:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
                 continue
-            if isinstance(child, ast.ImportFrom) and child.level == 1:
+            if isinstance(child, ast.ImportFrom) and child.level == level:
                 if child.module:
                     yield child.module.partition(".")[0]
                 else:
                     yield from (alias.name for alias in child.names)
-            yield from walk(child)
+            yield from walk(child, level)
 
-    return set(walk(ast.parse((PACKAGE / f"{module}.py").read_text()))) & set(MODULES)
+    if (PACKAGE / f"{module}.py").exists():
+        found = set(walk(ast.parse((PACKAGE / f"{module}.py").read_text()), 1))
+    else:
+        found = {
+            name for path in (PACKAGE / module).glob("*.py") for name in walk(ast.parse(path.read_text()), 2)
+        }
+    return found & set(MODULES)
 
 
 def test_imports_go_one_way() -> None:

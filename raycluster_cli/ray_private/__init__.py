@@ -1,0 +1,25 @@
+"""The private parts of Ray that raycluster uses, all of them, each with a public fallback.
+
+Runs in the companion only (and in `ray start`, by RAY_START_HOOK).  What is used, why, and
+what takes its place when it is missing stands in docs/decisions/0001-how-ray-is-started.md.
+Importing this package imports Ray: 0.4 to 0.6 s on a local disk.
+"""
+
+# `ray` first: its submodules rely on what its import sets up.
+from .known import NOT_AS_KNOWN, PYTHON_VERSION, RAY_VERSION  # isort: skip
+from .command import start_hook
+from .extras import start_extra
+from .gcs import Cluster, PublicCluster, apply_settings
+from .quick import start
+
+__all__ = [
+    "NOT_AS_KNOWN",
+    "PYTHON_VERSION",
+    "RAY_VERSION",
+    "Cluster",
+    "PublicCluster",
+    "apply_settings",
+    "start",
+    "start_extra",
+    "start_hook",
+]
