@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 PR_GET_CHILD_SUBREAPER = 37  # <linux/prctl.h>
+
+# A shell without a terminal ignores SIGINT for what it starts with `&`, and so would all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

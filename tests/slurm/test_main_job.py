@@ -382,6 +382,8 @@ def test_a_task_that_ends_before_raycluster_runs_in_it_is_noticed(slurm: Slurm, 
 def test_workers_of_their_own_step_end_when_their_head_came_to_nothing(slurm: Slurm) -> None:
     script = """
         srun --overlap --mem=0 -N2 -n2 --relative=1 raycluster worker --master-ip n1 & workers=$!
+        nodes=$HOME/.raycluster/bed/$SLURM_JOB_ID/nodes
+        until grep -q waiting $nodes/n2.json && grep -q waiting $nodes/n3.json; do sleep 0.2; done
         raycluster head --expected-workers 2 -- nopey; echo "HEAD $?"
         wait $workers; echo "WORKERS $?"
         """
