@@ -170,14 +170,17 @@ async def _ask(command: Sequence[str], env: Mapping[str, str], reaper: Reaper) -
     program = shutil.which(name, path=env.get("PATH"))
     if program is None:
         raise RayclusterError(f"{name} was not found in PATH (in a container it is often missing).")
-    child = reaper.spawn(
-        [program, *command[1:]],
-        name,
-        env={**env, "SLURM_TIME_FORMAT": "%s"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    try:
+        child = reaper.spawn(
+            [program, *command[1:]],
+            name,
+            env={**env, "SLURM_TIME_FORMAT": "%s"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+    except OSError as error:
+        raise RayclusterError(f"{name} could not be started: {error.strerror}.") from error
     assert child.stdout is not None
     with child.stdout as output:
         reading = asyncio.get_running_loop().run_in_executor(None, output.read)

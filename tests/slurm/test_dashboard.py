@@ -26,9 +26,7 @@ HAS_DASHBOARD = importlib.util.find_spec("aiohttp_cors") is not None
 WITHOUT = "Ray is installed without its dashboard: ray[default] has it"
 pytestmark = [
     pytest.mark.dashboard,
-    pytest.mark.skipif(
-        not HAS_DASHBOARD, reason="Ray is installed without its dashboard: ray[default] has it"
-    ),
+    pytest.mark.skipif(not HAS_DASHBOARD, reason=WITHOUT),
 ]
 
 SHAPE = ("--nodes=3", "--ntasks-per-node=1", "--cpus-per-task=4", "--mem=5000", "--time=20")
