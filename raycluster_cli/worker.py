@@ -203,12 +203,22 @@ class WorkerRun(NodeRun):
         )
 
     async def _refuse_ended_cluster(self) -> None:
-        """Remember an earlier cluster of this key that has ended: it is not the one we wait for."""
+        """Remember an earlier cluster of this key that has ended: it is not the one we wait for.
+
+        Unless it was our own step's: then we are late, and there is nothing left to do (Finished).
+        """
         end = await self.on_record(self.record.read_end) if self.record is not None else None
-        if self.record is not None and end is not None:
-            head = await self.on_record(self.record.read_head)
-            self._stale = head.identity if head else None
-            self._stale_end = end
+        if self.record is None or end is None:
+            return
+        head = await self.on_record(self.record.read_head)
+        if head is not None and self._is_of_our_step(head):
+            raise Finished(_end_of(end))
+        self._stale = head.identity if head else None
+        self._stale_end = end
+
+    def _is_of_our_step(self, head: HeadInfo) -> bool:
+        """Whether a head and we are tasks of one `srun raycluster run`."""
+        return self.context.symmetric and head.extra.get("step") == self.context.step
 
     async def _join(self) -> None:
         """Find the head and join it, in attempts.
@@ -331,10 +341,8 @@ class WorkerRun(NodeRun):
         if self.record is None:
             return None
         head = await self.word.ask(self.record.read_head, timeout_s=RECORD_LOOK_S, default=None)
-        of_another_step = (
-            head is not None and self.context.symmetric and head.extra.get("step") != self.context.step
-        )
-        if head is None or head.identity == self._stale or of_another_step:
+        ours = head is not None and (not self.context.symmetric or self._is_of_our_step(head))
+        if head is None or not ours or head.identity == self._stale:
             await self._finish_when_refused(self.record)
             return None
         end = await self.word.ask(self.record.read_end, timeout_s=RECORD_LOOK_S, default=None)

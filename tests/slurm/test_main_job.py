@@ -361,6 +361,16 @@ def test_a_head_that_comes_to_nothing_ends_its_workers(slurm: Slurm, command: st
     slurm.assert_nothing_left()
 
 
+def test_a_worker_that_comes_when_all_is_over_ends_at_once(slurm: Slurm) -> None:
+    end = "$HOME/.raycluster/bed/$SLURM_JOB_ID/end.json"
+    late = f"""bash -c 'until [ $SLURM_PROCID != 2 ] || [ -e {end} ]; do sleep 0.2; done; exec "$0" "$@"'"""
+    job = batch(slurm, f"exec srun --mem=0 {late} raycluster run --min-workers 1 --settle 0 -- true")
+    assert job.wait(timeout_s=60) == JobEnd("COMPLETED", 0, 0), job.output()
+    assert "starting with 1 of 2 workers" in job.output()
+    assert read(record(slurm.bed, job) / "nodes/n3.json")["message"].startswith("the cluster ended")  # type: ignore[index]
+    slurm.assert_nothing_left()
+
+
 def test_a_worker_that_cannot_join_ends_the_cluster_with_its_reason(slurm: Slurm) -> None:
     on_a_worker = ON_THE_HEAD.replace("!= 0", "!= 1")
     job = batch(slurm, f"exec srun --mem=0 {on_a_worker} raycluster run -- true")
