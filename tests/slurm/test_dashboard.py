@@ -167,13 +167,18 @@ def sshd(cluster: Cluster, tmp_path: Path) -> Iterator[None]:
             "a tunnel needs sshd (Debian: apt-get install openssh-server)"
         )
     bed = cluster.bed
-    key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/sshd/key"]
-    settings = ("HostKey=/root/sshd/key", "PidFile=/root/sshd/pid", "UsePAM=no", "PasswordAuthentication=no")
+    key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/run/sshd-key/key"]
+    settings = (
+        "HostKey=/run/sshd-key/key",
+        "PidFile=/run/sshd-key/pid",
+        "UsePAM=no",
+        "PasswordAuthentication=no",
+    )
     options = [word for setting in settings for word in ("-o", setting)]
     child = None
     try:
         bed.run(LOGIN, ["sh", "-ec", KEYS], user="alice", stdin=SSH_CONFIG, check=True)
-        bed.run("n1", ["mkdir", "/root/sshd", "/run/sshd"], check=True)
+        bed.run("n1", ["mkdir", "/run/sshd-key", "/run/sshd"], check=True)
         bed.run("n1", key, check=True)
         with (tmp_path / "log").open("wb") as log:
             child = subprocess.Popen(
@@ -187,13 +192,13 @@ def sshd(cluster: Cluster, tmp_path: Path) -> Iterator[None]:
         )
         assert child.poll() is None, (tmp_path / "log").read_text()
         yield
-        bed.run("n1", ["sh", "-c", "kill $(cat /root/sshd/pid)"], check=True)
+        bed.run("n1", ["sh", "-c", "kill $(cat /run/sshd-key/pid)"], check=True)
         child.wait(30)
     finally:
         if child is not None and child.poll() is None:
             child.kill()
             child.wait()
-        bed.run("n1", ["rm", "-rf", "/root/sshd", "/run/sshd"])
+        bed.run("n1", ["rm", "-rf", "/run/sshd-key", "/run/sshd"])
         bed.run(LOGIN, ["rm", "-rf", "/home/alice/.ssh"])
 
 
