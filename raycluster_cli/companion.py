@@ -366,8 +366,7 @@ class Watcher:
 
     def _drain(self, command: Event) -> None:
         """Tell all nodes at once; a node that does not answer must not keep the next from being told."""
-        nodes = list(command["nodes"])
-        with_all = {
+        answers = {
             node_id: self._tellers.submit(
                 self._cluster.drain,
                 node_id,
@@ -375,10 +374,10 @@ class Watcher:
                 command.get("message", ""),
                 float(command.get("deadline_s", 0)),
             )
-            for node_id in nodes
+            for node_id in command["nodes"]
         }
-        wait(with_all.values(), DRAIN_ANSWER_S)
-        results = {node_id: _told(future) for node_id, future in with_all.items()}
+        wait(answers.values(), DRAIN_ANSWER_S)
+        results = {node_id: _told(future) for node_id, future in answers.items()}
         self._emit(command, {"event": "drained", "results": results})
 
     def _look(self) -> None:

@@ -107,8 +107,8 @@ class Muster:
                 # Not at each worker that joins: a thousand words are a thousand questions to the file server.
                 look_at = now + LOOK_S + self._expected / 1000
                 words = await self._words()
-            self._refuse_when_too_many_failed(words.values())
-            self._refuse_when_tasks_have_ended(self._roll_call.ended(self._silent(words)))
+                self._refuse_when_too_many_failed(words.values())
+                self._refuse_when_tasks_have_ended(self._roll_call.ended(self._silent(words)))
             if now >= deadline:
                 raise WorkersMissingError(
                     f"{self._awaited()} of {count(self._expected, 'worker')} did not join within "
