@@ -96,7 +96,7 @@ def _role(words: list[bytes]) -> str | None:
     text = b" ".join(words[:6])
     if b"python" not in words[0] or b"srun" in words[0]:
         return None
-    if b"raycluster_cli.companion" in text:
+    if b"raycluster_cli.rayproc.companion" in text:
         return "companion"
     if b"lazy_agent.py" in text:
         return "lazy agent"

@@ -153,7 +153,7 @@ def _largest_pair(processes: list[ProcessCost]) -> int | None:
 
 
 def _phases(bed: Bed, job: str, begun: float) -> dict[str, dict[str, float]]:
-    from raycluster_cli.record import Record
+    from raycluster_cli.state.record import Record
 
     state = bed.path(LOGIN, "/home/admin/.raycluster")
     words = Record.open(state / "bed" / job).read_nodes()

@@ -28,13 +28,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from raycluster_cli.config import Settings
-from raycluster_cli.lifecycle import Context, Word
-from raycluster_cli.record import Record
-from raycluster_cli.slurm import Allocation, format_hostlist
-from raycluster_cli.status import NodePhase, Role
-from raycluster_cli.words import EndWord, HeadInfo
-from raycluster_cli.worker import Target, WorkerRun
+from raycluster_cli.model.record import EndReport, HeadInfo
+from raycluster_cli.model.settings import Settings
+from raycluster_cli.model.status import NodePhase, Role
+from raycluster_cli.slurm.allocation import Allocation, format_hostlist
+from raycluster_cli.state.record import Record
+from raycluster_cli.supervisor.lifecycle import Context, ReportWriter
+from raycluster_cli.supervisor.worker import Target, WorkerRun
 
 HOST = "127.0.0.1"
 
@@ -123,24 +123,24 @@ class SimulatedWorker(WorkerRun):
         """From launch to the last word; the time at which the head was found."""
         loop = asyncio.get_running_loop()
         await asyncio.sleep(random.uniform(0, LAUNCH_S))
-        self.word = Word(None, self._first_word(), rest_s=self._word_rest_s())
+        self.reports = ReportWriter(None, self._first_report(), rest_s=self._report_rest_s())
         await self._open_record()
-        self.word.phase(NodePhase.LAUNCHED)
+        self.reports.phase(NodePhase.LAUNCHED)
         self._began = loop.time()
         self._deadline = self._began + self.settings.timeout
-        self.word.phase(NodePhase.WAITING)
+        self.reports.phase(NodePhase.WAITING)
         target = await self._find_head(self._deadline)
         found = loop.time()
-        self.word.phase(NodePhase.FOUND, f"head at {target.address}")
-        self.word.phase(NodePhase.STARTING)
+        self.reports.phase(NodePhase.FOUND, f"head at {target.address}")
+        self.reports.phase(NodePhase.STARTING)
         await asyncio.sleep(RAY_S * random.uniform(0.5, 1.5))
-        self.word.phase(NodePhase.JOINED)
+        self.reports.phase(NodePhase.JOINED)
         await end.wait()
         await asyncio.sleep(random.uniform(0, DRAIN_S))
         ended = await self._reason(3.0)
-        self.word.phase(NodePhase.STOPPING, ended.message if ended else "")
-        self.word.phase(NodePhase.GONE, exit_code=0)
-        await self.word.close()
+        self.reports.phase(NodePhase.STOPPING, ended.message if ended else "")
+        self.reports.phase(NodePhase.GONE, exit_code=0)
+        await self.reports.close()
         return found
 
 
@@ -207,7 +207,7 @@ class Head:
         free.close()
         head = HeadInfo(host=self.hosts[0], address_ip=HOST, port=port, identity="x" * 32, auth=False)
         with self.count:
-            self.record.claim_head(host=self.hosts[0])
+            self.record.take_lease(host=self.hosts[0])
             self.record.write_head(replace(head, extra={"state": "starting", "step": "0"}))
         await asyncio.sleep(PORT_OPENS_S - loop.time())
         server = await asyncio.start_server(accept, HOST, port, backlog=4096)
@@ -223,7 +223,7 @@ class Head:
                 self.joined_at = loop.time()
             await asyncio.sleep(0.5 + len(self.hosts) / 1000)
         with self.count:
-            self.record.write_end(EndWord(time.time(), 0, "driver", "", "the driver ended with code 0"))
+            self.record.write_end(EndReport(time.time(), 0, "driver", "", "the driver ended with code 0"))
         server.close()
         end.set()
 
@@ -261,7 +261,7 @@ def simulate(workers: int, place: Path) -> Result:
     loop = SkippingLoop()
     count = Count(loop, str(state_dir))
     sys.addaudithook(count.hear)
-    worker_module: Any = importlib.import_module("raycluster_cli.worker")
+    worker_module: Any = importlib.import_module("raycluster_cli.supervisor.worker")
     probe = worker_module.tcp_probe
 
     async def counted_probe(*args: Any, **kwargs: Any) -> Any:

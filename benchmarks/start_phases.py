@@ -29,12 +29,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from raycluster_cli.companion_client import CompanionClient
-from raycluster_cli.ports import claim_ports
-from raycluster_cli.process import Reaper, end_tree
-from raycluster_cli.proctree import all_stats, become_subreaper, descendants
-from raycluster_cli.ray_start import NodePlan
-from raycluster_cli.status import Role
+from raycluster_cli.model.status import Role
+from raycluster_cli.rayproc.companion_client import CompanionClient
+from raycluster_cli.rayproc.plan import NodePlan
+from raycluster_cli.system.ports import claim_ports
+from raycluster_cli.system.process import Reaper, end_tree
+from raycluster_cli.system.proctree import all_stats, become_subreaper, descendants
 
 ADDRESS = "127.83.0.1"
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -15,8 +15,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from raycluster_cli.causes import CAUSES
-from raycluster_cli.config import Settings, option_name, variable_name
+from raycluster_cli.model.causes import CAUSES
+from raycluster_cli.model.settings import Settings, option_name, variable_name
 
 DOCS = Path(__file__).parent
 

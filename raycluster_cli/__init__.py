@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from ._version import __version__
 
 __all__ = [
+    "__version__",
     "calculate_object_store_memory",
     "cleanup_ray",
     "init_ray_master",
@@ -21,7 +22,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .api import (
+    from .library.ray_cluster import (
         calculate_object_store_memory,
         cleanup_ray,
         init_ray_master,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from . import api
+        from .library import ray_cluster as api
 
         return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,21 +16,22 @@ def main() -> None:
     keeper = warm = None
     if arguments and arguments[0] in _KEPT and "--help" not in arguments:
         # Before everything else: the keeper shall stay as small as a bare Python is.
-        from .keeper import guard
+        from .supervisor.keeper import guard
 
         keeper = guard()
-        from . import warm as companion
+        from .rayproc import warm as companion
 
         if companion.worth_it(arguments, env):
             warm = companion.begin(env)
-    from .launch import Launcher, tell_errors
-    from .plain import read_line
+    from .cli.errors import tell_errors
+    from .cli.plain import read_line
+    from .supervisor.launch import Launcher
 
     launcher = Launcher(env, keeper, warm)
     if line := read_line(arguments, env):
         tell_errors(lambda: launcher.start(line.command, line.settings, line.driver))
         return
-    from .cli import run_command_line
+    from .cli.app import run_command_line
 
     run_command_line(launcher)
 

@@ -16,11 +16,11 @@ import sys
 
 from rich.console import Console
 
-from raycluster_cli.cli_look import state_dir
-from raycluster_cli.reader import find_record, read_all, read_cluster
-from raycluster_cli.screen import View, cluster_lines, live_screen
-from raycluster_cli.slurm_jobs import query_jobs
-from raycluster_cli.timeline import timing_lines
+from raycluster_cli.cli.look import state_dir
+from raycluster_cli.cli.screen import View, cluster_lines, live_screen
+from raycluster_cli.cli.timeline import timing_lines
+from raycluster_cli.ops.reader import find_record, read_all, read_cluster
+from raycluster_cli.slurm.queue import query_jobs
 
 
 def main(what: str, job: str, width: int, height: int) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from raycluster_cli.proctree import all_stats, identify, send_signal
+from raycluster_cli.system.proctree import all_stats, identify, send_signal
 from tests.waiting import wait_until
 
 START_S = 120.0

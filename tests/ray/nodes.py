@@ -17,12 +17,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from raycluster_cli.companion_client import CompanionClient, Started
-from raycluster_cli.ports import PortClaim, claim_ports
-from raycluster_cli.process import Child, Reaper, end_tree
-from raycluster_cli.proctree import PR_SET_CHILD_SUBREAPER, become_subreaper, descendants
-from raycluster_cli.ray_start import NodePlan, client_environment
-from raycluster_cli.status import Role
+from raycluster_cli.model.status import Role
+from raycluster_cli.rayproc.companion_client import CompanionClient, Started
+from raycluster_cli.rayproc.plan import NodePlan, client_environment
+from raycluster_cli.system.ports import PortClaim, claim_ports
+from raycluster_cli.system.process import Child, Reaper, end_tree
+from raycluster_cli.system.proctree import PR_SET_CHILD_SUBREAPER, become_subreaper, descendants
 
 _CLUSTERS = itertools.count(1)
 

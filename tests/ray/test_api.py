@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from raycluster_cli.local import LOOPBACK
+from raycluster_cli.supervisor.local import LOOPBACK
 from tests.ray.local import START_S, Local, local
 from tests.waiting import wait_until
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from raycluster_cli.health import HealthChannel, Outcome, tcp_probe
+from raycluster_cli.rayproc.health import HealthChannel, Outcome, tcp_probe
 
 LOCALHOST = "127.0.0.1"
 

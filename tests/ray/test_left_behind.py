@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from raycluster_cli.health import HealthChannel
-from raycluster_cli.node_root import NodeRoot, make_node_root
-from raycluster_cli.ports import PortClaim, claim_ports
-from raycluster_cli.proctree import is_running
-from raycluster_cli.sweep import evidence, processes_of, sweep_stale
+from raycluster_cli.node.directory import NodeRoot, make_node_root
+from raycluster_cli.node.sweep import evidence, processes_of, sweep_stale
+from raycluster_cli.rayproc.health import HealthChannel
+from raycluster_cli.system.ports import PortClaim, claim_ports
+from raycluster_cli.system.proctree import is_running
 
 ADDRESS = "127.0.0.1"
 ENV = {

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from raycluster_cli.proctree import read_stat
+from raycluster_cli.system.proctree import read_stat
 from tests.ray.local import NODES, START_S, Local, local
 from tests.waiting import wait_until
 

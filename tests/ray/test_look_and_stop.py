@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from raycluster_cli.proctree import read_stat
+from raycluster_cli.system.proctree import read_stat
 from tests.waiting import wait_until
 
 DRIVER = """

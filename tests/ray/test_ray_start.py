@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from raycluster_cli.companion_client import Started
-from raycluster_cli.proctree import descendants
-from raycluster_cli.ray_start import StartFailure, TlsFiles, ports_for_restart, wake, was_drained
+from raycluster_cli.rayproc.companion_client import Started
+from raycluster_cli.rayproc.plan import StartFailure, TlsFiles, ports_for_restart, wake, was_drained
+from raycluster_cli.system.proctree import descendants
 from tests.ray.nodes import Nodes, nodes, ray_version, run
 
 ON_EACH = """
@@ -372,11 +372,11 @@ class Change:
     \"\"\"Takes private parts of Ray away as soon as the companion wants them.\"\"\"
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name == "raycluster_cli.ray_private":
+        if name == "raycluster_cli.rayproc.private":
             import ray._private.services
             {change}
 
-companion = any("raycluster_cli.companion" in part for part in sys.orig_argv)
+companion = any("raycluster_cli.rayproc.companion" in part for part in sys.orig_argv)
 if companion and "RAYCLUSTER_PUBLIC_WATCH" not in os.environ:
     sys.meta_path.insert(0, Change)
 """
@@ -535,7 +535,7 @@ def test_a_second_start_of_one_companion_after_a_loss() -> None:
 
 
 def test_the_examples_of_the_module_that_imports_ray() -> None:
-    from raycluster_cli.ray_private import known
+    from raycluster_cli.rayproc.private import known
 
     failed, tried = doctest.testmod(known)
     assert failed == 0 < tried

@@ -22,7 +22,7 @@ words = sys.orig_argv
 if any(word.endswith(("dashboard/agent.py", "runtime_env/agent/main.py")) for word in words[:8]):
     time.sleep({AGENT_S})
 if os.environ.get("SLOW_NODE") == os.environ.get("RAYCLUSTER_NODE_NAME", "") and any(
-    "raycluster_cli.companion" in word for word in words
+    "raycluster_cli.rayproc.companion" in word for word in words
 ):
     time.sleep({RAY_S})
 """

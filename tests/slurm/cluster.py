@@ -133,7 +133,9 @@ class Cluster:
             case "companion":
                 mine = {one.pid for one in ours}
                 return [
-                    one for one in everything if "raycluster_cli.companion" in one.line and one.parent in mine
+                    one
+                    for one in everything
+                    if "raycluster_cli.rayproc.companion" in one.line and one.parent in mine
                 ]
             case "watcher":
                 parents = {one.pid for one in self.find(host, "companion")}

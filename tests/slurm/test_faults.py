@@ -100,7 +100,7 @@ def test_dead_raylet_is_told_by_its_own_node(slurm: Slurm) -> None:
     cluster = Cluster.start(slurm, before=seldom).driving()
     cluster.signal("n3", "raylet")
     end = cluster.job.wait()
-    assert (end.exit_code, cluster.end["reason"], cluster.end["culprit_host"]) == (5, "worker-lost", "n3")
+    assert (end.exit_code, cluster.end["reason"], cluster.end["failed_host"]) == (5, "worker-lost", "n3")
     assert "raylet was killed by SIGKILL" in cluster.end["message"]
     assert cluster.known_after_s()["n1"] < 2.0 + SLACK_S
     slurm.assert_nothing_left()
@@ -117,7 +117,7 @@ def test_watch_over_the_nodes_is_taken_up_again(slurm: Slurm, process: str) -> N
     wait_until(lambda: cluster.find("n1", "watcher"), timeout_s=30, what="a new watcher")
     cluster.signal("n3", "raylet")
     end = cluster.job.wait()
-    assert (end.exit_code, cluster.end["reason"], cluster.end["culprit_host"]) == (5, "worker-lost", "n3")
+    assert (end.exit_code, cluster.end["reason"], cluster.end["failed_host"]) == (5, "worker-lost", "n3")
     slurm.assert_nothing_left()
 
 
@@ -153,7 +153,7 @@ def test_driver_that_fails_for_a_lost_worker_is_not_the_culprit(slurm: Slurm) ->
     cluster = Cluster.start(slurm, textwrap.dedent(text)).driving()
     cluster.signal("n2", "raylet")
     assert cluster.job.wait().exit_code in (1, 5)
-    assert cluster.end["culprit_host"] == "n2"
+    assert cluster.end["failed_host"] == "n2"
     assert "raylet" in cluster.end["message"]
     assert "was killed by SIGKILL" in cluster.end["message"]
     slurm.assert_nothing_left()
@@ -214,7 +214,7 @@ def test_worker_host_falls_silent(slurm: Slurm, fault: str) -> None:
     end = cluster.wait_end()
     print("known after", round(end["when"] - began, 1), end["message"])
     assert end["when"] - began < SILENT_S + SLACK_S
-    assert (end["exit_code"], end["reason"], end["culprit_host"]) == (5, "worker-lost", "n2")
+    assert (end["exit_code"], end["reason"], end["failed_host"]) == (5, "worker-lost", "n2")
     for host in ("n1", "n3"):
         cluster.wait_node_end(host, timeout_s=15)
     if fault == "cable":
@@ -515,7 +515,7 @@ def test_one_task_is_cancelled(slurm: Slurm) -> None:
     cluster.signal("n3", "keeper", "TERM")
     end = cluster.job.wait()
     assert end.exit_code == 143
-    assert (cluster.end["exit_code"], cluster.end["culprit_host"]) == (5, "n3")
+    assert (cluster.end["exit_code"], cluster.end["failed_host"]) == (5, "n3")
     assert "SIGTERM" in cluster.end["message"]
     slurm.assert_nothing_left()
 
@@ -789,5 +789,5 @@ def test_clock_two_minutes_off(slurm: Slurm, tmp_path: Path, skewed: str) -> Non
     cluster = Cluster.start(slurm, before=before).driving()
     cluster.signal("n3", "raylet")
     assert cluster.job.wait().exit_code == 5, cluster.job.output()
-    assert (cluster.end["reason"], cluster.end["culprit_host"]) == ("worker-lost", "n3")
+    assert (cluster.end["reason"], cluster.end["failed_host"]) == ("worker-lost", "n3")
     slurm.assert_nothing_left()

@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from raycluster_cli.record import Record
-from raycluster_cli.words import ClusterUsage, EndWord, HeadInfo, NodeUsage, NodeWord
+from raycluster_cli.model.record import ClusterUsage, EndReport, HeadInfo, NodeReport, NodeUsage
+from raycluster_cli.state.record import Record
 
 GIB = 2**30
 
@@ -31,14 +31,14 @@ def write_record(
     starting: int = 0,
     usage: bool = True,
     gpus: int = 0,
-    end: EndWord | None = None,
+    end: EndReport | None = None,
     time_left_s: float | None = 5400.0,
 ) -> Record:
     """A cluster of so many nodes: the last ``failed`` have failed, those before are silent, and so on."""
     now = time.time() if now is None else now
     began = now - age_s
     record = Record.create(state_dir, cluster, key, name)
-    claim = record.claim_head(host="n001")
+    claim = record.take_lease(host="n001")
     elsewhere = {**dataclasses.asdict(claim), "boot_id": "of another machine"}
     (record.path / "head.claim.1").write_text(json.dumps(elsewhere))
     hosts = [f"n{number:03}" for number in range(1, nodes + 1)]
@@ -88,7 +88,7 @@ def write_record(
             phase = "gone"
             phases |= {"stopping": end.when, "gone": end.when + 0.4 + number % 5 / 10}
         record.write_node(
-            NodeWord(
+            NodeReport(
                 host=host,
                 role="worker" if number else "head",
                 phase=phase,

@@ -40,7 +40,7 @@ def test_links(page: Path) -> None:
 
 
 def test_every_command_is_in_the_index() -> None:
-    from raycluster_cli.cli import app
+    from raycluster_cli.cli.app import app
 
     text = (ROOT / "docs/index.md").read_text()
     for command in app.registered_commands:

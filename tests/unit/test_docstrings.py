@@ -10,9 +10,13 @@ import pytest
 
 import raycluster_cli
 
-MODULES = sorted(f"raycluster_cli.{one.name}" for one in pkgutil.iter_modules(raycluster_cli.__path__))
+MODULES = sorted(
+    one.name
+    for one in pkgutil.walk_packages(raycluster_cli.__path__, "raycluster_cli.")
+    if ".private" not in one.name
+)
 
-NOT_HERE = ("__main__", "ray_private")
+NOT_HERE = ("__main__",)
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if not name.endswith(NOT_HERE)])

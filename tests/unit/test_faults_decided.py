@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from raycluster_cli.config import Settings
-from raycluster_cli.errors import ExitCode, UsageError
-from raycluster_cli.head import _refuse_recovery
-from raycluster_cli.muster import Members
-from raycluster_cli.ray_start import gcs_settings
-from raycluster_cli.vigil import CHECK_TIMEOUT_S, FAILED_CHECKS
-from raycluster_cli.words import EndWord
-from raycluster_cli.worker import HEAD_LOST, _end_of
+from raycluster_cli.model.errors import ExitCode, UsageError
+from raycluster_cli.model.record import EndReport
+from raycluster_cli.model.settings import Settings
+from raycluster_cli.rayproc.gcs_monitor import CHECK_TIMEOUT_S, FAILED_CHECKS
+from raycluster_cli.rayproc.plan import gcs_settings
+from raycluster_cli.supervisor.head import _refuse_recovery
+from raycluster_cli.supervisor.worker import HEAD_LOST, _end_of
+from raycluster_cli.supervisor.worker_wait import Members
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,7 +58,7 @@ def test_recovery_needs_a_ray_that_keeps_its_state() -> None:
     [("driver", 0), ("stop", 0), ("signal", 0), ("worker-lost", 0), *((reason, 5) for reason in HEAD_LOST)],
 )
 def test_what_a_worker_makes_of_the_end(reason: str, code: int) -> None:
-    end = _end_of(EndWord(1.0, 5, reason, "n1", "text"))
+    end = _end_of(EndReport(1.0, 5, reason, "n1", "text"))
     assert end.code == code
     assert (end.code == ExitCode.UNHEALTHY) == (reason in HEAD_LOST)
 

@@ -1,4 +1,7 @@
-"""Imports of the package go one way, and what starts a node imports nothing that it does not use."""
+"""Imports go one way, from package to package and from module to module; a start imports only what it uses.
+
+docs/architecture.md has the picture: `make import-graph` draws it from the same table.
+"""
 
 from __future__ import annotations
 
@@ -13,38 +16,82 @@ import pytest
 
 import raycluster_cli
 
-PACKAGE = Path(raycluster_cli.__file__).parent
-MODULES = sorted(
-    {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for path in PACKAGE.glob("*/*.py")}
-)
+ROOT = Path(raycluster_cli.__file__).parent
+
+#: What each package may import besides itself.  Nothing may import the console script or the public names.
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "model": (),
+    "system": ("model",),
+    "slurm": ("model", "system"),
+    "state": ("model", "system"),
+    "rayproc": ("model", "system"),
+    "node": ("model", "system", "slurm", "state", "rayproc"),
+    "supervisor": ("model", "system", "slurm", "state", "rayproc", "node"),
+    "library": ("model", "system", "slurm", "state", "rayproc", "node", "supervisor"),
+    "ops": ("model", "system", "slurm", "state", "rayproc", "node"),
+    "cli": ("model", "system", "slurm", "state", "rayproc", "node", "supervisor", "ops"),
+}
+
+#: What a user of the package sees at its top, and nothing else.
+AT_THE_TOP = {"__init__.py", "__main__.py", "_version.py", "py.typed"}
+
+MAX_LINES = 420
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in ROOT.rglob("*.py")
+}
 
 
 @functools.cache
-def imported(module: str) -> set[str]:
+def imported(module: str) -> frozenset[str]:
     """The package's modules that a module imports, at its top or later, but for type checkers only."""
+    path = MODULES[module]
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    if path.parent == ROOT:
+        package = []
 
-    def walk(node: ast.AST, level: int) -> Iterator[str]:
+    def walk(node: ast.AST) -> Iterator[str]:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
                 continue
-            if isinstance(child, ast.ImportFrom) and child.level == level:
-                if child.module:
-                    yield child.module.partition(".")[0]
+            if isinstance(child, ast.ImportFrom):
+                if child.level:
+                    base = package[: len(package) - child.level + 1]
+                elif (child.module or "").partition(".")[0] == "raycluster_cli":
+                    base = []
                 else:
-                    yield from (alias.name for alias in child.names)
-            yield from walk(child, level)
+                    base = None
+                if base is not None:
+                    words = (child.module or "").removeprefix("raycluster_cli").lstrip(".").split(".")
+                    target = ".".join([*base, *(word for word in words if word)])
+                    for alias in child.names:
+                        full = f"{target}.{alias.name}".lstrip(".")
+                        yield full if full in MODULES else target
+            yield from walk(child)
 
-    if (PACKAGE / f"{module}.py").exists():
-        found = set(walk(ast.parse((PACKAGE / f"{module}.py").read_text()), 1))
-    else:
-        found = {
-            name for path in (PACKAGE / module).glob("*.py") for name in walk(ast.parse(path.read_text()), 2)
-        }
-    return found & set(MODULES)
+    return frozenset(name for name in walk(ast.parse(path.read_text())) if name in MODULES) - {module}
 
 
-def test_imports_go_one_way() -> None:
-    graph = {module: imported(module) for module in MODULES}
+def package_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def test_each_package_imports_only_from_those_below_it() -> None:
+    wrong = [
+        f"{module} imports {needed}"
+        for module in MODULES
+        if package_of(module) in MAY_IMPORT
+        for needed in imported(module)
+        if needed != "_version"
+        and package_of(needed) != package_of(module)
+        and package_of(needed) not in MAY_IMPORT[package_of(module)]
+    ]
+    assert not wrong
+
+
+def test_no_modules_import_each_other() -> None:
+    graph = {module: set(imported(module)) for module in MODULES}
     done: set[str] = set()
     while len(done) < len(graph):
         free = {module for module, needs in graph.items() if module not in done and needs <= done}
@@ -52,18 +99,21 @@ def test_imports_go_one_way() -> None:
         done |= free
 
 
-def test_the_documentation_has_every_module_in_the_order_of_imports() -> None:
-    text = (PACKAGE.parent / "docs" / "how-it-works.md").read_text()
-    rows = [line.split("|")[1] for line in text[text.index("| Module |") :].splitlines() if "|" in line][2:]
-    row_of = {
-        name.strip().replace("\\", ""): number for number, row in enumerate(rows) for name in row.split(",")
-    }
-    assert set(MODULES) - {"__init__"} == set(row_of)
-    for module, row in row_of.items():
-        assert all(row_of[needed] <= row for needed in imported(module)), module
+def test_every_package_has_its_place() -> None:
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert packages == set(MAY_IMPORT)
+    assert {path.name for path in ROOT.iterdir() if path.is_file()} == AT_THE_TOP
 
 
-@pytest.mark.parametrize("module", ["launch", "plain", "head", "worker", "lifecycle", "local"])
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_no_module_is_too_long_to_read(module: str) -> None:
+    lines = len(MODULES[module].read_text().splitlines())
+    assert lines <= MAX_LINES
+
+
+@pytest.mark.parametrize(
+    "module", ["supervisor.launch", "cli.plain", "supervisor.head", "supervisor.worker", "supervisor.local"]
+)
 def test_a_supervisor_imports_neither_ray_nor_rich_nor_typer(module: str) -> None:
     code = f"import sys, raycluster_cli.{module}; print(*(set(sys.modules) & {{'ray', 'rich', 'typer'}}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,7 +3,7 @@
 import json
 import os
 
-from raycluster_cli.host import read_host
-from raycluster_cli.slurm import Allocation
+from raycluster_cli.node.grants import read_host
+from raycluster_cli.slurm.allocation import Allocation
 
 print(json.dumps(read_host(os.environ, Allocation.from_environ(os.environ)).as_dict()))

@@ -1,0 +1,220 @@
+"""The command line: options in, exit code out.
+
+The options of head, worker and run come from the table of config.Settings, so that
+option, environment variable, documentation and `raycluster env` are one.  What a
+command needs is imported when it runs: `--help` imports neither Ray nor Rich.  Plain lines of
+head, worker and run do not come here at all: plain.py reads them, in a tenth of the time.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from .._version import __version__
+from ..cli.errors import tell_errors
+from ..model.errors import ExitCode, UsageError
+from ..model.settings import Settings, option_name, settings_of, variable_name
+from ..supervisor.launch import Launcher
+from . import (
+    doctor as cli_doctor,
+)
+from . import (
+    env as cli_env,
+)
+from . import (
+    inside as cli_inside,
+)
+from . import (
+    look as cli_look,
+)
+from . import (
+    stop as cli_stop,
+)
+from . import (
+    submit as cli_submit,
+)
+from . import (
+    why as cli_why,
+)
+
+app = typer.Typer(
+    name="raycluster",
+    help="Starts, watches and stops a Ray cluster inside a Slurm allocation.",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+#: Set by run_command_line: what this process was given at its start.
+_launcher: Launcher
+
+
+def run_command_line(launcher: Launcher) -> None:
+    """Run the command line; errors that users can cause become one line and an exit code."""
+    global _launcher
+    _launcher = launcher
+    tell_errors(_call)
+
+
+def _call() -> None:
+    """Call the application; what Typer says in five lines becomes one of ours."""
+    try:
+        code = app(prog_name="raycluster", standalone_mode=False)
+    except typer.Abort:
+        sys.exit(int(ExitCode.SIGINT))
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # not one of Click's; Typer may bring its own copy of Click
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # type: ignore[attr-defined]
+            sys.exit(int(ExitCode.USAGE))
+        where = getattr(getattr(error, "ctx", None), "command_path", "raycluster")
+        said = error.format_message().strip().rstrip(".").replace("\n", " ")
+        found = _found(getattr(error, "param", None), sys.argv[1:], _launcher.env)
+        raise UsageError(
+            f"{found}: {said.rpartition(': ')[2]}." if found else f"{said}.",
+            f"`{where} --help` shows what can be given.",
+        ) from error
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _found(parameter: Any, arguments: Sequence[str], env: Mapping[str, str]) -> str:
+    """What was given for a parameter that was refused: "--timeout is 'soon'"; '' when not known."""
+    options = getattr(parameter, "opts", [])
+    for number, word in enumerate(arguments):
+        name, equals, value = word.partition("=")
+        if name in options and (equals or number + 1 < len(arguments)):
+            return f"{name} is {(value if equals else arguments[number + 1])!r}"
+    variable = getattr(parameter, "envvar", None)
+    if isinstance(variable, str) and env.get(variable):
+        return f"{variable} is {env[variable]!r}"
+    return ""
+
+
+def _option(one: Field[Any], hint: Any) -> Any:
+    """The Typer option of a field of Settings."""
+    name = option_name(one.name)
+    declared = f"{name}/--no-{name[2:]}" if hint is bool else name
+    metavar = one.metadata.get("metavar") or {float: "SECONDS", str: "TEXT", bool: None}.get(hint, "N")
+    if "choices" in one.metadata:
+        metavar = "|".join(one.metadata["choices"])
+    return typer.Option(
+        declared,
+        *one.metadata.get("aliases", ()),
+        envvar=variable_name(one.name),
+        help=one.metadata["help"],
+        show_default=one.default not in (None, "", False),
+        show_envvar=False,
+        metavar=metavar,
+    )
+
+
+def _with_settings(command: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command function the options of its settings; it gets one Settings and the sources.
+
+    The function is called as ``function(context, settings=…, **its own parameters)``.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        own = dict(inspect.signature(function).parameters)
+        own.pop("settings")
+        hints = get_type_hints(Settings)
+        options = list(settings_of(command))
+
+        def run(**values: Any) -> None:
+            chosen = {one.name: values.pop(one.name) for one in options}
+            function(settings=Settings(**{k: v for k, v in chosen.items() if v is not None}), **values)
+
+        parameters = [
+            *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own.values()),
+            *(
+                inspect.Parameter(
+                    one.name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=one.default,
+                    annotation=_annotated(one, hints[one.name]),
+                )
+                for one in options
+            ),
+        ]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        run.__name__ = function.__name__
+        run.__doc__ = function.__doc__
+        return run
+
+    return decorate
+
+
+def _annotated(one: Field[Any], hint: Any) -> Any:
+    return Annotated[hint, _option(one, hint)]
+
+
+_DRIVER = typer.Argument(
+    None, metavar="[-- DRIVER ARGS...]", help="The program to run on the head, after `--`."
+)
+_DRIVER_SETTINGS = {"ignore_unknown_options": False, "allow_interspersed_args": False}
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version and end."),
+) -> None:
+    """Starts, watches and stops a Ray cluster inside a Slurm allocation."""
+    if version:
+        print(f"raycluster {__version__}")
+        raise typer.Exit
+
+
+@app.command(context_settings=_DRIVER_SETTINGS)
+@_with_settings("head")
+def head(settings: Settings, driver: list[str] | None = _DRIVER) -> None:
+    """Start the head, wait for its workers, run the driver.
+
+    Ends with the driver's exit code.
+    Without a driver it stays, watching, until it is stopped.
+
+    Example: raycluster head --expected-workers 3 -- python train.py
+    """
+    _launcher.start("head", settings, tuple(driver or ()))
+
+
+@app.command()
+@_with_settings("worker")
+def worker(settings: Settings) -> None:
+    """Join this node to the head, until the cluster ends.
+
+    Example: srun raycluster worker --master-ip gpu01 --master-port 20480
+    """
+    _launcher.start("worker", settings)
+
+
+@app.command(context_settings=_DRIVER_SETTINGS)
+@_with_settings("run")
+def run(settings: Settings, driver: list[str] | None = _DRIVER) -> None:
+    """Run a whole cluster by one srun, or on this machine.
+
+    Every task calls it: rank 0 is the head and runs the driver, the rest are workers.
+    With --local N: a head and N workers on this machine, with no Slurm.
+
+    Example: srun raycluster run -- python train.py
+    """
+    _launcher.start("run", settings, tuple(driver or ()))
+
+
+cli_look.register(app)
+cli_stop.register(app)
+cli_why.register(app)
+cli_env.register(app, _with_settings)
+cli_submit.register(app, _with_settings)
+cli_inside.register(app)
+cli_doctor.register(app, _with_settings)

@@ -1,0 +1,217 @@
+"""What people look at clusters with: `raycluster status` and `raycluster monitor`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from ..model.errors import RayclusterError, UsageError
+from .completion import complete_job
+
+if TYPE_CHECKING:
+    from ..model.status import ClusterStatus
+    from ..slurm.queue import Job
+    from ..state.record import Record
+
+JOB = typer.Argument(
+    "",
+    metavar="[JOB]",
+    help="Job id, job.rN, job+name, a name, or a record's path.",
+    autocompletion=complete_job,
+)
+STATE_DIR = typer.Option(
+    "",
+    "--state-dir",
+    envvar="RAYCLUSTER_STATE_DIR",
+    show_envvar=False,
+    metavar="DIR",
+    help="Where the records are. Default: ~/.raycluster.",
+)
+
+
+def state_dir(given: str, env: Mapping[str, str]) -> Path:
+    """Where the records are: as the starters of clusters have it."""
+    if given:
+        return Path(given).expanduser().absolute()
+    return Path(env.get("HOME") or os.path.expanduser("~")) / ".raycluster"
+
+
+def ask_slurm(env: Mapping[str, str]) -> dict[str, Job] | None:
+    """My jobs, as Slurm has them; says on a terminal what it waits for when that takes long."""
+    import threading
+
+    from ..slurm.queue import SQUEUE_TIMEOUT_S, query_jobs
+
+    text = f"raycluster: waiting for squeue, up to {SQUEUE_TIMEOUT_S:g} s"
+    timer = threading.Timer(2.0, print, [text], {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    if sys.stderr.isatty():
+        timer.start()
+    try:
+        return query_jobs(env)
+    finally:
+        timer.cancel()
+
+
+def status(
+    job: str = JOB,
+    as_json: bool = typer.Option(False, "--json", help="For programs; docs/json.md says what is what."),
+    timing: bool = typer.Option(False, "--timing", help="Where the time of JOB's start went, as bars."),
+    all_: bool = typer.Option(False, "--all", "-a", help="All records, not only the newest 20."),
+    directory: str = STATE_DIR,
+) -> None:
+    """List my clusters, or show one.
+
+    Without JOB a line each: those that run, then those that have ended, newest first. Slurm is asked
+    once, and need not answer; accounting is not needed.
+
+    \b
+    Examples:
+      raycluster status
+      raycluster status 4711
+      raycluster status 4711 --timing
+      raycluster status 4711 --json | jq -r .state
+    """
+    import json
+
+    from ..ops.reader import find_record, read_all, read_cluster
+    from ..ops.status_json import cluster_json, list_json
+    from .monitor import glyphs_of, make_console, print_lines
+    from .screen import cluster_lines, facts, report
+
+    env = dict(os.environ)
+    where = state_dir(directory, env)
+    console = make_console(env)
+    glyphs = glyphs_of(console)
+    jobs = ask_slurm(env)
+    if not job and not timing:
+        clusters = [*_without_record(where, jobs), *read_all(where, jobs, limit=10**9 if all_ else 20)]
+        if as_json:
+            print(json.dumps(list_json(clusters), indent=2))
+        elif clusters:
+            print_lines(console, cluster_lines(clusters, console.width, glyphs))
+        else:
+            print(f"No clusters below {where}. Start one: raycluster run --local 2 -- python your_driver.py")
+        return
+    found = _waiting(job, where, jobs)
+    one = found if found is not None else read_cluster(find_record(where, job, env), jobs)
+    if as_json:
+        print(json.dumps(cluster_json(one, timing=timing), indent=2))
+        return
+    if timing:
+        from .screen import ASCII
+        from .timeline import timing_lines
+
+        letters = glyphs is ASCII or console.color_system is None or console.no_color
+        print_lines(console, timing_lines(one, console.width, glyphs, letters=letters))
+        return
+    print_lines(console, report(one, console.width, glyphs))
+    print()
+    for name, value in facts(one):
+        print(f"{name:>11}  {value}")
+    if not one.is_over and one.record:
+        print(f"\nWatch it: raycluster monitor {one.title}   End it: raycluster stop {one.title}")
+
+
+def monitor(
+    job: str = JOB,
+    once: bool = typer.Option(False, "--once", help="Print how it is now, and end."),
+    as_json: bool = typer.Option(False, "--json", help="JSON: one document a line, at each change."),
+    exit_status: bool = typer.Option(
+        False,
+        "--exit-status",
+        help="End with the cluster's exit code; with --once: 0 well, 4, 5 (see below).",
+    ),
+    prometheus_file: str = typer.Option(
+        "", "--prometheus-file", metavar="FILE", help="Keep this file current for Prometheus to scrape."
+    ),
+    directory: str = STATE_DIR,
+) -> None:
+    """Watch a cluster.
+
+    A live screen on a terminal, a line for each event elsewhere.
+    Without JOB: the one of this job, else the one that runs. Works on the login node, inside the job,
+    and for `run --local`. It ends when the cluster has ended. Keys: q quits, arrows and Page Up/Down
+    scroll, g sums nodes up by state.
+
+    With --exit-status: the cluster's own exit code once it is over. With --once before that: 0 when it
+    runs with all nodes, 4 when nodes are missing in its start, 5 when it goes on with fewer or is lost.
+
+    \b
+    Examples:
+      raycluster monitor
+      raycluster monitor 4711 --once
+      raycluster monitor 4711 --exit-status >> monitor.log    (waits for the end)
+      raycluster monitor 4711 --json | jq --unbuffered -r .headline
+    """
+    from ..slurm.queue import query_jobs
+    from . import monitor as screen
+
+    env = dict(os.environ)
+    where = state_dir(directory, env)
+    wish = screen.Wish(once, as_json, Path(prometheus_file).absolute() if prometheus_file else None)
+    record = await_record(job, where, env, once)
+    last = screen.monitor(record, lambda: query_jobs(env), wish, env)
+    sys.exit(screen.exit_code(last) if exit_status else 0)
+
+
+def await_record(job: str, where: Path, env: Mapping[str, str], once: bool) -> Record:
+    """The record to watch; for a job that still waits in Slurm's queue, once it is there."""
+    import time
+
+    from ..ops.reader import find_record
+    from ..slurm.queue import query_jobs
+
+    told = ""
+    while True:
+        try:
+            return find_record(where, job, env)
+        except UsageError:
+            found = _waiting(job, where, query_jobs(env))
+            if found is None:
+                raise
+            if once:
+                raise RayclusterError(f"job {job} has no cluster yet: {found.headline}.") from None
+            if found.headline != told:
+                told = found.headline
+                print(f"raycluster: job {job}: {told}", file=sys.stderr)
+            time.sleep(5.0 if found.slurm_state == "PENDING" else 1.0)
+
+
+def _waiting(job: str, where: Path, jobs: Mapping[str, Job] | None) -> ClusterStatus | None:
+    """The job when Slurm has it and no record is there yet."""
+    from ..ops.reader import waiting_job
+    from ..state.catalogue import record_of
+
+    found = (jobs or {}).get(job)
+    if found is None or found.is_ended:
+        return None
+    try:
+        record_of(where, job)
+    except UsageError:
+        return waiting_job(found)
+    return None
+
+
+def _without_record(where: Path, jobs: Mapping[str, Job] | None) -> list[ClusterStatus]:
+    """Jobs that `raycluster submit` has put into the queue and that have not started."""
+    from ..ops.reader import waiting_job
+    from ..state.catalogue import list_records
+
+    known = {record.job_id for record in list_records(where)}
+    return [
+        waiting_job(each)
+        for each in (jobs or {}).values()
+        if each.is_waiting and each.id not in known and (where / "submitted" / each.id).exists()
+    ]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command()(status)
+    app.command()(monitor)

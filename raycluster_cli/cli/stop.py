@@ -1,0 +1,198 @@
+"""`raycluster stop`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from ..model.errors import ExitCode, RayclusterError, UsageError
+from .completion import complete_job
+from .look import STATE_DIR, ask_slurm, state_dir
+
+if TYPE_CHECKING:
+    from ..ops.stop import Surroundings
+    from ..state.record import Record
+
+_JOBS = typer.Argument(
+    None,
+    metavar="[JOB]...",
+    help="Job ids, job+name, names, or paths of records.",
+    autocompletion=complete_job,
+)
+
+
+def stop(
+    jobs: list[str] | None = _JOBS,
+    all_: bool = typer.Option(False, "--all", help="All my clusters; asks first."),
+    yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask."),
+    timeout: float = typer.Option(
+        60.0,
+        "--timeout",
+        metavar="SECONDS",
+        help="How long the head may take before Slurm is told to end it.",
+    ),
+    here: bool = typer.Option(
+        False,
+        "--here",
+        help="By signals, and only on this node: end JOB's head; clear what crashed clusters left.",
+    ),
+    directory: str = STATE_DIR,
+) -> None:
+    """End clusters in order; clear what crashed ones left.
+
+    Without JOB: the cluster of this job, else the only one that runs. The head is asked first, by a word
+    in the record: its driver gets SIGTERM, the workers are drained, every node clears itself. When it
+    does not end in time its step or job is cancelled (scancel), if Slurm knows it and it is mine.
+
+    Exit codes: 0 all have ended (or had before); 1 one still runs; 2 no such cluster, or nothing said
+    which; 130 after Ctrl-C: those that were asked to end still do.
+
+    \b
+    Examples:
+      raycluster stop
+      raycluster stop 4711 4712
+      raycluster stop --all --yes
+      raycluster stop 4711 --timeout 300    (one whose driver has a long --grace)
+    """
+    from ..ops.stop import Outcome, Surroundings, end_here, stop_cluster, sweep_here, tell_swept
+    from ..state.catalogue import record_of
+    from ..system.report import count
+
+    env = dict(os.environ)
+    where = state_dir(directory, env)
+    screen = _Progress()
+    around = Surroundings(env, say=screen.say, progress=screen.show, query=lambda: ask_slurm(env))
+    if timeout < 0:
+        raise UsageError(f"--timeout is {timeout:g}; it must be a number of seconds, 0 or more.")
+    if here:
+        ended = [end_here(record_of(where, job), around) for job in jobs or []]
+        screen.clear()
+        tell_swept(sweep_here(env), screen.say)
+        sys.exit(int(ExitCode.OK if all(each.is_good for each in ended) else ExitCode.FAILURE))
+    if all_ and jobs:
+        raise UsageError("--all was given together with JOB.", "Give one of them.")
+    records = _all(where, around, yes) if all_ else _chosen(jobs or [], where, around, yes)
+    worst = Outcome.OVER
+    for record in records:  # all are asked at once, then waited for one after the other
+        if record.read_end() is None and len(records) > 1:
+            record.request_stop("raycluster stop")
+    try:
+        for record in records:
+            outcome = stop_cluster(record, around, deadline_s=timeout)
+            worst = worst if outcome.is_good else outcome
+    finally:
+        screen.clear()
+    swept = sweep_here(env)
+    tell_swept(swept, screen.say)
+    if all_ and not records and not swept:
+        screen.say(f"no cluster of mine runs (records below {where}), and this node is clean")
+    if not worst.is_good:
+        screen.say(f"{count(len(records), 'cluster')} asked to end; not all did")
+        sys.exit(int(ExitCode.FAILURE))
+
+
+class _Progress:
+    """Lines on stderr; on a terminal the last one says what is being waited for."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._shown = ""
+
+    def say(self, text: str) -> None:
+        self.clear()
+        print(f"raycluster: {text}", file=sys.stderr, flush=True)
+
+    def show(self, text: str) -> None:
+        if not self._terminal or text == self._shown:
+            return
+        try:
+            width = os.get_terminal_size(2).columns
+        except OSError:
+            width = 80
+        sys.stderr.write(f"\r\x1b[K{text[: width - 1]}")
+        sys.stderr.flush()
+        self._shown = text
+
+    def clear(self) -> None:
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._shown = ""
+
+
+def _chosen(jobs: list[str], where: Path, around: Surroundings, yes: bool) -> list[Record]:
+    from ..ops.stop import running_clusters, sweep_here, tell_swept
+    from ..state.catalogue import record_of
+
+    if jobs:
+        records = []
+        for job in dict.fromkeys(jobs):
+            try:
+                records.append(record_of(where, job))
+            except UsageError:
+                if not _cancel_without_record(job, around, yes):
+                    raise
+        return records
+    inside = around.env.get("SLURM_JOB_ID", "")
+    if inside:
+        try:
+            return [record_of(where, inside)]
+        except UsageError:
+            pass
+    found = running_clusters(where, around.jobs())
+    running = [(record, status) for record, status in found if not status.is_over]
+    if len(running) == 1:
+        return [running[0][0]]
+    if running:
+        names = ", ".join(status.title for _, status in running[:8])
+        raise UsageError(f"{len(running)} clusters run: {names}.", "Say which, or give --all.")
+    swept = sweep_here(around.env)
+    tell_swept(swept, around.say)
+    if found or swept:  # lost clusters are cleared without being named: nobody needs them
+        return [record for record, _ in found]
+    raise UsageError(
+        f"no cluster of mine runs (records below {where}).", "`raycluster status` lists those that ended."
+    )
+
+
+def _all(where: Path, around: Surroundings, yes: bool) -> list[Record]:
+    from ..ops.stop import running_clusters
+    from .monitor import glyphs_of, make_console, print_lines
+    from .screen import cluster_lines
+
+    running = running_clusters(where, around.jobs())
+    if not running or yes:
+        return [record for record, _ in running]
+    console = make_console(around.env, sys.stderr)
+    print_lines(console, cluster_lines([status for _, status in running], console.width, glyphs_of(console)))
+    _ask(f"Stop {'this cluster' if len(running) == 1 else f'these {len(running)} clusters'}?")
+    return [record for record, _ in running]
+
+
+def _ask(question: str) -> None:
+    """Yes, or the end; UsageError where nobody can be asked."""
+    if not sys.stdin.isatty():
+        raise UsageError(f"nobody can be asked here: {question}", "Give --yes.")
+    if not typer.confirm(question, err=True):
+        raise RayclusterError("nothing was stopped.")
+
+
+def _cancel_without_record(job: str, around: Surroundings, yes: bool) -> bool:
+    """A job of mine that Slurm has and that has no record: it waits, or its cluster has not begun."""
+    found = (around.jobs() or {}).get(job)
+    if found is None or found.is_ended:
+        return False
+    if not yes:
+        _ask(f"No cluster of job {job} ({found.name}, {found.state.lower()}) has begun. Cancel the job?")
+    around.cancel(found.id, around.env)
+    around.say(f"{job}: the job, {found.state.lower()} and without a cluster yet, is cancelled")
+    return True
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command()(stop)

@@ -1,0 +1,301 @@
+"""The six functions for programs that are a rank of the job themselves.
+
+Each of them works through a `raycluster head` or `worker` of its own, started as a child
+with a socket between them: the calling program keeps its signal handlers, its children
+and its memory to itself, and when it dies, however it dies, the child sees the socket
+close and ends Ray on this node.  Names, parameters and defaults are those of datatrove's
+``pipeline/inference/distributed/ray.py``, so that programs written for those work here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from ..model.errors import (
+    ClusterUnhealthyError,
+    ExitCode,
+    HeadStartError,
+    RayclusterError,
+    UsageError,
+    WorkersMissingError,
+)
+from ..rayproc.boot import raycluster_command
+from ..supervisor.lifecycle import ParentLink
+
+T = TypeVar("T")
+
+WORKER_CHECK_INTERVAL_S = 2.0
+ENDED_POLL_S = 0.25
+STOP_TIMEOUT_S = 30.0
+
+
+@dataclass
+class _Node:
+    """The child that runs Ray on this node for the calling program."""
+
+    process: subprocess.Popen[bytes]
+    link: socket.socket
+    address: str = ""
+
+
+_node: _Node | None = None
+
+
+def calculate_object_store_memory() -> int:
+    """Bytes for the object store: min(30 % of the memory granted, size of /dev/shm, 200 GB)."""
+    from ..node.grants import read_host
+    from ..node.resources import object_store_size
+    from ..slurm.allocation import Allocation
+
+    env = dict(os.environ)
+    facts = read_host(env, Allocation.from_environ(env))
+    return object_store_size(facts.memory_bytes.value, facts.shm_bytes.value)
+
+
+async def init_ray_master(master_port: int, expected_workers: int) -> None:
+    """Start the head here, wait for ``expected_workers`` workers (nodes besides the head), connect.
+
+    In a Slurm step of N nodes, N workers cannot be meant: then the caller counts the head too, as
+    datatrove does, and N - 1 are waited for.
+
+    Returns with this process connected to the cluster (``ray.init``).  Raises HeadStartError,
+    WorkersMissingError or UsageError; nothing is left running then.
+    """
+    workers = _besides_the_head(expected_workers)
+    node = await _start(["head", "--master-port", str(master_port), "--expected-workers", str(workers)])
+    try:
+        import ray
+
+        await asyncio.to_thread(ray.init, address=node.address, ignore_reinit_error=True)
+    except BaseException:
+        cleanup_ray()
+        raise
+
+
+async def init_ray_worker(
+    master_ip: str, master_port: int, max_retries: int = 5, retry_delay: float = 10.0
+) -> None:
+    """Join this node to the head at ``master_ip:master_port``.
+
+    Up to ``max_retries`` attempts, ``retry_delay`` seconds apart.  Raises WorkersMissingError,
+    which names the address and why each attempt failed.
+    """
+    await _start(
+        [
+            "worker",
+            *("--master-ip", master_ip),
+            *("--master-port", str(master_port)),
+            *("--max-retries", str(max_retries)),
+            *("--retry-delay", str(retry_delay)),
+        ]
+    )
+
+
+async def monitor_ray_cluster_health(check_interval: float = 30.0) -> None:
+    """Ask the GCS for its health every ``check_interval`` seconds; return when the answer is no.
+
+    It asks what `ray health-check --skip-version-check` asks, without starting a Python for it,
+    and returns at once when the GCS or this node's raycluster ends.
+    """
+    from ..rayproc.health import HealthChannel
+    from ..rayproc.tls import client_context, files_in
+
+    address = _node.address if _node else os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return
+    files = files_in(os.environ)
+    context = client_context(files) if files else None
+    try:
+        channel = await HealthChannel.connect(host.strip("[]"), int(port), timeout_s=10.0, context=context)
+    except OSError:
+        return
+    try:
+        while await channel.check(timeout_s=min(check_interval, 10.0)):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(channel.closed.wait(), check_interval)
+            if channel.closed.is_set() or (_node and _node.process.poll() is not None):
+                return
+    finally:
+        channel.close()
+
+
+async def monitor_ray_workers(expected_workers: int) -> None:
+    """Watch the number of workers; raise ClusterUnhealthyError when it drops below ``expected_workers``.
+
+    Counted as in :func:`init_ray_master`.
+    """
+    import ray
+
+    needed = _besides_the_head(expected_workers)
+    while True:
+        try:
+            nodes: list[dict[str, Any]] = await _unless_it_ends(ray.nodes)
+        except ClusterUnhealthyError:
+            raise
+        except Exception as error:
+            raise ClusterUnhealthyError(f"the workers could not be counted: {error}") from error
+        alive = sum(1 for node in nodes if node["Alive"]) - 1
+        if alive < needed:
+            lost = ", ".join(str(node["NodeName"]) for node in nodes if not node["Alive"]) or "unknown"
+            raise ClusterUnhealthyError(
+                f"{alive} workers are alive, {needed} are needed; lost: {lost}.",
+            )
+        await _unless_it_ends(partial(time.sleep, WORKER_CHECK_INTERVAL_S))
+
+
+async def _unless_it_ends(call: Callable[[], T]) -> T:
+    """The result of a call that blocks; ClusterUnhealthyError when this node's raycluster ends meanwhile.
+
+    Ray's calls block for a minute when the GCS is gone.  So the call has a thread of its own, which
+    nobody waits for (asyncio.run would wait for one of the loop's executor).
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def work() -> None:
+        try:
+            done = partial(_settle, future, call(), None)
+        except BaseException as error:
+            done = partial(_settle, future, None, error)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(done)
+
+    threading.Thread(target=work, daemon=True, name="raycluster").start()
+    while True:
+        with contextlib.suppress(asyncio.TimeoutError):
+            return await asyncio.wait_for(asyncio.shield(future), ENDED_POLL_S)
+        if _node is not None and _node.process.poll() is not None:
+            raise ClusterUnhealthyError(f"the cluster has ended: {_last_word(_node)}")
+
+
+def _settle(future: asyncio.Future[T], result: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
+def _last_word(node: _Node) -> str:
+    """What the child said of its end, else its code."""
+    text = b""
+    with contextlib.suppress(OSError):
+        while chunk := node.link.recv(65536):
+            text += chunk
+    for line in reversed(text.splitlines()):
+        with contextlib.suppress(ValueError):
+            if message := json.loads(line).get("message"):
+                return str(message)
+    return f"raycluster ended with code {node.process.returncode}"
+
+
+def cleanup_ray() -> None:
+    """Disconnect, then end this cluster's processes on this node.  Never raises."""
+    global _node
+    with contextlib.suppress(Exception):
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
+    node, _node = _node, None
+    if node is None:
+        return
+    with contextlib.suppress(Exception):
+        node.process.send_signal(signal.SIGTERM)
+        try:
+            node.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            node.process.kill()  # the keeper; its supervisor sees that and ends all
+            node.process.wait(STOP_TIMEOUT_S)
+        node.link.close()
+
+
+def _besides_the_head(expected_workers: int) -> int:
+    """The number of workers without the head, also where the caller counts all nodes of its step."""
+    from ..slurm.allocation import Allocation
+
+    allocation = Allocation.from_environ(dict(os.environ))
+    nodes = (allocation.step_nodes or allocation.job_nodes) if allocation else ()
+    return expected_workers - 1 if nodes and expected_workers == len(nodes) else expected_workers
+
+
+async def _start(arguments: list[str]) -> _Node:
+    """Start the child and wait until its node is in the cluster; raises what it says went wrong."""
+    global _node
+    if _node is not None and _node.process.poll() is None:
+        raise UsageError("this process has started a Ray node already.", "Call cleanup_ray() first.")
+    ours, theirs = socket.socketpair()
+    theirs.set_inheritable(True)
+    process = subprocess.Popen(  # noqa: ASYNC220  # a fork and exec: milliseconds
+        raycluster_command(*arguments),
+        env={**os.environ, ParentLink.VARIABLE: str(theirs.fileno())},
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
+    )
+    theirs.close()
+    _node = _Node(process, ours)
+    atexit.register(cleanup_ray)
+    try:
+        said = await _until_ready(ours)
+    except BaseException:
+        await asyncio.to_thread(cleanup_ray)
+        raise
+    if said.get("event") != "ready":
+        code = await asyncio.to_thread(process.wait)
+        _node = None
+        raise _error(code)(str(said.get("message") or f"raycluster {arguments[0]} ended with code {code}"))
+    _node.address = str(said["address"])
+    _adopt_environment(said["environment"])
+    return _node
+
+
+async def _until_ready(link: socket.socket) -> dict[str, Any]:
+    """What the child says last: that it is ready, or how it ended."""
+    link.setblocking(False)
+    loop = asyncio.get_running_loop()
+    text = b""
+    while True:
+        while b"\n" in text:
+            line, _, text = text.partition(b"\n")
+            said: dict[str, Any] = json.loads(line)
+            if said["event"] in ("ready", "ended"):
+                return said
+        chunk = await loop.sock_recv(link, 65536)
+        if not chunk:
+            return {}
+        text += chunk
+
+
+def _error(code: int) -> Callable[[str], RayclusterError]:
+    """The error that goes with a command's exit code."""
+    kinds: dict[int, type[RayclusterError]] = {
+        ExitCode.USAGE: UsageError,
+        ExitCode.HEAD_FAILED: HeadStartError,
+        ExitCode.WORKERS_MISSING: WorkersMissingError,
+        ExitCode.UNHEALTHY: ClusterUnhealthyError,
+    }
+    return kinds.get(code, RayclusterError)
+
+
+def _adopt_environment(environment: dict[str, str]) -> None:
+    """Set what a client of the cluster needs (address, token file, TLS) in this process too."""
+    os.environ.update(environment)
+    if "ray" in sys.modules:
+        # Ray's C++ part has read its RAY_* variables when it was imported.
+        from ..rayproc.private import apply_settings
+
+        apply_settings(environment)

@@ -1,0 +1,273 @@
+"""Plain values: the states of a node and of a cluster.  Imports nothing of the project."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+class Role(str, enum.Enum):
+    """What a node is in the Ray cluster."""
+
+    HEAD = "head"
+    WORKER = "worker"
+
+
+class NodePhase(str, enum.Enum):
+    """What a node's raycluster process was doing when it last wrote its word.
+
+    The order is the order in which a good run passes through them.
+    """
+
+    UNHEARD = "no word"
+    """The node is expected, but has not written a word yet."""
+    LAUNCHED = "launched"
+    """raycluster runs on the node and has read its environment."""
+    WAITING = "waiting for head"
+    """A worker looks for its head."""
+    FOUND = "head found"
+    """A worker knows its head's address, and the GCS answers there."""
+    STARTING = "starting ray"
+    """Ray's processes are being started."""
+    JOINED = "joined"
+    """The raylet is registered with the GCS."""
+    READY = "ready"
+    """On the head: every expected worker has joined."""
+    DRIVING = "driver running"
+    """On the head: the driver runs."""
+    STOPPING = "stopping"
+    """Ray's processes are being ended."""
+    GONE = "gone"
+    """Ended in order; nothing of the cluster is left on the node."""
+    FAILED = "failed"
+    """Ended because of an error; ``message`` says which."""
+
+
+class ClusterPhase(str, enum.Enum):
+    """The state of a whole cluster, from its record."""
+
+    PENDING = "pending"
+    """Slurm has the job in its queue; nothing runs yet."""
+    STARTING = "starting"
+    """The head is coming up or waits for its workers."""
+    RUNNING = "running"
+    """All expected workers (or the quorum) are in."""
+    DEGRADED = "degraded"
+    """Running with fewer nodes than expected."""
+    STOPPING = "stopping"
+    """The end was ordered; nodes are going."""
+    ENDED = "ended"
+    """Ended in order; the driver's exit code, if there was a driver, was 0."""
+    STOPPED = "stopped"
+    """Ended because somebody wanted it: `raycluster stop`, scancel, Ctrl-C."""
+    FAILED = "failed"
+    """Ended with an exit code other than 0."""
+    LOST = "lost"
+    """The record says that it runs, but neither Slurm nor its head know of it."""
+
+
+#: Phases of a cluster that is over.
+OVER = (ClusterPhase.ENDED, ClusterPhase.STOPPED, ClusterPhase.FAILED, ClusterPhase.LOST)
+
+#: Phases of a node that is a member of the cluster.
+MEMBER = (NodePhase.JOINED, NodePhase.READY, NodePhase.DRIVING)
+
+#: Steps within these phases that nodes stamp as well.
+IMPORTED, ANSWERED, RAYLET = "ray imported", "gcs answered", "raylet started"
+
+#: The steps of a start in which a node that has not joined may be, in their order.
+ON_THE_WAY = (
+    NodePhase.UNHEARD,
+    NodePhase.LAUNCHED,
+    NodePhase.WAITING,
+    NodePhase.FOUND,
+    NodePhase.STARTING,
+)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What is in use on a node, and of how much.  Sizes in bytes."""
+
+    cpus_total: float = 0.0
+    cpus_used: float = 0.0
+    """Of what Ray hands out: CPUs that tasks and actors hold, not the processor's load."""
+    gpus_total: float = 0.0
+    gpus_used: float = 0.0
+    object_store_total_bytes: int = 0
+    object_store_used_bytes: int = 0
+    memory_total_bytes: int = 0
+    """What Slurm and the kernel grant on the node."""
+    memory_used_bytes: int | None = None
+    """Private memory of the cluster's processes on the node, object store included; None: not known."""
+    worker_processes: int | None = None
+    """Ray's worker processes; None: not known."""
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """One node of a cluster, as people and programs see it."""
+
+    host: str
+    role: Role
+    phase: NodePhase
+    since: float = 0.0
+    """Unix seconds of the last change of phase; 0 when unknown."""
+    alive: bool | None = None
+    """What the GCS says; None when it was not asked."""
+    address: str = ""
+    message: str = ""
+    updated: float = 0.0
+    """Unix seconds of the node's last word."""
+    is_current: bool = True
+    """False when the last word does not tell how the node is now: its cluster is over, or lost."""
+    node_id: str = ""
+    """Ray's."""
+    exit_code: int | None = None
+    node_root: str = ""
+    log_path: str = ""
+    usage: Usage | None = None
+    """None when nobody measures: usage is gathered only while somebody watches."""
+    phases: Mapping[str, float] = field(default_factory=dict)
+    """Unix seconds at which each phase was entered, by NodePhase value."""
+
+    @property
+    def is_member(self) -> bool:
+        """Whether the node is in the cluster now."""
+        return self.phase in MEMBER and self.alive is not False and self.is_current
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the node was a member and is none any more, without having said good-bye."""
+        return self.phase in MEMBER and self.alive is False
+
+    @property
+    def is_problem(self) -> bool:
+        """Whether a person should look at this node first."""
+        return self.phase is NodePhase.FAILED or self.is_lost
+
+    @property
+    def state(self) -> str:
+        """The node's state in one or two words."""
+        if self.is_lost:
+            return "lost"
+        if self.phase in MEMBER:
+            return "ready" if self.is_current else "unknown"
+        return str(self.phase.value)
+
+
+@dataclass(frozen=True)
+class ClusterStatus:
+    """A cluster, as people and programs see it: tables, JSON and plain lines are made of this."""
+
+    job: str
+    """The job's key: id, with .rN after a requeue."""
+    name: str
+    phase: ClusterPhase
+    nodes: tuple[NodeStatus, ...]
+    expected_nodes: int
+    """The head included; 0 when unknown."""
+    started: float
+    """Unix seconds at which the head's raycluster process started; 0 when it has not."""
+    read_at: float = 0.0
+    """Unix seconds at which this was read."""
+    ended: float | None = None
+    end_time: float | None = None
+    """Unix seconds of the job's time limit, where known."""
+    address: str = ""
+    """host:port of the GCS."""
+    head_host: str = ""
+    dashboard: str = ""
+    driver: tuple[str, ...] = ()
+    exit_code: int | None = None
+    reason: str = ""
+    """One word for programs: how it ended (lifecycle.End.reason)."""
+    failed_host: str = ""
+    """The host that caused the end."""
+    message: str = ""
+    """In words: why it ended, or why it does not run."""
+    slurm_cluster: str = ""
+    slurm_state: str = ""
+    """The job's state in Slurm's word; empty when Slurm was not reached or does not know it."""
+    job_name: str = ""
+    record: str = ""
+    """Path of the record; empty for a job that has none yet."""
+    stop_asked_by: str = ""
+    """user@host that asked for the end, while it has not come."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """raycluster, ray, python: of the head."""
+    auth: bool = True
+    tls: bool = False
+    pending_tasks: int = 0
+    """Tasks and actors that wait for resources, while somebody watches."""
+    usage_at: float | None = None
+    """Unix seconds at which usage was measured; None when nobody has."""
+    events: tuple[tuple[float, str], ...] = ()
+    """(Unix seconds, text) of what happened, oldest first."""
+
+    @property
+    def ready_nodes(self) -> int:
+        """How many nodes are in the cluster now."""
+        return sum(1 for node in self.nodes if node.is_member)
+
+    @property
+    def is_over(self) -> bool:
+        return self.phase in OVER
+
+    @property
+    def title(self) -> str:
+        """What a person calls the cluster: the job's id and the name, where it has one."""
+        return f"{self.job}+{self.name}" if self.name else self.job
+
+    @property
+    def age_s(self) -> float:
+        """Seconds from the start to the end, or to now; 0 when it has not started."""
+        return max((self.ended or self.read_at) - self.started, 0.0) if self.started else 0.0
+
+    @property
+    def time_left_s(self) -> float | None:
+        """Seconds to the job's time limit; None when unknown or over."""
+        if self.end_time is None or self.is_over:
+            return None
+        return max(self.end_time - self.read_at, 0.0)
+
+    @property
+    def driver_since(self) -> float | None:
+        """Unix seconds at which the driver started; None when none has."""
+        for node in self.nodes:
+            if node.role is Role.HEAD:
+                return node.phases.get(NodePhase.DRIVING.value)
+        return None
+
+    @property
+    def problems(self) -> tuple[NodeStatus, ...]:
+        return tuple(node for node in self.nodes if node.is_problem)
+
+    @property
+    def headline(self) -> str:
+        """The state in plain words, in one line."""
+        nodes = f"{self.ready_nodes} of {self.expected_nodes} nodes"
+        if self.phase is ClusterPhase.PENDING:
+            return self.message or "waiting in Slurm's queue"
+        if self.phase is ClusterPhase.STARTING:
+            return f"{nodes} ready" if self.expected_nodes else "the head has not told of itself yet"
+        if self.phase is ClusterPhase.RUNNING:
+            what = "driver runs on" if self.driver_since else "ready, no driver:"
+            return f"{what} {self.ready_nodes} {'node' if self.ready_nodes == 1 else 'nodes'}"
+        if self.phase is ClusterPhase.DEGRADED:
+            lost = [node.host for node in self.nodes if node.is_problem or node.phase is NodePhase.GONE]
+            absent = [node.host for node in self.nodes if node.phase is NodePhase.UNHEARD]
+            text = f"goes on with {nodes}"
+            text += f"; lost: {_some(lost)}" if lost else ""
+            return text + (f"; not come: {_some(absent)}" if absent else "")
+        if self.phase is ClusterPhase.STOPPING:
+            return self.message or f"asked to end by {self.stop_asked_by or 'somebody'}"
+        code = f" (exit code {self.exit_code})" if self.exit_code else ""
+        return f"{self.message or self.phase.value}{code}"
+
+
+def _some(hosts: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    more = f" and {len(hosts) - 3} more" if len(hosts) > 3 else ""
+    return ", ".join(hosts[:3]) + more

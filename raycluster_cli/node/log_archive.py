@@ -1,0 +1,74 @@
+"""Logs that outlive the node's directory: copied to the record before the directory goes.
+
+Bounded: of each file the last part, of a node at most MAX_NODE_BYTES in all, the telling
+files (raylet, GCS, errors) first.  A thousand nodes that fail together must not fill a
+shared file system.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from .places import RAY_DIR
+
+MAX_FILE_BYTES = 256 * 1024
+MAX_NODE_BYTES = 4 * 1024 * 1024
+
+#: The order in which files are taken until the node's share is used up.
+_FIRST = (
+    "raylet.err",
+    "gcs_server.err",
+    "ray-start.log",
+    "companion.log",
+    "raylet.out",
+    "gcs_server.out",
+    "dashboard_agent.log",
+    "runtime_env_agent.log",
+    "dashboard.log",
+    "log_monitor.log",
+)
+
+
+def copy_logs(root: Path, target: Path) -> int:
+    """Copy the ends of the logs below a node's directory; returns the bytes copied.
+
+    Raises OSError when the target cannot be written.
+    """
+    left = MAX_NODE_BYTES
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in _logs(root):
+        if left <= 0:
+            break
+        try:
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                take = min(size, MAX_FILE_BYTES, left)
+                file.seek(size - take)
+                data = file.read(take)
+        except OSError:
+            continue  # rotated away, or its disk is the one that failed
+        if data:
+            (target / path.name).write_bytes(data)
+            left -= len(data)
+    return MAX_NODE_BYTES - left
+
+
+def _logs(root: Path) -> Iterator[Path]:
+    """The logs of a node's directory, the telling ones first, workers' own last and newest first."""
+    found = {path for path in root.glob("*.log") if path.is_file()}
+    ray = root / RAY_DIR
+    found |= {path for path in ray.glob("*.log") if path.is_file()}
+    found |= {path for path in ray.glob("session_*/logs/*") if path.is_file() and not path.is_symlink()}
+
+    def rank(path: Path) -> tuple[int, float]:
+        if path.name in _FIRST:
+            return _FIRST.index(path.name), 0.0
+        error = path.suffix == ".err"
+        try:
+            return len(_FIRST) + (0 if error else 1), -path.stat().st_mtime
+        except OSError:
+            return len(_FIRST) + 2, 0.0
+
+    yield from sorted(found, key=rank)

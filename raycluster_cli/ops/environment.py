@@ -1,0 +1,392 @@
+"""`raycluster env`: what a start on this node would work with, and where each value comes from.
+
+Everything is asked as `raycluster head` asks it, port block and node directory included; they are
+taken for a moment and given back.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .._version import __version__
+from ..model.errors import RayclusterError
+from ..model.settings import Settings, option_name, variable_name
+from ..node.directory import make_node_root
+from ..node.grants import HostFacts, read_host
+from ..node.resources import ResourcePlan, plan_from_settings
+from ..slurm.allocation import Allocation, format_hostlist
+from ..system.cgroups import process_limits
+from ..system.limits import LimitReport, raise_limits
+from ..system.network import NodeAddress, describe, interface_addresses, node_address
+from ..system.ports import claim_ports, derived_gcs_ports
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Value:
+    """One setting."""
+
+    name: str
+    value: Any
+    source: str
+    """option --x, variable RAYCLUSTER_X, Slurm (…), this node (…), default."""
+
+
+@dataclass
+class Surroundings:
+    """All of it.  What could not be found out is None, and ``problems`` says why."""
+
+    settings: list[Value]
+    job: dict[str, Any]
+    facts: HostFacts | None = None
+    plan: ResourcePlan | None = None
+    address: NodeAddress | None = None
+    addresses: str = ""
+    """All addresses of this node, in a line."""
+    ports: dict[str, Any] | None = None
+    gcs_ports: list[int] = field(default_factory=list)
+    """Where workers without a shared record would look for the head."""
+    directories: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    limits: LimitReport | None = None
+    variables: dict[str, str] = field(default_factory=dict)
+    """What would be set for Ray and the driver on this node."""
+    warnings: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    """What would keep a start on this node from working."""
+
+
+def look_around(
+    settings: Settings,
+    env: Mapping[str, str],
+    state_dir: Path,
+    source_of: Callable[[str], str],
+    *,
+    head: bool = True,
+) -> Surroundings:
+    """Find everything out.  ``source_of`` a setting: option, variable or default."""
+    allocation = Allocation.from_environ(env)
+    host = (allocation.node_name if allocation else None) or socket.gethostname().partition(".")[0]
+    found = Surroundings(_settings(settings, allocation, state_dir, source_of), _job(allocation, host))
+
+    def attempt(step: Callable[[], None]) -> None:
+        try:
+            step()
+        except RayclusterError as error:
+            found.problems.append(str(error))
+
+    attempt(lambda: _measure(found, settings, env, allocation, head))
+    attempt(lambda: _network(found, settings, env, allocation))
+    if allocation is not None and allocation.node_name is None and host not in allocation.job_nodes:
+        found.warnings.append(
+            f"this shell runs on {host}, which is not a node of job {allocation.job_id}: the figures are "
+            "of this machine; ask a node with `srun -N1 -n1 raycluster env`."
+        )
+    key = _key(settings, allocation, host)
+    attempt(lambda: _ports(found, settings, key, head))
+    attempt(lambda: _directories(found, settings, env, state_dir, key))
+    found.versions = _versions()
+    cpus = found.plan.num_cpus if found.plan else 1
+    found.limits = raise_limits(num_cpus=cpus, pids_limits=tuple(process_limits()))
+    found.warnings += found.limits.warnings
+    _fill_in(found)
+    return found
+
+
+def _key(settings: Settings, allocation: Allocation | None, host: str) -> str:
+    cluster = (allocation.cluster_name if allocation else "") or "local"
+    job = allocation.key if allocation else f"{host}-{os.getpid()}"
+    return f"{cluster}/{job}+{settings.name}"
+
+
+def _settings(
+    settings: Settings, allocation: Allocation | None, state_dir: Path, source_of: Callable[[str], str]
+) -> list[Value]:
+    """Each setting with its source; what Slurm gives in the place of a default."""
+    slurm: dict[str, tuple[Any, str]] = {}
+    if allocation is not None and allocation.job_nodes:
+        nodes = allocation.step_nodes or allocation.job_nodes
+        variable = "SLURM_STEP_NODELIST" if allocation.step_nodes else "SLURM_JOB_NODELIST"
+        slurm["expected_workers"] = (len(nodes) - 1, f"Slurm ({variable})")
+        slurm["master_ip"] = (allocation.head_node, f"Slurm ({variable})")
+    values = []
+    for one in fields(Settings):
+        given = source_of(one.name)
+        value = getattr(settings, one.name)
+        source = {
+            "option": f"option {option_name(one.name)}",
+            "variable": f"variable {variable_name(one.name)}",
+        }.get(given, "default")
+        if source == "default" and one.name in slurm:
+            value, source = slurm[one.name]
+        if one.name == "state_dir" and not value:
+            value = str(state_dir)
+        values.append(Value(one.name, value, source))
+    return values
+
+
+def _job(allocation: Allocation | None, host: str) -> dict[str, Any]:
+    """What Slurm says of this process; outside Slurm the host alone."""
+    if allocation is None:
+        return {"where": "outside Slurm", "host": host}
+    if allocation.in_task:
+        where = f"task {allocation.procid} of {allocation.step_tasks or '?'} in step {allocation.step_id}"
+    elif allocation.is_batch:
+        where = "the batch script"
+    else:
+        where = "a shell of the job (salloc)"
+    return {
+        "where": where,
+        "host": host,
+        "job_id": allocation.job_id,
+        "job_name": allocation.job_name,
+        "key": allocation.key,
+        "slurm_cluster": allocation.cluster_name,
+        "partition": allocation.partition,
+        "nodes": format_hostlist(list(allocation.job_nodes)) if allocation.job_nodes else "",
+        "step_nodes": format_hostlist(list(allocation.step_nodes)) if allocation.step_nodes else "",
+        "head_node": allocation.head_node if allocation.job_nodes else "",
+        "restart_count": allocation.restart_count,
+        "end_time": allocation.end_time,
+    }
+
+
+def _measure(
+    found: Surroundings,
+    settings: Settings,
+    env: Mapping[str, str],
+    allocation: Allocation | None,
+    head: bool,
+) -> None:
+    found.facts = read_host(env, allocation)
+    found.plan = plan_from_settings(found.facts, settings, head=head)
+    found.warnings += found.plan.warnings
+    found.variables.update(found.plan.environment)
+
+
+def _network(
+    found: Surroundings, settings: Settings, env: Mapping[str, str], allocation: Allocation | None
+) -> None:
+    found.addresses = describe(interface_addresses())
+    others = [node for node in allocation.job_nodes if node != allocation.node_name] if allocation else []
+    found.address = node_address(
+        interface=settings.interface or None,
+        network=settings.network or None,
+        route_to=settings.master_ip or (others[0] if others else None),
+        env=env,
+    )
+    found.variables.update(found.address.environment(env))
+    proxies = [name for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY") if env.get(name)]
+    if proxies:
+        found.warnings.append(
+            f"{', '.join(proxies)} is set: the cluster's own nodes are added to no_proxy for Ray."
+        )
+
+
+def _ports(found: Surroundings, settings: Settings, key: str, head: bool) -> None:
+    given = {"gcs": settings.master_port} if settings.master_port and head else {}
+    address = found.address.ip if found.address else "127.0.0.1"
+    found.gcs_ports = list(derived_gcs_ports(key))[:4]
+    with claim_ports(key, address=address, head=head, given=given) as claim:
+        found.ports = dict(claim.ports.as_dict())
+        found.warnings += claim.warnings
+
+
+def _directories(
+    found: Surroundings, settings: Settings, env: Mapping[str, str], state_dir: Path, key: str
+) -> None:
+    found.directories["state"] = str(state_dir)
+    base = Path(settings.temp_dir) if settings.temp_dir else None
+    root = make_node_root(key, env=env, base=base, role="env")
+    try:
+        found.directories["node"] = str(root.path.parent / "rc-UID-…")
+        found.directories["free there"] = _mib(shutil.disk_usage(root.path).free)
+        found.warnings += root.warnings
+    finally:
+        root.remove()
+    found.directories["spill"] = settings.spill_dir or found.directories["node"]
+    found.directories["python"] = sys.executable
+
+
+def _versions() -> dict[str, str]:
+    """Versions, without importing what is big."""
+    found = {"raycluster": __version__, "python": platform.python_version()}
+    for package in ("ray", "typer", "rich", "psutil"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = ""
+    found["kernel"] = platform.release()
+    return found
+
+
+def _fill_in(found: Surroundings) -> None:
+    """Put what was worked out into the place of settings that were left to it."""
+    plan = found.plan
+    worked_out: dict[str, tuple[Any, str]] = {}
+    if plan is not None:
+        worked_out = {
+            "num_cpus": (plan.num_cpus, plan.sources.get("num_cpus", "")),
+            "num_gpus": (plan.num_gpus, plan.sources.get("num_gpus", "")),
+            "memory": (plan.memory_bytes, plan.sources.get("memory_bytes", "")),
+            "object_store_memory": (plan.object_store_bytes, plan.sources.get("object_store_bytes", "")),
+        }
+    if found.ports is not None:
+        worked_out["master_port"] = (found.ports.get("gcs"), "a free block of ports on this node")
+    if found.address is not None:
+        worked_out["interface"] = (found.address.interface, found.address.source)
+    if "node" in found.directories:
+        worked_out["temp_dir"] = (str(Path(found.directories["node"]).parent), "local, short and writable")
+        worked_out["spill_dir"] = (found.directories["spill"], "below the temp directory")
+    found.settings = [
+        Value(one.name, worked_out[one.name][0], f"this node ({worked_out[one.name][1]})")
+        if one.source == "default" and one.value in (None, "") and one.name in worked_out
+        else one
+        for one in found.settings
+    ]
+
+
+# --------------------------------------------------------------------------- for programs and people
+
+
+def as_json(found: Surroundings) -> dict[str, Any]:
+    """By the schema in docs/json.md."""
+    return {
+        "schema": SCHEMA,
+        "settings": [
+            {
+                "name": one.name,
+                "option": option_name(one.name),
+                "variable": variable_name(one.name),
+                "value": one.value,
+                "source": one.source,
+            }
+            for one in found.settings
+        ],
+        "slurm": found.job,
+        "granted": found.facts.as_dict() if found.facts else None,
+        "plan": found.plan.as_dict() if found.plan else None,
+        "address": {
+            "ip": found.address.ip,
+            "interface": found.address.interface,
+            "source": found.address.source,
+        }
+        if found.address
+        else None,
+        "addresses": found.addresses,
+        "ports": found.ports,
+        "derived_gcs_ports": found.gcs_ports,
+        "directories": found.directories,
+        "versions": found.versions,
+        "limits": {
+            "files": found.limits.files,
+            "files_before": found.limits.files_before,
+            "processes": found.limits.processes,
+            "processes_before": found.limits.processes_before,
+        }
+        if found.limits
+        else None,
+        "variables": found.variables,
+        "warnings": found.warnings,
+        "problems": found.problems,
+    }
+
+
+def as_lines(found: Surroundings, width: int) -> list[str]:
+    """For people: parts with a title, a line each."""
+    lines: list[str] = []
+
+    def part(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
+        if not rows:
+            return
+        lines.extend(("", title) if lines else (title,))
+        names = min(max(len(name) for name, _, _ in rows), 24)
+        values = min(max(len(value) for _, value, _ in rows), max(width - names - 40, 16))
+        for name, value, source in rows:
+            lines.append(f"  {name:<{names}}  {value:<{values}}  {source}".rstrip())
+
+    part(
+        "Where",
+        [(name, _shown(value), "") for name, value in found.job.items() if value not in ("", None, 0)],
+    )
+    if found.facts is not None:
+        facts, rows = found.facts, []
+        sized = {"memory": facts.memory_bytes, "/dev/shm": facts.shm_bytes}
+        for name, grant in {"CPUs": facts.cpus, "GPUs": facts.gpus, **sized}.items():
+            show = _mib if name in sized else str
+            ray = (
+                "" if grant.ray_would_assume is None else f"; Ray would assume {show(grant.ray_would_assume)}"
+            )
+            rows.append((name, show(grant.value), f"{grant.source}{ray}"))
+            rows += [
+                ("", show(each.value), f"  {each.source}")
+                for each in grant.candidates
+                if (each.value, each.source) != (grant.value, grant.source)
+            ]
+        part("This node grants", rows)
+    if found.plan is not None:
+        plan = found.plan
+        rows = [
+            ("CPUs", str(plan.num_cpus), plan.sources.get("num_cpus", "")),
+            ("GPUs", str(plan.num_gpus), plan.sources.get("num_gpus", "")),
+            ("memory", _mib(plan.memory_bytes), plan.sources.get("memory_bytes", "")),
+            ("object store", _mib(plan.object_store_bytes), plan.sources.get("object_store_bytes", "")),
+            ("kept for Ray itself", _mib(plan.reserve_bytes), ""),
+        ]
+        rows += [(f"resource {name}", f"{size:g}", "") for name, size in plan.resources.items()]
+        rows += [(f"label {name}", value, "") for name, value in plan.labels.items()]
+        part("Ray is told", rows)
+    if found.address is not None:
+        why = f"{found.address.interface}, {found.address.source}"
+        part("Address", [("ip", found.address.ip, why), ("all", found.addresses, "")])
+    if found.ports is not None:
+        part("Ports, as they would be taken now", _port_rows(found.ports))
+    part("Directories", [(name, _shown(value), "") for name, value in found.directories.items() if value])
+    part("Versions", [(name, value or "not installed", "") for name, value in found.versions.items()])
+    if found.limits is not None:
+        limits = found.limits
+        part(
+            "Limits",
+            [
+                ("open files", _limit(limits.files), f"before: {_limit(limits.files_before)}"),
+                ("processes", _limit(limits.processes), f"before: {_limit(limits.processes_before)}"),
+            ],
+        )
+    part("Set for Ray and the driver", [(name, value, "") for name, value in found.variables.items()])
+    part("Settings", [(option_name(one.name), _shown(one.value), one.source) for one in found.settings])
+    for title, texts in (("Warnings", found.warnings), ("Problems", found.problems)):
+        if texts:
+            lines += ["", title, *(f"  {text}" for text in texts)]
+    return lines
+
+
+def _port_rows(ports: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    rows = [(name, str(port), "") for name, port in ports.items() if not name.startswith("worker_")]
+    workers = f"{ports.get('worker_low')}–{ports.get('worker_high')}"
+    return [*rows, ("worker processes", workers, "")]
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB"
+
+
+def _limit(number: int) -> str:
+    return "none" if number < 0 else str(number)
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) and value < 1e6 else str(value)

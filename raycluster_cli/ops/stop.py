@@ -1,0 +1,338 @@
+"""`raycluster stop`: the orderly end first, then Slurm's, then what a crash left behind.
+
+1. A word in the record (``stop.json``), which the head looks for twice a second: it ends its driver,
+   drains the workers, and every node clears itself.
+2. A head that does not answer by the deadline: SIGTERM and then SIGKILL of exactly its process, whose
+   keeper clears the node; where that is another node, by one `srun --overlap` into its job.  The workers
+   end when their head has gone.
+3. A head that is gone without a word (killed together with its keeper): what it left on its node is
+   cleared in the same way.
+4. What then still runs is Slurm's: scancel of the step, or of the job when the head runs in its batch script.
+"""
+
+from __future__ import annotations
+
+import enum
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..model.errors import RayclusterError
+from ..model.record import EndReport, HeadInfo
+from ..model.status import ClusterPhase, ClusterStatus, NodePhase, Role
+from ..node.sweep import Swept, sweep_stale
+from ..rayproc.boot import raycluster_command
+from ..slurm.queue import Job, cancel_job, query_jobs
+from ..state.catalogue import list_records
+from ..state.record import Record
+from ..system.proctree import ProcessRef, is_running, send_signal
+from ..system.report import count, duration
+from .reader import read_cluster
+
+#: How often the record is looked at while waiting.
+POLL_S = 0.2
+
+#: How often Slurm is asked while waiting.
+ASK_S = 10.0
+
+#: How long Slurm, or a signalled head, gets after the deadline: KillWait is 30 s by default.
+FORCED_S = 45.0
+
+#: A head under the same kernel gets so long between SIGTERM and SIGKILL.
+TERM_S = 10.0
+
+#: How long ending the head from within its job may take: TERM_S twice, and srun.
+SRUN_S = 60.0
+
+#: How long the workers get to see that their head has gone.
+GONE_S = 12.0
+
+
+class Outcome(enum.Enum):
+    """How a stop went."""
+
+    ENDED = "ended"
+    """In order: the head answered."""
+    OVER = "over"
+    """It had ended before."""
+    FORCED = "forced"
+    """It did not answer, and was ended by Slurm or by signals."""
+    CLEARED = "cleared"
+    """Its head was gone already; what it had left is cleared."""
+    FAILED = "failed"
+    """It still runs."""
+
+    @property
+    def is_good(self) -> bool:
+        return self is not Outcome.FAILED
+
+
+@dataclass
+class Surroundings:
+    """What a stop acts through; tests give their own."""
+
+    env: Mapping[str, str]
+    say: Callable[[str], None]
+    """Something that was done, for people."""
+    progress: Callable[[str], None] = lambda _: None
+    """What is being waited for, again and again."""
+    query: Callable[[], dict[str, Job] | None] | None = None
+    cancel: Callable[..., None] = cancel_job
+    run: Callable[..., subprocess.CompletedProcess[str]] = subprocess.run
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    _jobs: dict[str, Job] | None = field(default=None, init=False)
+    _asked: bool = field(default=False, init=False)
+
+    def jobs(self, again: bool = False) -> dict[str, Job] | None:
+        """Slurm's view, asked once unless ``again``."""
+        if again or not self._asked:
+            self._asked = True
+            self._jobs = self.query() if self.query else query_jobs(self.env)
+        return self._jobs
+
+
+def stop_cluster(record: Record, around: Surroundings, *, deadline_s: float = 60.0) -> Outcome:
+    """End one cluster.  Raises RayclusterError when the record cannot be written."""
+    local = record.slurm_cluster == "local"
+    status = read_cluster(record, None if local else around.jobs(), events=0)
+    if status.phase is ClusterPhase.LOST:
+        return _clear(record, status, around)
+    if status.is_over:
+        around.say(f"{status.title} has ended already: {status.headline}")
+        return Outcome.OVER
+    began = around.clock()
+    if status.phase is not ClusterPhase.STOPPING:
+        record.request_stop("raycluster stop")
+    asked = began
+    while True:
+        waited_s = around.clock() - began
+        again = around.clock() - asked >= ASK_S
+        asked = around.clock() if again else asked
+        status = read_cluster(record, None if local else around.jobs(again), events=0)
+        if status.phase is ClusterPhase.LOST:
+            return _clear(record, status, around)
+        if status.is_over:
+            around.say(f"{status.title} ended after {duration(waited_s)}: {status.headline}")
+            return Outcome.ENDED
+        if waited_s >= deadline_s:
+            return _force(record, status, around, waited_s)
+        around.progress(f"{status.title}: {_doing(status)} ({waited_s:.0f} s of {deadline_s:g})")
+        around.sleep(POLL_S)
+
+
+def _doing(status: ClusterStatus) -> str:
+    left = [node for node in status.nodes if node.is_member]
+    if status.phase is ClusterPhase.STOPPING and status.message:
+        return f"ending, {count(len(left), 'node')} left"
+    return "the head has been asked to end"
+
+
+# --------------------------------------------------------------------------- when it does not answer
+
+
+def _force(record: Record, status: ClusterStatus, around: Surroundings, waited_s: float) -> Outcome:
+    silent = f"{status.title}: the head on {status.head_host or '?'} did not end within {duration(waited_s)}"
+    head = record.read_head()
+    job = _own_job(record, around)
+    here = record.leases.head_runs_here()
+    if job is not None:
+        if head is not None and here is None:
+            around.say(f"{silent}; ending it from within its job")
+            if _from_within(record, head, job, around):
+                around.say(f"{status.title} ended")
+                return Outcome.FORCED
+        return _cancel(record, status, job, around)
+    if record.slurm_cluster != "local" and around.jobs() is not None:
+        gone = f"Slurm has ended job {record.job_id}, and its head left no word"
+        return _clear(record, replace(status, phase=ClusterPhase.LOST, message=gone), around)
+    if head is not None and here:
+        around.say(f"{silent}; ending its process {head.pid}")
+        return end_here(record, around)
+    around.say(f"{silent}, and Slurm cannot be reached: nothing more can be done from here")
+    return Outcome.FAILED
+
+
+def _own_job(record: Record, around: Surroundings) -> Job | None:
+    """The job in Slurm, when it is there, ours (squeue was asked for this user's) and not over."""
+    if record.slurm_cluster == "local":
+        return None
+    job = (around.jobs(again=True) or {}).get(record.job_id)
+    return None if job is None or job.is_ended else job
+
+
+def _step(head: HeadInfo | None) -> str | None:
+    step = head.extra.get("step") if head is not None else None
+    return str(step) if step not in (None, "") else None
+
+
+def _cancel(record: Record, status: ClusterStatus, job: Job, around: Surroundings) -> Outcome:
+    """scancel of the head's step, or of the job where the head runs in the batch script."""
+    step = _step(record.read_head())
+    what = f"step {job.id}.{step}" if step else f"job {job.id}"
+    around.say(f"{status.title}: cancelling {what}")
+    try:
+        if step:
+            # Of a job Slurm gives TERM, and KILL after KillWait; of a step KILL at once, and no node clears
+            # itself.  So TERM first.
+            around.cancel(job.id, around.env, step=step, extra=("--signal=TERM",))
+            if _await_slurm(record, job, around, TERM_S * 1.5, head_too=True):
+                return Outcome.FORCED
+        around.cancel(job.id, around.env, step=step)
+    except RayclusterError as error:  # it may just have ended
+        around.say(f"{status.title}: {error.message}")
+    if _await_slurm(record, job, around, FORCED_S):
+        return Outcome.FORCED
+    around.say(f"{status.title}: still there {FORCED_S:g} s after scancel; see `squeue -s -j {job.id}`")
+    return Outcome.FAILED
+
+
+def _await_slurm(
+    record: Record, job: Job, around: Surroundings, wait_s: float, *, head_too: bool = False
+) -> bool:
+    """Until the record tells of the end, or Slurm knows the job no more; whether it came to that.
+
+    ``head_too``: the head's node must have said good-bye as well.
+    """
+    began = asked = around.clock()
+    while around.clock() - began < wait_s:
+        status = read_cluster(record, None, events=0)
+        told = status.is_over and status.phase is not ClusterPhase.LOST
+        if told and _are_gone(record, head_too=head_too):
+            around.say(f"{status.title} ended after scancel")
+            return True
+        if around.clock() - asked > 3.0:
+            asked = around.clock()
+            found = (around.jobs(again=True) or {}).get(job.id)
+            if found is None or found.is_ended:
+                _write_end(record, "ended by scancel; its head left no word")
+                around.say(f"{status.title}: Slurm has ended job {job.id}")
+                return True
+        around.progress(f"{status.title}: waiting for Slurm to end it")
+        around.sleep(POLL_S)
+    return False
+
+
+def _are_gone(record: Record, *, head_too: bool = False) -> bool:
+    """Whether all workers have said good-bye, and the head's node."""
+    final = (NodePhase.GONE.value, NodePhase.FAILED.value)
+    words = record.read_nodes().values()
+    return all(word.phase in final for word in words if head_too or word.role != Role.HEAD.value)
+
+
+def end_here(record: Record, around: Surroundings) -> Outcome:
+    """End a head that runs on this node: SIGTERM to its supervisor, then SIGKILL; its keeper clears the node.
+
+    Of a head that is gone: clear what it left here.
+    """
+    head = record.read_head()
+    if head is None or not record.leases.head_runs_here():
+        _sweep_here(record, around)
+        return Outcome.CLEARED
+    supervisor = ProcessRef(head.pid, head.create_time)
+    for number, wait_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, TERM_S)):
+        send_signal(supervisor, number)
+        until = around.clock() + wait_s
+        while around.clock() < until:
+            if not is_running(supervisor):
+                _sweep_here(record, around)
+                _write_end(record, f"ended by {number.name} from `raycluster stop`")
+                return Outcome.FORCED
+            around.progress(f"{record.path.name}: waiting for process {head.pid} after {number.name}")
+            around.sleep(POLL_S)
+    around.say(f"{record.path.name}: process {head.pid} does not end, not even by SIGKILL")
+    return Outcome.FAILED
+
+
+def _from_within(record: Record, head: HeadInfo, job: Job, around: Surroundings) -> bool:
+    """`raycluster stop --here` on the head's own node, by srun into its job; whether all ended."""
+    program = shutil.which("srun", path=around.env.get("PATH"))
+    if program is None or job.is_waiting:
+        return False
+    argv = [
+        *(program, f"--jobid={job.id}", "--overlap", "--nodes=1", "--ntasks=1", "--mem=0", "--immediate=20"),
+        *(f"--nodelist={head.host}", "--kill-on-bad-exit=0", "--quiet"),
+        *raycluster_command("stop", "--here", str(record.path)),
+    ]
+    around.progress(f"{record.path.name}: ending what is on {head.host}")
+    env = {name: value for name, value in around.env.items() if not name.startswith("SLURM_")}
+    options: dict[str, Any] = {"env": env, "capture_output": True, "text": True, "check": False}
+    try:
+        done = around.run(argv, **options, timeout=SRUN_S, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        around.say(f"{head.host} could not be reached by srun")
+        return False
+    for line in done.stderr.splitlines():
+        if line.startswith("raycluster: "):
+            around.say(f"{head.host}: {line.removeprefix('raycluster: ')}")
+    until = around.clock() + GONE_S
+    while done.returncode == 0 and around.clock() < until:
+        # The workers see within a second that the head's GCS has gone.
+        if _are_gone(record, head_too=True):
+            return True
+        around.sleep(POLL_S)
+    return False
+
+
+# --------------------------------------------------------------------------- when it is gone already
+
+
+def _clear(record: Record, status: ClusterStatus, around: Surroundings) -> Outcome:
+    """Its head is gone without a word: clear what it left, here, on its node, and in Slurm."""
+    around.say(f"{status.title}: {status.message}")
+    head = record.read_head()
+    _sweep_here(record, around)
+    job = _own_job(record, around)
+    all_gone = False
+    if job is not None and head is not None and record.leases.head_runs_here() is None:
+        all_gone = _from_within(record, head, job, around)
+    _write_end(record, f"{status.message}; cleared by `raycluster stop`")
+    if job is not None and not all_gone and _cancel(record, status, job, around) is Outcome.FAILED:
+        return Outcome.FAILED
+    return Outcome.CLEARED
+
+
+def _write_end(record: Record, message: str) -> None:
+    """Say in the head's place how it ended, so that nobody takes it for running."""
+    if record.read_end() is None:
+        head = record.read_head()
+        host = head.host if head else ""
+        record.write_end(EndReport(time.time(), 128 + signal.SIGKILL, "supervisor-killed", host, message))
+
+
+def _sweep_here(record: Record, around: Surroundings) -> None:
+    words = record.read_nodes().values()
+    bases = {Path(word.node_root).parent for word in words if word.node_root}
+    tell_swept(sweep_here(around.env, bases), around.say)
+
+
+def sweep_here(env: Mapping[str, str], bases: set[Path] | None = None) -> list[Swept]:
+    """Clear what crashed clusters of this user left on this node."""
+    return sweep_stale(env, extra=sorted(bases or ()))
+
+
+def tell_swept(swept: list[Swept], say: Callable[[str], None]) -> None:
+    for one in swept:
+        ended = f", {count(len(one.ended), 'process', 'processes')} ended" if one.ended else ""
+        say(f"cleared {one.path}, left behind by cluster {one.key or '?'}{ended}")
+        for left in one.left:
+            say(f"could not clear {left}")
+
+
+# --------------------------------------------------------------------------- which ones
+
+
+def running_clusters(state_dir: Path, jobs: Mapping[str, Job] | None) -> list[tuple[Record, ClusterStatus]]:
+    """Records of clusters that have not ended, lost ones too, newest first."""
+    found = []
+    for record in list_records(state_dir):
+        if record.read_end() is None:
+            status = read_cluster(record, jobs, events=0)
+            if (status.started or status.nodes) and (not status.is_over or status.phase is ClusterPhase.LOST):
+                found.append((record, status))
+    return found

@@ -1,0 +1,298 @@
+"""`raycluster submit`: a batch script out of a readable template, handed to sbatch.
+
+Options of `raycluster run` are kept for it, options of submit itself are few, and everything
+else goes to sbatch as it is: raycluster need not know Slurm's options to pass them on.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from ..model.errors import RayclusterError, UsageError
+from ..rayproc.boot import raycluster_command
+from ..rayproc.client import PRIVATE
+from ..slurm.queue import outside_job
+
+SBATCH_TIMEOUT_S = 60.0
+
+#: What the template must hold for a job to come out of it.
+_NEEDED = ("@SBATCH@", "@DRIVER@")
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+#: Words of sbatch's refusals, and what helps.
+_HINTS = (
+    ("Invalid partition", "`sinfo -s` lists the partitions that you can use."),
+    ("invalid partition", "`sinfo -s` lists the partitions that you can use."),
+    (
+        "More processors requested",
+        "Ask for fewer CPUs a node, or fewer nodes; `sinfo -N -l` shows what there is.",
+    ),
+    (
+        "node configuration is not available",
+        "No node has all that was asked for; `sinfo -N -l` shows what there is.",
+    ),
+    ("Invalid account", "`sacctmgr show associations user=$USER` lists your accounts."),
+    ("Invalid generic resource", "`sinfo -o '%n %G'` shows the GPUs that nodes have, by their names here."),
+    ("Invalid qos", "`sacctmgr show associations user=$USER format=account,qos` lists what you may use."),
+    ("time limit", "`sinfo -o '%P %l'` shows each partition's limit; ask for less by --time."),
+    ("Pathname of a file", "Every directory of --output and --error must exist."),
+    (
+        "Memory specification can not be satisfied",
+        "`sinfo -N -o '%N %m'` shows the nodes' memory; ask for less.",
+    ),
+    (
+        "unrecognized option",
+        "It is no option of raycluster, so it was given to sbatch, which does not know it.",
+    ),
+    ("Unable to contact slurm controller", "Slurm does not answer; try again later."),
+    (
+        "Socket timed out",
+        "Slurm is busy; look with `squeue --me` whether the job is there before you try again.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of a submit command line, sorted out."""
+
+    own: tuple[str, ...]
+    """Options of submit and of run, for the option parser."""
+    sbatch: tuple[str, ...]
+    """Options of sbatch, each one word: --time=2:00:00."""
+    driver: tuple[str, ...]
+
+
+def split_words(words: Sequence[str], flags: Collection[str], valued: Collection[str]) -> Words:
+    """Sort the words after `submit`: ours (flags, or options with a value), sbatch's, the driver.
+
+    >>> split_words(["-N", "4", "--dry-run", "--time=1:00", "--", "a", "-N"], {"--dry-run"}, set())
+    Words(own=('--dry-run',), sbatch=('-N 4', '--time=1:00'), driver=('a', '-N'))
+    """
+    words = list(words)
+    driver: list[str] = []
+    if "--" in words:
+        cut = words.index("--")
+        words, driver = words[:cut], words[cut + 1 :]
+    own: list[str] = []
+    sbatch: list[str] = []
+    while words:
+        word = words.pop(0)
+        name, equals, _ = word.partition("=")
+        if name in flags or (name in valued and equals):
+            own.append(word)
+        elif name in valued:
+            own += [word, *words[:1]]
+            del words[:1]
+        elif not word.startswith("-") or word == "-":
+            raise UsageError(
+                f"{word!r} stands before `--` and belongs to no option.",
+                "Put the driver after `--`: raycluster submit -N 2 --time 1:00:00 -- python train.py.",
+            )
+        else:
+            value = bool(words) and not words[0].startswith("-") and not equals
+            sbatch.append(_one_option(word, words.pop(0) if value else None))
+    return Words(tuple(own), tuple(sbatch), tuple(driver))
+
+
+def _one_option(name: str, value: str | None) -> str:
+    """An option of sbatch as it stands on an #SBATCH line."""
+    if value is None:
+        return name
+    # sbatch reads #SBATCH lines with shell-like quoting, so what needs quotes gets them.
+    # Unlike bash it takes a backslash in single quotes for its own (seen in Slurm 22.05).
+    quoted = shlex.quote(value.replace("\\", "\\\\"))
+    return f"{name}={quoted}" if name.startswith("--") else f"{name} {quoted}"
+
+
+def has_option(sbatch: Sequence[str], *names: str) -> bool:
+    """Whether one of these options of sbatch is given.
+
+    >>> has_option(["-c 4", "--time=1"], "-c", "--cpus-per-task")
+    True
+    """
+    for option in sbatch:
+        name = re.split(r"[= ]", option, maxsplit=1)[0]
+        if name in names or (not name.startswith("--") and name[:2] in names):
+            return True
+    return False
+
+
+def sbatch_lines(sbatch: Sequence[str], driver: Sequence[str]) -> list[str]:
+    """The #SBATCH lines: what was given, and what a Ray job needs where it was not.
+
+    Raises UsageError for a value that an #SBATCH line cannot hold.
+    """
+    for option in sbatch:
+        if "\n" in option:
+            raise UsageError(f"the option {option!r} has a line break, which an #SBATCH line cannot hold.")
+    lines = list(sbatch)
+    if not has_option(sbatch, "-J", "--job-name"):
+        lines.insert(0, f"--job-name={_job_name(driver)}")
+    if not has_option(sbatch, "-n", "--ntasks", "--ntasks-per-node"):
+        lines.append("--ntasks-per-node=1")
+    if not has_option(sbatch, "-o", "--output"):
+        lines.append("--output=%x-%j.out")
+    return [f"#SBATCH {line}" for line in lines]
+
+
+def _job_name(driver: Sequence[str]) -> str:
+    """A name for people: of the script rather than of its interpreter.
+
+    >>> _job_name(["/usr/bin/python", "-u", "src/train.py", "--lr", "1"])
+    'train'
+    >>> _job_name(["python", "-c", "import ray"])
+    'python'
+    """
+    if "-c" in driver[1:3]:  # the program itself stands on the line
+        return re.sub(r"[^A-Za-z0-9_.-]", "_", Path(driver[0]).name)[:40] or "ray"
+    for word in driver:
+        stem = Path(word).stem
+        if not word.startswith("-") and not re.fullmatch(
+            r"(python|pypy|bash|sh|env|uv|run)[\d.]*", Path(word).name
+        ):
+            return re.sub(r"[^A-Za-z0-9_.-]", "_", stem)[:40] or "ray"
+    return "ray"
+
+
+def environment_lines(env: Mapping[str, str], python: str) -> list[str]:
+    """Shell lines that make the submitting shell's Python the job's, whatever --export says."""
+    lines = []
+    if env.get("LOADEDMODULES"):
+        modules = " ".join(shlex.quote(name) for name in env["LOADEDMODULES"].split(":"))
+        lines.append(f"command -v module >/dev/null && module load {modules} 2>/dev/null")
+    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        if env.get(name):
+            lines.append(f"export {name}={shlex.quote(env[name])}")
+    lines.append(f'export PATH={shlex.quote(os.path.dirname(python))}:"$PATH"')
+    return lines
+
+
+def container_words(image: str, gpus: bool) -> str:
+    """The words before raycluster that put it into a container, with a space behind; '' for none.
+
+    A file or an URL goes to apptainer, anything else is an image of pyxis (srun --container-image).
+
+    >>> container_words("ray.sif", gpus=True)
+    'apptainer exec --nv ray.sif '
+    """
+    if not image:
+        return ""
+    if image.endswith((".sif", ".img")) or "://" in image or os.path.isdir(image):
+        return f"apptainer exec {'--nv ' if gpus else ''}{shlex.quote(image)} "
+    return (
+        f'--container-image={shlex.quote(image)} --container-mounts="$HOME:$HOME" --container-workdir="$PWD" '
+    )
+
+
+def make_script(
+    words: Words,
+    *,
+    options: Sequence[str],
+    env: Mapping[str, str],
+    container: str = "",
+    template: str | None = None,
+    python: str = sys.executable,
+) -> str:
+    """The batch script.  ``options`` are those of `raycluster run`, as words."""
+    text = template if template is not None else default_template()
+    missing = [mark for mark in _NEEDED if mark not in text]
+    if missing:
+        raise UsageError(
+            f"the template lacks {' and '.join(missing)}, which the job's options and driver replace.",
+            "`raycluster submit --dry-run …` shows what the project's own template gives.",
+        )
+    gpus = has_option(words.sbatch, "--gpus-per-node", "-G", "--gpus", "--gres", "--gpus-per-task")
+    inside = "raycluster" if container else _raycluster(python)
+    values = {
+        "@SBATCH@": "\n".join(sbatch_lines(words.sbatch, words.driver)),
+        "@ENVIRONMENT@": "\n".join(environment_lines(env, python)),
+        "@WAIT@": str(srun_wait_s(options)),
+        "@CONTAINER@": container_words(container, gpus),
+        "@RAYCLUSTER@": inside,
+        "@OPTIONS@": "".join(f" {shlex.quote(option)}" for option in options),
+        "@DRIVER@": shlex.join(words.driver),
+    }
+    # In one pass: a driver's argument that looks like a mark stays what it is.
+    return re.sub(r"@[A-Z]+@", lambda match: values.get(match.group(), match.group()), text)
+
+
+def srun_wait_s(options: Sequence[str]) -> int:
+    """srun's --wait: how long the others may be there once a task has ended; 0: without limit.
+
+    A task that is there longer is on a node that died.  Not where raycluster goes on without a worker,
+    nor while the driver has the time that --grace gives it after a worker was lost.
+
+    >>> srun_wait_s([]), srun_wait_s(["--grace=120"]), srun_wait_s(["--on-worker-loss=continue"])
+    (60, 150, 0)
+    """
+    values = dict(option.partition("=")[::2] for option in options)
+    policy = values.get("--on-worker-loss", "fail" if "--min-workers" not in values else "")
+    if not policy.startswith("fail"):
+        return 0
+    return max(60, math.ceil(float(values.get("--grace", 0))) + 30)
+
+
+def _raycluster(python: str) -> str:
+    """The words that start this very raycluster, whatever PATH the job has."""
+    return shlex.join(raycluster_command(python=python))
+
+
+def default_template() -> str:
+    """The project's own template, raycluster_cli/templates/job.sbatch."""
+    return (files(__package__) / "templates" / "job.sbatch").read_text()
+
+
+def environment_for_sbatch(env: Mapping[str, str]) -> dict[str, str]:
+    """What the job inherits: nothing of a job, a step or a cluster in which this process runs.
+
+    >>> environment_for_sbatch({"PATH": "/bin", "SLURM_JOB_ID": "7", "SLURM_PROCID": "0"})
+    {'PATH': '/bin'}
+    """
+    own = (name for name in PRIVATE if name != "RAYCLUSTER_TOKEN")  # the user's own may be meant
+    dropped = {*own, *(("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH") if "RAYCLUSTER_NODE_ROOT" in env else ())}
+    return {name: value for name, value in outside_job(env).items() if name not in dropped}
+
+
+def submit(script: str, env: Mapping[str, str], *, run: Run = subprocess.run) -> str:
+    """Hand a script to sbatch; returns the job id.  Raises RayclusterError with sbatch's words and a hint."""
+    program = shutil.which("sbatch", path=env.get("PATH"))
+    if program is None:
+        raise UsageError(
+            "there is no sbatch here.",
+            "Submit from a login node of the cluster, or --save the script and take it there.",
+        )
+    try:
+        done = run(
+            [program, "--parsable"],
+            input=script,
+            env=environment_for_sbatch(env),
+            capture_output=True,
+            text=True,
+            timeout=SBATCH_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RayclusterError(
+            f"sbatch did not answer within {SBATCH_TIMEOUT_S:g} s.",
+            "Look with `squeue --me` whether the job is there before you try again.",
+        ) from error
+    if done.returncode != 0:
+        said = " ".join(line.strip() for line in done.stderr.splitlines() if line.strip())
+        hint = next((hint for text, hint in _HINTS if text in said), "")
+        raise UsageError(
+            f"sbatch refused the job: {said or f'code {done.returncode}'}.".replace("..", "."), hint
+        )
+    # With --parsable: "123" or "123;cluster", after whatever a site's plugin prints.
+    return done.stdout.strip().splitlines()[-1].partition(";")[0]

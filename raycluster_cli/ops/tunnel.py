@@ -1,0 +1,158 @@
+"""The way to a dashboard that listens on its node's loopback: an ssh tunnel, in words or started."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import ipaddress
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from ..model.errors import RayclusterError, UsageError
+from ..system.ports import port_error
+from ..system.process import ENDING, shell_code
+
+#: The port on one's own machine, as Ray's own documentation has it.
+LOCAL_PORT = 8265
+
+SSH_TIMEOUT_S = 30.0
+GRACE_S = 5.0
+POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Tunnel:
+    """From a port of this (or the user's own) machine to the dashboard."""
+
+    user: str
+    login: str
+    """The machine by which the user comes to the cluster: this one, as far as can be known from here."""
+    host: str
+    """The head's node."""
+    address: str
+    """Where the dashboard listens, on that node."""
+    port: int
+    local_port: int = LOCAL_PORT
+
+    @property
+    def is_loopback(self) -> bool:
+        try:
+            return ipaddress.ip_address(self.address).is_loopback
+        except ValueError:
+            return self.address == "localhost"
+
+    def from_afar(self) -> list[str]:
+        """ssh for the user's own machine, by way of the login node."""
+        if self.is_loopback:
+            ends = f"{self.local_port}:{_bracketed(self.address)}:{self.port}"
+            return ["ssh", "-N", "-L", ends, "-J", f"{self.user}@{self.login}", f"{self.user}@{self.host}"]
+        target = self.host if self.address in ("0.0.0.0", "::") else _bracketed(self.address)
+        return ["ssh", "-N", "-L", f"{self.local_port}:{target}:{self.port}", f"{self.user}@{self.login}"]
+
+    def from_here(self) -> list[str]:
+        """ssh for this machine; it must reach the node."""
+        target = (
+            self.address if self.is_loopback else "127.0.0.1" if self.address == "0.0.0.0" else self.address
+        )
+        ends = f"{self.local_port}:{_bracketed(target)}:{self.port}"
+        # A connection shared with other sessions (ControlMaster) would keep the tunnel after ssh's end.
+        options = ["-o", "ExitOnForwardFailure=yes", "-o", "ConnectTimeout=15", "-o", "ControlPath=none"]
+        return ["ssh", "-N", *options, "-L", ends, f"{self.user}@{self.host}"]
+
+
+def tunnel_to(dashboard: str, host: str, local_port: int | None = None) -> Tunnel:
+    """Of a dashboard's host:port on a node."""
+    address, _, port = dashboard.removeprefix("http://").rstrip("/").rpartition(":")
+    return Tunnel(
+        user=getpass.getuser(),
+        login=socket.getfqdn(),
+        host=host,
+        address=address.strip("[]"),
+        port=int(port),
+        local_port=local_port if local_port is not None else LOCAL_PORT,
+    )
+
+
+def free_local_port(wanted: int | None) -> int:
+    """The port for this end; UsageError when the one that was asked for is taken."""
+    if wanted is not None:
+        if error := port_error(wanted):
+            raise UsageError(f"port {wanted} cannot be used here: {error.strerror}.", "Give another --port.")
+        return wanted
+    for port in range(LOCAL_PORT, LOCAL_PORT + 100):
+        if port_error(port) is None:
+            return port
+    raise UsageError("no free port was found here.", "Give one by --port.")
+
+
+def hold_tunnel(tunnel: Tunnel, env: Mapping[str, str], tell: Callable[[], object]) -> int:
+    """Start ssh, call ``tell`` once its end here listens, and stay until ssh ends or a signal asks for it.
+
+    Returns ssh's exit code, or 128 + N for signal N; ssh has ended by then.  Raises RayclusterError
+    when there came no tunnel.
+    """
+    program = shutil.which("ssh", path=env.get("PATH"))
+    if program is None:
+        raise UsageError("there is no ssh here.", f"On your own machine: {shlex.join(tunnel.from_afar())}")
+    with _signals() as got:
+        child = subprocess.Popen([program, *tunnel.from_here()[1:]], env=dict(env))
+        try:
+            deadline = time.monotonic() + SSH_TIMEOUT_S
+            is_open = False
+            while not (is_open or got) and child.poll() is None and time.monotonic() < deadline:
+                time.sleep(POLL_S)
+                is_open = _listens(tunnel.local_port)
+            if is_open:
+                tell()
+                while not got and child.poll() is None:
+                    time.sleep(POLL_S)
+        finally:
+            code = _end(child)
+    if got:
+        return 128 + got[0]
+    if is_open:
+        return code
+    raise RayclusterError(
+        f"ssh to {tunnel.host} made no tunnel (code {code}); many sites let nobody log in to nodes.",
+        "Start the job with --dashboard-host 0.0.0.0: the login node then is enough (its pages "
+        "ask for the token all the same).",
+    )
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The signals that ask for the end, as they come; afterwards they do what they did before."""
+    got: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: got.append(number)) for number in ENDING}
+    try:
+        yield got
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _end(child: subprocess.Popen[bytes]) -> int:
+    """End a child, if it has not ended; its code as a shell shows it."""
+    child.terminate()
+    try:
+        code = child.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        code = child.wait()
+    return shell_code(code)
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address

@@ -1,0 +1,38 @@
+"""How our own Pythons are called.  Imports next to nothing: the command's first act needs it."""
+
+from __future__ import annotations
+
+import os.path
+import sys
+
+# Not `-m raycluster_cli.rayproc.companion`: that puts the user's working directory first on the path,
+# and a job is often started beside a directory named `ray` or a file named `random.py`.
+_BOOT = """\
+import sys
+sys.path = [*(part for part in sys.path if part), sys.argv[1]]
+from raycluster_cli.rayproc.companion import main
+sys.exit(main())
+"""
+
+_RAYCLUSTER = """\
+import sys
+sys.path = [*(part for part in sys.path if part), sys.argv[1]]
+sys.argv = ["raycluster", *sys.argv[2:]]
+from raycluster_cli.__main__ import main
+main()
+"""
+
+
+def companion_command(python: str = sys.executable) -> list[str]:
+    """The argument list of a companion."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return [python, "-c", _BOOT, os.path.dirname(package)]
+
+
+def raycluster_command(*arguments: str, python: str = sys.executable) -> list[str]:
+    """The argument list of this very raycluster, whatever PATH and working directory hold."""
+    script = os.path.join(os.path.dirname(python), "raycluster")
+    if os.access(script, os.X_OK):
+        return [script, *arguments]
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return [python, "-c", _RAYCLUSTER, os.path.dirname(package), *arguments]

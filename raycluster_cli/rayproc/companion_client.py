@@ -1,0 +1,331 @@
+"""The supervisor's side of the companion: spawn it, ask it, end it.  Imports no Ray.
+
+Every wait has a time-out of its own.  At the deadline of a start everything that the start
+had begun is killed, the companion included, and the next start spawns a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from .boot import companion_command
+from .companion import Event, Lines, Writer
+from .plan import NodePlan, StartFailure
+
+
+class CompanionChild(Protocol):
+    """What the client needs of a spawned child (process.Child is one)."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def exited(self) -> asyncio.Future[int]: ...
+    @property
+    def stdin(self) -> IO[bytes] | None: ...
+    @property
+    def stdout(self) -> IO[bytes] | None: ...
+
+
+Spawn = Callable[..., CompanionChild]
+"""As process.Reaper.spawn: spawn(argv, name, **arguments of Popen)."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """A node that is up: registered with its GCS."""
+
+    how: str
+    """"node" or "ray-start"."""
+    processes: Mapping[str, int]
+    """Process ids by name: raylet, on the head also gcs_server, and what else was asked for."""
+    session: str
+    session_dir: str
+    node_id: str
+    cluster_id: str
+    gcs_address: str
+    phases: Mapping[str, float]
+    """Unix seconds at which each step of the start was done."""
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+class CompanionClient:
+    """One companion process and the conversation with it."""
+
+    def __init__(self, child: CompanionChild) -> None:
+        assert child.stdin is not None and child.stdout is not None
+        self.child = child
+        self.spawned: dict[str, int] = {}
+        """Every process that its starts have spawned so far, by name; the newest of a name."""
+        self.nodes: dict[str, Event] = {}
+        """The nodes of the watched cluster, by id."""
+        self._send = Writer(child.stdin.fileno())
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Event]] = {}
+        self._early: tuple[Path, int] | None = None
+        self._starting: dict[int, int] = {}
+        # Process (and process group) of each start that is under way, by request.
+        self._listeners: list[Callable[[Event], None]] = []
+        self._loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[Event] = self._loop.create_future()
+        self._lines = Lines()
+        self._fd = child.stdout.fileno()
+        os.set_blocking(self._fd, False)
+        self._loop.add_reader(self._fd, self._read)
+
+    @classmethod
+    def spawn(
+        cls,
+        spawn: Spawn,
+        env: Mapping[str, str],
+        *,
+        python: str = sys.executable,
+        stderr: int | IO[bytes] = subprocess.DEVNULL,
+    ) -> CompanionClient:
+        """Start a companion; it begins to import Ray at once.  Raises OSError.
+
+        ``stderr``: a file for what Ray prints while it is imported (never the terminal).
+        """
+        child = spawn(
+            companion_command(python),
+            "companion",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=dict(env),
+            start_new_session=True,  # a Ctrl-C in the terminal is the supervisor's to judge
+        )
+        return cls(child)
+
+    # -- the conversation
+
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Call with every event, answers included."""
+        self._listeners.append(listener)
+
+    def log_to(self, path: Path, so_far: int) -> None:
+        """Send what the companion prints to a file, after what it has printed so far (a descriptor).
+
+        It can only obey when Ray is imported; if it ends before that, :meth:`ready` writes its words.
+        """
+        self._early = (path, so_far)
+        with contextlib.suppress(BrokenPipeError):
+            self._send({"do": "log", "path": str(path)})
+
+    def _keep_words(self, write: bool) -> None:
+        if self._early is not None:
+            (path, fd), self._early = self._early, None
+            if write and (words := os.pread(fd, 1 << 20, 0)):
+                with contextlib.suppress(OSError), open(path, "ab", opener=_private) as file:
+                    file.write(words)
+            os.close(fd)
+
+    async def ready(self, timeout_s: float) -> Event:
+        """Wait until Ray is imported: {ray_version, python_version, import_s}.  Raises StartFailure."""
+        try:
+            event = await self._within(asyncio.shield(self._ready), timeout_s, "importing Ray")
+        except StartFailure:
+            self._keep_words(write=True)
+            raise
+        self._keep_words(write=False)
+        return event
+
+    async def request(self, do: str, timeout_s: float, **fields: Any) -> Event:
+        """Send a command and wait for its answer.  Raises StartFailure: failed, timed out, ended."""
+        return await self._answer(*self._ask(do, fields), timeout_s, do)
+
+    def _ask(self, do: str, fields: Mapping[str, Any]) -> tuple[int, asyncio.Future[Event]]:
+        number = next(self._ids)
+        future: asyncio.Future[Event] = self._loop.create_future()
+        if self.child.exited.done() or self._fd < 0:
+            raise StartFailure("ray", "The companion has ended.")
+        self._waiting[number] = future
+        with contextlib.suppress(BrokenPipeError):
+            self._send({"do": do, "id": number, **fields})
+        return number, future
+
+    async def _answer(self, number: int, future: asyncio.Future[Event], timeout_s: float, what: str) -> Event:
+        try:
+            return await self._within(future, timeout_s, what)
+        finally:
+            self._waiting.pop(number, None)
+
+    @staticmethod
+    async def _within(future: asyncio.Future[Event], timeout_s: float, what: str) -> Event:
+        try:
+            event = await asyncio.wait_for(future, timeout_s)
+        except asyncio.TimeoutError as e:
+            raise StartFailure("timed out", f"No answer within {timeout_s:g} s: {what}.") from e
+        if event["event"] == "failed":
+            raise StartFailure(event["kind"], event["message"], event.get("log", ""))
+        return event
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._fd, 1 << 20)
+        except BlockingIOError:
+            return
+        if not data:
+            self._closed()
+            return
+        for event in self._lines.feed(data):
+            self._take(event)
+
+    def _closed(self) -> None:
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            self._fd = -1
+        gone = {"event": "failed", "kind": "ray", "message": "The companion ended."}
+        for future in (*self._waiting.values(), self._ready):
+            if not future.done():
+                future.set_result(gone)
+
+    def _take(self, event: Event) -> None:
+        kind = event["event"]
+        if kind == "starting":
+            self._starting[event["id"]] = event["pid"]
+        elif kind == "spawned":
+            self.spawned[event["name"]] = event["pid"]
+        elif kind == "nodes":
+            self.nodes.update((node["node_id"], node) for node in event["changed"])
+        elif (kind == "ready" or (kind == "failed" and "id" not in event)) and not self._ready.done():
+            self._ready.set_result(event)
+        if kind not in ("starting", "spawned"):
+            future = self._waiting.get(event.get("id") or 0)
+            if future is not None and not future.done():
+                future.set_result(event)
+        if kind == "watcher_ended":
+            self._fail_waiting("The connection to the GCS ended.")
+        for listener in self._listeners:
+            listener(event)
+
+    def _fail_waiting(self, message: str) -> None:
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_result({"event": "failed", "kind": "ray", "message": message})
+
+    # -- the commands
+
+    async def start(self, plan: NodePlan, deadline_s: float) -> Started:
+        """Start a Ray node and wait until it is registered.
+
+        Raises StartFailure; nothing of the start is left then.  At the deadline the companion
+        itself is killed too: spawn another for the next try.
+        """
+        before = dict(self.spawned)
+        number, future = self._ask("start", {"plan": plan.as_json()})
+        try:
+            event = await self._answer(number, future, deadline_s, "starting Ray")
+        except BaseException as e:
+            if not (isinstance(e, StartFailure) and future.done() and not future.cancelled()):
+                self._kill_start(self._starting.get(number), before)
+            if isinstance(e, StartFailure) and not e.log:
+                e.log = plan.log_path
+            raise
+        finally:
+            self._starting.pop(number, None)
+        return Started(
+            how=event["how"],
+            processes={one["name"]: one["pid"] for one in event["processes"]},
+            session=event["session"],
+            session_dir=event["session_dir"],
+            node_id=event["node_id"],
+            cluster_id=event["cluster_id"],
+            gcs_address=event["gcs_address"],
+            phases=event["phases"],
+            raw={name: value for name, value in event.items() if name not in ("event", "id")},
+        )
+
+    def _kill_start(self, group: int | None, before: Mapping[str, int]) -> None:
+        """Kill what a start has begun: the companion first, so that nobody begins more."""
+        self.kill()
+        if group is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
+        for name, pid in self.spawned.items():
+            if before.get(name) != pid:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+
+    async def start_extra(self, what: str, plan: NodePlan, started: Started, timeout_s: float) -> Event:
+        """Start the log monitor or the dashboard of this node: {processes, url}."""
+        return await self.request(
+            "start_extra", timeout_s, what=what, plan=plan.as_json(), started=dict(started.raw)
+        )
+
+    async def watch(
+        self, address: str, env: Mapping[str, str], *, expected: int = 0, timeout_s: float = 15.0
+    ) -> None:
+        """Watch the cluster's nodes: :attr:`nodes` is kept current, listeners get each `nodes` event.
+
+        ``expected`` live nodes: until then it looks every 50 ms, after that every second.
+        """
+        await self.request("watch", timeout_s, address=address, env=_ray_part(env), expected=expected)
+
+    async def usage(self, timeout_s: float = 5.0) -> Event:
+        """{nodes: resources of each, pending: tasks that wait for some}; needs :meth:`watch` first."""
+        return await self.request("usage", timeout_s)
+
+    async def drain(
+        self,
+        nodes: Sequence[str],
+        *,
+        reason: str = "preemption",
+        message: str = "",
+        deadline_s: float = 0,
+        timeout_s: float = 5.0,
+    ) -> Mapping[str, Event]:
+        """Tell nodes to leave; {node_id: {accepted, refusal}}."""
+        event = await self.request(
+            "drain", timeout_s, nodes=list(nodes), reason=reason, message=message, deadline_s=deadline_s
+        )
+        results: Mapping[str, Event] = event["results"]
+        return results
+
+    async def identity(
+        self, address: str, env: Mapping[str, str], *, expect: str = "", timeout_s: float = 30.0
+    ) -> Event:
+        """Whose cluster answers there: {ok, kind, message, found}."""
+        return await self.request(
+            "identity", timeout_s, address=address, env=_ray_part(env), expect={"identity": expect}
+        )
+
+    # -- the end
+
+    def kill(self) -> None:
+        """SIGKILL, at once; its starts and its watcher die with it (PR_SET_PDEATHSIG)."""
+        if not self.child.exited.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.child.pid, signal.SIGKILL)
+
+    async def close(self, grace_s: float = 0.5) -> None:
+        """End the companion: asked first, killed after the grace."""
+        if self.child.stdin is not None:
+            with contextlib.suppress(OSError):
+                self.child.stdin.close()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self.child.exited), grace_s)
+        self.kill()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self.child.exited), 5.0)
+        self._closed()
+        if self.child.stdout is not None:
+            self.child.stdout.close()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _ray_part(env: Mapping[str, str]) -> dict[str, str]:
+    """The variables that Ray's client reads; the rest stays here."""
+    return {name: value for name, value in env.items() if name.startswith("RAY_")}

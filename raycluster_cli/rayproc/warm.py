@@ -1,0 +1,63 @@
+"""A companion started before anything else, so that Ray's import overlaps our own.
+
+Importing Ray is the longest step of a start (0.4 s and more), and all that it needs is a Python.  So the
+command's very first act is to start the companion; what it prints goes to memory until the node's directory
+exists.  When no node is started after all (a mistyped option) the end of its stdin ends it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .boot import companion_command
+
+
+@dataclass(frozen=True)
+class WarmCompanion:
+    """A companion that imports Ray already."""
+
+    pid: int
+    stdin: int
+    """Descriptor to write commands to."""
+    stdout: int
+    """Descriptor to read events from."""
+    log: int
+    """Descriptor of what it has printed, in memory."""
+
+
+def worth_it(arguments: Sequence[str], env: Mapping[str, str]) -> bool:
+    """Whether this command line will start a Ray node in this process, as far as can be told at a glance."""
+    options = arguments[1 : arguments.index("--")] if "--" in arguments else arguments[1:]
+    asks = "-h" in options or "--help" in options
+    # Of several tasks on a node only the first joins.
+    return (
+        arguments[:1] in (["head"], ["worker"], ["run"]) and not asks and env.get("SLURM_LOCALID", "0") == "0"
+    )
+
+
+def begin(env: Mapping[str, str]) -> WarmCompanion | None:
+    """Start a companion.  None where that does not work: it is then started later, the usual way."""
+    commands_read, commands_write = os.pipe()
+    events_read, events_write = os.pipe()
+    log = -1
+    try:
+        log = os.memfd_create("companion")
+        actions = [
+            (os.POSIX_SPAWN_DUP2, commands_read, 0),
+            (os.POSIX_SPAWN_DUP2, events_write, 1),
+            (os.POSIX_SPAWN_DUP2, log, 2),
+        ]
+        argv = companion_command()
+        # A session of its own, as CompanionClient.spawn has it; no signal blocked, unlike here.
+        pid = os.posix_spawn(argv[0], argv, env, file_actions=actions, setsid=True, setsigmask=())
+    except (OSError, NotImplementedError, AttributeError):
+        for fd in (commands_write, events_read, log):
+            if fd >= 0:
+                os.close(fd)
+        return None
+    finally:
+        os.close(commands_read)
+        os.close(events_write)
+    return WarmCompanion(pid, commands_write, events_read, log)

@@ -1,0 +1,118 @@
+"""All records of a user: which one a person means, and which are too old to keep."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..model.errors import UsageError
+from .record import Record
+
+KEEP_RECORDS_S = 30 * 86400.0
+
+
+def record_of(state_dir: Path, job: str) -> Record:
+    """The record that a person means by ``job``.
+
+    ``job`` is a path, ``cluster/key``, a key (``123``, ``123.r2``, ``123+name``, ``123.r2+name``) or
+    a name.  Of a requeued job the latest restart is taken.  Where several fit,
+    one that has not ended is preferred; if that leaves several, UsageError lists them.
+    Where none fits, the aliases of the newest 200 heads are looked through.
+    """
+    if job.startswith(("/", "~", "./", "../")):
+        return Record.open(Path(os.path.realpath(Path(job).expanduser())))
+    everything = list_records(state_dir)
+    fitting = [record for record in everything if _is_meant(record, job)]
+    fitting = fitting or [record for record in everything[:200] if _is_alias(record, job)]
+    latest: dict[tuple[str, str, str], Record] = {}
+    for record in fitting:
+        family = (record.slurm_cluster, record.job_id, record.name)
+        if family not in latest or record.restart > latest[family].restart:
+            latest[family] = record
+    found = list(latest.values())
+    if len(found) > 1:
+        found = [record for record in found if record.read_end() is None] or found
+    if len(found) == 1:
+        return found[0]
+    if found and all(record.name == job or _is_alias(record, job) for record in found):
+        return found[0]  # a name used again: the newest, which stands first
+    if found:
+        names = ", ".join(f"{record.slurm_cluster}/{record.path.name}" for record in found)
+        raise UsageError(f"{job!r} could be any of several clusters: {names}.", "Give one of these in full.")
+    known = ", ".join(record.path.name for record in everything[:5]) or "none"
+    raise UsageError(
+        f"no record of {job!r} below {state_dir}; the newest there: {known}.",
+        "`raycluster status` lists them all; --state-dir looks elsewhere.",
+    )
+
+
+def _is_meant(record: Record, job: str) -> bool:
+    cluster, slash, leaf = job.rpartition("/")
+    if slash and cluster != record.slurm_cluster:
+        return False
+    key, plus, name = leaf.partition("+")
+    if plus and name != record.name:
+        return False
+    return key in (record.key, record.job_id) or (not plus and leaf == record.name != "")
+
+
+def _is_alias(record: Record, job: str) -> bool:
+    head = record.read_head()
+    return head is not None and job in head.aliases
+
+
+def list_records(state_dir: Path) -> list[Record]:
+    """All records of this user, the last changed first.
+
+    Costs a directory listing per Slurm cluster and one stat per record; opens no file.
+    """
+    found: list[tuple[float, Record]] = []
+    me = os.geteuid()
+    with contextlib.suppress(OSError):
+        for cluster in _directories(state_dir.expanduser(), me):
+            with contextlib.suppress(OSError):
+                for leaf in _directories(Path(cluster.path), me):
+                    key, _, name = leaf.name.partition("+")
+                    changed = leaf.stat(follow_symlinks=False).st_mtime
+                    found.append((changed, Record(Path(leaf.path), cluster.name, key, name)))
+    found.sort(key=lambda pair: pair[0], reverse=True)
+    return [record for _, record in found]
+
+
+def _directories(path: Path, uid: int) -> Iterable[os.DirEntry[str]]:
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            with contextlib.suppress(OSError):
+                if entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == uid:
+                    yield entry
+
+
+def prune(
+    state_dir: Path, *, older_than_s: float = KEEP_RECORDS_S, limit: int = 20, now: float | None = None
+) -> list[Path]:
+    """Remove records that nobody has touched for long; at most ``limit``, the oldest first.
+
+    A head that runs touches its claim (:meth:`claims.Leases.beat`), so a cluster of two months is safe.
+    """
+    before = (time.time() if now is None else now) - older_than_s
+    removed: list[Path] = []
+    for record in reversed(list_records(state_dir)):
+        if len(removed) >= limit:
+            break
+        try:
+            if os.stat(record.path).st_mtime >= before:
+                break  # sorted: the rest is newer still
+            with os.scandir(record.path) as entries:
+                touched = max((e.stat(follow_symlinks=False).st_mtime for e in entries), default=0.0)
+        except OSError:
+            continue
+        if touched < before:
+            shutil.rmtree(record.path, ignore_errors=True)
+            removed.append(record.path)
+    return removed

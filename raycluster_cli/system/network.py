@@ -1,0 +1,252 @@
+"""This node's one address, chosen once and used for everything.
+
+A node of a cluster has several: management, high-speed network, container bridges.
+Ray, vLLM, NCCL and Gloo each guess on their own and differ.  Here the address is the
+one that the user names (an interface, a network), or else the one by which the head is
+reached, which the kernel's routing table knows: connecting a UDP socket sends nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..model.errors import UsageError
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+# Bridges of container and VM runtimes: the same address on every node, and no way to another node.
+_BRIDGE = re.compile(
+    r"(docker|virbr|cni|podman|lxcbr|lxdbr|incusbr|flannel|cali|cilium|nerdctl|weave|kube-|cbr|mpqemubr)\S*"
+    r"|br-[0-9a-f]{12}"
+)
+
+# Documentation addresses (RFC 5737, RFC 3849): no host has them, so only the default route matches.
+_ELSEWHERE = ("192.0.2.1", "2001:db8::1")
+
+
+@dataclass(frozen=True)
+class InterfaceAddress:
+    """One address of one interface of this node."""
+
+    interface: str
+    ip: IPAddress
+    is_up: bool = True
+
+    @property
+    def why_not(self) -> str:
+        """Why other nodes cannot use it; empty where they can."""
+        if self.ip.is_loopback:
+            return "loopback"
+        if self.ip.is_link_local:
+            return "link-local"
+        if self.ip.is_unspecified or self.ip.is_multicast:
+            return "no host's address"
+        if not self.is_up:
+            return "down"
+        if _BRIDGE.fullmatch(self.interface):
+            return "container bridge"
+        return ""
+
+
+@dataclass(frozen=True)
+class NodeAddress:
+    """The address of this node, its interface, and why it was chosen."""
+
+    ip: str
+    interface: str
+    source: str = ""
+
+    def environment(self, env: Mapping[str, str]) -> dict[str, str]:
+        """What makes vLLM, NCCL and Gloo use the same; what the user has set is left out.
+
+        It holds on this node only: interfaces may have other names on other nodes, so it
+        goes to each node's own Ray processes and to the driver, not into runtime environments.
+        """
+        wanted = {
+            "VLLM_HOST_IP": self.ip,
+            "NCCL_SOCKET_IFNAME": self.interface,
+            "GLOO_SOCKET_IFNAME": self.interface,
+        }
+        return {name: value for name, value in wanted.items() if value and not env.get(name)}
+
+
+def node_address(
+    *,
+    interface: str | None = None,
+    network: str | None = None,
+    route_to: str | Sequence[str] | None = None,
+    env: Mapping[str, str],
+    local: bool = False,
+    addresses: Sequence[InterfaceAddress] | None = None,
+    route: Callable[[str], str | None] | None = None,
+) -> NodeAddress:
+    """Choose this node's address; UsageError lists what there is where nothing fits.
+
+    In order: the named interface and network; the address from which ``route_to`` (the
+    head; on the head the other nodes) is reached; the one that this node's name in Slurm
+    stands for; the one towards the host that ran srun; that of the default route; any.
+    Never loopback (unless ``local``: a cluster on this machine alone), link-local or a
+    container bridge, except a bridge named by ``interface`` or ``network``.
+
+    ``addresses`` and ``route`` (host to local address) stand in for the kernel in tests.
+    """
+    there = interface_addresses() if addresses is None else list(addresses)
+    ask = local_address_towards if route is None else route
+    targets = [route_to] if isinstance(route_to, str) else list(route_to or ())
+    if interface or network:
+        return _named(there, interface or "", network or "", targets, local, ask)
+    if local:
+        return _local(there)
+    usable = [a for a in there if not a.why_not]
+    hints = [(target, f"the way to {target}") for target in targets if target]
+    if env.get("SLURMD_NODENAME"):
+        # One's own name leads to one's own address; 127.0.1.1, as Debian has it, is not usable and falls out.
+        hints.append((env["SLURMD_NODENAME"], f"the address of {env['SLURMD_NODENAME']}"))
+    if env.get("SLURM_LAUNCH_NODE_IPADDR"):
+        hints.append((env["SLURM_LAUNCH_NODE_IPADDR"], "the way to the host of srun"))
+    hints += [(elsewhere, "the default route") for elsewhere in _ELSEWHERE]
+    for target, source in hints:
+        found = _match(usable, ask(target))
+        if found:
+            return NodeAddress(str(found.ip), found.interface, source)
+    if usable:
+        first = min(usable, key=lambda a: a.ip.version)
+        return NodeAddress(str(first.ip), first.interface, "the first usable address")
+    raise UsageError(
+        f"this node has no address that other nodes can reach: found {describe(there)}; "
+        "needed one that is not loopback, link-local or a container's bridge.",
+        "Name one with --interface, or use run --local on a single machine.",
+    )
+
+
+def _named(
+    there: Sequence[InterfaceAddress],
+    interface: str,
+    network: str,
+    targets: Sequence[str],
+    local: bool,
+    ask: Callable[[str], str | None],
+) -> NodeAddress:
+    """An address of the interface and in the network that the user named."""
+    wanted = _parse_network(network) if network else None
+    by_name = [a for a in there if not interface or a.interface == interface]
+    matching = [a for a in by_name if wanted is None or a.ip in wanted]
+    usable = [a for a in matching if _may_be_named(a, local)]
+    option = " and ".join(
+        ([f"--interface {interface}"] if interface else []) + ([f"--network {network}"] if network else [])
+    )
+    if not usable:
+        bad = f" ({describe(matching)})" if matching else ""
+        raise UsageError(
+            f"no usable address of this node fits {option}{bad}: found {describe(there)}; "
+            "needed one that other nodes can reach.",
+            "Give one of these, or leave the option out.",
+        )
+    for target in targets:
+        found = _match(usable, ask(target))
+        if found:
+            return NodeAddress(str(found.ip), found.interface, option)
+    # A head that is named by an IPv6 address is reached by IPv6 only.
+    version = next((ip.version for ip in map(_parse_ip, targets) if ip is not None), 4)
+    first = min(usable, key=lambda a: a.ip.version != version)
+    return NodeAddress(str(first.ip), first.interface, option)
+
+
+def _may_be_named(address: InterfaceAddress, local: bool) -> bool:
+    why_not = address.why_not
+    return not why_not or why_not == "container bridge" or (local and why_not == "loopback")
+
+
+def _local(there: Sequence[InterfaceAddress]) -> NodeAddress:
+    loopback = [a for a in there if a.ip.is_loopback]
+    for address in sorted(loopback, key=lambda a: a.ip.version):
+        return NodeAddress(str(address.ip), address.interface, "a cluster on this machine")
+    raise UsageError(
+        f"this machine has no loopback address: found {describe(there)}; needed 127.0.0.1 or ::1.",
+        "Bring the interface lo up.",
+    )
+
+
+def _match(addresses: Iterable[InterfaceAddress], text: str | None) -> InterfaceAddress | None:
+    wanted = _parse_ip(text or "")
+    return next((a for a in addresses if a.ip == wanted), None) if wanted else None
+
+
+def _parse_ip(text: str) -> IPAddress | None:
+    try:
+        return ipaddress.ip_address(text.strip().strip("[]").partition("%")[0])
+    except ValueError:
+        return None
+
+
+def _parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(text.strip(), strict=False)
+    except ValueError:
+        raise UsageError(
+            f"--network cannot be read: found {text[:80]!r}, "
+            "needed a network such as 10.1.0.0/16 or fd00:1::/64."
+        ) from None
+
+
+def describe(addresses: Iterable[InterfaceAddress]) -> str:
+    """The addresses of a node in one line, each with the reason against it.
+
+    >>> describe([InterfaceAddress("lo", ipaddress.ip_address("127.0.0.1"))])
+    'lo 127.0.0.1 (loopback)'
+    """
+    words = [f"{a.interface} {a.ip}" + (f" ({a.why_not})" if a.why_not else "") for a in addresses]
+    return ", ".join(words) or "none"
+
+
+def interface_addresses() -> list[InterfaceAddress]:
+    """All addresses of this node, in the kernel's order of interfaces."""
+    import psutil  # here, since every command imports this module and few need it
+
+    up = {name: stats.isup for name, stats in psutil.net_if_stats().items()}
+    found = []
+    for name, entries in psutil.net_if_addrs().items():
+        for entry in entries:
+            ip = _parse_ip(entry.address) if entry.family in (socket.AF_INET, socket.AF_INET6) else None
+            if ip is not None:
+                found.append(InterfaceAddress(name, ip, up.get(name, True)))
+    return found
+
+
+def local_address_towards(host: str) -> str | None:
+    """The local address that the kernel would use to reach a host; None where there is no way or no name.
+
+    A host that is this node itself is answered with its own address.  Nothing is sent
+    (resolving a name may ask the name server).
+    """
+    try:
+        entries = socket.getaddrinfo(host.strip("[]"), 9, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError):
+        return None
+    for family, kind, protocol, _, address in entries:
+        try:
+            with socket.socket(family, kind, protocol) as sock:
+                sock.connect(address)
+                return str(sock.getsockname()[0])
+        except OSError:
+            continue
+    return None
+
+
+def addresses_of(names: Iterable[str]) -> tuple[str, ...]:
+    """The addresses of hosts, as this node resolves them; names that mean nothing here are left out.
+
+    Blocks as long as the resolver does: for a thread.
+    """
+    found: list[str] = []
+    for name in names:
+        try:
+            places = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
+            continue
+        found += [str(place[4][0]).partition("%")[0] for place in places]
+    return tuple(dict.fromkeys(found))

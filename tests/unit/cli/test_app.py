@@ -1,0 +1,219 @@
+"""Bad input: one line that says what was found, what was needed and what to do; code 2, no traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raycluster_cli.cli import app as cli
+from raycluster_cli.cli.errors import tell_errors
+from raycluster_cli.cli.plain import read_line
+from raycluster_cli.supervisor import lifecycle
+from raycluster_cli.supervisor.launch import Launcher
+
+ENVIRONMENTS = Path(__file__).parents[2] / "data/slurm-env"
+COMMANDS = sorted(command.name or command.callback.__name__ for command in cli.app.registered_commands)  # type: ignore[union-attr]
+
+BATCH = "22.05/three-nodes.batch"
+HEAD_TASK = "22.05/three-nodes.task0"
+WORKER_TASK = "22.05/three-nodes.task1"
+SALLOC = "22.05/salloc.shell"
+
+
+def slurm(name: str, **changes: str | None) -> dict[str, str]:
+    """A recorded environment, with variables changed or (None) taken away."""
+    if not name:
+        return {}
+    lines = (ENVIRONMENTS / f"{name}.env").read_text().splitlines()
+    env = dict(line.split("=", 1) for line in lines if "=" in line)
+    for variable, value in changes.items():
+        if value is None:
+            env.pop(variable, None)
+        else:
+            env[variable] = value
+    return env
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):  # type: ignore[no-untyped-def]
+    """Calls the command line as the console script does, but for the keeper; gives (code, stderr)."""
+
+    def started(node: object) -> None:
+        raise AssertionError(f"{node} was started")
+
+    def one(line: list[str], env: dict[str, str]) -> tuple[int, str]:
+        for name in [name for name in os.environ if name.startswith(("SLURM", "RAYCLUSTER"))]:
+            monkeypatch.delenv(name)
+        for name, value in {**env, "HOME": str(tmp_path)}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(lifecycle, "run_and_exit", started)
+        monkeypatch.setattr(sys, "argv", ["raycluster", *line])
+        launcher = Launcher(dict(os.environ))
+        with pytest.raises(SystemExit) as end:
+            if plain := read_line(line, launcher.env):
+                tell_errors(lambda: launcher.start(plain.command, plain.settings, plain.driver))
+            else:
+                cli.run_command_line(launcher)
+        return int(end.value.code or 0), capsys.readouterr().err
+
+    return one
+
+
+BAD: list[tuple[str, list[str], dict[str, str], list[str]]] = [
+    # -- numbers out of range
+    ("port 0", ["head", "--port", "0"], {}, ["--master-port is 0", "from 1 to 65535", "Leave it out"]),
+    ("port 70000", ["head", "--master-port", "70000"], {}, ["--master-port is 70000", "from 1 to 65535"]),
+    ("workers -1", ["head", "--expected-workers=-1"], {}, ["--expected-workers is -1", "0 or more"]),
+    ("local -1", ["run", "--local=-1"], {}, ["--local is -1", "0 or more"]),
+    ("time-out -5", ["worker", "--timeout=-5"], {}, ["--timeout is -5", "0 or more"]),
+    ("time-out nan", ["worker", "--timeout", "nan"], {}, ["--timeout is nan", "number of seconds"]),
+    ("retries -1", ["worker", "--max-retries=-1"], {}, ["--max-retries is -1", "0 or more"]),
+    (
+        "quorum",
+        ["head", "--expected-workers", "2", "--min-workers", "3"],
+        {},
+        ["--min-workers is 3", "--expected-workers 2", "at most"],
+    ),
+    ("code", ["run", "--requeue-code", "256"], {}, ["--requeue-code is 256", "0 to 255"]),
+    # -- values of the wrong kind
+    ("no number", ["head", "--expected-workers", "two"], {}, ["--expected-workers is 'two'", "--help"]),
+    ("no seconds", ["run", "--timeout", "soon"], {}, ["--timeout is 'soon'", "`raycluster run --help`"]),
+    ("no choice", ["run", "--keep-logs", "perhaps"], {}, ["--keep-logs is 'perhaps'", "always, on"]),
+    ("no policy", ["run", "--on-worker-loss", "cry"], {}, ["--on-worker-loss is 'cry'", "fail, continue"]),
+    ("no name", ["run", "--name", "a/b"], {}, ["--name is 'a/b'", "letters, digits"]),
+    ("no option", ["run", "--tiemout", "3"], {}, ["No such option", "--tiemout", "`raycluster run --help`"]),
+    ("no value", ["worker", "--master-ip"], {}, ["--master-ip", "requires an argument", "--help"]),
+    ("no command", ["ruin"], {}, ["No such command", "'ruin'", "`raycluster --help`"]),
+    # -- variables of raycluster's own
+    ("variable port", ["head"], {"RAYCLUSTER_MASTER_PORT": "99999"}, ["99999", "from 1 to 65535"]),
+    (
+        "variable number",
+        ["head"],
+        {"RAYCLUSTER_EXPECTED_WORKERS": "x"},
+        ["RAYCLUSTER_EXPECTED_WORKERS is 'x'"],
+    ),
+    ("variable flag", ["head"], {"RAYCLUSTER_AUTH": "maybe"}, ["RAYCLUSTER_AUTH is 'maybe'"]),
+    ("variable seconds", ["worker"], {"RAYCLUSTER_TIMEOUT": "1h"}, ["RAYCLUSTER_TIMEOUT is '1h'"]),
+    # -- what Slurm says
+    (
+        "hostlist",
+        ["head"],
+        slurm(BATCH, SLURM_JOB_NODELIST="n[1-"),
+        ["SLURM_JOB_NODELIST cannot be read", "'n[1-'", "needed"],
+    ),
+    (
+        "count",
+        ["run"],
+        slurm(HEAD_TASK, SLURM_TASKS_PER_NODE="2(x", SLURM_STEP_TASKS_PER_NODE="2(x"),
+        ["TASKS_PER_NODE cannot be read", "'2(x'", "needed"],
+    ),
+    (
+        "cpus",
+        ["run"],
+        slurm(HEAD_TASK, SLURM_CPUS_ON_NODE="many"),
+        ["SLURM_CPUS_ON_NODE", "'many'", "needed"],
+    ),
+    ("job id", ["run"], slurm(HEAD_TASK, SLURM_JOB_ID="../12"), ["SLURM_JOB_ID", "'../12'", "needed"]),
+    ("rank", ["run"], slurm(HEAD_TASK, SLURM_PROCID="first"), ["SLURM_PROCID", "'first'", "needed"]),
+    ("no rank", ["run"], slurm(WORKER_TASK, SLURM_PROCID=None), ["SLURM_PROCID is missing", "needed"]),
+    ("no rank 2", ["worker"], slurm(WORKER_TASK, SLURM_NODEID=None), ["SLURM_NODEID is missing", "needed"]),
+    (
+        "rank of head",
+        ["head"],
+        slurm(WORKER_TASK),
+        ["task 1 of 3", "a job has one head", "srun raycluster run"],
+    ),
+    # -- nowhere
+    ("head alone", ["head"], {}, ["number of workers is not known", "no Slurm job", "--expected-workers"]),
+    ("worker alone", ["worker"], {}, ["the head is not known", "no Slurm job", "--master-ip"]),
+    ("run alone", ["run", "--", "true"], {}, ["outside a Slurm job", "srun raycluster run", "--local"]),
+    (
+        "run in batch",
+        ["run", "--", "true"],
+        slurm(BATCH),
+        ["in a batch script", "not in an srun task", "srun"],
+    ),
+    ("head on login", ["head"], slurm(SALLOC), ["not a node of job", "srun -N1 -n1 raycluster head"]),
+    ("worker on login", ["worker"], slurm(SALLOC), ["not a node of job", "srun raycluster worker"]),
+    # -- drivers
+    (
+        "no driver",
+        ["head", "--expected-workers", "0", "--", "no-such-program"],
+        {},
+        ["'no-such-program' was not found in PATH", "-- python train.py"],
+    ),
+    (
+        "no file",
+        ["run", "--local", "0", "--", "/no/such/program"],
+        {},
+        ["'/no/such/program' does not exist", "Give a path"],
+    ),
+    (
+        "not executable",
+        ["run", "--local", "0", "--", __file__],
+        {},
+        ["is not executable", f"-- python {__file__}"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "env", "words"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
+def test_bad_input_gets_one_line_and_code_2(call, line, env, words) -> None:  # type: ignore[no-untyped-def]
+    code, said = call(line, env)
+    assert code == 2, said
+    assert said.startswith("raycluster: error: ")
+    assert said.count("\n") == 1, said
+    assert "Traceback" not in said
+    for word in words:
+        assert word in said
+
+
+def test_the_console_script_says_the_same_under_its_keeper() -> None:
+    env = {**os.environ, "RAYCLUSTER_MASTER_PORT": "x"}
+    done = subprocess.run(
+        [sys.executable, "-m", "raycluster_cli", "head"], env=env, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("raycluster: error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+LOOK = """
+import contextlib, io, sys
+from raycluster_cli.cli import app as cli
+out = io.StringIO()
+for words in {lines!r}:
+    sys.argv = ["raycluster", *words]
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        cli.run_command_line(cli.Launcher({{}}))
+heavy = sorted({{"ray", "rich", "asyncio", "psutil"}} & set(sys.modules))
+print(len(out.getvalue()), *heavy)
+"""
+
+
+def test_help_of_every_command_imports_nothing_heavy() -> None:
+    """Ray takes half a second, Rich a tenth: who asks for help gets it at once."""
+    lines = [["--help"], *([name, "--help"] for name in COMMANDS)]
+    code = LOOK.format(lines=lines)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    size, *heavy = done.stdout.split()
+    assert int(size) > 300 * len(lines), done.stderr
+    assert heavy == []
+
+
+def test_no_arguments_show_the_help(call) -> None:  # type: ignore[no-untyped-def]
+    code, _ = call([], {})
+    assert code in (0, 2)
+
+
+def test_a_task_that_shares_its_node_says_so_and_ends_well(call) -> None:  # type: ignore[no-untyped-def]
+    env = slurm("22.05/two-tasks-a-node.task1")
+    for command in ("run", "worker"):
+        with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+            call([command], env)

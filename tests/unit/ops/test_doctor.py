@@ -1,0 +1,181 @@
+"""doctor: what it finds here, what it makes of several nodes, and how they meet."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raycluster_cli.cli.doctor import table
+from raycluster_cli.model.settings import Settings
+from raycluster_cli.ops.doctor import Checkup, Finding, NodeReport, Verdict, file_system
+from raycluster_cli.ops.doctor_nodes import Meeting, as_lines, compare, on_all_nodes
+from raycluster_cli.slurm.allocation import Allocation
+
+
+def report(host: str, *findings: Finding, **facts: str) -> NodeReport:
+    return NodeReport(host, facts, findings)
+
+
+def checkup(tmp_path: Path, env: Mapping[str, str] | None = None, **settings: Any) -> Checkup:
+    return Checkup(Settings(**settings), {"PATH": "/bin", **(env or {})}, tmp_path / "state")
+
+
+def found(made: Checkup, name: str) -> list[Finding]:
+    return [finding for finding in made._findings if finding.check == name]
+
+
+def run(made: Checkup, *names: str) -> Checkup:
+    for name in names:
+        made._check = name
+        getattr(made, f"_{name}")()
+    return made
+
+
+def test_a_node_that_is_well(tmp_path: Path) -> None:
+    made = run(checkup(tmp_path), "python", "address", "grants", "temp_dir", "limits", "state_dir", "proxies")
+    assert {finding.check for finding in made._findings} >= {"cpus", "memory", "gpus", "/dev/shm", "limits"}
+    assert not [finding for finding in made._findings if finding.verdict is Verdict.FAIL]
+    assert list((tmp_path / "state").iterdir()) == []
+    assert found(made, "proxies")[0].text == "none set"
+
+
+def test_what_will_fail(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state").chmod(0o777)
+    made = run(checkup(tmp_path, {"HTTP_PROXY": "http://proxy"}), "state_dir", "proxies")
+    assert [finding.verdict for finding in made._findings] == [Verdict.FAIL, Verdict.NOTE]
+    assert "chmod" in made._findings[0].remedy
+    (tmp_path / "file").touch()
+    made = Checkup(Settings(), {}, tmp_path / "file" / "state")
+    run(made, "state_dir")
+    assert "cannot be written" in made._findings[0].text
+
+
+def test_errors_of_the_start_are_findings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = checkup(tmp_path, temp_dir=str(tmp_path / ("long" * 20)), network="1.2.3.0/24")
+    importing = SimpleNamespace(
+        communicate=lambda timeout: ('{"version": "2.40.0", "path": "/x", "took_s": 1}\n', ""), returncode=0
+    )
+    monkeypatch.setattr(made, "_begin_import", lambda: importing)
+    verdicts = {finding.check: finding for finding in made.run().findings}
+    assert verdicts["address"].verdict is Verdict.FAIL
+    assert verdicts["temp directory"].verdict is Verdict.FAIL
+    assert "short local directory" in verdicts["temp directory"].text
+    assert verdicts["ray"].verdict is Verdict.FAIL
+    assert "2.52 or newer" in verdicts["ray"].text
+
+
+@pytest.mark.parametrize(
+    ("out", "err", "code", "verdict"),
+    [
+        ('{"version": "2.60.0", "path": "/x", "took_s": 0.6}', "", 0, Verdict.OK),
+        ('{"version": "2.60.0", "path": "/x", "took_s": 9.1}', "", 0, Verdict.WARNING),
+        ("", "Traceback\nModuleNotFoundError: No module named 'ray'\n", 1, Verdict.FAIL),
+    ],
+)
+def test_importing_ray(tmp_path: Path, out: str, err: str, code: int, verdict: Verdict) -> None:
+    made = checkup(tmp_path)
+    made._ray(SimpleNamespace(communicate=lambda timeout: (out, err), returncode=code))  # type: ignore[arg-type]
+    assert made._findings[0].verdict is verdict
+
+
+def test_versions_must_be_equal() -> None:
+    same = [report(host, ray="2.60.0", python="3.11.7") for host in ("n1", "n2")]
+    assert [finding.verdict for finding in compare(same)] == [Verdict.OK]
+    other = [*same, report("n3", ray="2.59.0", python="3.11.9")]
+    ray, python = compare(other)
+    assert (ray.verdict, ray.text) == (Verdict.FAIL, "Ray differs: 2.60.0 on n[1-2], 2.59.0 on n3")
+    assert python.verdict is Verdict.WARNING  # the last number may differ
+    minor = [*same, report("n3", ray="2.60.0", python="3.12.1")]
+    assert compare(minor)[0].verdict is Verdict.FAIL
+
+
+def test_table_tells_what_is_common_once() -> None:
+    good = Finding("ray", Verdict.OK, "2.60.0 on ext4", numbers={"import s": 0.81})
+    slow = Finding("ray", Verdict.OK, "2.60.0 on ext4", numbers={"import s": 1.32})
+    bad = Finding("names", Verdict.FAIL, "no address is known for n9", "Ask the site.")
+    lines = table([report("n1", good), report("n2", slow, bad)], [], 3.21)
+    assert lines == [
+        ("ok", "ray    2.60.0 on ext4; import 0.81 to 1.3 s"),
+        ("fail", "names  no address is known for n9 [n2]"),
+        ("", "       → Ask the site."),
+        ("", "2 nodes (n[1-2]), 3.2 s: 1 thing will fail, 0 warnings."),
+    ]
+
+
+def test_reports_travel_as_json() -> None:
+    one = report("n1", Finding("ray", Verdict.NOTE, "x", "y", {"import s": 1.0}), ray="2.60.0")
+    assert NodeReport.from_json(json.loads(json.dumps(one.as_json()))) == one
+
+
+def node(tmp_path: Path, host: str, others: list[str]) -> Any:
+    """As much of a checkup as a meeting needs; every host is this machine."""
+    made = checkup(tmp_path)
+    made.host = host
+    made.address = SimpleNamespace(ip="127.0.0.1")  # type: ignore[assignment]
+    made.allocation = SimpleNamespace(job_nodes=[host, *others])  # type: ignore[assignment]
+    return made
+
+
+def test_nodes_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raycluster_cli.ops.doctor_nodes.addresses_of", lambda name: {"127.0.0.1"})
+    meeting = Meeting(f"unit-{time.time_ns()}", "n1", 2)
+    assert Meeting.from_text(str(meeting)) == meeting
+    head, other = node(tmp_path, "n1", ["n2"]), node(tmp_path, "n2", ["n1"])
+    threads = [
+        threading.Thread(target=lambda made=made: [check(made) for _, check in meeting.checks()])
+        for made in (head, other)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert [finding.verdict for finding in (*head._findings, *other._findings)] == [Verdict.OK] * 5
+    assert "agrees" in found(other, "clock")[0].text
+
+
+def test_nodes_that_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raycluster_cli.ops.doctor_nodes.addresses_of", lambda name: {"127.0.0.1"})
+    monkeypatch.setattr("raycluster_cli.ops.doctor_nodes.MEETING_S", 0.1)
+    meeting = Meeting(f"unit-{time.time_ns()}", "n1", 2)
+    other = node(tmp_path, "n2", ["n1"])
+    for _, check in meeting.checks():
+        check(other)
+    canary, way = other._findings
+    assert (canary.verdict, way.verdict) == (Verdict.FAIL, Verdict.FAIL)
+    assert "n1 is not reached from here (127.0.0.1 port" in way.text
+    assert "not seen here" in canary.text
+    head = node(tmp_path / "elsewhere", "n1", ["n2"])
+    for _, check in meeting.checks():
+        check(head)
+    assert head._findings[1].text == "not reached by n2"
+
+
+def test_one_srun_for_all(tmp_path: Path) -> None:
+    srun = tmp_path / "srun"
+    long = report("n1", *[Finding("x", Verdict.OK, "y" * 300)] * 9)
+    (tmp_path / "lines").write_text("\nnoise\n".join(reversed(as_lines(long))) + "\n")
+    srun.write_text(
+        f'#!/bin/sh\necho "$RAYCLUSTER_DOCTOR" >{tmp_path}/said\ncat {tmp_path}/lines\n'
+        "echo 'srun: error: n2: down' >&2\n"
+    )
+    srun.chmod(0o755)
+    allocation = Allocation("7", ("n1", "n2"))
+    env = {"PATH": f"{tmp_path}:/bin:/usr/bin"}
+    reports = on_all_nodes(allocation, env, {}, tmp_path)
+    assert [one.host for one in reports] == ["n1", "n2"]
+    assert reports[0] == long
+    assert reports[1].findings[0].text == "none: srun: error: n2: down"
+    assert (tmp_path / "said").read_text().split()[1:] == ["n1", "2"]
+
+
+def test_file_systems() -> None:
+    assert file_system("/proc/self") == "proc (unknown)"
+    assert file_system("/no/such/place")

@@ -1,0 +1,144 @@
+"""Into clusters: which node, what is started there with which environment, tunnels, and completion."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raycluster_cli.cli import completion
+from raycluster_cli.model.errors import RayclusterError, UsageError
+from raycluster_cli.model.record import EndReport
+from raycluster_cli.ops.inside import choose_live_node, choose_node, is_here, live_head, on_node
+from raycluster_cli.ops.tunnel import Tunnel, free_local_port, hold_tunnel, tunnel_to
+from raycluster_cli.rayproc.client import client_environment_here, remove_client, write_client
+from raycluster_cli.state import submitted
+from tests.unit.records_by_hand import write_record
+
+
+def test_what_a_client_gets(tmp_path: Path) -> None:
+    driver = {
+        "PATH": "/job/bin:/bin",
+        "HOME": "/home/x",
+        "RAY_ADDRESS": "10.0.0.1:20480",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": "/tmp/rc-1-a/token",
+        "RAYCLUSTER_NODE_ROOT": "/tmp/rc-1-a",
+    }
+    own = ["RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAYCLUSTER_NODE_ROOT", "no_proxy"]
+    write_client(tmp_path, driver, own, ["ROCR_VISIBLE_DEVICES"])
+    assert stat.S_IMODE((tmp_path / "client.json").stat().st_mode) == 0o600
+    base = {
+        "HOME": "/home/y",
+        "ROCR_VISIBLE_DEVICES": "0",
+        "RAY_AUTH_TOKEN": "of another cluster",
+        "RAYCLUSTER_NODE_ROOT": "/tmp/rc-1-b",
+        "RAYCLUSTER_TOKEN": "secret",
+    }
+    assert client_environment_here(tmp_path, base, "n1") == {
+        "HOME": "/home/y",
+        "PATH": f"{os.path.dirname(sys.executable)}:/job/bin:/bin",
+        "RAY_ADDRESS": "10.0.0.1:20480",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": "/tmp/rc-1-a/token",
+    }
+    remove_client(tmp_path)
+    with pytest.raises(RayclusterError, match="Ray does not run on n1"):
+        client_environment_here(tmp_path, base, "n1")
+
+
+def test_which_node(tmp_path: Path) -> None:
+    record = write_record(tmp_path, 3, failed=1)
+    assert choose_node(record).host == "n001"
+    assert choose_node(record, "n002.site.example").host == "n002"
+    with pytest.raises(UsageError, match="n001, n002, n003"):
+        choose_node(record, "n9")
+    with pytest.raises(RayclusterError, match="n003 is not up"):
+        choose_live_node(record, "n003")
+    record.write_end(EndReport(1.0, 7, "driver", "n001", "the driver ended with code 7"))
+    with pytest.raises(RayclusterError, match="has ended: the driver ended with code 7"):
+        live_head(record)
+
+
+def test_srun_to_a_node(tmp_path: Path) -> None:
+    record = write_record(tmp_path / "state", 2)
+    word = choose_node(record, "n002")
+    srun = tmp_path / "srun"
+    srun.touch(mode=0o755)
+    env = {"PATH": str(tmp_path), "SLURM_JOB_ID": "1", "SLURM_CPUS_PER_TASK": "9", "HOME": "/h"}
+    argv, outer = on_node(record, word, ["in-node", "x"], env, pty=True)
+    assert argv[:4] == [str(srun), "--jobid=4711", "--overlap", "--nodelist=n002"]
+    assert "--pty" in argv
+    assert argv[-2:] == ["in-node", "x"]
+    assert outer == {"PATH": str(tmp_path), "HOME": "/h"}
+    component = dataclasses.replace(word, extra={"het_group": 1})
+    assert "--het-group=1" in on_node(record, component, [], env)[0]
+    with pytest.raises(UsageError, match="no srun here"):
+        on_node(record, word, [], {"PATH": "/nowhere"})
+
+
+def test_here(tmp_path: Path) -> None:
+    record = write_record(tmp_path, 2)
+    word = choose_node(record, "n002")
+    assert is_here(record, word, {"SLURM_JOB_ID": "4711", "SLURMD_NODENAME": "n002"})
+    assert not is_here(record, word, {"SLURM_JOB_ID": "4712", "SLURMD_NODENAME": "n002"})
+    assert not is_here(record, word, {"SLURM_JOB_ID": "4711", "SLURMD_NODENAME": "n001"})
+    local = write_record(tmp_path, 2, key="local-1", cluster="local")
+    assert is_here(local, choose_node(local), {})
+
+
+def test_tunnels() -> None:
+    loopback = Tunnel("me", "login", "gpu01", "127.0.0.1", 20483)
+    assert loopback.from_afar() == ["ssh", "-N", "-L", "8265:127.0.0.1:20483", "-J", "me@login", "me@gpu01"]
+    assert loopback.from_here()[-3:] == ["-L", "8265:127.0.0.1:20483", "me@gpu01"]
+    wide = Tunnel("me", "login", "gpu01", "0.0.0.0", 20483, 9000)
+    assert wide.from_afar() == ["ssh", "-N", "-L", "9000:gpu01:20483", "me@login"]
+    found = tunnel_to("[::1]:8265", "n1", 9001)
+    assert (found.address, found.port, found.local_port, found.is_loopback) == ("::1", 8265, 9001, True)
+    assert found.from_here()[-2] == "9001:[::1]:8265"
+
+
+def test_tunnel_that_fails(tmp_path: Path) -> None:
+    ssh = tmp_path / "ssh"
+    ssh.write_text("#!/bin/sh\nexit 255\n")
+    ssh.chmod(0o755)
+    tunnel = Tunnel("me", "login", "gpu01", "127.0.0.1", 20483, free_local_port(None))
+    with pytest.raises(RayclusterError, match="ssh to gpu01 made no tunnel"):
+        hold_tunnel(tunnel, {"PATH": f"{tmp_path}:/bin:/usr/bin"}, pytest.fail)
+    with pytest.raises(UsageError, match="no ssh"):
+        hold_tunnel(tunnel, {"PATH": str(tmp_path / "none")}, pytest.fail)
+
+
+def test_submitted_jobs_are_remembered(tmp_path: Path) -> None:
+    submitted.remember(tmp_path / "state", "12", "/home/x/train-12.out", ["python", "train.py"])
+    assert submitted.output_of(tmp_path / "state", "12") == "/home/x/train-12.out"
+    assert submitted.output_of(tmp_path / "state", "13") == ""
+    assert json.loads((tmp_path / "state/submitted/12").read_text())["driver"] == ["python", "train.py"]
+
+
+def test_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_record(tmp_path, 2, key="4711")
+    write_record(tmp_path, 2, key="4712", name="blue", end=EndReport(2e9, 7))
+    submitted.remember(tmp_path, "4713", "", [])
+    monkeypatch.setenv("RAYCLUSTER_STATE_DIR", str(tmp_path))
+    line = "4713|4713|PENDING|N/A|N/A|Priority||wait"
+
+    def squeue(argv: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(argv, 0, line, "")
+
+    monkeypatch.setattr("raycluster_cli.cli.completion.subprocess.run", squeue)
+    monkeypatch.setattr("raycluster_cli.slurm.queue.shutil.which", lambda name, path=None: name)
+    assert list(completion.complete_job("47")) == [
+        ("4711", "no end yet: python train.py --epochs 20"),
+        ("4713", "waits: wait"),
+        ("4712+blue", "ended with 7: python train.py --epochs 20"),
+    ]
+    assert list(completion.complete_job("5")) == []
+    monkeypatch.setattr("raycluster_cli.cli.completion._state_dir", lambda given: 1 / 0)
+    assert list(completion.complete_job("")) == []

@@ -1,0 +1,169 @@
+"""The ends of logs, and following a job."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from raycluster_cli.model.errors import RayclusterError
+from raycluster_cli.ops.follow import JobState, explain_reason, follow, parse_job
+from raycluster_cli.ops.logs import Source, job_output, kept_files, last_lines, session_files, show
+from raycluster_cli.ops.reader import find_record
+from tests.unit.records_by_hand import write_record
+
+OUTPUT = b"""\
+raycluster: 2 nodes ready
+step 1
+1: raycluster: warning: x
+srun: error: n1: task 0: Exited
+step 2, raycluster: is not at the begin
+slurmstepd: error: *** JOB 7 CANCELLED
+slurmstepd-n1: error: y
+"""
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    path = tmp_path / "job.out"
+    path.write_bytes(OUTPUT)
+    return path
+
+
+def test_components_of_the_output(output: Path) -> None:
+    driver, size = last_lines(Source(output, "driver"), -1)
+    assert driver == [b"step 1\n", b"step 2, raycluster: is not at the begin\n"]
+    assert size == len(OUTPUT)
+    assert len(last_lines(Source(output, "raycluster"), -1)[0]) == 5
+    assert last_lines(Source(output), 2)[0] == OUTPUT.splitlines(keepends=True)[-2:]
+    assert last_lines(Source(output), 0)[0] == []
+    assert len(last_lines(Source(output), 1000)[0]) == 7
+
+
+def test_following(tmp_path: Path) -> None:
+    one, two = tmp_path / "a", tmp_path / "b"
+    one.write_bytes(b"1\n2\n")
+    two.write_bytes(b"")
+    said: list[bytes] = []
+    steps = iter([(two, b"x\ny"), (two, b"z\n"), (one, b"3\n"), None])
+    over = False
+
+    def sleep(_: float) -> None:
+        nonlocal over
+        step = next(steps)
+        if step is None:
+            over = True
+            return
+        path, data = step
+        with path.open("ab") as file:
+            file.write(data)
+
+    show([Source(one), Source(two)], 1, follow=True, is_over=lambda: over, write=said.append, sleep=sleep)
+    text = b"".join(said).decode().replace(str(tmp_path), "")
+    assert text == "==> /a <==\n2\n\n==> /b <==\nx\nyz\n\n==> /a <==\n3\n"
+
+
+def test_where_the_output_is(tmp_path: Path, output: Path) -> None:
+    record = write_record(tmp_path, 2)
+    with pytest.raises(RayclusterError, match="neither the record nor Slurm"):
+        job_output(record, tmp_path, {"PATH": "/nowhere"})
+    head = record.read_head()
+    assert head is not None
+    record.write_head(dataclasses.replace(head, extra={**head.extra, "output": str(output)}))
+    assert job_output(record, tmp_path, {}) == output
+    output.unlink()
+    with pytest.raises(RayclusterError, match="not to be seen from here"):
+        job_output(record, tmp_path, {})
+    local = write_record(tmp_path, 2, key="local-1", cluster="local")
+    with pytest.raises(RayclusterError, match="terminal"):
+        job_output(local, tmp_path, {})
+
+
+def test_where_rays_logs_are(tmp_path: Path) -> None:
+    record = write_record(tmp_path / "state", 2)
+    old, new = (tmp_path / f"root/r/session_{name}/logs" for name in "ab")
+    for number, directory in enumerate((old, new)):
+        directory.mkdir(parents=True)
+        (directory / "raylet.out").write_text(str(number))
+    (tmp_path / "root/r/session_latest").symlink_to(new.parent)
+    word = dataclasses.replace(record.read_nodes()["n001"], node_root=str(tmp_path / "root"))
+    assert session_files(word, "raylet") == [new / "raylet.out"]
+    assert session_files(word, "gcs") == []
+    kept = record.log_dir("n002") / "raylet.err"
+    kept.write_text("x")
+    assert kept_files(find_record(tmp_path / "state", "4711", {}), "n002", "raylet") == [kept]
+
+
+# -- following a job
+
+
+def states(*given: JobState | None) -> object:
+    answers = list(given)
+
+    def ask(job: str, env: Mapping[str, str]) -> JobState | None:
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    return ask
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_followed_to_the_end(output: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    clock = Clock()
+    ask = states(
+        JobState("PENDING", "PartitionConfig"),
+        JobState("PENDING", "PartitionConfig"),
+        JobState("RUNNING", nodes="n[1-2]", output=str(output)),
+        JobState("FAILED", exit_code=7, output=str(output)),
+    )
+    assert follow("7", {}, ask=ask, clock=clock, sleep=clock.sleep) == 7  # type: ignore[arg-type]
+    out, err = capfdbinary.readouterr()
+    assert out == OUTPUT
+    assert err.count(b"will wait for ever") == 1
+    assert b"runs on n[1-2]" in err
+    assert b"failed, exit code 7" in err
+
+
+def test_a_job_that_slurm_forgot() -> None:
+    clock = Clock()
+    with pytest.raises(RayclusterError, match="for a minute"):
+        follow("7", {}, ask=states(None), clock=clock, sleep=clock.sleep)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [
+        (JobState("COMPLETED"), 0),
+        (JobState("FAILED", exit_code=3), 3),
+        (JobState("CANCELLED", signal=15), 143),
+        (JobState("TIMEOUT"), 143),
+        (JobState("NODE_FAIL"), 1),
+        (JobState("OUT_OF_MEMORY", signal=9), 137),
+    ],
+)
+def test_codes(state: JobState, code: int) -> None:
+    assert state.shell_code == code
+
+
+def test_scontrol() -> None:
+    text = (
+        "JobId=7 JobName=a b JobState=PENDING Reason=Priority Dependency=(null) Restarts=1 ExitCode=0:0 "
+        "NodeList=(null) Command=/x y/z.sh StdOut=/home/x y/a=b-7.out Power="
+    )
+    assert parse_job(text) == JobState("PENDING", "Priority", output="/home/x y/a=b-7.out", restarts=1)
+
+
+def test_reasons() -> None:
+    assert "for ever" in explain_reason("PartitionNodeLimit")
+    assert "used up" in explain_reason("QOSMaxCpuPerUserLimit")
+    assert explain_reason("Priority") == explain_reason("") == ""

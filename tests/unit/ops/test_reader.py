@@ -1,0 +1,231 @@
+"""From records written by hand to states: every state, with and without Slurm."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from raycluster_cli.model.errors import UsageError
+from raycluster_cli.model.record import ClusterUsage, EndReport, NodeReport, NodeUsage
+from raycluster_cli.model.status import ClusterPhase, NodePhase
+from raycluster_cli.ops.reader import find_record, natural, read_all, read_cluster, waiting_job
+from raycluster_cli.ops.status_json import cluster_json, list_json, prometheus_text
+from raycluster_cli.slurm.queue import Job
+from raycluster_cli.state.record import Record
+from tests.unit.records_by_hand import write_record
+
+RUNNING = {"4711": Job("4711", "4711", "RUNNING", end_time=time.time() + 100)}
+
+
+def phase(record: Record, jobs: dict[str, Job] | None = None, now: float | None = None) -> ClusterPhase:
+    return read_cluster(record, jobs, now=now).phase
+
+
+def test_running(tmp_path: Path) -> None:
+    status = read_cluster(write_record(tmp_path, 4, gpus=2))
+    assert status.phase is ClusterPhase.RUNNING
+    assert (status.ready_nodes, status.expected_nodes) == (4, 4)
+    assert [node.host for node in status.nodes] == ["n001", "n002", "n003", "n004"]
+    assert status.headline == "driver runs on 4 nodes"
+    assert status.time_left_s == pytest.approx(5400, abs=5)
+    assert status.pending_tasks == 12
+    use = status.nodes[1].usage
+    assert use is not None
+    assert (use.cpus_total, use.cpus_used, use.gpus_total, use.worker_processes) == (64, 37, 2, 37)
+
+
+def test_starting(tmp_path: Path) -> None:
+    status = read_cluster(write_record(tmp_path, 4, starting=2, silent=1, age_s=3))
+    assert status.phase is ClusterPhase.STARTING
+    assert status.headline == "1 of 4 nodes ready"
+    assert status.nodes[-1].phase is NodePhase.UNHEARD or status.nodes[-2].phase is NodePhase.UNHEARD
+
+
+def test_degraded_names_who_is_missing(tmp_path: Path) -> None:
+    status = read_cluster(write_record(tmp_path, 6, failed=1, silent=1))
+    assert status.phase is ClusterPhase.DEGRADED
+    assert status.headline == "goes on with 4 of 6 nodes; lost: n006; not come: n005"
+
+
+def test_a_node_that_the_gcs_does_not_know_is_lost(tmp_path: Path) -> None:
+    record = write_record(tmp_path, 3)
+    usage = record.read_usage()
+    assert usage is not None
+    nodes = {node_id: use for node_id, use in usage.nodes.items() if not node_id.endswith("2")}
+    record.write_usage(ClusterUsage(time.time(), nodes))
+    status = read_cluster(record)
+    assert [node.state for node in status.nodes] == ["ready", "ready", "lost"]
+    assert status.phase is ClusterPhase.DEGRADED
+
+
+def test_old_usage_says_nothing(tmp_path: Path) -> None:
+    record = write_record(tmp_path, 3)
+    record.write_usage(ClusterUsage(time.time() - 60, {}))
+    status = read_cluster(record)
+    assert status.phase is ClusterPhase.RUNNING
+    assert all(node.usage is None and node.alive is None for node in status.nodes)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "expected"),
+    [
+        (0, "driver", ClusterPhase.ENDED),
+        (7, "driver", ClusterPhase.FAILED),
+        (5, "worker-lost", ClusterPhase.FAILED),
+        (143, "stop", ClusterPhase.STOPPED),
+        (130, "signal", ClusterPhase.STOPPED),
+    ],
+)
+def test_how_it_ended(tmp_path: Path, code: int, reason: str, expected: ClusterPhase) -> None:
+    end = EndReport(time.time() - 5, code, reason, "n002", "the driver ended")
+    status = read_cluster(write_record(tmp_path, 3, end=end))
+    assert status.phase is expected
+    assert status.is_over
+    assert status.exit_code == code
+    assert status.time_left_s is None
+
+
+def test_ends_while_nodes_go(tmp_path: Path) -> None:
+    record = write_record(tmp_path, 3)
+    record.write_end(EndReport(time.time(), 0, "driver", "", "the driver ended with code 0"))
+    assert phase(record) is ClusterPhase.STOPPING
+    assert phase(record, now=time.time() + 100) is ClusterPhase.ENDED
+
+
+def test_asked_to_stop(tmp_path: Path) -> None:
+    record = write_record(tmp_path, 3)
+    record.request_stop(by="ada@login")
+    status = read_cluster(record)
+    assert status.phase is ClusterPhase.STOPPING
+    assert status.headline == "asked to end by ada@login"
+
+
+def test_lost_when_the_head_is_silent(tmp_path: Path) -> None:
+    record = write_record(tmp_path, 3)
+    old = time.time() - 600
+    os.utime(record.path / "head.claim.1", (old, old))
+    status = read_cluster(record)
+    assert status.phase is ClusterPhase.LOST
+    assert [node.state for node in status.nodes] == ["unknown"] * 3
+    assert "10 min" in status.headline
+
+
+def test_lost_when_slurm_has_ended_the_job(tmp_path: Path) -> None:
+    record = write_record(tmp_path, 3)
+    assert phase(record, {"4711": Job("4711", "4711", "CANCELLED")}) is ClusterPhase.LOST
+    assert phase(record, RUNNING) is ClusterPhase.RUNNING
+    assert phase(record, {}) is ClusterPhase.RUNNING  # unknown to Slurm, but its head is heard of
+    old = time.time() - 100
+    os.utime(record.path / "head.claim.1", (old, old))
+    assert phase(record, {}) is ClusterPhase.LOST
+    assert phase(record, None) is ClusterPhase.RUNNING
+
+
+def test_lost_when_the_process_is_gone(tmp_path: Path) -> None:
+    record = Record.create(tmp_path, "local", "local-1")
+    claim = record.take_lease(host="here", pid=os.getpid())
+    record.write_node(NodeReport("here", "head", "launched", updated=time.time()))
+    assert phase(record) is ClusterPhase.STARTING
+    path = record.path / "head.claim.1"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "create_time": claim.create_time + 1}))
+    assert phase(record) is ClusterPhase.LOST
+
+
+def test_half_written_files_are_not_there_yet(tmp_path: Path) -> None:
+    record = write_record(tmp_path, 3)
+    (record.path / "nodes" / "n002.json").write_text('{"host": "n0')
+    (record.path / "usage.json").write_text("")
+    (record.path / "events.log").write_text('{"t": 1.0, "te')
+    status = read_cluster(Record.open(record.path))
+    assert status.ready_nodes == 2
+    assert status.events == ()
+
+
+def test_waiting_job() -> None:
+    status = waiting_job(
+        Job("9", "9", "PENDING", reason="Priority", name="train", start_time=time.time() + 60)
+    )
+    assert status.phase is ClusterPhase.PENDING
+    assert status.headline.startswith("waiting in Slurm's queue (Priority); Slurm expects it to start at ")
+
+
+def test_which_record(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no cluster has left a record"):
+        find_record(tmp_path, "", {})
+    first = write_record(tmp_path, 2, key="1")
+    assert find_record(tmp_path, "", {}).path == first.path
+    write_record(tmp_path, 2, key="2")
+    with pytest.raises(UsageError, match="2 clusters run"):
+        find_record(tmp_path, "", {})
+    assert find_record(tmp_path, "", {"SLURM_JOB_ID": "1"}).path == first.path
+    first.write_end(EndReport(time.time(), 0))
+    assert find_record(tmp_path, "", {}).key == "2"
+
+
+def test_list_has_the_running_first(tmp_path: Path) -> None:
+    write_record(tmp_path, 2, key="1", end=EndReport(time.time() - 100, 0, "driver"))
+    write_record(tmp_path, 2, key="2")
+    write_record(tmp_path, 2, key="3", end=EndReport(time.time() - 50, 1, "driver"))
+    assert [status.job for status in read_all(tmp_path, None)] == ["2", "3", "1"]
+    assert [status.job for status in read_all(tmp_path, None, limit=1)] == ["2", "3"]
+
+
+def test_the_list_does_not_read_the_nodes_of_the_past(tmp_path: Path) -> None:
+    ended = write_record(tmp_path, 2, key="1", end=EndReport(time.time() - 100, 0, "driver"))
+    (ended.path / "nodes").rename(ended.path / "elsewhere")
+    (listed,) = read_all(tmp_path, None)
+    assert (listed.phase, listed.expected_nodes, listed.nodes) == (ClusterPhase.ENDED, 2, ())
+    assert listed.driver == ("python", "train.py", "--epochs", "20")
+
+
+def test_five_hundred_nodes_are_read_quickly(tmp_path: Path) -> None:
+    record = write_record(tmp_path, 500)
+    read_cluster(record)
+    began = time.process_time()
+    read_cluster(record)
+    assert time.process_time() - began < 0.5
+
+
+def test_json_holds_everything_and_its_schema(tmp_path: Path) -> None:
+    found = json.loads(json.dumps(cluster_json(read_cluster(write_record(tmp_path, 3, gpus=1)), timing=True)))
+    assert found["schema"] == 1
+    assert found["state"] == "running"
+    assert (found["nodes_ready"], found["nodes_expected"]) == (3, 3)
+    assert found["nodes"][0]["usage"]["cpus_total"] == 64
+    assert found["nodes"][1]["phases"]["joined"] > found["started"]
+    assert json.loads(json.dumps(list_json([])))["clusters"] == []
+
+
+def test_json_page_names_every_field(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "json.md").read_text()
+    found = cluster_json(read_cluster(write_record(tmp_path, 3)), timing=True)
+    node = found["nodes"][0]
+    names = [*found, *node, *node["usage"]]
+    assert [name for name in names if f"`{name}`" not in page] == []
+
+
+def test_prometheus(tmp_path: Path) -> None:
+    text = prometheus_text(read_cluster(write_record(tmp_path, 2, name='a"b'.replace('"', "-"))))
+    assert 'raycluster_state{job="4711",name="a-b",slurm_cluster="bed",state="running"} 1\n' in text
+    assert (
+        'raycluster_node_cpus_used{job="4711",name="a-b",slurm_cluster="bed",node="n002",role="worker"} 37'
+        in text
+    )
+    assert all(line.startswith(("#", "raycluster_")) for line in text.splitlines())
+
+
+def test_usage_files_of_nodes(tmp_path: Path) -> None:
+    record = write_record(tmp_path, 2)
+    record.write_node_usage("n002", NodeUsage(time.time() - 1000, 9, 1, 2))
+    use = read_cluster(record).nodes[1].usage
+    assert use is not None
+    assert use.worker_processes is None
+    assert use.cpus_total == 64
+
+
+def test_natural_order() -> None:
+    assert sorted(["gpu10", "gpu9", "a2b10", "a2b9"], key=natural) == ["a2b9", "a2b10", "gpu9", "gpu10"]

@@ -1,0 +1,167 @@
+"""Stop: asks, waits, forces, clears; with records by hand and a Slurm that is a few functions."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycluster_cli.model.record import EndReport, HeadInfo
+from raycluster_cli.model.status import ClusterPhase, NodePhase
+from raycluster_cli.ops.reader import read_cluster
+from raycluster_cli.ops.stop import Outcome, Surroundings, running_clusters, stop_cluster
+from raycluster_cli.slurm.queue import Job
+from raycluster_cli.state.record import Record
+from raycluster_cli.system.proctree import identify
+from tests.unit.records_by_hand import write_record
+
+
+class World:
+    """A clock that runs when somebody sleeps, a Slurm, and what was said."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.said: list[str] = []
+        self.cancelled: list[str] = []
+        self.jobs: dict[str, Job] | None = {}
+        self.then: list[tuple[float, Any]] = []
+        self.around = Surroundings(
+            {"PATH": "/nonexistent"},
+            say=self.said.append,
+            query=lambda: self.jobs,
+            cancel=self.cancel,
+            clock=lambda: self.now,
+            sleep=self.sleep,
+        )
+
+    def cancel(self, job: str, _: object, *, step: str | None = None, extra: tuple[str, ...] = ()) -> None:
+        self.cancelled.append(" ".join([*extra, f"{job}.{step}" if step else job]))
+        if not extra:
+            self.jobs = {}
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        for due in [each for each in self.then if each[0] <= self.now]:
+            self.then.remove(due)
+            due[1]()
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def end(record: Record) -> None:
+    """As a head that has been asked ends."""
+    assert record.stop_requested() is not None
+    head = record.read_node("n001")
+    assert head is not None
+    now = time.time()
+    record.write_end(EndReport(now, 143, "stop", "", "stopped by `raycluster stop`"))
+    record.write_node(dataclasses.replace(head, phase=NodePhase.GONE.value, updated=now))
+
+
+def test_in_order(tmp_path: Path, world: World) -> None:
+    record = write_record(tmp_path, 3)
+    world.then = [(3.0, lambda: end(record))]
+    assert stop_cluster(record, world.around) is Outcome.ENDED
+    assert world.cancelled == []
+    assert world.said[0].startswith("4711 ended after 3")
+
+
+def test_twice_is_no_error(tmp_path: Path, world: World) -> None:
+    record = write_record(tmp_path, 3, end=EndReport(time.time() - 60, 0, "driver"))
+    assert stop_cluster(record, world.around) is Outcome.OVER
+    assert record.stop_requested() is None
+
+
+@pytest.mark.parametrize("step", ["0", None])
+def test_no_answer_means_scancel(tmp_path: Path, world: World, step: str | None) -> None:
+    record = write_record(tmp_path, 3)
+    head = record.read_head()
+    assert head is not None
+    record.write_head(dataclasses.replace(head, extra={**head.extra, "step": step}))
+    world.jobs = {"4711": Job("4711", "4711", "RUNNING")}
+    assert stop_cluster(record, world.around, deadline_s=10) is Outcome.FORCED
+    assert world.cancelled == (["--signal=TERM 4711.0", "4711.0"] if step else ["4711"])
+    ended = record.read_end()
+    assert ended is not None
+    assert read_cluster(record).is_over
+
+
+def test_no_answer_and_no_slurm(tmp_path: Path, world: World) -> None:
+    world.jobs = None
+    assert stop_cluster(write_record(tmp_path, 3), world.around, deadline_s=5) is Outcome.FAILED
+    assert "nothing more can be done from here" in world.said[-1]
+
+
+def test_slurm_has_ended_it_meanwhile(tmp_path: Path, world: World) -> None:
+    record = write_record(tmp_path, 3)
+    world.jobs = {"4711": Job("4711", "4711", "RUNNING")}
+    world.then = [(4.0, lambda: setattr(world, "jobs", {}))]
+    assert stop_cluster(record, world.around, deadline_s=5) is Outcome.CLEARED
+    assert world.cancelled == []
+    assert read_cluster(record).is_over
+
+
+def test_a_lost_cluster_is_cleared(tmp_path: Path, world: World) -> None:
+    record = write_record(tmp_path, 3)
+    old = time.time() - 600
+    os.utime(record.path / "head.claim.1", (old, old))
+    world.jobs = {"4711": Job("4711", "4711", "RUNNING")}
+    assert stop_cluster(record, world.around) is Outcome.CLEARED
+    assert world.cancelled == ["4711"]
+    assert read_cluster(record).phase is ClusterPhase.FAILED
+
+
+@pytest.fixture
+def stubborn(tmp_path: Path) -> Iterator[tuple[Record, subprocess.Popen[bytes]]]:
+    """A head on this machine that answers neither the record nor SIGTERM."""
+    code = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    record = Record.create(tmp_path, "local", "local-7")
+    me = identify(process.pid)
+    assert me is not None
+    record.take_lease(host="here", pid=process.pid)
+    record.write_head(
+        HeadInfo("here", "127.0.0.1", 1, started=time.time(), pid=process.pid, create_time=me.start_ticks)
+    )
+    yield record, process
+    process.kill()
+    process.wait()
+
+
+def test_a_stubborn_head_here_is_killed(
+    stubborn: tuple[Record, subprocess.Popen[bytes]], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, process = stubborn
+    monkeypatch.setattr("raycluster_cli.ops.stop.sweep_here", lambda *_: [])
+    real = world.around.sleep
+
+    def sleep(seconds: float) -> None:
+        time.sleep(0.01)
+        process.poll()  # reaps it
+        real(seconds)
+
+    world.around.sleep = sleep
+    assert stop_cluster(record, world.around, deadline_s=1) is Outcome.FORCED
+    assert process.wait(5) == -signal.SIGKILL
+
+
+def test_running_clusters(tmp_path: Path) -> None:
+    write_record(tmp_path, 2, key="1", end=EndReport(time.time(), 0, "driver"))
+    write_record(tmp_path, 2, key="2")
+    lost = write_record(tmp_path, 2, key="3")
+    os.utime(lost.path / "head.claim.1", (1, 1))
+    found = {record.key: status.phase for record, status in running_clusters(tmp_path, None)}
+    assert found == {"2": ClusterPhase.RUNNING, "3": ClusterPhase.LOST}

@@ -1,0 +1,218 @@
+"""The batch script that `raycluster submit` makes, run by a real bash with stand-ins for srun and sbatch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raycluster_cli.model.errors import RayclusterError, UsageError
+from raycluster_cli.ops.submit import (
+    Words,
+    container_words,
+    default_template,
+    environment_for_sbatch,
+    environment_lines,
+    has_option,
+    make_script,
+    sbatch_lines,
+    split_words,
+    submit,
+)
+from raycluster_cli.rayproc.boot import raycluster_command
+
+ODD = (
+    "plain",
+    "two words",
+    "  ",
+    "",
+    "it's",
+    'say "hi"',
+    "$HOME ${PATH} $(id) `id`",
+    "line\nbreak\n",
+    "back\\slash \\n",
+    "@DRIVER@ @SBATCH@ @MARKS@",
+    "* ? [a] {b,c} ~ ! # & ; | < >",
+    "-N",
+    "--dry-run",
+    "tab\there",
+    "ünïcode ✓",
+)
+
+
+def script(*driver: str, sbatch: tuple[str, ...] = (), **more: object) -> str:
+    words = Words((), sbatch, driver)
+    return make_script(words, **{"options": (), "env": {}, "python": "/env/bin/python", **more})  # type: ignore[arg-type]
+
+
+def run(tmp_path: Path, text: str) -> tuple[list[str], dict[str, str]]:
+    """The words that the script gives to srun, and the environment."""
+    srun = tmp_path / "srun"
+    srun.write_text(f'#!/bin/bash\nprintf "%s\\0" "$@" >{tmp_path}/words\nenv -0 >{tmp_path}/env\n')
+    srun.chmod(0o755)
+    file = tmp_path / "job.sbatch"
+    file.write_text(text)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_NUM_NODES": "4", "HOME": "/home/x"}
+    subprocess.run(["bash", "-eu", str(file)], env=env, check=True, timeout=10)
+    words = (tmp_path / "words").read_bytes().decode().split("\0")[:-1]
+    pairs = (tmp_path / "env").read_bytes().decode().split("\0")[:-1]
+    return words, dict(pair.split("=", 1) for pair in pairs)
+
+
+def test_the_drivers_words_survive(tmp_path: Path) -> None:
+    words, _ = run(tmp_path, script("python", *ODD))
+    assert tuple(words[words.index("--") + 1 :]) == ("python", *ODD)
+
+
+def test_options_of_the_cluster_survive(tmp_path: Path) -> None:
+    options = ('--resources={"a b": 1}', "--labels=zone=it's", "--dashboard")
+    words, _ = run(tmp_path, script("x", options=options))
+    here = words.index("run") + 1
+    assert tuple(words[here : here + 3]) == options
+
+
+def test_whole_command(tmp_path: Path) -> None:
+    words, env = run(tmp_path, script("python", "a.py"))
+    assert words == [
+        *("--nodes=4", "--ntasks=4", "--ntasks-per-node=1", "--cpu-bind=none", "--mem=0"),
+        *("--kill-on-bad-exit=0", "--wait=60", *raycluster_command(python="/env/bin/python"), "run"),
+        *("--", "python", "a.py"),
+    ]
+    assert env["PATH"].startswith("/env/bin:")
+
+
+def test_this_very_raycluster() -> None:
+    assert f"{Path(sys.executable).with_name('raycluster')} run" in script("x", python=sys.executable)
+
+
+@pytest.mark.parametrize(
+    ("options", "wait"),
+    [
+        ((), "60"),
+        (("--on-worker-loss=fail",), "60"),
+        (("--on-worker-loss=continue",), "0"),
+        (("--on-worker-loss=wait:60",), "0"),
+        (("--min-workers=2",), "0"),
+    ],
+)
+def test_wait(tmp_path: Path, options: tuple[str, ...], wait: str) -> None:
+    words, _ = run(tmp_path, script("x", options=options))
+    assert f"--wait={wait}" in words
+
+
+def test_environment(tmp_path: Path) -> None:
+    env = {"VIRTUAL_ENV": "/my venv", "CONDA_PREFIX": "/opt/co'nda", "LOADEDMODULES": "gcc/12:cuda/12.4"}
+    text = script("x", env=env)
+    assert "module load gcc/12 cuda/12.4" in text
+    _, found = run(tmp_path, text)
+    assert (found["VIRTUAL_ENV"], found["CONDA_PREFIX"]) == ("/my venv", "/opt/co'nda")
+    assert environment_lines({}, "/a b/python") == ["export PATH='/a b':\"$PATH\""]
+
+
+def test_containers(tmp_path: Path) -> None:
+    words, _ = run(tmp_path, script("x", container="my image.sif", sbatch=("--gpus-per-node=2",)))
+    here = words.index("apptainer")
+    assert words[here : here + 6] == ["apptainer", "exec", "--nv", "my image.sif", "raycluster", "run"]
+    assert container_words("registry/image:1", gpus=False).startswith("--container-image=registry/image:1 ")
+
+
+def test_splitting() -> None:
+    words = split_words(
+        [
+            "-N4",
+            "--time",
+            "1:00",
+            "--follow",
+            "--timeout",
+            "9",
+            "--exclusive",
+            "--gres=gpu:2",
+            "--",
+            "a",
+            "-N",
+        ],
+        {"--follow"},
+        {"--timeout"},
+    )
+    assert words.own == ("--follow", "--timeout", "9")
+    assert words.sbatch == ("-N4", "--time=1:00", "--exclusive", "--gres=gpu:2")
+    assert words.driver == ("a", "-N")
+    assert split_words(["--comment", "two words"], (), ()).sbatch == ("--comment='two words'",)
+    assert split_words(["--comment", "a\\b"], (), ()).sbatch == (r"--comment='a\\b'",)
+    with pytest.raises(UsageError, match="before `--`"):
+        split_words(["train.py"], (), ())
+
+
+def test_sbatch_lines() -> None:
+    assert sbatch_lines(["-N 2"], ["python", "-u", "train.py"]) == [
+        "#SBATCH --job-name=train",
+        "#SBATCH -N 2",
+        "#SBATCH --ntasks-per-node=1",
+        "#SBATCH --output=%x-%j.out",
+    ]
+    given = ["-Jmine", "-n 4", "-o x.out"]
+    assert sbatch_lines(given, ["a"]) == ["#SBATCH -Jmine", "#SBATCH -n 4", "#SBATCH -o x.out"]
+    with pytest.raises(UsageError, match="line break"):
+        sbatch_lines(["--comment='a\nb'"], ["a"])
+    assert not has_option(["--nodes=3"], "-n", "--ntasks")
+
+
+def test_own_template() -> None:
+    text = script("a", "b c", template="#!/bin/bash\n@SBATCH@\nsrun raycluster run -- @DRIVER@\n")
+    assert text.endswith("srun raycluster run -- a 'b c'\n")
+    with pytest.raises(UsageError, match="@DRIVER@"):
+        script("a", template="@SBATCH@")
+    assert default_template().startswith("#!/bin/bash\n")
+
+
+def test_nothing_of_a_surrounding_job() -> None:
+    outside = {"PATH": "/bin", "SLURM_CONF": "/etc/slurm.conf", "SBATCH_ACCOUNT": "me", "HOME": "/h"}
+    inside = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_ID": "0",
+        "SLURM_PROCID": "3",
+        "SLURM_CPUS_PER_TASK": "8",
+        "SLURMD_NODENAME": "n1",
+        "PMI_RANK": "3",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "RAYCLUSTER_NODE_ROOT": "/tmp/rc-1-a",
+        "RAY_ADDRESS": "10.0.0.1:1",
+    }
+    assert environment_for_sbatch({**outside, **inside}) == outside
+    mine = {**outside, "CUDA_VISIBLE_DEVICES": "0", "RAYCLUSTER_TIMEOUT": "9"}
+    assert environment_for_sbatch(mine) == mine
+
+
+def sbatch(tmp_path: Path, text: str) -> dict[str, str]:
+    path = tmp_path / "sbatch"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+
+
+def test_submitting(tmp_path: Path) -> None:
+    env = sbatch(tmp_path, f'cat >{tmp_path}/script; echo "welcome to the site"; echo "12;cluster"')
+    assert submit("#!/bin/sh\n", env) == "12"
+    assert (tmp_path / "script").read_text() == "#!/bin/sh\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("invalid partition specified: x", "sinfo -s"),
+        ("Batch job submission failed: Requested node configuration is not available", "sinfo -N -l"),
+        ("unrecognized option '--tmie=3'", "no option of raycluster"),
+    ],
+)
+def test_refusals(tmp_path: Path, said: str, hint: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        submit("x", sbatch(tmp_path, f'echo "sbatch: error: {said}" >&2; exit 1'))
+    assert said in refused.value.message
+    assert hint in refused.value.hint
+
+
+def test_no_sbatch(tmp_path: Path) -> None:
+    with pytest.raises(RayclusterError, match="no sbatch"):
+        submit("x", {"PATH": str(tmp_path)})

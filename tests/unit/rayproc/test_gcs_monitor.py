@@ -1,0 +1,118 @@
+"""The watch over a GCS, with a stand-in server that answers, falls silent or goes away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from raycluster_cli.rayproc import gcs_monitor as vigil
+from raycluster_cli.rayproc.gcs_monitor import Loss, gcs_lost
+from raycluster_cli.rayproc.health import frame
+
+SERVING = b"\x00\x00\x00\x00\x02\x08\x01"
+
+
+class Gcs:
+    """Speaks as much HTTP/2 as a health check needs."""
+
+    def __init__(self) -> None:
+        self.answers = True
+        self.checks = 0
+        self._open: list[asyncio.StreamWriter] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.append(writer)
+        try:
+            await reader.readexactly(24)
+            writer.write(frame(4, 0, 0))
+            while True:
+                head = await reader.readexactly(9)
+                await reader.readexactly(int.from_bytes(head[:3], "big"))
+                if head[3] == 0:
+                    self.checks += 1
+                    if self.answers:
+                        stream = int.from_bytes(head[5:9], "big")
+                        writer.write(frame(1, 4, stream, b"\x88") + frame(0, 0, stream, SERVING))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+
+    def hang_up(self) -> None:
+        for writer in self._open:
+            writer.close()
+
+
+@asynccontextmanager
+async def running(gcs: Gcs, port: int = 0) -> AsyncIterator[int]:
+    server = await asyncio.start_server(gcs.serve, "127.0.0.1", port)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        gcs.hang_up()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vigil, "CHECK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(vigil, "RETRY_S", 0.02)
+
+
+def test_a_gcs_that_ends_is_known_at_once() -> None:
+    async def scene() -> Loss:
+        gcs = Gcs()
+        async with running(gcs) as port:
+            watch = asyncio.ensure_future(gcs_lost("127.0.0.1", port, interval_s=60))
+            while not gcs.checks:
+                await asyncio.sleep(0.01)
+        return await asyncio.wait_for(watch, 5)
+
+    assert not asyncio.run(scene()).silent
+
+
+def test_one_missed_check_is_nothing_and_two_are_the_end() -> None:
+    async def scene() -> Loss:
+        gcs = Gcs()
+        async with running(gcs) as port:
+            watch = asyncio.ensure_future(gcs_lost("127.0.0.1", port, interval_s=0.05))
+            while gcs.checks < 3:
+                await asyncio.sleep(0.01)
+            gcs.answers = False
+            before = gcs.checks
+            while gcs.checks == before:
+                await asyncio.sleep(0.01)
+            gcs.answers = True  # the check under way stays unanswered
+            await asyncio.sleep(0.5)
+            assert not watch.done()
+            gcs.answers = False
+            return await asyncio.wait_for(watch, 5)
+
+    loss = asyncio.run(scene())
+    assert loss.silent
+    assert "2 checks" in loss.why
+
+
+def test_patience_with_a_gcs_that_comes_back() -> None:
+    told: list[str] = []
+
+    async def scene() -> None:
+        gcs = Gcs()
+        async with running(gcs) as port:
+            watch = asyncio.ensure_future(
+                gcs_lost("127.0.0.1", port, interval_s=0.05, patience_s=30, on_change=told.append)
+            )
+            while not gcs.checks:
+                await asyncio.sleep(0.01)
+        while not told:
+            await asyncio.sleep(0.01)
+        async with running(Gcs(), port):
+            while len(told) < 2:
+                await asyncio.sleep(0.01)
+        assert not watch.done()
+        watch.cancel()
+
+    asyncio.run(asyncio.wait_for(scene(), 20))
+    assert told[0]
+    assert told[1] == ""

@@ -1,0 +1,464 @@
+"""Slurm's text: hostlists against scontrol's own answers, counts, allocations of recorded environments."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycluster_cli.model.errors import UsageError
+from raycluster_cli.slurm import allocation as slurm
+from raycluster_cli.slurm.allocation import (
+    Allocation,
+    format_hostlist,
+    parse_counts,
+    parse_gpu_count,
+    parse_hostlist,
+    parse_memory_mib,
+)
+
+DATA = Path(__file__).parents[2] / "data"
+HOSTLISTS = json.loads((DATA / "hostlists.json").read_text())
+RECORDED = sorted(path.relative_to(DATA / "slurm-env") for path in (DATA / "slurm-env").glob("*/*.env"))
+
+
+def environment(name: str) -> dict[str, str]:
+    """A recorded environment, such as 22.05/het.task1."""
+    lines = (DATA / "slurm-env" / f"{name}.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def allocation(name: str, **changes: str | None) -> Allocation:
+    """The allocation of a recorded environment, with variables changed or (None) taken out."""
+    env: dict[str, str | None] = {**environment(name), **changes}
+    read = Allocation.from_environ({key: value for key, value in env.items() if value is not None})
+    assert read is not None
+    return read
+
+
+def test_docstring_examples() -> None:
+    assert doctest.testmod(slurm).failed == 0
+
+
+# --- hostlists -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "hosts"), HOSTLISTS["agree"])
+def test_hostlist_agrees_with_scontrol(text: str, hosts: list[str]) -> None:
+    assert parse_hostlist(text) == hosts
+
+
+@pytest.mark.parametrize(("text", "hosts"), HOSTLISTS["refused_by_scontrol_read_here"])
+def test_hostlist_with_suffix(text: str, hosts: list[str]) -> None:
+    assert parse_hostlist(text) == hosts
+
+
+@pytest.mark.parametrize(
+    "text",
+    [*HOSTLISTS["refused_by_both"], *(text for text, _ in HOSTLISTS["guessed_by_scontrol_refused_here"])],
+)
+def test_malformed_hostlist_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_hostlist(text, source="SLURM_JOB_NODELIST")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("SLURM_JOB_NODELIST cannot be read: found ")
+    assert "needed a Slurm host list such as" in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a[1-65536],b", "a[1-300]b[1-300]", "a[0-99]b[0-99]c[0-99]d[0-99]e[0-99]", "n[1-999999999999999999]"],
+)
+def test_huge_hostlist_is_refused_at_once(text: str) -> None:
+    with pytest.raises(UsageError, match="more than 65536 hosts"):
+        parse_hostlist(text)
+
+
+def test_largest_hostlist_is_read() -> None:
+    assert len(parse_hostlist("n[00000-65535]")) == 65536
+
+
+def test_long_malformed_text_is_cut_in_the_message() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_hostlist("n[" + "1," * 5000)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("hosts", "text"),
+    [
+        (["n1"], "n1"),
+        (["n1", "n2", "n3", "n7", "login"], "n[1-3,7],login"),
+        (["n08", "n09", "n10"], "n[08-10]"),
+        (["n8", "n9", "n10"], "n[8-10]"),
+        (["n8", "n09", "n10"], "n[8,09-10]"),
+        (["n3", "n2", "n1"], "n[3,2,1]"),
+        (["a1", "b1", "a2"], "a1,b1,a2"),
+        (["g1.example.org", "g2.example.org"], "g[1-2].example.org"),
+        (["gpu-a", "gpu-b"], "gpu-a,gpu-b"),
+        (["r1n1", "r1n2", "r2n1"], "r1n[1-2],r2n1"),
+        ([], ""),
+    ],
+)
+def test_format_hostlist(hosts: list[str], text: str) -> None:
+    assert format_hostlist(hosts) == text
+
+
+@pytest.mark.parametrize("text", [text for text, _ in HOSTLISTS["agree"]])
+def test_formatted_hostlist_reads_back(text: str) -> None:
+    hosts = parse_hostlist(text)
+    assert parse_hostlist(format_hostlist(hosts)) == hosts
+
+
+# --- counts, memory, GPUs --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [
+        ("1", [1]),
+        ("72(x2),36", [72, 72, 36]),
+        ("1,2(x2)", [1, 2, 2]),
+        ("0(x3)", [0, 0, 0]),
+        (" 4 ", [4]),
+        ("2(x1)", [2]),
+    ],
+)
+def test_counts(text: str, counts: list[int]) -> None:
+    assert parse_counts(text) == counts
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "x",
+        "72(x)",
+        "72(x2",
+        "72x2",
+        "72(2)",
+        "-1",
+        "1.5",
+        "4(x0)",
+        "1,,2",
+        "1,",
+        "1(x99999999)",
+        "٣",
+    ],
+)
+def test_malformed_counts(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^SLURM_TASKS_PER_NODE cannot be read: found .*needed counts"):
+        parse_counts(text, source="SLURM_TASKS_PER_NODE")
+
+
+@pytest.mark.parametrize(
+    ("text", "mib"),
+    [("4000", 4000), ("4000M", 4000), ("4g", 4096), ("1T", 1024**2), ("2048K", 2), ("1K", 1), ("0", 0)],
+)
+def test_memory(text: str, mib: int) -> None:
+    assert parse_memory_mib(text) == mib
+
+
+@pytest.mark.parametrize("text", ["", "lots", "4GiB", "-1", "1.5G", "4 000", "G"])
+def test_malformed_memory(text: str) -> None:
+    with pytest.raises(UsageError, match=r"SLURM_MEM_PER_NODE cannot be read: found .* needed MiB"):
+        parse_memory_mib(text, source="SLURM_MEM_PER_NODE")
+
+
+@pytest.mark.parametrize(
+    ("text", "gpus"),
+    [
+        ("2", 2),
+        ("0", 0),
+        ("a100:4", 4),
+        ("a100:2,v100:1", 3),
+        ("gpu:2", 2),
+        ("gpu", 1),
+        ("gpu:a100", 1),
+        ("gpu:a100:4", 4),
+        ("gpu:2080ti:4", 4),
+        ("1g.5gb:7", 7),
+        ("gpu:a100:4(S:0-1)", 4),
+        ("gpu:a100:2(IDX:0,2),gpu:v100:1(IDX:3)", 3),
+        ("gpu:2,gpu:v100:1", 3),
+        ("nvme:1,gpu:2", 2),
+        ("gres:gpu:2", 2),
+        ("gres/gpu:v100:2", 2),
+        ("cpu=4,mem=8G,gres/gpu=2", 2),
+        ("gres/gpu:a100=2,gres/gpu=2", 2),
+        ("gres/gpu:a100=2,gres/gpu:v100=1", 3),
+        ("cpu=1,gres:gpu:2", 2),
+        ("cpu=1,gres:gpu:a100:2", 2),
+        ("cpu=1", 0),
+        ("(null)", 0),
+    ],
+)
+def test_gpu_count(text: str, gpus: int) -> None:
+    assert parse_gpu_count(text) == gpus
+
+
+@pytest.mark.parametrize(
+    "text", ["", "two", "a100:", ":4", "a100:x", "gpu:a100:4:5", "gres/gpu=x", "-1", "gpu:"]
+)
+def test_malformed_gpu_count(text: str) -> None:
+    with pytest.raises(
+        UsageError, match=r"SLURM_GPUS_ON_NODE cannot be read: found .* needed a number of GPUs"
+    ):
+        parse_gpu_count(text, source="SLURM_GPUS_ON_NODE")
+
+
+# --- the allocation, all recorded shapes -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=str)
+def test_every_recorded_environment_tells_where_it_is(path: Path) -> None:
+    name = str(path).removesuffix(".env")
+    read = allocation(name)
+    rank = re.search(r"\.task(\d+)$", name)
+    assert read.in_task == bool(rank)
+    assert read.procid == (int(rank[1]) if rank else None)
+    assert (read.localid is not None, read.nodeid is not None) == (bool(rank), bool(rank))
+    assert read.is_batch == name.endswith(".batch")
+    assert read.key == read.job_id + (".r2" if "requeued" in name else "")
+    assert read.head_node in read.job_nodes
+    assert read.cluster_name == "bed"
+    if read.in_task:
+        assert read.step_nodes is not None and read.step_tasks is not None and read.nodeid is not None
+        assert read.node_name == read.step_nodes[read.nodeid]
+        assert sum(read.tasks_per_node) == read.step_tasks
+        assert read.tasks_here == read.tasks_per_node[read.nodeid]
+
+
+VERSIONS = ("22.05", "24.11")
+SHAPES: list[tuple[str, dict[str, Any]]] = [
+    (
+        "three-nodes.batch",
+        {"job_nodes": ("n1", "n2", "n3"), "step_nodes": None, "cpus_on_node": 2, "mem_per_node_mib": 4000}
+        | {"job_cpus_per_node": (2, 2, 2), "head_node": "n1", "node_name": "n1", "tasks_per_node": (1, 1, 1)},
+    ),
+    (
+        "three-nodes.task2",
+        {"step_id": "0", "step_nodes": ("n1", "n2", "n3"), "nodeid": 2, "localid": 0, "node_name": "n3"}
+        | {"head_node": "n1", "cpus_per_task": 2, "launch_node_ip": "10.77.0.1", "topology_addr": "n3"},
+    ),
+    (
+        # NODEID counts from the step's first node, which is the job's second.
+        "workers-step.task0",
+        {"job_nodes": ("n1", "n2", "n3"), "step_nodes": ("n2", "n3"), "nodeid": 0, "node_name": "n2"}
+        | {"head_node": "n2", "first_job_node": "n1", "mem_per_node_mib": None},
+    ),
+    (
+        "two-tasks-a-node.task3",
+        {"procid": 3, "localid": 1, "nodeid": 1, "is_first_task_on_node": False, "tasks_here": 2}
+        | {"step_tasks": 4, "cpus_on_node": 2, "cpus_per_task": 1},
+    ),
+    ("two-tasks-a-node.task2", {"localid": 0, "is_first_task_on_node": True}),
+    (
+        "gpus-gres.task1",
+        {"gpus_on_node": 2, "gpus_per_task": None, "mem_per_cpu_mib": 1500, "mem_per_node_mib": None},
+    ),
+    ("gpus-per-task.task1", {"gpus_on_node": 1, "gpus_per_task": 1}),
+    ("array.task0", {"array_job_id": "6", "array_task_id": "0", "job_id": "7", "key": "7"}),
+    (
+        # The plain variables are the first component's on every node.
+        "het.task1",
+        {"het_size": 2, "het_component": 1, "mem_per_node_mib": 2000, "cpus_per_task": 2, "gpus_on_node": 1}
+        | {"job_cpus_per_node": (1, 2, 2), "job_cpus_here": 2, "job_id": "8", "head_node": "n1"},
+    ),
+    ("het.task0", {"het_component": 0, "mem_per_node_mib": 1000, "cpus_per_task": 1, "gpus_on_node": None}),
+    (
+        # The batch script's own nodes are the first component's; the job has three.
+        "het.batch",
+        {"job_nodes": ("n1", "n2", "n3"), "het_component": 0, "head_node": "n1", "mem_per_node_mib": 1000},
+    ),
+    (
+        "salloc.shell",
+        {"node_name": None, "in_task": False, "is_batch": False, "job_nodes": ("n1", "n2"), "procid": None}
+        | {"cpus_on_node": None, "job_cpus_here": None, "head_node": "n1", "is_first_task_on_node": True},
+    ),
+]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(("shape", "expected"), SHAPES, ids=[shape for shape, _ in SHAPES])
+def test_shapes_of_job(version: str, shape: str, expected: dict[str, Any]) -> None:
+    read = allocation(f"{version}/{shape}")
+    if shape == "array.task0" and version == "24.11":
+        expected = {**expected, "job_id": read.job_id, "key": read.job_id}
+    assert {name: getattr(read, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("20.11/gpus-gres.task1", {"gpus_on_node": None, "end_time": None}),
+        ("20.11/het.task1", {"het_component": 1, "mem_per_node_mib": 2000}),
+        ("22.05/three-nodes.task1", {"end_time": None, "restart_count": 0}),
+        ("23.11/three-nodes.task1", {"end_time": 1795405510.0}),
+        ("23.11/gpus-per-task.task1", {"gpus_per_task": 1}),
+        ("23.11/requeued.task1", {"restart_count": 2, "key": "1.r2", "job_id": "1"}),
+        ("23.11/four-tasks-four-gpus.task0", {"gpus_on_node": 4, "gpus_per_task": 1, "tasks_here": 4}),
+        ("24.11/gpus-per-task.task1", {"gpus_per_task": 1}),
+        ("25.05/three-nodes.task1", {"topology_addr_pattern": "switch.switch.node"}),
+        (
+            "25.05/interactive-step.shell",
+            {
+                "in_task": False,
+                "is_batch": False,
+                "is_interactive_step": True,
+                "node_name": "n1",
+                "procid": None,
+            },
+        ),
+        ("25.05/container.task1", {"node_name": "n2", "nodeid": 1, "job_cpus_here": 2}),
+        (
+            "25.05/uneven.task2",
+            {"job_cpus_here": 64, "cpus_on_node": 64, "mem_per_gpu_mib": 16000, "head_node": "n1"},
+        ),
+    ],
+)
+def test_versions_of_slurm(name: str, expected: dict[str, Any]) -> None:
+    read = allocation(name)
+    assert {field: getattr(read, field) for field in expected} == expected
+
+
+# --- the allocation, what may be missing or wrong --------------------------------------------------
+
+TASK = "22.05/three-nodes.task1"
+
+
+def test_outside_of_slurm_there_is_none() -> None:
+    assert Allocation.from_environ({}) is None
+    assert Allocation.from_environ({"SLURM_JOB_ID": " ", "SLURM_CONF": "/etc/slurm/slurm.conf"}) is None
+
+
+@pytest.mark.parametrize("name", ["SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"])
+@pytest.mark.parametrize("value", [None, "", " "])
+def test_a_missing_rank_is_never_taken_as_0(name: str, value: str | None) -> None:
+    with pytest.raises(UsageError, match=f"{name} is missing in a task"):
+        allocation(TASK, **{name: value})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SLURM_PROCID",
+        "SLURM_LOCALID",
+        "SLURM_NODEID",
+        "SLURM_CPUS_ON_NODE",
+        "SLURM_CPUS_PER_TASK",
+        "SLURM_STEP_NUM_TASKS",
+        "SLURM_STEP_TASKS_PER_NODE",
+        "SLURM_JOB_CPUS_PER_NODE",
+        "SLURM_MEM_PER_NODE",
+        "SLURM_MEM_PER_CPU",
+        "SLURM_MEM_PER_GPU",
+        "SLURM_GPUS_ON_NODE",
+        "SLURM_GPUS_PER_TASK",
+        "SLURM_RESTART_COUNT",
+        "SLURM_HET_SIZE",
+        "SLURM_JOB_END_TIME",
+    ],
+)
+@pytest.mark.parametrize("value", ["abc", "1e3", "-1", "two\nlines", "9" * 400])
+def test_an_unreadable_number_is_one_line_that_names_the_variable(name: str, value: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        allocation(TASK, **{name: value})
+    message = str(caught.value)
+    assert message.startswith(f"{name} cannot be read: found ")
+    assert "needed" in message
+    assert "\n" not in message and len(message) < 400
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["SLURM_JOB_NODELIST", "SLURM_STEP_NODELIST"])
+def test_an_unreadable_node_list_names_the_variable(name: str) -> None:
+    with pytest.raises(UsageError, match=f"^{name} cannot be read: found 'n\\[1-' "):
+        allocation(TASK, **{name: "n[1-"})
+
+
+@pytest.mark.parametrize("value", ["../../etc", "12;rm", "1_2", "x"])
+def test_a_job_id_is_a_number(value: str) -> None:
+    with pytest.raises(UsageError, match="SLURM_JOB_ID cannot be read"):
+        allocation(TASK, SLURM_JOB_ID=value)
+
+
+def test_step_variables_left_from_another_job_are_no_task() -> None:
+    """Seen on 22.05: sbatch, called in a task on n3, hands SLURM_STEP_ID, SLURM_PROCID and more on."""
+    left = {key: value for key, value in environment("22.05/workers-step.task1").items() if "STEP" in key}
+    batch = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_CPUS_PER_NODE": "2(x2)"}
+    read = allocation("22.05/three-nodes.batch", **left, **batch)
+    assert (read.in_task, read.is_batch, read.procid, read.step_nodes) == (False, True, None, None)
+    assert read.head_node == "n1"
+    assert read.tasks_per_node == (1, 1, 1)
+    elsewhere = allocation("22.05/three-nodes.batch", **left)
+    assert (elsewhere.in_task, elsewhere.head_node) == (False, "n1")
+
+
+def test_old_names_are_read_where_the_new_are_missing() -> None:
+    read = allocation(TASK, SLURM_JOB_ID=None, SLURM_STEP_ID=None, SLURM_JOB_NODELIST=None)
+    assert (read.job_id, read.step_id, read.job_nodes) == ("1", "0", ("n1", "n2", "n3"))
+
+
+def test_without_a_node_list_the_head_node_is_an_error() -> None:
+    read = allocation("22.05/salloc.shell", SLURM_JOB_NODELIST=None, SLURM_NODELIST=None)
+    assert read.job_nodes == ()
+    with pytest.raises(UsageError, match="found no SLURM_JOB_NODELIST"):
+        _ = read.head_node
+
+
+@pytest.mark.parametrize("value", ["0", "", None])
+def test_no_memory_limit_means_ask_the_cgroup(value: str | None) -> None:
+    assert allocation(TASK, SLURM_MEM_PER_NODE=value).mem_per_node_mib is None
+
+
+def test_rank_0_is_the_head_wherever_it_was_put() -> None:
+    """srun --distribution=arbitrary with a hostfile that begins with another node than the first."""
+    read = allocation(TASK, SLURM_PROCID="0")
+    assert read.head_node == "n2"
+
+
+def test_a_step_on_one_node_looks_for_the_head_on_the_first_of_the_job() -> None:
+    read = allocation(TASK, SLURM_STEP_NODELIST="n2", SLURM_NODEID="0", SLURM_STEP_TASKS_PER_NODE="1")
+    assert read.head_node == "n1"
+
+
+def test_a_heterogeneous_head_is_in_the_first_component_also_when_it_sorts_last() -> None:
+    nodes = {"SLURM_JOB_NODELIST_HET_GROUP_0": "n3", "SLURM_JOB_NODELIST_HET_GROUP_1": "n[1-2]"}
+    read = allocation("22.05/het.task1", **nodes)
+    assert read.job_nodes == ("n3", "n1", "n2")
+    assert read.head_node == "n3"
+
+
+def test_a_step_of_the_second_component_keeps_the_first_ones_job_id() -> None:
+    """Head and workers must agree on the key, whichever component each is in."""
+    read = allocation("22.05/het.task1", SLURM_JOB_ID="9")
+    assert read.key == "8"
+
+
+def test_a_node_of_two_components_trusts_only_the_cgroup() -> None:
+    nodes = {"SLURM_JOB_NODELIST_HET_GROUP_0": "n2", "SLURM_JOB_NODELIST_HET_GROUP_1": "n[2-3]"}
+    read = allocation("22.05/het.task1", **nodes)
+    assert (read.het_component, read.mem_per_node_mib) == (None, None)
+
+
+def test_names_of_slurm_19_for_heterogeneous_jobs() -> None:
+    env = {key: value for key, value in environment("22.05/het.task1").items() if "HET" not in key}
+    read = Allocation.from_environ(env)
+    assert read is not None
+    assert (read.het_size, read.het_component, read.mem_per_node_mib) == (2, 1, 2000)
+
+
+def test_a_number_of_components_without_components_is_no_heterogeneous_job() -> None:
+    read = allocation(TASK, SLURM_HET_SIZE="9" * 17)
+    assert (read.het_component, read.job_nodes, read.mem_per_node_mib) == (None, ("n1", "n2", "n3"), 4000)
+
+
+def test_counts_that_do_not_fit_the_nodes_are_left_out() -> None:
+    assert allocation(TASK, SLURM_JOB_CPUS_PER_NODE="2").job_cpus_here is None
