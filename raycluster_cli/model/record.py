@@ -1,22 +1,29 @@
 """What the files of a record hold: plain values, and their JSON.
 
-**Versions.** Each file carries ``"schema": 1``.  Readers ignore fields that they do not know
-and give those that are missing their default, so that the commands of one version can look
-at clusters of the next.
+**Versions.** Each file carries ``"schema"``.  Readers ignore fields that they do not know and give those
+that are missing their default, so that the commands of one version can look at clusters of the next.
+Schema 1 (version 0.1) had some fields in an ``extra`` object, and other names for some; both are still read.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-SCHEMA = 1
+SCHEMA = 2
 
-#: Fields by their names of version 0.1, which its records have.
+#: Fields by their names in schema 1.
 RENAMED = {"culprit_host": "failed_host"}
+
+#: The largest number that a record can hold, in any unit; more is a broken file.
+MAX_NUMBER = 2**63
+
+#: The last second of the year 9999: what `time` and `datetime` can still show.
+MAX_TIME_S = 253_402_300_799.0
 
 Value = TypeVar("Value")
 
@@ -52,7 +59,21 @@ class HeadInfo:
     """Unix seconds of the job's time limit; 0 when unknown."""
     aliases: tuple[str, ...] = ()
     """Other names by which a person may ask for the job: ``100_3`` of an array, its job name."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    state: str = ""
+    """Value of status.HeadState."""
+    step: str = ""
+    """The job step that the head is a task of; workers of `srun raycluster run` are in the same one."""
+    on_worker_loss: str = ""
+    """The head's --on-worker-loss, which counts for all nodes."""
+    head_recovery: bool = False
+    with_dashboard: bool = False
+    worker_hosts: str = ""
+    """Hostlist of the nodes that workers are expected on."""
+    min_workers: int | None = None
+    output: str = ""
+    """The file that the job's output goes to."""
+    grace_s: float = 0.0
+    """What the driver gets to end in once it was told to: `raycluster stop` waits as long."""
 
     @property
     def address(self) -> str:
@@ -66,8 +87,20 @@ class HeadInfo:
 
 
 @dataclass(frozen=True)
+class ProcessDeath:
+    """A process of a node that ended though nobody wanted it to."""
+
+    name: str
+    pid: int
+    code: int
+    """Return code as subprocess gives it: negative for a death by signal."""
+    when: float = 0.0
+    """Unix seconds by the node's own clock."""
+
+
+@dataclass(frozen=True)
 class NodeReport:
-    """The last word of a node."""
+    """The last status report of a node."""
 
     host: str
     role: str
@@ -89,7 +122,17 @@ class NodeReport:
     exit_code: int | None = None
     updated: float = 0.0
     """Unix seconds by the node's own clock."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    """Why the node ended: value of status.EndReason."""
+    log: str = ""
+    """The log in which the end may be explained."""
+    deaths: tuple[ProcessDeath, ...] = ()
+    oom_kills: int | None = None
+    """Processes of the node's control group that the kernel killed for memory; None when not known."""
+    restarts: int = 0
+    """How often Ray was started again on this node."""
+    het_group: int | None = None
+    """The component of a heterogeneous job that the node is in."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +144,6 @@ class EndReport:
     reason: str = ""
     failed_host: str = ""
     message: str = ""
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -157,58 +199,99 @@ class NodeUsage:
     memory_total_bytes: int
 
 
-def encode(word: Any) -> str:
+def encode(value: Any) -> str:
     """The JSON of one of these values.
 
     >>> encode(Event(1.0, "up"))
-    '{"schema":1,"when":1.0,"text":"up"}'
+    '{"schema":2,"when":1.0,"text":"up"}'
     """
-    return json.dumps({"schema": SCHEMA, **dataclasses.asdict(word)}, separators=(",", ":"), default=str)
+    return json.dumps({"schema": SCHEMA, **dataclasses.asdict(value)}, separators=(",", ":"), default=str)
 
 
 def decode(kind: type[Value], data: bytes | None) -> Value | None:
-    """A dataclass from JSON, by the rules for versions above; None when it does not fit."""
+    """A dataclass from JSON, by the rules for versions above; None when it does not fit.
+
+    >>> decode(Event, b'{"schema":1,"when":1.0,"text":"up","extra":{}}')
+    Event(when=1.0, text='up')
+    >>> decode(Event, b'{"when":NaN,"text":"up"}') is None
+    True
+    """
     if not data:
         return None
     try:
-        values = json.loads(data)
-    except ValueError:
+        values = json.loads(data, parse_constant=_refuse, parse_int=_int, parse_float=_float)
+    except (ValueError, RecursionError):
         return None
+    return _value(kind, values)
+
+
+def _value(kind: type[Value], values: object) -> Value | None:
     if not isinstance(values, dict):
         return None
+    if isinstance(extra := values.get("extra"), dict):
+        values = {**{name: one for name, one in extra.items() if one is not None}, **values}
     for old, new in RENAMED.items():
         if old in values:
-            values.setdefault(new, values.pop(old))
+            values.setdefault(new, values[old])
     known: dict[str, Any] = {}
     for each in dataclasses.fields(kind):  # type: ignore[arg-type]
         if each.name in values:
-            value = values[each.name]
-            if not _fits(value, str(each.type)):
+            known[each.name] = _field(values[each.name], str(each.type))
+            if known[each.name] is _UNFIT:
                 return None
-            if str(each.type).startswith("tuple"):
-                value = tuple(value)
-            elif str(each.type) == "float":
-                value = float(value)
-            known[each.name] = value
     try:
         return kind(**known)
     except TypeError:  # a field without default is missing
         return None
 
 
-def _fits(value: object, annotation: str) -> bool:
-    """Whether a JSON value can stand for a field annotated so."""
-    if annotation.endswith("| None") and value is None:
-        return True
-    base = annotation.split("[")[0].split(" ")[0]
-    if base in ("int", "float") and isinstance(value, bool):
-        return False
-    kinds: dict[str, tuple[type, ...]] = {
-        "str": (str,),
-        "int": (int,),
-        "float": (int, float),
-        "bool": (bool,),
-        "tuple": (list,),
-        "Mapping": (dict,),
-    }
-    return isinstance(value, kinds[base])
+_UNFIT = object()
+
+
+def _field(value: object, annotation: str) -> object:
+    """A JSON value as a field annotated so has it, or _UNFIT."""
+    if value is None and annotation.endswith("| None"):
+        return None
+    base = annotation.removesuffix(" | None")
+    if base == "float" or base == "int":
+        fits = isinstance(value, int if base == "int" else (int, float)) and not isinstance(value, bool)
+        if fits and base == "float":
+            assert isinstance(value, (int, float))
+            return float(value) if abs(value) <= MAX_TIME_S else _UNFIT
+        return value if fits else _UNFIT
+    if base in ("str", "bool"):
+        return value if isinstance(value, str if base == "str" else bool) else _UNFIT
+    if base == "tuple[str, ...]":
+        return _tuple([_field(one, "str") for one in value]) if isinstance(value, list) else _UNFIT
+    if base == "tuple[ProcessDeath, ...]":
+        found = (
+            [_value(ProcessDeath, one) or _UNFIT for one in value] if isinstance(value, list) else [_UNFIT]
+        )
+        return _tuple(found)
+    if not isinstance(value, dict):
+        return _UNFIT
+    if base == "Mapping[str, float]":
+        times = {name: _field(one, "float") for name, one in value.items()}
+        return _UNFIT if _UNFIT in times.values() else times
+    return value
+
+
+def _tuple(values: list[Any]) -> object:
+    return _UNFIT if any(value is _UNFIT for value in values) else tuple(values)
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number")
+
+
+def _int(text: str) -> int:
+    if len(text) > 20 or abs(int(text)) > MAX_NUMBER:
+        raise ValueError("an integer too large for a record")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value) or abs(value) > MAX_NUMBER:
+        raise ValueError("a number too large for a record")
+    return value

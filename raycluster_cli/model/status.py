@@ -14,6 +14,41 @@ class Role(str, enum.Enum):
     WORKER = "worker"
 
 
+class HeadState(str, enum.Enum):
+    """How far the head is, as it says in the record."""
+
+    STARTING = "starting"
+    """The head has its address and ports; its GCS is not up yet."""
+    UP = "up"
+    """The GCS answers: workers can join."""
+
+
+class EndReason(str, enum.Enum):
+    """Why a node or a cluster ended, in one word for programs."""
+
+    DRIVER = "driver"
+    """The driver ended; its exit code is the cluster's."""
+    SIGNAL = "signal"
+    """SIGTERM, SIGINT or SIGHUP: scancel, the time limit, preemption, Ctrl-C."""
+    STOP = "stop"
+    """Somebody asked for the end: `raycluster stop`, or the program that started the node ended."""
+    TIME_LIMIT = "time-limit"
+    """The job's time limit is near (--stop-before)."""
+    WORKER_LOST = "worker-lost"
+    HEAD_LOST = "head-lost"
+    """The head's GCS or raylet ended, or its host stopped responding."""
+    RAYLET_LOST = "raylet-lost"
+    """This worker's own raylet ended, and --on-worker-loss does not start it again."""
+    SUPERVISOR_KILLED = "supervisor-killed"
+    KEEPER_KILLED = "keeper-killed"
+    ENDED = "ended"
+    """Of a worker: the cluster ended, and this worker did its part."""
+    ERROR = "error"
+    """An error that the user can do something about (errors.RayclusterError)."""
+    BUG = "bug"
+    """An error in raycluster."""
+
+
 class NodePhase(str, enum.Enum):
     """What a node's raycluster process was doing when it last wrote its word.
 

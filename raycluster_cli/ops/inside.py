@@ -110,7 +110,7 @@ def on_node(
     argv = [
         program,
         f"--jobid={record.job_id}",
-        *([f"--het-group={word.extra['het_group']}"] if "het_group" in word.extra else []),
+        *([f"--het-group={word.het_group}"] if word.het_group is not None else []),
         "--overlap",
         f"--nodelist={word.host}",
         *("--nodes=1", "--ntasks=1", "--cpu-bind=none", "--mem=0", "--kill-on-bad-exit=0"),

@@ -60,7 +60,7 @@ def job_output(record: Record, state_dir: Path, env: Mapping[str, str]) -> Path:
             f"What happened: raycluster logs {record.path.name} --component raycluster",
         )
     head = record.read_head()
-    known = str(head.extra.get("output", "")) if head is not None else ""
+    known = head.output if head is not None else ""
     known = known or output_of(state_dir, record.job_id)
     if not known:
         state = job_state(record.job_id, env)

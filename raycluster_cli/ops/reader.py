@@ -229,7 +229,7 @@ def _nodes(
     """The head, then the workers by name; hosts that are expected and silent too."""
     nodes = [_node(word, usage, node_usages.get(host), now) for host, word in words.items()]
     if head is not None:
-        expected = _hosts(str(head.extra.get("worker_hosts", "")))
+        expected = _hosts(head.worker_hosts)
         nodes += [
             NodeStatus(host, Role.WORKER, NodePhase.UNHEARD, since=head.started)
             for host in expected

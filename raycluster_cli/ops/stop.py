@@ -167,7 +167,7 @@ def _own_job(record: Record, around: Surroundings) -> Job | None:
 
 
 def _step(head: HeadInfo | None) -> str | None:
-    step = head.extra.get("step") if head is not None else None
+    step = head.step or None if head is not None else None
     return str(step) if step not in (None, "") else None
 
 

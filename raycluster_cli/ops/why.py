@@ -10,13 +10,13 @@ from __future__ import annotations
 import signal
 import textwrap
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..model.causes import Found, find_causes
-from ..model.record import EndReport, Event, HeadInfo, NodeReport
+from ..model.record import EndReport, Event, HeadInfo, NodeReport, ProcessDeath
 from ..model.status import NodePhase, Role
 from ..state.record import Record
 from ..system.process import describe_code
@@ -130,15 +130,15 @@ def post_mortem(record: Record) -> PostMortem:
             message=word.message,
             exit_code=word.exit_code,
             updated=word.updated - skews[host],
-            oom_kills=word.extra.get("oom_kills"),
+            oom_kills=word.oom_kills,
             skew_s=skews[host],
         )
         for host, word in words.items()
     )
     deaths = [
-        Death(float(one["when"]) - skews[host], host, str(one["name"]), int(one["code"]))
+        Death(one.when - skews[host], host, one.name, one.code)
         for host, word in words.items()
-        for one in word.extra.get("deaths") or ()
+        for one in word.deaths
         if not _drained(one, end)
     ]
     deaths.sort(key=lambda death: death.when)
@@ -158,7 +158,7 @@ def post_mortem(record: Record) -> PostMortem:
         last_lines=tuple(_last_lines(record, failed_host)),
         events=tuple(record.read_events(limit=12)),
         log_dirs=tuple(str(path) for path in sorted((record.path / "logs").glob("*")) if path.is_dir()),
-        log=str(words[failed_host].extra.get("log") or "") if failed_host in words else "",
+        log=words[failed_host].log if failed_host in words else "",
     )
 
 
@@ -174,10 +174,10 @@ def _explained(found: Found, anything_died: bool, end: EndReport | None) -> bool
     return found.cause.secondary and (anything_died or driver_failed)
 
 
-def _drained(death: Mapping[str, Any], end: EndReport | None) -> bool:
+def _drained(death: ProcessDeath, end: EndReport | None) -> bool:
     """A raylet that ended in order once the cluster had: that is the end, not its cause."""
     on_purpose = end is not None and end.reason not in _LOST
-    return int(death["code"]) == 0 and (on_purpose or (end is not None and float(death["when"]) > end.when))
+    return int(death.code) == 0 and (on_purpose or (end is not None and float(death.when) > end.when))
 
 
 def _skew_s(record: Record, word: NodeReport) -> float:
@@ -204,7 +204,7 @@ def _texts(
         for path in sorted((record.path / "logs" / host).glob("*"), key=_rank):
             yield f"{host}/{path.name}", _tail(path)
     output = record.read_head()
-    path_text = str(output.extra.get("output", "")) if output else ""
+    path_text = output.output if output else ""
     if path_text:
         yield path_text, _tail(Path(path_text))
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..model.errors import RayclusterError
-from ..model.record import EndReport
+from ..model.record import EndReport, ProcessDeath
 from ..model.status import NodePhase, Role
 from ..node.log_archive import copy_logs
 from ..node.sweep import sweep_root, sweep_stale
@@ -48,7 +48,7 @@ def _write_reports(record: Record, notes: Mapping[str, str], message: str, exit_
     word = record.read_node(host)
     if word is None:
         return
-    death = {"name": "raycluster", "pid": word.pid, "code": 128 - exit_code, "when": now}
+    death = ProcessDeath("raycluster", word.pid, 128 - exit_code, now)
     record.write_node(
         replace(
             word,
@@ -57,10 +57,7 @@ def _write_reports(record: Record, notes: Mapping[str, str], message: str, exit_
             message=message,
             exit_code=exit_code,
             updated=now,
-            extra={
-                **word.extra,
-                "deaths": [*(word.extra.get("deaths") or ()), death],
-                "oom_kills": oom_kills(),
-            },
+            deaths=(*word.deaths, death),
+            oom_kills=oom_kills(),
         )
     )

@@ -17,7 +17,7 @@ from .._version import __version__
 from ..model.errors import ExitCode, HeadStartError, RayclusterError, UsageError
 from ..model.record import EndReport, HeadInfo, NodeReport
 from ..model.settings import parse_worker_loss
-from ..model.status import NodePhase, Role
+from ..model.status import HeadState, NodePhase, Role
 from ..node.ray_node import is_loopback
 from ..rayproc.companion_client import Started
 from ..rayproc.gcs_monitor import gcs_lost
@@ -142,15 +142,14 @@ class HeadRun(NodeRun):
             aliases=_aliases(context),
             node_root=str(self.node.root.path),
             end_time=(context.allocation.end_time or 0.0) if context.allocation else 0.0,
-            extra={
-                "state": "starting",
-                "step": context.step,
-                "on_worker_loss": settings.on_worker_loss,
-                "head_recovery": settings.head_recovery,
-                "with_dashboard": settings.dashboard,
-                "worker_hosts": format_hostlist(_worker_hosts(context)),
-                "min_workers": self.quorum,
-            },
+            state=HeadState.STARTING.value,
+            step=context.step or "",
+            on_worker_loss=settings.on_worker_loss,
+            head_recovery=settings.head_recovery,
+            with_dashboard=settings.dashboard,
+            worker_hosts=format_hostlist(_worker_hosts(context)),
+            min_workers=self.quorum,
+            grace_s=settings.grace,
         )
         # Written before Ray is up: workers then knock at the port itself and not at the file server.
         self._write_head()
@@ -170,7 +169,7 @@ class HeadRun(NodeRun):
             session=started.session,
             cluster_id=started.cluster_id,
             ray_version=self.node.ray_version,
-            extra={**self.head.extra, "state": "up"},
+            state=HeadState.UP.value,
         )
         self._write_head()
         self.reports.stamp(self.node.steps)
@@ -260,7 +259,7 @@ class HeadRun(NodeRun):
             return
         await asyncio.sleep(OUTPUT_AFTER_S)  # the start has better things to do
         if path := await job_output(allocation.job_id, self.context.env, self.reaper):
-            self.head = replace(self.head, extra={**self.head.extra, "output": path})
+            self.head = replace(self.head, output=path)
             self._write_head()
 
     def _ignore_errors(self, call: Any, *args: Any) -> None:
@@ -530,9 +529,9 @@ class HeadRun(NodeRun):
         name = str(node["name"])
         word = await self._last_report_of(name)
         death = node.get("death") or {}
-        deaths = word.extra.get("deaths") if word else None
+        deaths = word.deaths if word else ()
         if deaths:
-            why = f"its {deaths[-1]['name']} {describe_code(deaths[-1]['code'])}"
+            why = f"its {deaths[-1].name} {describe_code(deaths[-1].code)}"
         else:
             said = word.message if word else ""
             why = said or death.get("message") or death.get("reason") or "no reason given"
@@ -556,7 +555,7 @@ class HeadRun(NodeRun):
             left_s = max(deadline - loop.time(), 0.05)
             word = await self.reports.ask(self.record.read_node, host, timeout_s=left_s, default=None)
             if word is not None and (
-                word.extra.get("deaths")
+                word.deaths
                 or word.phase in (NodePhase.FAILED.value, NodePhase.STOPPING.value, NodePhase.GONE.value)
             ):
                 return word

@@ -24,7 +24,7 @@ from typing import Any, NoReturn, TypeVar
 
 from .._version import __version__
 from ..model.errors import ExitCode, RayclusterError, UsageError
-from ..model.record import NodeReport
+from ..model.record import NodeReport, ProcessDeath
 from ..model.settings import Settings
 from ..model.status import NodePhase, Role
 from ..node.log_archive import copy_logs
@@ -143,7 +143,7 @@ class ReportWriter:
         self._next_at = 0.0
         self._later: asyncio.TimerHandle | None = None
         self.now = first
-        self.deaths: list[dict[str, Any]] = []
+        self.deaths: list[ProcessDeath] = []
         """Processes of this node that ended though nobody wanted them to: for the post-mortem."""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="record")
         self._written = 0
@@ -274,13 +274,10 @@ class NodeRun:
             NodePhase.FAILED if failed else NodePhase.GONE,
             end.message,
             exit_code=int(end.code),
-            extra={
-                **self.reports.now.extra,
-                "reason": end.reason,
-                "log": end.log,
-                "deaths": self.reports.deaths,
-                "oom_kills": oom_kills(),
-            },
+            reason=end.reason,
+            log=end.log,
+            deaths=tuple(self.reports.deaths),
+            oom_kills=oom_kills(),
         )
         await self.reports.close()
         if bug is not None:
@@ -324,7 +321,7 @@ class NodeRun:
 
     def died(self, child: Child, code: int) -> None:
         """Keep for the post-mortem that a process ended which nobody wanted to end."""
-        self.reports.deaths.append({"name": child.name, "pid": child.pid, "code": code, "when": time.time()})
+        self.reports.deaths.append(ProcessDeath(child.name, child.pid, code, time.time()))
 
     def _parent_gone(self) -> None:
         self.end_with(End(ExitCode.SIGTERM, "the program that started this node has ended", reason="stop"))
@@ -364,7 +361,7 @@ class NodeRun:
             phases={"process started": self.context.launched},
             pid=os.getpid(),
             create_time=me.start_ticks if me else 0,
-            extra=_component(self.context.allocation),
+            het_group=self.context.allocation.het_component if self.context.allocation else None,
         )
 
     async def on_record(self, call: Callable[..., T], *args: Any) -> T:
@@ -409,13 +406,6 @@ class NodeRun:
                 step=(self.context.step or "") if self.context.symmetric else "",
                 **notes,
             )
-
-
-def _component(allocation: Allocation | None) -> dict[str, Any]:
-    """Which component of a heterogeneous job this node is in: srun reaches it by that."""
-    if allocation is None or allocation.het_component is None:
-        return {}
-    return {"het_group": allocation.het_component}
 
 
 class ParentLink:

@@ -14,7 +14,7 @@ from typing import Any
 from ..model.errors import ExitCode, RayclusterError, UsageError, WorkersMissingError
 from ..model.record import EndReport, HeadInfo
 from ..model.settings import parse_worker_loss
-from ..model.status import NodePhase
+from ..model.status import HeadState, NodePhase
 from ..node.ray_node import join_host_port
 from ..rayproc.gcs_monitor import Loss, gcs_lost
 from ..rayproc.health import Outcome, tcp_probe
@@ -217,7 +217,7 @@ class WorkerRun(NodeRun):
 
     def _is_of_our_step(self, head: HeadInfo) -> bool:
         """Whether a head and we are tasks of one `srun raycluster run`."""
-        return self.context.symmetric and head.extra.get("step") == self.context.step
+        return self.context.symmetric and head.step == (self.context.step or "")
 
     async def _join(self) -> None:
         """Find the head and join it, in attempts.
@@ -293,7 +293,7 @@ class WorkerRun(NodeRun):
                 why[target.address] = f"{probe.outcome.value}{f': {probe.detail}' if probe.detail else ''}"
             # A head that says that it is starting may import Ray for minutes: that is no failed attempt.
             starting = any(
-                one.head is not None and one.head.extra.get("state") == "starting" for one in targets
+                one.head is not None and one.head.state == HeadState.STARTING.value for one in targets
             )
             if loop.time() >= (self._deadline if starting else min(until, self._deadline)):
                 if not why:
@@ -529,7 +529,7 @@ class WorkerRun(NodeRun):
     async def main(self) -> End:
         """Watch until the cluster ends, the head is lost, or our raylet is."""
         self.node.start_extras()
-        if self.target.head is not None and self.target.head.extra.get("with_dashboard"):
+        if self.target.head is not None and self.target.head.with_dashboard:
             self.node.wake_agent()
         allocation = self.context.allocation
         usage = asyncio.ensure_future(tell_usage(self, len(allocation.job_nodes) if allocation else 1))
@@ -568,7 +568,7 @@ class WorkerRun(NodeRun):
 
     def _head_recovers(self) -> bool:
         """Whether the head said that it comes back (--head-recovery)."""
-        return self.target.head is not None and bool(self.target.head.extra.get("head_recovery"))
+        return self.target.head is not None and self.target.head.head_recovery
 
     def _head_trouble(self, why: str) -> None:
         """A GCS that may come back is gone, or (no reason given) is back."""
@@ -626,7 +626,7 @@ class WorkerRun(NodeRun):
         self.reports.phase(
             NodePhase.STOPPING if final else NodePhase.STARTING,
             text,
-            extra={**self.reports.now.extra, "deaths": self.reports.deaths},
+            deaths=tuple(self.reports.deaths),
         )
         if code and self.node.started is not None and (record := self._found_record or self.record):
             self.reports.submit(record.tell_loss, self.node.started.node_id)
@@ -674,7 +674,7 @@ class WorkerRun(NodeRun):
             NodePhase.JOINED,
             f"started again after {text}",
             node_id=self.node.started.node_id if self.node.started else "",
-            extra={**self.reports.now.extra, "restarts": self._restarts},
+            restarts=self._restarts,
         )
         self.node.start_extras()
         return None
@@ -682,11 +682,7 @@ class WorkerRun(NodeRun):
     def _policy(self) -> str:
         """The head's --on-worker-loss counts for all, where the record tells it."""
         head = self.target.head
-        return (
-            str(head.extra.get("on_worker_loss", "")) or self.settings.on_worker_loss
-            if head
-            else (self.settings.on_worker_loss)
-        )
+        return head.on_worker_loss or self.settings.on_worker_loss if head else (self.settings.on_worker_loss)
 
     def _process_died(self, child: Child, code: int) -> None:
         self.died(child, code)

@@ -68,7 +68,7 @@ def head_is_up(bed: Bed, job: Job, *, name: str = "", timeout_s: float = 60) -> 
 
     def up() -> dict[str, Any] | None:
         head = read(path)
-        return head if head and head["extra"]["state"] == "up" else None
+        return head if head and head["state"] == "up" else None
 
     return wait_until(up, timeout_s=timeout_s, what=f"the head of job {job.id}")
 

@@ -266,7 +266,7 @@ def test_raylet_is_started_again_where_the_policy_allows_it(slurm: Slurm) -> Non
     cluster.signal("n3", "raylet")
     assert cluster.job.wait().exit_code == 0, cluster.job.output()
     assert "BACK ['n3']" in cluster.job.output()
-    assert cluster.node("n3")["extra"]["restarts"] == 1
+    assert cluster.node("n3")["restarts"] == 1
     slurm.assert_nothing_left()
 
 
@@ -281,7 +281,7 @@ def test_restarts_are_counted(slurm: Slurm) -> None:
         timeout_s=30,
         what="a new raylet",
     )
-    wait_until(lambda: cluster.node("n3").get("extra", {}).get("restarts"), timeout_s=30, what="its word")
+    wait_until(lambda: cluster.node("n3").get("restarts"), timeout_s=30, what="its word")
     cluster.signal("n3", "raylet")
     assert cluster.job.wait().exit_code == 5
     assert cluster.node("n3")["phase"] == "failed"
@@ -754,7 +754,7 @@ def test_memory_limit_is_hit(strict_slurm: Slurm) -> None:
     cluster = Cluster.start(strict_slurm, text, options="--memory 500M --object-store-memory 200M")
     cluster.job.wait()
     assert cluster.end["exit_code"] != 0
-    assert cluster.node("n1")["extra"]["oom_kills"] >= 1
+    assert cluster.node("n1")["oom_kills"] >= 1
     command = [sys.executable, "-m", "raycluster_cli", "why", cluster.job.id]
     page = strict_slurm.run("login", command, env={"PYTHONPATH": str(REPOSITORY)}, check=True).stdout
     print(page)

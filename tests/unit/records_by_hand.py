@@ -55,7 +55,8 @@ def write_record(
             expected_workers=nodes - 1,
             driver=("python", "train.py", "--epochs", "20"),
             end_time=now + time_left_s if time_left_s is not None else 0.0,
-            extra={"state": "up", "worker_hosts": ",".join(hosts[1:])},
+            state="up",
+            worker_hosts=",".join(hosts[1:]),
         )
     )
     good = nodes - failed - silent - starting

@@ -77,7 +77,7 @@ def test_srun_to_a_node(tmp_path: Path) -> None:
     assert "--pty" in argv
     assert argv[-2:] == ["in-node", "x"]
     assert outer == {"PATH": str(tmp_path), "HOME": "/h"}
-    component = dataclasses.replace(word, extra={"het_group": 1})
+    component = dataclasses.replace(word, het_group=1)
     assert "--het-group=1" in on_node(record, component, [], env)[0]
     with pytest.raises(UsageError, match="no srun here"):
         on_node(record, word, [], {"PATH": "/nowhere"})

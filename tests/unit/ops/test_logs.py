@@ -71,7 +71,7 @@ def test_where_the_output_is(tmp_path: Path, output: Path) -> None:
         job_output(record, tmp_path, {"PATH": "/nowhere"})
     head = record.read_head()
     assert head is not None
-    record.write_head(dataclasses.replace(head, extra={**head.extra, "output": str(output)}))
+    record.write_head(dataclasses.replace(head, output=str(output)))
     assert job_output(record, tmp_path, {}) == output
     output.unlink()
     with pytest.raises(RayclusterError, match="not to be seen from here"):

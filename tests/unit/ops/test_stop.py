@@ -83,12 +83,12 @@ def test_twice_is_no_error(tmp_path: Path, world: World) -> None:
     assert record.stop_requested() is None
 
 
-@pytest.mark.parametrize("step", ["0", None])
-def test_no_answer_means_scancel(tmp_path: Path, world: World, step: str | None) -> None:
+@pytest.mark.parametrize("step", ["0", ""])
+def test_no_answer_means_scancel(tmp_path: Path, world: World, step: str) -> None:
     record = write_record(tmp_path, 3)
     head = record.read_head()
     assert head is not None
-    record.write_head(dataclasses.replace(head, extra={**head.extra, "step": step}))
+    record.write_head(dataclasses.replace(head, step=step))
     world.jobs = {"4711": Job("4711", "4711", "RUNNING")}
     assert stop_cluster(record, world.around, deadline_s=10) is Outcome.FORCED
     assert world.cancelled == (["--signal=TERM 4711.0", "4711.0"] if step else ["4711"])

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from raycluster_cli.cli.app import app
-from raycluster_cli.model.record import EndReport, HeadInfo, NodeReport
+from raycluster_cli.model.record import EndReport, HeadInfo, NodeReport, ProcessDeath
 from raycluster_cli.ops.why import judge, page, post_mortem
 from raycluster_cli.state.record import Record
 
@@ -34,10 +34,10 @@ def test_who_ended_first(record: Record) -> None:
         EndReport(NOW, 5, "worker-lost", "n2", "worker n2 (10.0.0.2) is lost: the raylet on n2 …")
     )
     record.write_node(word("n1", "head", "failed", exit_code=5))
-    deaths = [{"name": "raylet", "pid": 7, "code": -9, "when": NOW - 2}]
-    record.write_node(word("n2", phase="failed", exit_code=5, extra={"deaths": deaths, "oom_kills": 0}))
-    drained = [{"name": "raylet", "pid": 7, "code": 0, "when": NOW + 0.1}]
-    record.write_node(word("n3", extra={"deaths": drained}))
+    deaths = (ProcessDeath("raylet", 7, -9, NOW - 2),)
+    record.write_node(word("n2", phase="failed", exit_code=5, deaths=deaths, oom_kills=0))
+    drained = (ProcessDeath("raylet", 7, 0, NOW + 0.1),)
+    record.write_node(word("n3", deaths=drained))
     logs = record.log_dir("n2")
     (logs / "raylet.out").write_text("health check failed\nlast words of the raylet\n")
     post = post_mortem(record)
@@ -52,8 +52,8 @@ def test_who_ended_first(record: Record) -> None:
 
 def test_memory_is_told_before_everything_else(record: Record) -> None:
     record.write_end(EndReport(NOW, 1, "driver", "n1", "the driver ended with code 1"))
-    record.write_node(word("n1", "head", extra={"oom_kills": 0}))
-    record.write_node(word("n2", extra={"oom_kills": 2}))
+    record.write_node(word("n1", "head", oom_kills=0))
+    record.write_node(word("n2", oom_kills=2))
     verdict, remedies = judge(post_mortem(record))
     assert verdict.startswith("Memory: the kernel killed 2 processes")
     assert "n2 (2)" in verdict
@@ -92,8 +92,8 @@ def test_clock_two_minutes_off(record: Record) -> None:
     """By its own clock n3's raylet died before n2's; by the file server's clock after it."""
     record.write_end(EndReport(NOW, 5, "worker-lost", "n2", "worker n2 is lost"))
     for host, skew_s, ago_s in (("n2", 0, 3), ("n3", -120, 1)):
-        deaths = [{"name": "raylet", "pid": 7, "code": -9, "when": NOW - ago_s + skew_s}]
-        record.write_node(word(host, phase="failed", updated=NOW + skew_s, extra={"deaths": deaths}))
+        deaths = (ProcessDeath("raylet", 7, -9, NOW - ago_s + skew_s),)
+        record.write_node(word(host, phase="failed", updated=NOW + skew_s, deaths=deaths))
         os.utime(record.path / "nodes" / f"{host}.json", (NOW, NOW))
     post = post_mortem(record)
     assert [death.host for death in post.deaths] == ["n2", "n3"]

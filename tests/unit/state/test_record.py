@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.model.errors import RayclusterError, UsageError
-from raycluster_cli.model.record import EndReport, Event, HeadInfo, NodeReport
+from raycluster_cli.model.record import SCHEMA, EndReport, Event, HeadInfo, NodeReport
 from raycluster_cli.state import record as module
 from raycluster_cli.state.catalogue import list_records, prune, record_of
 from raycluster_cli.state.record import Record
@@ -76,7 +76,7 @@ def test_every_file_has_a_schema_and_is_for_the_user_alone(record: Record) -> No
         record.log_dir("a")
     finally:
         os.umask(old)
-    assert json.loads((record.path / "head.json").read_text())["schema"] == 1
+    assert json.loads((record.path / "head.json").read_text())["schema"] == SCHEMA
     for directory in (record.path.parent.parent, record.path.parent, record.path, record.path / "nodes"):
         assert mode(directory) == 0o700
     for name in ("head.json", "nodes/a.json", "token", "events.log"):

@@ -32,7 +32,7 @@ def test_the_end_of_a_head_is_written_and_its_own_word(record: Record) -> None:
     assert end is not None and word is not None
     assert (end.exit_code, end.reason, end.failed_host) == (137, "supervisor-killed", "n1")
     assert (word.phase, word.exit_code, word.message) == ("failed", 137, MESSAGE)
-    assert [(one["name"], one["code"]) for one in word.extra["deaths"]] == [("raycluster", -9)]
+    assert [(one.name, one.code) for one in word.deaths] == [("raycluster", -9)]
     assert record.read_refusal("0") is None
 
 
