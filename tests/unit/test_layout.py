@@ -23,13 +23,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "model": (),
     "system": ("model",),
     "slurm": ("model", "system"),
+    "policy": ("model", "system", "slurm"),
     "state": ("model", "system"),
     "rayproc": ("model", "system"),
     "node": ("model", "system", "slurm", "state", "rayproc"),
-    "supervisor": ("model", "system", "slurm", "state", "rayproc", "node"),
-    "library": ("model", "system", "slurm", "state", "rayproc", "node", "supervisor"),
-    "ops": ("model", "system", "slurm", "state", "rayproc", "node"),
-    "cli": ("model", "system", "slurm", "state", "rayproc", "node", "supervisor", "ops"),
+    "supervisor": ("model", "system", "slurm", "policy", "state", "rayproc", "node"),
+    "library": ("model", "system", "slurm", "policy", "state", "rayproc", "node", "supervisor"),
+    "ops": ("model", "system", "slurm", "policy", "state", "rayproc", "node"),
+    "cli": ("model", "system", "slurm", "policy", "state", "rayproc", "node", "supervisor", "ops"),
 }
 
 #: What a user of the package sees at its top, and nothing else.

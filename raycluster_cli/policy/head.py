@@ -1,0 +1,93 @@
+"""The head's policy: ``step(rules, state, event, now)`` is the only place where a head decides.
+
+``now`` is in seconds of a clock that never goes back; timers (:class:`.actions.Arm`) are on the same clock.
+
+=====================  =================================================================
+:mod:`.head_workers`   the wait for the workers, a quorum, losses (--on-worker-loss)
+:mod:`.head_ray`       the head's own GCS and raylet (--head-recovery)
+:mod:`.head_driver`    the driver's own end
+:mod:`.head_end`       signals, `raycluster stop`, the time limit, requeue
+=====================  =================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from . import events as on
+from .actions import AskTimeLimit, Hurry, ReadReports
+from .head_driver import VERDICT, driver_exited
+from .head_end import (
+    TIME_LIMIT,
+    driver_stopped,
+    guard_failed,
+    keeper_ended,
+    parent_ended,
+    signal_received,
+    start_ended,
+    stop_requested,
+    time_limit_known,
+)
+from .head_ray import HEAD_DEATH, gcs_silent, head_death, head_process_died, recovered, recovery_failed
+from .head_state import HeadRules, HeadState, Step
+from .head_workers import (
+    lease_taken,
+    ray_started,
+    reports_read,
+    worker_joined,
+    worker_left,
+    worker_lost,
+    workers_timer,
+)
+from .stopping import HURRY
+from .values import Phase
+
+
+def begin(rules: HeadRules, now: float) -> HeadState:
+    """The state of a head that was just launched."""
+    return HeadState(deadline=now + rules.timeout_s)
+
+
+def step(rules: HeadRules, state: HeadState, event: object, now: float) -> Step:
+    """What an event means."""
+    return _STEPS[type(event)](rules, state, event, now)
+
+
+def _timer_fired(rules: HeadRules, state: HeadState, event: on.TimerFired, now: float) -> Step:
+    if event.name == HURRY:
+        return replace(state, hurried=True), [Hurry()]
+    if state.phase is Phase.STOPPING:
+        return state, []
+    if event.name == HEAD_DEATH:
+        return head_death(rules, state)
+    if event.name == VERDICT:
+        return state, [ReadReports()] if state.driver_exit is not None else []
+    if event.name == TIME_LIMIT:
+        return state, [AskTimeLimit(now=True)]
+    return workers_timer(rules, state, event.name, now) or (state, [])
+
+
+_STEPS: Mapping[type, Callable[[HeadRules, HeadState, Any, float], Step]] = {
+    on.LeaseTaken: lease_taken,
+    on.StartEnded: start_ended,
+    on.RayStarted: ray_started,
+    on.ReportsRead: reports_read,
+    on.WorkerJoined: worker_joined,
+    on.WorkerLeft: worker_left,
+    on.WorkerLost: worker_lost,
+    on.HeadProcessDied: head_process_died,
+    on.Recovered: recovered,
+    on.RecoveryFailed: recovery_failed,
+    on.GcsSilent: gcs_silent,
+    on.DriverExited: driver_exited,
+    on.DriverStopped: driver_stopped,
+    on.SignalReceived: signal_received,
+    on.KeeperEnded: keeper_ended,
+    on.ParentEnded: parent_ended,
+    on.GuardFailed: guard_failed,
+    on.StopRequested: stop_requested,
+    on.TimeLimitKnown: time_limit_known,
+    on.TimerFired: _timer_fired,
+}

@@ -1,0 +1,52 @@
+"""The driver's own end, and what it may come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ..model.status import EndReason, NodePhase
+from ..system.process import describe_code, shell_code
+from ..system.report import duration
+from . import events as on
+from .actions import Arm, Note, ReadReports
+from .head_end import finish
+from .head_state import HeadRules, HeadState, Step, then
+from .values import End, Phase, WorkerReport
+
+#: How long a driver's failure waits for the death of a raylet that it may come from (--head-recovery).
+VERDICT_S = 0.2
+
+#: The timer at which the wait is over.
+VERDICT = "driver-verdict"
+
+
+def driver_exited(rules: HeadRules, state: HeadState, event: on.DriverExited, now: float) -> Step:
+    state = replace(state, driver_running=False)
+    if state.phase is Phase.STOPPING:
+        return state, []  # DriverStopped follows, once the last of its processes has ended
+    if state.phase is Phase.RECOVERING and (event.code or state.recovers == "head"):
+        return replace(state, restart_driver=True), []
+    state = replace(state, driver_exit=event)
+    if event.code == 0:
+        return driver_failed(rules, state, None)
+    if rules.head_recovery:
+        return state, [Arm(VERDICT, now + VERDICT_S)]  # it may have seen the raylet's end before we did
+    return state, [ReadReports()]
+
+
+def driver_failed(rules: HeadRules, state: HeadState, loss: tuple[str, str] | None) -> Step:
+    """The driver's end is the run's; ``loss``: (host, text) of a worker that was lost just before."""
+    assert state.driver_exit is not None
+    code = state.driver_exit.code
+    text = f"the driver {describe_code(code)} after {duration(state.driver_exit.ran_s)}"
+    failed_host = rules.host if code else ""
+    if code and loss is not None:
+        failed_host, text = loss[0], f"{text}; {loss[1]}"
+    end = End(shell_code(code), text, EndReason.DRIVER.value, failed_host=failed_host)
+    return then(finish(rules, state, end), before=[Note(text)])
+
+
+def lost_just_now(reports: Mapping[str, WorkerReport]) -> tuple[str, str] | None:
+    ending = (NodePhase.STOPPING.value, NodePhase.FAILED.value)
+    return next(((host, one.message) for host, one in reports.items() if one.phase in ending), None)

@@ -1,0 +1,132 @@
+"""The end of a head's run: who asks for it, what the driver gets, whether the job is queued again."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+
+from ..model.errors import ExitCode
+from ..model.status import EndReason, NodePhase
+from ..system.process import shell_code
+from ..system.report import duration
+from . import events as on
+from .actions import (
+    Action,
+    Arm,
+    AskTimeLimit,
+    EnterPhase,
+    Hurry,
+    Leave,
+    Note,
+    Say,
+    StopDriver,
+    TellDriver,
+    Warn,
+)
+from .head_state import HeadRules, HeadState, Step, then
+from .stopping import (
+    ENDING,
+    HANDED_ON,
+    driver_grace_s,
+    driver_signal,
+    keeper_end,
+    on_ending_signal,
+    parent_end,
+    signal_end,
+)
+from .values import End, Phase
+
+#: How often Slurm is asked for a time limit that may have been changed (--stop-before).
+LIMIT_AGAIN_S = 300.0
+
+#: The timer at which Slurm is asked.
+TIME_LIMIT = "time-limit"
+
+
+def start_ended(rules: HeadRules, state: HeadState, event: on.StartEnded, now: float) -> Step:
+    return finish(rules, state, event.end)
+
+
+def signal_received(rules: HeadRules, state: HeadState, event: on.SignalReceived, now: float) -> Step:
+    if event.number in HANDED_ON:
+        if state.driver_running:
+            return replace(state, told=True), [TellDriver(event.number)]
+        return state, [Note(f"{signal.Signals(event.number).name} ignored: no driver is running")]
+    if event.number not in ENDING:
+        return state, []
+    stopping = state.phase is Phase.STOPPING
+    actions = on_ending_signal(event, now, stopping=stopping, hurried=state.hurried, grace_s=rules.grace_s)
+    if event.number == signal.SIGINT and state.driver_running and not stopping and event.count == 1:
+        grace = f"{rules.grace_s:g} s to end" if rules.grace_s else "a moment to end"
+        actions.insert(0, Say(f"SIGINT: the driver has {grace}; another Ctrl-C ends everything at once"))
+    if any(isinstance(action, Hurry) for action in actions):
+        state = replace(state, hurried=True)
+    return then(finish(rules, state, signal_end(event.number, rules.host)), before=actions)
+
+
+def keeper_ended(rules: HeadRules, state: HeadState, event: on.KeeperEnded, now: float) -> Step:
+    return finish(rules, state, keeper_end(rules.host))
+
+
+def parent_ended(rules: HeadRules, state: HeadState, event: on.ParentEnded, now: float) -> Step:
+    return finish(rules, state, parent_end())
+
+
+def guard_failed(rules: HeadRules, state: HeadState, event: on.GuardFailed, now: float) -> Step:
+    text = f"an error in raycluster ({event.name}): {event.error}"
+    return finish(rules, state, End(ExitCode.FAILURE, text, EndReason.BUG.value, failed_host=rules.host))
+
+
+def stop_requested(rules: HeadRules, state: HeadState, event: on.StopRequested, now: float) -> Step:
+    """A driver that was stopped, or never ran, did not do its work: jobs that wait for it must not start."""
+    text = f"stopped by `raycluster stop`{f' ({event.by})' if event.by else ''}"
+    code = ExitCode.SIGTERM if rules.has_driver else ExitCode.OK
+    return finish(rules, state, End(code, text, EndReason.STOP.value))
+
+
+def time_limit_known(rules: HeadRules, state: HeadState, event: on.TimeLimitKnown, now: float) -> Step:
+    if rules.stop_before_s <= 0 or state.phase is Phase.STOPPING:
+        return state, []
+    if event.left_s is None:
+        return state, [Warn("--stop-before has no effect: Slurm does not say when this job ends")]
+    left_s = event.left_s - rules.stop_before_s
+    if left_s > 0:
+        return state, [Arm(TIME_LIMIT, now + min(left_s, LIMIT_AGAIN_S))]
+    if not event.asked_now:
+        return state, [AskTimeLimit(now=True)]  # the limit may have been raised meanwhile
+    text = f"the job's time limit is {duration(max(event.left_s, 0))} away"
+    code = ExitCode.SIGTERM if rules.has_driver else ExitCode.OK
+    return finish(rules, state, End(code, text, EndReason.TIME_LIMIT.value))
+
+
+def finish(rules: HeadRules, state: HeadState, end: End) -> Step:
+    """The end is known; the first reason counts."""
+    if state.phase is Phase.STOPPING:
+        return state, []
+    actions: list[Action] = [EnterPhase(NodePhase.STOPPING, end.message)]
+    if end.reason == EndReason.ERROR.value:
+        actions.insert(0, Say(f"error: {end.message}"))
+    state = replace(state, phase=Phase.STOPPING, end=end)
+    if not state.driver_running:
+        return state, [*actions, _leave(rules, state, end)]
+    grace_s = driver_grace_s(end, grace_s=rules.grace_s, stop_before_s=rules.stop_before_s)
+    return replace(state, told=True), [*actions, StopDriver(driver_signal(end), grace_s)]
+
+
+def _leave(rules: HeadRules, state: HeadState, end: End) -> Leave:
+    asks = rules.requeue_on_preempt and rules.in_job and end.code == rules.requeue_code
+    return Leave(end, requeue=asks and rules.has_driver and state.told)
+
+
+def driver_stopped(rules: HeadRules, state: HeadState, event: on.DriverStopped, now: float) -> Step:
+    """Before the time limit the driver's code counts.  After a signal it is 128 + N, but for a driver that
+    asks for a requeue."""
+    state = replace(state, driver_running=False)
+    end = state.end
+    assert end is not None
+    if event.code is not None:
+        code = shell_code(event.code)
+        asks = code == rules.requeue_code and rules.requeue_on_preempt
+        if end.reason == EndReason.TIME_LIMIT.value or asks:
+            end = replace(end, code=code, message=f"{end.message}; the driver ended with code {code}")
+    return replace(state, end=end), [_leave(rules, state, end)]

@@ -1,0 +1,109 @@
+"""The head's own GCS and raylet: lost, or started again (--head-recovery)."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+
+from ..model.errors import ExitCode
+from ..model.status import EndReason
+from ..system.process import describe_code
+from ..system.report import count, duration
+from . import events as on
+from .actions import Action, Arm, KillGcs, RestartGcs, RestartHead, Say, StartDriver, Warn
+from .head_end import finish
+from .head_state import HeadRules, HeadState, Step, then
+from .head_workers import wait_on
+from .values import End, Phase
+
+#: Rest before the head's Ray is started again, doubled each time.
+RECOVERY_DELAY_S = 0.3
+
+#: How long the end of a process that was told to end waits for a signal that may be on its way to us.
+HEAD_DEATH_S = 0.3
+
+#: The timer at which that wait is over.
+HEAD_DEATH = "head-death"
+
+
+def head_process_died(rules: HeadRules, state: HeadState, event: on.HeadProcessDied, now: float) -> Step:
+    if state.phase is Phase.STOPPING:
+        return state, []
+    if state.phase is Phase.RECOVERING:
+        if event.name == "raylet" and state.recovers == "gcs":
+            text = f"the head's raylet on {rules.host} {describe_code(event.code)} meanwhile"
+            return replace(state, recovers="head"), [Warn(text), RestartHead(0.0)]
+        return state, []  # the recovery itself finds out, and says so
+    text = f"the head's {event.name} on {rules.host} {describe_code(event.code)}"
+    if rules.head_recovery and state.recoveries < rules.max_restarts:
+        return _recover(rules, state, event, text)
+    if event.code in (0, -signal.SIGTERM):  # told to end: by the signal, perhaps, that is on its way to us
+        return replace(state, death=event), [Arm(HEAD_DEATH, now + HEAD_DEATH_S)]
+    return head_lost(rules, state, again(state, text), event.log)
+
+
+def again(state: HeadState, text: str) -> str:
+    times = count(state.recoveries, "recovery", "recoveries")
+    return f"{text} after {times}" if state.recoveries else text
+
+
+def _recover(rules: HeadRules, state: HeadState, event: on.HeadProcessDied, text: str) -> Step:
+    """--head-recovery: bring the head's Ray back at the same address; see docs/reliability.md.
+
+    A GCS that died alone is started again: raylet, driver and workers connect to it again.  If the head's
+    raylet is gone, the driver and the tasks of this node are gone with it, and all of the head is started
+    again; then the driver is.
+    """
+    delay_s = RECOVERY_DELAY_S * 2**state.recoveries
+    whole = event.name == "raylet"
+    state = replace(
+        state,
+        phase=Phase.RECOVERING,
+        resumes=state.phase,
+        recoveries=state.recoveries + 1,
+        recovers="head" if whole else "gcs",
+        restart_driver=state.restart_driver or state.driver_exit is not None,
+        driver_exit=None,
+    )
+    again = RestartHead(delay_s) if whole else RestartGcs(delay_s)
+    return state, [Warn(f"{text}; recovering ({state.recoveries} of {rules.max_restarts})"), again]
+
+
+def recovered(rules: HeadRules, state: HeadState, event: on.Recovered, now: float) -> Step:
+    if state.phase is not Phase.RECOVERING:
+        return state, []
+    what = "the head is back" if state.recovers == "head" else "the GCS is back; the driver goes on"
+    actions: list[Action] = [Say(f"{what} ({duration(event.took_s)})")]
+    state = replace(state, phase=state.resumes, recovers="")
+    if state.restart_driver:
+        restarts = state.driver_restarts + 1
+        state = replace(state, restart_driver=False, driver_running=True, driver_restarts=restarts)
+        actions += [Say(f"starting the driver again ({restarts})"), StartDriver(restarts)]
+    return then(wait_on(rules, state, now), before=actions)
+
+
+def recovery_failed(rules: HeadRules, state: HeadState, event: on.RecoveryFailed, now: float) -> Step:
+    text = f"the head's Ray on {rules.host} ended and could not be recovered: {event.error}"
+    return head_lost(rules, state, text)
+
+
+def gcs_silent(rules: HeadRules, state: HeadState, event: on.GcsSilent, now: float) -> Step:
+    if state.phase not in (Phase.WAITING, Phase.RUNNING):
+        return state, []
+    text = f"the head's GCS on {rules.host} does not answer ({event.why})"
+    if rules.head_recovery and state.recoveries < rules.max_restarts:
+        return state, [Warn(f"{text}; ending it"), KillGcs()]
+    return head_lost(rules, state, text, event.log)
+
+
+def head_lost(rules: HeadRules, state: HeadState, text: str, log: str = "") -> Step:
+    end = End(ExitCode.UNHEALTHY, text, EndReason.HEAD_LOST.value, failed_host=rules.host, log=log)
+    return finish(rules, state, end)
+
+
+def head_death(rules: HeadRules, state: HeadState) -> Step:
+    """No signal came: the process was ended by somebody else."""
+    if state.death is None:
+        return state, []
+    text = f"the head's {state.death.name} on {rules.host} {describe_code(state.death.code)}"
+    return head_lost(rules, state, again(state, text), state.death.log)

@@ -1,0 +1,89 @@
+"""Where a head's run is, and what its decisions depend on beside what happens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..model.settings import WorkerLoss
+from . import events as on
+from .actions import Action
+from .loss import workers_needed
+from .values import End, Phase, Worker, WorkerReport
+
+
+@dataclass(frozen=True)
+class HeadRules:
+    """What a head's decisions depend on beside what happens: its settings and its allocation."""
+
+    host: str
+    expected: int
+    """Workers to wait for."""
+    quorum: int
+    """Workers that are enough to start with, once they have been in for ``settle_s``."""
+    loss: WorkerLoss
+    min_workers: int | None = None
+    hosts: tuple[str, ...] = ()
+    """Where workers are expected, as far as Slurm tells."""
+    timeout_s: float = 300.0
+    settle_s: float = 0.0
+    grace_s: float = 0.0
+    stop_before_s: float = 0.0
+    has_driver: bool = True
+    in_job: bool = True
+    head_recovery: bool = False
+    max_restarts: int = 0
+    requeue_on_preempt: bool = False
+    requeue_code: int = 75
+
+    @property
+    def spare(self) -> bool:
+        """Whether fewer workers than expected are enough."""
+        return self.quorum < self.expected
+
+    def enough(self) -> int:
+        """How many workers must be left while the driver runs."""
+        return workers_needed(self.loss, quorum=self.quorum, min_workers=self.min_workers)
+
+
+@dataclass(frozen=True)
+class HeadState:
+    """Where a head's run is."""
+
+    phase: Phase = Phase.CLAIMING
+    deadline: float = 0.0
+    """Of the wait for the workers."""
+    workers: Mapping[str, Worker] = field(default_factory=dict)
+    """Those that are in, by node id."""
+    reports: Mapping[str, WorkerReport] = field(default_factory=dict)
+    reports_at: float = 0.0
+    quorum_since: float | None = None
+    driver_running: bool = False
+    driver_restarts: int = 0
+    driver_exit: on.DriverExited | None = None
+    """A failure of the driver whose cause is being looked for."""
+    restart_driver: bool = False
+    """The driver ended because of what the head recovers from."""
+    told: bool = False
+    """Whether the driver was told to end or to save its work: only then may it ask for a requeue."""
+    recoveries: int = 0
+    recovers: str = ""
+    """What is being recovered: gcs or head."""
+    resumes: Phase = Phase.RUNNING
+    """The phase that a recovery goes back to."""
+    losses: Mapping[str, on.WorkerLost] = field(default_factory=dict)
+    """Workers that a signal ended, which may be on its way to us."""
+    shortage: on.WorkerLost | None = None
+    """The loss since which too few workers are left."""
+    death: on.HeadProcessDied | None = None
+    """A process of the head that was told to end, perhaps by a signal that is on its way to us."""
+    end: End | None = None
+    hurried: bool = False
+
+
+Step = tuple[HeadState, list[Action]]
+
+
+def then(taken: Step, *, before: list[Action] | None = None, after: list[Action] | None = None) -> Step:
+    state, actions = taken
+    return state, [*(before or []), *actions, *(after or [])]

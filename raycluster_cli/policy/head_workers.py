@@ -1,0 +1,207 @@
+"""The head and its workers: the wait for them, a quorum, and the losses (--on-worker-loss)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..model.errors import ExitCode
+from ..model.status import EndReason, NodePhase
+from ..system.report import count, duration
+from . import events as on
+from .actions import (
+    Action,
+    AnnounceReady,
+    Arm,
+    AskTimeLimit,
+    EnterPhase,
+    ExplainLoss,
+    Note,
+    ReadReports,
+    Say,
+    StartDriver,
+    Warn,
+)
+from .head_driver import driver_failed, lost_just_now
+from .head_end import finish
+from .head_state import HeadRules, HeadState, Step, then
+from .loss import ends_the_cluster
+from .stopping import SAME_SIGNAL_S
+from .values import End, Phase
+from .worker_wait import (
+    FIRST_TOLD_S,
+    TOLD_AGAIN_S,
+    missing_workers,
+    too_late,
+    too_many_failed,
+    too_many_tasks_ended,
+)
+
+#: Names of timers; LOSS is followed by a node id.
+WORKERS, SETTLE, PROGRESS, SHORTAGE, LOSS = "workers", "settle", "progress", "shortage", "loss "
+
+
+def lease_taken(rules: HeadRules, state: HeadState, event: on.LeaseTaken, now: float) -> Step:
+    return (replace(state, phase=Phase.STARTING), []) if state.phase is Phase.CLAIMING else (state, [])
+
+
+def ray_started(rules: HeadRules, state: HeadState, event: on.RayStarted, now: float) -> Step:
+    if state.phase is Phase.STOPPING:
+        return state, []
+    actions: list[Action] = [Arm(WORKERS, state.deadline), Arm(PROGRESS, now + FIRST_TOLD_S)]
+    if rules.in_job:
+        actions.append(AskTimeLimit(now=False))
+    return then(wait_on(rules, replace(state, phase=Phase.WAITING), now), before=actions)
+
+
+def wait_on(rules: HeadRules, state: HeadState, now: float) -> Step:
+    """Whether the wait for the workers is over."""
+    if state.phase is not Phase.WAITING:
+        return state, []
+    here = len(state.workers)
+    if here >= rules.expected:
+        return _ready(rules, state)
+    if not rules.spare or here < rules.quorum:
+        return replace(state, quorum_since=None), []
+    if state.quorum_since is None:
+        state = replace(state, quorum_since=now)
+        if rules.settle_s > 0:
+            return state, [Arm(SETTLE, now + rules.settle_s)]
+    assert state.quorum_since is not None
+    if now < state.quorum_since + rules.settle_s:
+        return state, []
+    missing = _missing(rules, replace(state, reports={}), now)
+    text = (
+        f"starting with {here} of {count(rules.expected, 'worker')} (--min-workers {rules.quorum}); "
+        f"missing: {missing}. Workers that come later still join."
+    )
+    return then(_ready(rules, state), before=[Warn(text)])
+
+
+def _ready(rules: HeadRules, state: HeadState) -> Step:
+    state = replace(state, phase=Phase.RUNNING)
+    actions: list[Action] = [EnterPhase(NodePhase.READY), AnnounceReady()]
+    if rules.has_driver:
+        actions += [EnterPhase(NodePhase.DRIVING), StartDriver()]
+        state = replace(state, driver_running=True)
+    return state, actions
+
+
+def _missing(rules: HeadRules, state: HeadState, now: float) -> str:
+    return missing_workers(
+        rules.hosts,
+        {worker.host for worker in state.workers.values()},
+        state.reports,
+        awaited=rules.expected - len(state.workers),
+        since_read_s=max(now - state.reports_at, 0.0),
+    )
+
+
+def progress(rules: HeadRules, state: HeadState, now: float) -> Step:
+    if state.phase is not Phase.WAITING:
+        return state, []
+    waited = duration(now - (state.deadline - rules.timeout_s))
+    joined = f"{len(state.workers)} of {count(rules.expected, 'worker')} joined after {waited}"
+    text = f"{joined}; waiting for {_missing(rules, state, now)}"
+    return state, [Say(text), Arm(PROGRESS, now + TOLD_AGAIN_S)]
+
+
+def reports_read(rules: HeadRules, state: HeadState, event: on.ReportsRead, now: float) -> Step:
+    state = replace(state, reports=event.reports, reports_at=now)
+    if state.driver_exit is not None and state.phase is Phase.RUNNING:
+        return driver_failed(rules, state, lost_just_now(event.reports))
+    if state.phase is not Phase.WAITING:
+        return state, []
+    text = too_many_failed(event.reports, expected=rules.expected, quorum=rules.quorum)
+    text = text or too_many_tasks_ended(event.without_task, expected=rules.expected, quorum=rules.quorum)
+    if text is None and now >= state.deadline:
+        text = too_late(
+            _missing(rules, state, now),
+            awaited=rules.expected - len(state.workers),
+            expected=rules.expected,
+            timeout_s=rules.timeout_s,
+        )
+    if text is None:
+        return state, []
+    end = End(ExitCode.WORKERS_MISSING, text, EndReason.ERROR.value, failed_host=rules.host)
+    return finish(rules, state, end)
+
+
+def worker_joined(rules: HeadRules, state: HeadState, event: on.WorkerJoined, now: float) -> Step:
+    worker = event.worker
+    if worker.node_id in state.workers:
+        return state, []
+    state = replace(state, workers={**state.workers, worker.node_id: worker})
+    if len(state.workers) >= rules.enough():
+        state = replace(state, shortage=None)
+    return then(wait_on(rules, state, now), before=[Note(f"worker {worker.host} joined ({worker.ip})")])
+
+
+def worker_left(rules: HeadRules, state: HeadState, event: on.WorkerLeft, now: float) -> Step:
+    if event.worker.node_id not in state.workers:
+        return state, []
+    left = {name: one for name, one in state.workers.items() if name != event.worker.node_id}
+    state = replace(state, workers=left)
+    if state.phase is Phase.STOPPING:
+        return state, []
+    return then(wait_on(rules, state, now), after=[ExplainLoss(event.worker)])
+
+
+def worker_lost(rules: HeadRules, state: HeadState, event: on.WorkerLost, now: float) -> Step:
+    if state.phase is Phase.STOPPING:
+        return state, []
+    if event.cause.signalled and event.worker.node_id not in state.losses:
+        # scancel, the time limit: that node heard it first, and it is on its way to this one.
+        losses = {**state.losses, event.worker.node_id: event}
+        return replace(state, losses=losses), [Arm(LOSS + event.worker.node_id, now + SAME_SIGNAL_S)]
+    return decide_loss(rules, state, event, now)
+
+
+def decide_loss(rules: HeadRules, state: HeadState, event: on.WorkerLost, now: float) -> Step:
+    text = _loss_text(event)
+    if state.driver_exit is not None:
+        return driver_failed(rules, state, (event.worker.host, text))
+    driving = Phase.RUNNING in (state.phase, state.resumes if state.phase is Phase.RECOVERING else None)
+    if ends_the_cluster(rules.loss, driving=driving, spare=rules.spare):
+        return finish(rules, state, _worker_lost_end(event, text))
+    warning: Action = Warn(f"{text}; {len(state.workers)} of {rules.expected} left")
+    if not driving or state.shortage is not None or len(state.workers) >= rules.enough():
+        return state, [warning]
+    state = replace(state, shortage=event)
+    if rules.loss.wait_s > 0:
+        return state, [warning, Arm(SHORTAGE, now + rules.loss.wait_s)]
+    return then(too_few(rules, state), before=[warning])
+
+
+def too_few(rules: HeadRules, state: HeadState) -> Step:
+    """The time is over in which workers could come back."""
+    if state.shortage is None:
+        return state, []
+    wait_s = rules.loss.wait_s
+    waited = f" and no other came within {wait_s:g} s" if wait_s else ""
+    left = f"{len(state.workers)} left, {rules.enough()} needed"
+    text = f"{_loss_text(state.shortage)}{waited}; {left}"
+    return finish(rules, state, _worker_lost_end(state.shortage, text))
+
+
+def _loss_text(event: on.WorkerLost) -> str:
+    return f"worker {event.worker.host} ({event.worker.ip}) is lost: {event.cause.text}"
+
+
+def _worker_lost_end(event: on.WorkerLost, text: str) -> End:
+    return End(ExitCode.UNHEALTHY, text, EndReason.WORKER_LOST.value, failed_host=event.worker.host)
+
+
+def workers_timer(rules: HeadRules, state: HeadState, name: str, now: float) -> Step | None:
+    """What a timer of this module means; None when it is another's."""
+    if name.startswith(LOSS):
+        loss = state.losses.get(name.removeprefix(LOSS))
+        return decide_loss(rules, state, loss, now) if loss is not None else (state, [])
+    if name == WORKERS:
+        return state, [ReadReports()] if state.phase is Phase.WAITING else []
+    if name == PROGRESS:
+        return progress(rules, state, now)
+    if name == SETTLE:
+        return wait_on(rules, state, now)
+    if name == SHORTAGE:
+        return too_few(rules, state)
+    return None

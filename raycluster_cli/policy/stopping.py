@@ -1,0 +1,86 @@
+"""What a request to end means: signals, a lost keeper; and how long the driver gets to end."""
+
+from __future__ import annotations
+
+import signal
+
+from ..model.errors import ExitCode
+from ..model.status import EndReason
+from .actions import Action, Arm, Hurry, Say
+from .events import SignalReceived
+from .values import End
+
+#: Signals that ask for the end, in the order of the exit codes 128 + N.
+ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+
+#: Signals that are handed on to the driver.
+HANDED_ON = (signal.SIGUSR1, signal.SIGUSR2)
+
+#: After a signal that asks for the end everything is over within this time (or --grace and RESERVE_S, if that
+#: is more): Slurm's KillWait is 30 s by default, and what it kills cannot clean up.
+SIGNAL_CEILING_S = 24.0
+
+#: What the end takes after the driver has ended: drain, logs, Ray, the last report.
+RESERVE_S = 10.0
+
+#: How long the driver gets to end once the head is lost: it can no longer do anything with Ray.
+LOST_GRACE_S = 2.0
+
+#: How far apart nodes may hear of the same signal from Slurm.
+SAME_SIGNAL_S = 1.5
+
+#: The timer after which an orderly end is cut short.
+HURRY = "hurry"
+
+
+def signal_end(number: int, host: str) -> End:
+    """The end of a run that was told to end by a signal."""
+    name = signal.Signals(number).name
+    return End(128 + number, f"ended by {name}", EndReason.SIGNAL.value, failed_host=host)
+
+
+def keeper_end(host: str) -> End:
+    """The end of a run whose keeper was killed."""
+    text = f"raycluster's keeper on {host} was killed"
+    return End(128 + signal.SIGKILL, text, EndReason.KEEPER_KILLED.value, failed_host=host)
+
+
+def parent_end() -> End:
+    """The end of a node whose Python program has ended."""
+    return End(ExitCode.SIGTERM, "the program that started this node has ended", EndReason.STOP.value)
+
+
+def on_ending_signal(
+    event: SignalReceived, now: float, *, stopping: bool, hurried: bool, grace_s: float
+) -> list[Action]:
+    """What a signal that asks for the end brings beside the end itself.
+
+    SIGTERM is repeated by Slurm (to the step, and through srun); only a second SIGINT means "at once".
+    """
+    actions: list[Action] = []
+    if event.number == signal.SIGINT and (stopping or event.count > 1):
+        if not hurried:
+            actions.append(Say(f"{signal.Signals(event.number).name} again: ending at once"))
+        actions.append(Hurry())
+    # Also for an end that was under way: from here on Slurm counts.
+    return [*actions, Arm(HURRY, now + max(SIGNAL_CEILING_S, grace_s + RESERVE_S))]
+
+
+def driver_signal(end: End) -> int:
+    """The signal that tells the driver to end."""
+    return signal.SIGINT if end.code == ExitCode.SIGINT else signal.SIGTERM
+
+
+def driver_grace_s(end: End, *, grace_s: float, stop_before_s: float) -> float:
+    """What the driver gets to end in, in seconds.
+
+    >>> driver_grace_s(End(5, reason="head-lost"), grace_s=30, stop_before_s=0)
+    2.0
+    >>> driver_grace_s(End(143, reason="time-limit"), grace_s=30, stop_before_s=120)
+    110.0
+    """
+    if end.reason == EndReason.HEAD_LOST.value:
+        return min(grace_s, LOST_GRACE_S)
+    if end.reason == EndReason.TIME_LIMIT.value:
+        return max(grace_s, stop_before_s - RESERVE_S)
+    return grace_s

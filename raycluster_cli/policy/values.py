@@ -1,0 +1,93 @@
+"""Values that events, actions and states are made of."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..model.errors import ExitCode
+from ..model.status import EndReason
+
+
+class Phase(enum.Enum):
+    """What a run does, as its policy sees it."""
+
+    CLAIMING = "claiming"
+    """The head takes the lease of the cluster's record."""
+    STARTING = "starting"
+    """The head starts its GCS and raylet; a worker looks for its head and joins it."""
+    WAITING = "waiting"
+    """The head's Ray is up, and it waits for its workers."""
+    RUNNING = "running"
+    """The driver runs, or the cluster is ready for drivers; of a worker: joined."""
+    RECOVERING = "recovering"
+    """Ray on this node is being started again."""
+    STOPPING = "stopping"
+    """The end is known; the driver, then Ray are being ended."""
+
+
+@dataclass(frozen=True)
+class End:
+    """How a run ended: its exit code, and who or what was the reason."""
+
+    code: int
+    message: str = ""
+    reason: str = ""
+    """Value of status.EndReason."""
+    failed_host: str = ""
+    """The host that caused it."""
+    log: str = ""
+    """A log file worth reading."""
+
+    @property
+    def on_purpose(self) -> bool:
+        return self.code == ExitCode.OK
+
+    @property
+    def failed(self) -> bool:
+        """Whether this node counts as failed: neither the driver's doing, nor asked for."""
+        if self.reason == EndReason.RAYLET_LOST.value:
+            return True
+        asked_for = (EndReason.DRIVER.value, EndReason.SIGNAL.value, EndReason.STOP.value)
+        return self.code != ExitCode.OK and self.reason not in asked_for
+
+    @property
+    def keeps_logs(self) -> bool:
+        """Whether --keep-logs=on-failure keeps this node's logs."""
+        if self.reason == EndReason.RAYLET_LOST.value:
+            return True
+        return self.code != ExitCode.OK and self.reason != EndReason.STOP.value
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker as the GCS knows it."""
+
+    node_id: str
+    host: str
+    ip: str = ""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a worker was lost, as far as it is known."""
+
+    text: str
+    signalled: bool = False
+    """It was told to end by a signal: the same signal is on its way to every node."""
+
+
+@dataclass(frozen=True)
+class WorkerReport:
+    """What a worker that is waited for last reported."""
+
+    phase: str
+    """Value of status.NodePhase."""
+    message: str = ""
+    age_s: float = 0.0
+    """Seconds since the report, when the reports were read."""
+
+
+Reports = Mapping[str, WorkerReport]
+"""The last reports by host."""

@@ -1,0 +1,286 @@
+"""A worker's policy: its raylet, its head, the end of the cluster.
+
+``step(rules, state, event, now)`` is the only place where a worker that has joined decides.  How it finds its
+head and joins is supervisor/joining.py's.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..model.errors import ExitCode
+from ..model.record import EndReport
+from ..model.settings import WorkerLoss
+from ..model.status import EndReason, NodePhase
+from ..system.process import describe_code
+from ..system.report import count
+from . import events as on
+from .actions import (
+    Action,
+    Arm,
+    EnterPhase,
+    Hurry,
+    Leave,
+    LookForEnd,
+    Note,
+    ReportLoss,
+    RestartRaylet,
+    Say,
+    Warn,
+)
+from .loss import worker_restarts
+from .stopping import ENDING, HURRY, keeper_end, on_ending_signal, parent_end, signal_end
+from .values import End, Phase
+
+#: How long a worker looks for the reason of its head's end before it calls it a loss.
+REASON_WAIT_S = 3.0
+
+#: The same where there is another sign, or little hope: a host that stopped responding writes no reports.
+LOOK_AGAIN_S = 0.5
+
+#: The same after a restart that failed.
+AFTER_RESTART_S = 0.3
+
+#: Rest before a raylet is started again: this, doubled each time, up to the maximum.
+RESTART_DELAY_S, MAX_RESTART_DELAY_S = 0.5, 30.0
+
+#: Reasons of a cluster's end that are a loss of its head, for every node.
+HEAD_LOST = (
+    EndReason.HEAD_LOST.value,
+    EndReason.SUPERVISOR_KILLED.value,
+    EndReason.KEEPER_KILLED.value,
+)
+
+#: The timer at which a worker whose head is away looks again for the cluster's end.
+LOOK = "look"
+
+
+@dataclass(frozen=True)
+class WorkerRules:
+    """What a worker's decisions depend on beside what happens."""
+
+    host: str
+    loss: WorkerLoss
+    """The head's --on-worker-loss, where the record has it."""
+    max_restarts: int = 0
+    grace_s: float = 0.0
+    head_host: str = ""
+    head_address: str = ""
+    has_record: bool = True
+    """Whether the record can say how the cluster ended."""
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """Where a worker's run is."""
+
+    phase: Phase = Phase.STARTING
+    restarts: int = 0
+    """How often Ray was started again on this node."""
+    raylet: on.RayletDied | None = None
+    """The death of our raylet, until it is decided what it means."""
+    failure: on.RestartFailed | None = None
+    lost: on.GcsLost | None = None
+    """The loss of the head's GCS, until it is decided what it means."""
+    away: str = ""
+    """Why a GCS that may come back is away; empty when it is not."""
+    away_told: bool = False
+    end: End | None = None
+    hurried: bool = False
+
+
+Step = tuple[WorkerState, list[Action]]
+
+
+def step(rules: WorkerRules, state: WorkerState, event: object, now: float) -> Step:
+    """What an event means."""
+    return _STEPS[type(event)](rules, state, event, now)
+
+
+def end_of_cluster(report: EndReport) -> End:
+    """This worker's end, once the head has said how the cluster ended.
+
+    A lost head is this worker's end too; in all other cases this worker did its part.
+    """
+    if report.reason in HEAD_LOST:
+        code, reason = ExitCode.UNHEALTHY, EndReason.HEAD_LOST.value
+    else:
+        code, reason = ExitCode.OK, EndReason.ENDED.value
+    return End(code, f"the cluster ended: {report.message}", reason, failed_host=report.failed_host)
+
+
+# -- joined ------------------------------------------------------------------------------------------
+
+
+def _joined(rules: WorkerRules, state: WorkerState, event: on.Joined, now: float) -> Step:
+    if state.phase is Phase.STOPPING:
+        return state, []
+    text = ""
+    if state.raylet is not None:
+        text = f"started again after {_raylet_text(rules, state.raylet)}"
+    state = replace(state, phase=Phase.RUNNING, raylet=None, failure=None)
+    return state, [EnterPhase(NodePhase.JOINED, text)]
+
+
+def _start_ended(rules: WorkerRules, state: WorkerState, event: on.StartEnded, now: float) -> Step:
+    return _finish(state, event.end)
+
+
+# -- the raylet --------------------------------------------------------------------------------------
+
+
+def _raylet_died(rules: WorkerRules, state: WorkerState, event: on.RayletDied, now: float) -> Step:
+    if state.phase is not Phase.RUNNING:
+        return state, []  # ended by us, or a start that failed and says so
+    phase = NodePhase.STOPPING if _final(rules, state) else NodePhase.STARTING
+    actions: list[Action] = [EnterPhase(phase, _raylet_text(rules, event))]
+    if event.code:
+        actions.append(ReportLoss())
+    # On purpose a raylet ends with 0: then the reason is there, or on its way.
+    wait_s = REASON_WAIT_S if event.code == 0 and event.drained is None else LOOK_AGAIN_S
+    return replace(state, raylet=event), [*actions, LookForEnd(wait_s)]
+
+
+def _raylet_text(rules: WorkerRules, event: on.RayletDied) -> str:
+    return f"the raylet on {rules.host} {describe_code(event.code)}"
+
+
+def _final(rules: WorkerRules, state: WorkerState) -> bool:
+    """Whether the next death of the raylet is this node's last."""
+    return not worker_restarts(rules.loss) or state.restarts >= rules.max_restarts
+
+
+def _after_raylet(rules: WorkerRules, state: WorkerState, event: on.RayletDied) -> Step:
+    """The record says nothing of an end: what does the death of our raylet mean?"""
+    if event.drained is not None or (event.code == 0 and not rules.has_record):
+        # The record cannot say it: none is shared, its disk is full, or it hangs.
+        text = f"the cluster ended: {event.drained or 'this node was drained'}"
+        return _finish(state, End(ExitCode.OK, text, EndReason.ENDED.value))
+    text = _raylet_text(rules, event)
+    if _final(rules, state):
+        tried = f" after {count(state.restarts, 'restart')}" if state.restarts else ""
+        return _raylet_lost(rules, state, text + tried, event.log)
+    delay_s = min(RESTART_DELAY_S * 2**state.restarts, MAX_RESTART_DELAY_S)
+    restarts = state.restarts + 1
+    warning = Warn(f"{text}; starting it again in {delay_s:g} s ({restarts} of {rules.max_restarts})")
+    state = replace(state, phase=Phase.RECOVERING, restarts=restarts)
+    return state, [warning, RestartRaylet(delay_s, restarts)]
+
+
+def _restart_failed(rules: WorkerRules, state: WorkerState, event: on.RestartFailed, now: float) -> Step:
+    if state.phase is not Phase.RECOVERING:
+        return state, []
+    return replace(state, failure=event), [LookForEnd(AFTER_RESTART_S)]
+
+
+def _raylet_lost(rules: WorkerRules, state: WorkerState, text: str, log: str) -> Step:
+    """This node is out.  Where the cluster goes on without it, the head's exit code is the job's."""
+    code = ExitCode.OK if worker_restarts(rules.loss) else ExitCode.UNHEALTHY
+    end = End(code, text, EndReason.RAYLET_LOST.value, failed_host=rules.host, log=log)
+    return _finish(state, end)
+
+
+# -- the head ----------------------------------------------------------------------------------------
+
+
+def _gcs_lost(rules: WorkerRules, state: WorkerState, event: on.GcsLost, now: float) -> Step:
+    if state.phase is Phase.STOPPING:
+        return state, []
+    return replace(state, lost=event), [LookForEnd(LOOK_AGAIN_S if event.silent else REASON_WAIT_S)]
+
+
+def _gcs_away(rules: WorkerRules, state: WorkerState, event: on.GcsAway, now: float) -> Step:
+    return replace(state, away=event.why, away_told=False), [LookForEnd(LOOK_AGAIN_S)]
+
+
+def _gcs_back(rules: WorkerRules, state: WorkerState, event: on.GcsBack, now: float) -> Step:
+    return replace(state, away=""), [Warn(f"the GCS at {rules.head_address} is back")]
+
+
+def _end_looked_up(rules: WorkerRules, state: WorkerState, event: on.EndLookedUp, now: float) -> Step:
+    if state.phase is Phase.STOPPING:
+        return state, []
+    if event.end is not None:
+        return _finish(state, end_of_cluster(event.end))
+    if state.failure is not None:
+        assert state.raylet is not None
+        text = f"{_raylet_text(rules, state.raylet)}, and did not start again: {state.failure.error}"
+        return _raylet_lost(rules, state, text, state.failure.log or state.raylet.log)
+    if state.raylet is not None and state.phase is Phase.RUNNING:
+        return _after_raylet(rules, state, state.raylet)
+    if state.lost is not None:
+        text = f"the head at {rules.head_address} is lost: {state.lost.why}"
+        end = End(ExitCode.UNHEALTHY, text, EndReason.HEAD_LOST.value, failed_host=rules.head_host)
+        return _finish(state, end)
+    if not state.away:
+        return state, []
+    actions: list[Action] = [Arm(LOOK, now + LOOK_AGAIN_S)]
+    if not state.away_told:
+        text = f"the GCS at {rules.head_address} is lost ({state.away}); it may come back"
+        actions.insert(0, Warn(text))
+    return replace(state, away_told=True), actions
+
+
+# -- the end -----------------------------------------------------------------------------------------
+
+
+def _signal_received(rules: WorkerRules, state: WorkerState, event: on.SignalReceived, now: float) -> Step:
+    if event.number not in ENDING:
+        return state, [Note(f"{signal.Signals(event.number).name} ignored: the driver runs on the head")]
+    stopping = state.phase is Phase.STOPPING
+    actions = on_ending_signal(event, now, stopping=stopping, hurried=state.hurried, grace_s=rules.grace_s)
+    if any(isinstance(action, Hurry) for action in actions):
+        state = replace(state, hurried=True)
+    state, more = _finish(state, signal_end(event.number, rules.host))
+    return state, [*actions, *more]
+
+
+def _keeper_ended(rules: WorkerRules, state: WorkerState, event: on.KeeperEnded, now: float) -> Step:
+    return _finish(state, keeper_end(rules.host))
+
+
+def _parent_ended(rules: WorkerRules, state: WorkerState, event: on.ParentEnded, now: float) -> Step:
+    return _finish(state, parent_end())
+
+
+def _guard_failed(rules: WorkerRules, state: WorkerState, event: on.GuardFailed, now: float) -> Step:
+    text = f"an error in raycluster ({event.name}): {event.error}"
+    return _finish(state, End(ExitCode.FAILURE, text, EndReason.BUG.value, failed_host=rules.host))
+
+
+def _timer_fired(rules: WorkerRules, state: WorkerState, event: on.TimerFired, now: float) -> Step:
+    if event.name == HURRY:
+        return replace(state, hurried=True), [Hurry()]
+    if event.name == LOOK and state.away and state.phase is not Phase.STOPPING:
+        return state, [LookForEnd(LOOK_AGAIN_S)]
+    return state, []
+
+
+def _finish(state: WorkerState, end: End) -> Step:
+    """The end is known; the first reason counts."""
+    if state.phase is Phase.STOPPING:
+        return state, []
+    actions: list[Action] = [EnterPhase(NodePhase.STOPPING, end.message), Leave(end)]
+    if end.reason == EndReason.ERROR.value:
+        actions.insert(0, Say(f"error: {end.message}"))
+    return replace(state, phase=Phase.STOPPING, end=end), actions
+
+
+_STEPS: Mapping[type, Callable[[WorkerRules, WorkerState, Any, float], Step]] = {
+    on.Joined: _joined,
+    on.StartEnded: _start_ended,
+    on.RayletDied: _raylet_died,
+    on.RestartFailed: _restart_failed,
+    on.GcsLost: _gcs_lost,
+    on.GcsAway: _gcs_away,
+    on.GcsBack: _gcs_back,
+    on.EndLookedUp: _end_looked_up,
+    on.SignalReceived: _signal_received,
+    on.KeeperEnded: _keeper_ended,
+    on.ParentEnded: _parent_ended,
+    on.GuardFailed: _guard_failed,
+    on.TimerFired: _timer_fired,
+}
