@@ -34,7 +34,7 @@ from ..model.errors import (
     WorkersMissingError,
 )
 from ..rayproc.boot import raycluster_command
-from ..supervisor.lifecycle import ParentLink
+from ..supervisor.parent_link import ParentLink
 
 T = TypeVar("T")
 

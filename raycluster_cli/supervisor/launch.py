@@ -79,7 +79,8 @@ class Launcher:
     ) -> None:
         """Run this node to its end and end the process with its exit code."""
         from ..model.status import Role
-        from .lifecycle import Context, run_and_exit
+        from .context import Context
+        from .run import run_and_exit
 
         env = self.env
         given = env.get("RAYCLUSTER_KEY", "")

@@ -22,8 +22,9 @@ from ..rayproc.boot import raycluster_command
 from ..rayproc.warm import WarmCompanion
 from ..system.keeper_link import Keeper
 from ..system.process import Child
+from .context import Context
 from .head import HeadRun
-from .lifecycle import Context, run_and_exit
+from .run import run_and_exit
 
 #: The head's address; the workers have the following ones.  Not 127.0.0.1, which Ray replaces by the
 #: machine's outer address (ray._private.services.resolve_ip_for_localhost).
@@ -88,7 +89,7 @@ class LocalRun(HeadRun):
         self.workers: list[Child] = []
 
     async def startup(self) -> None:
-        for number in range(1, self.expected + 1):
+        for number in range(1, self.rules.expected + 1):
             self.workers.append(self._spawn_worker(number))
         await super().startup()
 

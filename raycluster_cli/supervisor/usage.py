@@ -28,7 +28,7 @@ from ..model.status import Role
 from ..rayproc.plan import StartFailure
 from ..state.record import Record
 from ..system.proctree import PROC, descendants
-from .lifecycle import NodeRun
+from .run import NodeRun
 
 #: How often the head measures while it is watched, and how often it looks whether it is.
 MEASURE_S, LOOK_S = 2.0, 1.0

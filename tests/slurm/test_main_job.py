@@ -51,8 +51,8 @@ def test_missing_workers_end_the_head_in_time_and_by_name(slurm: Slurm) -> None:
     assert job.wait() == JobEnd("FAILED", 4, 0), job.output()
     line = line_with("error", job.output())
     assert "2 of 2 workers did not join within 8 s" in line
-    assert "n2 (no word from it)" in line
-    assert "n3 (no word from it)" in line
+    assert "n2 (never reported)" in line
+    assert "n3 (never reported)" in line
     end = read(record(slurm.bed, job) / "end.json")
     head = read(record(slurm.bed, job) / "head.json")
     assert end and head and end["exit_code"] == 4
@@ -73,7 +73,7 @@ def test_one_missing_worker_is_the_one_named(slurm: Slurm) -> None:
     assert job.wait() == JobEnd("FAILED", 4, 0), job.output()
     line = line_with("error", job.output())
     assert "1 of 2 workers did not join" in line
-    assert "n3 (no word from it)" in line
+    assert "n3 (never reported)" in line
     assert "n2" not in line
     slurm.assert_nothing_left()
 

@@ -7,14 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from raycluster_cli.model.errors import ExitCode, UsageError
-from raycluster_cli.model.record import EndReport
+from raycluster_cli.model.errors import UsageError
 from raycluster_cli.model.settings import Settings
 from raycluster_cli.rayproc.gcs_monitor import CHECK_TIMEOUT_S, FAILED_CHECKS
 from raycluster_cli.rayproc.plan import gcs_settings
-from raycluster_cli.supervisor.head import _refuse_recovery
-from raycluster_cli.supervisor.worker import HEAD_LOST, _end_of
-from raycluster_cli.supervisor.worker_wait import Members
+from raycluster_cli.supervisor.head_start import refuse_recovery
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,33 +44,10 @@ def test_a_silent_gcs_is_known_within_fifteen_seconds_and_a_pause_of_five_forgiv
 
 
 def test_recovery_needs_a_ray_that_keeps_its_state() -> None:
-    _refuse_recovery("2.58.0")
-    _refuse_recovery("3.0.0.dev0")
+    refuse_recovery("2.58.0")
+    refuse_recovery("3.0.0.dev0")
     with pytest.raises(UsageError, match=r"Ray 2\.55\.1"):
-        _refuse_recovery("2.55.1")
-
-
-@pytest.mark.parametrize(
-    ("reason", "code"),
-    [("driver", 0), ("stop", 0), ("signal", 0), ("worker-lost", 0), *((reason, 5) for reason in HEAD_LOST)],
-)
-def test_what_a_worker_makes_of_the_end(reason: str, code: int) -> None:
-    end = _end_of(EndReport(1.0, 5, reason, "n1", "text"))
-    assert end.code == code
-    assert (end.code == ExitCode.UNHEALTHY) == (reason in HEAD_LOST)
-
-
-def node(node_id: str, *, alive: bool = True, head: bool = False) -> dict[str, object]:
-    return {"node_id": node_id, "alive": alive, "is_head": head, "name": node_id}
-
-
-def test_members() -> None:
-    members = Members()
-    joined, lost = members.update([node("h", head=True), node("a"), node("b")])
-    assert ([one["node_id"] for one in joined], lost) == (["a", "b"], [])
-    joined, lost = members.update([node("a", alive=False), node("c", alive=False), node("b")])
-    assert ([one["node_id"] for one in lost], joined) == (["a"], [])
-    assert set(members.alive) == {"b"}
+        refuse_recovery("2.55.1")
 
 
 def test_every_row_of_the_page_names_a_test() -> None:

@@ -12,7 +12,7 @@ import pytest
 from raycluster_cli.cli import app as cli
 from raycluster_cli.cli.errors import tell_errors
 from raycluster_cli.cli.plain import read_line
-from raycluster_cli.supervisor import lifecycle
+from raycluster_cli.supervisor import run
 from raycluster_cli.supervisor.launch import Launcher
 
 ENVIRONMENTS = Path(__file__).parents[2] / "data/slurm-env"
@@ -50,7 +50,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
             monkeypatch.delenv(name)
         for name, value in {**env, "HOME": str(tmp_path)}.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(lifecycle, "run_and_exit", started)
+        monkeypatch.setattr(run, "run_and_exit", started)
         monkeypatch.setattr(sys, "argv", ["raycluster", *line])
         launcher = Launcher(dict(os.environ))
         with pytest.raises(SystemExit) as end:

@@ -1,0 +1,90 @@
+"""What a run is given from outside: settings, environment, allocation, and who this node is."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..model.settings import Settings
+from ..model.status import Role
+from ..rayproc.warm import WarmCompanion
+from ..slurm.allocation import Allocation
+from ..system.keeper_link import Keeper
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that a run is given from outside; the command line alone reads os.environ."""
+
+    settings: Settings
+    env: Mapping[str, str]
+    allocation: Allocation | None
+    role: Role
+    key: str
+    """The cluster's key in the record: job id and restart count, or one made for a local cluster."""
+    slurm_cluster: str
+    host: str
+    """This node's name, as Slurm and the user know it."""
+    state_dir: Path
+    driver: tuple[str, ...] = ()
+    keeper: Keeper | None = None
+    launched: float = field(default_factory=time.time)
+    """Unix seconds at which this command's process started."""
+    node_ip: str = ""
+    """Address of this node, where it is not to be found out: in a cluster of one machine."""
+    key_given: bool = False
+    """The key was given by hand: head and worker meet in the record without Slurm."""
+    symmetric: bool = False
+    """Started by `run`: head and workers are tasks of one step and start together."""
+    warm: WarmCompanion | None = None
+    """A companion that imports Ray already, for the first start of Ray here."""
+
+    @property
+    def cluster_key(self) -> str:
+        """What names this cluster among all: ports are derived from it where no record is shared."""
+        return f"{self.slurm_cluster}/{self.key}+{self.settings.name}"
+
+    @property
+    def step(self) -> str | None:
+        """The step that this task belongs to: a record's head of another step is not ours."""
+        return self.allocation.step_id if self.allocation else None
+
+    @property
+    def own_token(self) -> str:
+        """The token that the user brought along (RAYCLUSTER_TOKEN), or ''."""
+        return self.env.get("RAYCLUSTER_TOKEN", "")
+
+    @property
+    def own_identity(self) -> str:
+        """The cluster's identity where head and workers were given the same token, else ''."""
+        if not self.own_token:
+            return ""
+        return hashlib.sha256(f"{self.cluster_key} {self.own_token}".encode()).hexdigest()[:32]
+
+    @property
+    def worker_hosts(self) -> list[str]:
+        """The hosts from which a head expects workers, where Slurm tells."""
+        allocation = self.allocation
+        if allocation is None:
+            return []
+        nodes = allocation.job_nodes
+        if self.symmetric and allocation.step_nodes:
+            nodes = allocation.step_nodes
+        return [node for node in nodes if node != (allocation.node_name or self.host)]
+
+    @property
+    def nodes_in_job(self) -> int:
+        """How many nodes do the same as this one: the more, the more seldom each asks the file server."""
+        return len(self.allocation.job_nodes) if self.allocation else 1
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Other names by which a person may call this cluster: the array's task, the job's name."""
+        allocation = self.allocation
+        if allocation is None:
+            return ()
+        array = f"{allocation.array_job_id}_{allocation.array_task_id}" if allocation.array_job_id else ""
+        return tuple(name for name in (array, allocation.job_name) if name)

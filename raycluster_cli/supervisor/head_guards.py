@@ -1,0 +1,228 @@
+"""What a head watches while it runs: its nodes, its GCS, the record, the job's time limit."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..model.errors import RayclusterError
+from ..model.record import NodeReport
+from ..model.status import Role
+from ..policy import events as on
+from ..policy.values import Phase, Worker, WorkerReport
+from ..rayproc.gcs_monitor import gcs_lost
+from ..slurm.job_calls import TaskProbe, hosts_without_task, job_end_time, job_output
+from ..state.catalogue import prune
+from ..state.lease import HEARTBEAT_S
+from ..state.record import Record
+from .usage import tell_usage
+
+if TYPE_CHECKING:
+    from .head import HeadRun
+
+#: How often the workers' reports are read while they are waited for; more seldom the more of them there are.
+REPORTS_S = 0.5
+
+#: How long a look into the record may take where the work must go on without it.
+RECORD_LOOK_S = 2.0
+
+#: How often the head looks into the record for what others leave there: a stop, a lost raylet.
+RECORD_POLL_S = 0.5
+
+#: Of so many silent nodes at most Slurm is asked for their tasks: of a thousand, a few tell enough.
+ASKED_AFTER = 64
+
+#: Reports that are older than the head by more than this are an earlier cluster's; clocks may differ.
+OLD_REPORT_S = 300.0
+
+#: Rest before the watch over the nodes is taken up again after its process has ended.
+REWATCH_DELAY_S = 0.5
+
+#: Rest between two looks at a GCS whose process has ended: its death is another guard's.
+GCS_REST_S = 1.0
+
+#: When Slurm is asked where the job's output goes; it remembers a job for minutes after its end (MinJobAge).
+OUTPUT_AFTER_S = 5.0
+
+
+class HeadGuards:
+    """Puts what it sees into the run's queue as events."""
+
+    def __init__(self, run: HeadRun) -> None:
+        self._run = run
+        self.deaths: dict[str, Mapping[str, Any]] = {}
+        """Ray's death info of lost nodes, by node id."""
+        self._reports: dict[str, NodeReport] = {}
+        self._probe: TaskProbe | None = None
+
+    async def begin(self) -> None:
+        """Start them all, once Ray is up."""
+        run = self._run
+        watching = await run.node.watch(self._nodes_changed, run.rules.expected + 1)
+        guard, start = run.tasks.guard, run.tasks.start
+        guard("the watch over the nodes", _Watch(self, watching).keep)
+        guard("the watch over the GCS", self._watch_gcs)
+        guard("the wait for the workers", self._watch_reports)
+        if (record := run.record) is not None:
+            guard("the watch over the record", lambda: self._watch_record(record))
+            guard("what is in use", lambda: tell_usage(run, run.rules.expected + 1))
+            start("the job's output file", self._note_output())
+            start("old records", self._prune())
+
+    async def _prune(self) -> None:
+        await asyncio.wait({self._run.record_quietly(prune, self._run.context.state_dir)})
+
+    # -- workers ---------------------------------------------------------------------------------
+
+    def _nodes_changed(self, nodes: list[Mapping[str, Any]]) -> None:
+        for node in nodes:
+            if node["is_head"]:
+                continue
+            worker = Worker(str(node["node_id"]), str(node["name"]), str(node["ip"]))
+            if node["alive"]:
+                self._run.post(on.WorkerJoined(worker))
+            else:
+                self.deaths.setdefault(worker.node_id, node.get("death") or {})
+                self._run.post(on.WorkerLeft(worker))
+
+    async def _watch_reports(self) -> None:
+        """Read the reports while workers are waited for; Slurm knows of whom none will come."""
+        run = self._run
+        self._probe = TaskProbe(self._hosts_without_task)
+        try:
+            while run.state.phase in (Phase.STARTING, Phase.WAITING, Phase.RECOVERING):
+                await self.read_reports()
+                await asyncio.sleep(REPORTS_S + run.rules.expected / 1000)
+        finally:
+            self._probe.close()
+
+    async def read_reports(self) -> None:
+        """Read the workers' reports; an answer is posted in any case."""
+        reports = await self._read()
+        now = time.time()
+        told = {
+            host: WorkerReport(report.phase, report.message, max(now - report.updated, 0.0))
+            for host, report in reports.items()
+        }
+        silent = self._silent(reports)
+        without = self._probe.ended(silent) if self._probe is not None else []
+        self._run.post(on.ReportsRead(told, tuple(without)))
+
+    async def _read(self) -> dict[str, NodeReport]:
+        run = self._run
+        if run.record is None:
+            return {}
+        reports = await run.reports.ask(run.record.read_nodes, timeout_s=RECORD_LOOK_S, default=None)
+        if reports is not None:
+            since = run.context.launched - OLD_REPORT_S
+            self._reports = {
+                host: report
+                for host, report in reports.items()
+                if report.role == Role.WORKER.value and report.updated >= since
+            }
+        return self._reports
+
+    def _silent(self, reports: Mapping[str, NodeReport]) -> list[str]:
+        """Hosts that have neither joined nor reported anything; the first of them."""
+        joined = {worker.host for worker in self._run.state.workers.values()}
+        hosts = self._run.rules.hosts
+        return [host for host in hosts if host not in joined and host not in reports][:ASKED_AFTER]
+
+    async def _hosts_without_task(self, hosts: Sequence[str]) -> list[str]:
+        """Those of silent nodes that will not come any more, where Slurm can tell: in a step of our own."""
+        context = self._run.context
+        if context.allocation is None or not context.symmetric:
+            return []
+        return await hosts_without_task(hosts, context.allocation, context.env, self._run.reaper)
+
+    # -- the head's own GCS ----------------------------------------------------------------------
+
+    async def _watch_gcs(self) -> None:
+        """A GCS that runs but no longer answers is lost as well; workers come to the same conclusion."""
+        run = self._run
+        while True:
+            loss = await gcs_lost(
+                run.node.address.ip,
+                run.node.gcs_port,
+                interval_s=run.settings.check_interval,
+                context=run.node.tls_context,
+            )
+            gcs = run.node.children.get("gcs_server")
+            if loss.silent and gcs is not None and gcs.running:
+                run.post(on.GcsSilent(loss.why, run.node.log_of("gcs_server")))
+                await asyncio.wait({gcs.exited}, timeout=run.settings.check_interval)
+            await asyncio.sleep(GCS_REST_S)
+            await run.recovery_over()
+
+    # -- the record ------------------------------------------------------------------------------
+
+    async def _watch_record(self, record: Record) -> None:
+        """What others leave in the record: `raycluster stop` its request, a worker that its raylet died.
+
+        And the head's lease is touched now and then.
+        """
+        run = self._run
+        beat_at = 0.0
+        while True:
+            for node_id in await run.reports.submit(record.lost_node_ids):
+                if (worker := run.state.workers.get(node_id)) is not None:  # the GCS has not missed it yet
+                    run.post(on.WorkerLeft(worker))
+            stop = await run.reports.submit(record.stop_requested)
+            if stop is not None:
+                run.post(on.StopRequested(stop.by))
+                return
+            if time.monotonic() >= beat_at:
+                beat_at = time.monotonic() + HEARTBEAT_S
+                run.record_quietly(record.leases.beat)
+            await asyncio.sleep(RECORD_POLL_S)
+
+    async def _note_output(self) -> None:
+        """Where the job's output goes: for `raycluster logs`, once Slurm has forgotten the job."""
+        run = self._run
+        if run.context.allocation is None:
+            return
+        await asyncio.sleep(OUTPUT_AFTER_S)  # the start has better things to do
+        path = await job_output(run.context.allocation.job_id, run.context.env, run.reaper)
+        if path:
+            run.begin.entry.update(output=path)
+
+    # -- the time limit --------------------------------------------------------------------------
+
+    async def ask_time_limit(self, now: bool) -> None:
+        """How much time the job has left: as known from its start, or as Slurm says now."""
+        run, allocation = self._run, self._run.context.allocation
+        if allocation is None:
+            return
+        end_time = None if now else allocation.end_time
+        asked = end_time is None
+        if end_time is None:
+            end_time = await job_end_time(allocation.job_id, run.context.env, run.reaper)
+            if end_time is not None and end_time != run.begin.entry.info.end_time:
+                run.begin.entry.update(end_time=end_time)
+        if end_time is None and now:
+            end_time = allocation.end_time  # Slurm is busy: what was known still counts
+        left_s = None if end_time is None else end_time - time.time()
+        run.post(on.TimeLimitKnown(left_s, asked_now=asked))
+
+
+class _Watch:
+    """The subscription to the GCS's nodes, taken up again whenever its process has ended."""
+
+    def __init__(self, guards: HeadGuards, over: asyncio.Future[None]) -> None:
+        self._guards = guards
+        self._over = over
+
+    async def keep(self) -> None:
+        run = self._guards._run
+        while True:
+            await asyncio.wait({self._over})
+            run.report.note("the watch over the nodes ended; taking it up again")
+            while self._over.done():
+                await asyncio.sleep(REWATCH_DELAY_S)
+                await run.recovery_over()
+                try:
+                    self._over = await run.node.watch(self._guards._nodes_changed, run.rules.expected + 1)
+                except (RayclusterError, OSError) as error:
+                    run.report.note(f"the nodes cannot be watched: {error}")

@@ -1,0 +1,230 @@
+"""The start of a head, step by step: lease, directory, token, ports, keys, GCS and raylet."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .._version import __version__
+from ..model.errors import HeadStartError, RayclusterError, UsageError
+from ..model.record import HeadInfo
+from ..model.status import HeadState, NodePhase
+from ..node.ray_node import RayNode, is_loopback
+from ..policy import events as on
+from ..policy.stopping import LOST_GRACE_S
+from ..rayproc.companion_client import Started
+from ..rayproc.plan import StartFailure
+from ..slurm.allocation import format_hostlist
+from ..state.record import Record
+from .driver import find_program
+from .head_entry import HeadEntry
+from .versions import python_version
+
+if TYPE_CHECKING:
+    from .head import HeadRun
+
+#: First version of Ray whose GCS can keep its state on disk.
+RECOVERY_SINCE = (2, 58)
+
+
+class HeadStart:
+    """Brings the head's Ray up, and remembers how far it came: the end depends on it."""
+
+    def __init__(self, run: HeadRun) -> None:
+        self._run = run
+        self._context = run.context
+        self._settings = run.settings
+        self.entry = HeadEntry(self._write_head)
+        self.identity = run.context.own_identity or secrets.token_hex(16)
+        self.claimed = False
+        """Whether the record is ours: until then it may be another head's, whose end is not ours to write."""
+        self.refused_by: Record | None = None
+        """The record that is another head's."""
+
+    async def ray_up(self) -> None:
+        """From nothing to a GCS that answers.  Raises RayclusterError."""
+        run, settings = self._run, self._settings
+        if run.record is not None:
+            await self._take_lease(run.record)
+            run.keep()
+        run.post(on.LeaseTaken())
+        # In a job not earlier: other tasks wait for this one, and learn of its failure from the record.
+        if self._context.driver:
+            find_program(self._context.driver, self._context.env)
+        node = run.make_node()
+        node.on_dashboard = lambda url: self.entry.update(dashboard=url)
+        run.keep(node_root=str(node.root.path))
+        node.begin_import()
+        node.token = await self._make_token()
+        self._warn_of_open_dashboard()
+        hosts = self._context.worker_hosts
+        # The route to another host of the job tells which of our addresses is the right one.
+        node.measure(route_to=hosts[0] if hosts else None)
+        node.claim_ports({"gcs": settings.master_port} if settings.master_port else {})
+        if settings.tls:
+            await self._make_keys(node)
+        # Written before Ray is up: workers then probe the port itself and do not ask the file server.
+        self.entry.create(self._head_info(node))
+        run.enter_phase(NodePhase.STARTING, ip=node.address.ip, node_root=str(node.root.path))
+        run.report.on_event = self._to_event_log
+        try:
+            if settings.head_recovery:
+                refuse_recovery(await node.version(settings.start_timeout))
+            started = await start_ray(run)
+        except StartFailure as failed:
+            raise HeadStartError(
+                f"the head did not start on {self._context.host}: {failed.message}",
+                self._where_the_logs_are(),
+            ) from failed
+        self.entry.update(
+            session=started.session,
+            cluster_id=started.cluster_id,
+            ray_version=node.ray_version,
+            state=HeadState.UP.value,
+        )
+        run.reports.stamp(node.steps)
+        run.enter_phase(NodePhase.JOINED, node_id=started.node_id)
+        run.parent.tell(event="up", address=self.entry.info.address)
+
+    async def _take_lease(self, record: Record) -> None:
+        """Become the head of this record, or leave it alone: it is another head's then."""
+
+        def take() -> None:
+            record.take_lease(host=self._context.host)
+            self.claimed = True  # here, since a signal can end the wait below before it returns
+
+        try:
+            await self._run.on_record(take)
+        except RayclusterError:
+            self.refused_by, self._run.record = self._run.record, None
+            self._run.reports.use(None)
+            raise
+
+    async def _make_token(self) -> str:
+        """The cluster's token: the user's own (RAYCLUSTER_TOKEN), or a new one in the record."""
+        run = self._run
+        if not self._settings.auth:
+            run.report.warn(
+                "--no-auth: anyone who can connect to this cluster's ports can run code as you. Leave it out "
+                "unless a client cannot send a token."
+            )
+            return ""
+        own = self._context.own_token
+        if own or run.record is None:
+            return own or secrets.token_hex(32)
+        return await run.on_record(run.record.make_token)
+
+    def _warn_of_open_dashboard(self) -> None:
+        settings = self._settings
+        if settings.dashboard and not is_loopback(settings.dashboard_host):
+            guard = "only the token protects it" if settings.auth else "nothing protects it (--no-auth)"
+            self._run.report.warn(
+                f"--dashboard-host {settings.dashboard_host}: others can connect to the dashboard, which "
+                f"runs code as you; {guard}. `raycluster dashboard` needs only the default, 127.0.0.1."
+            )
+
+    async def _make_keys(self, node: RayNode) -> None:
+        """The cluster's authority, into the record for the workers; and this node's certificate."""
+        run = self._run
+        if run.record is None and run.rules.expected:
+            raise UsageError(
+                "--tls needs a record, from which workers take the cluster's authority; none can be kept.",
+                "Give a directory that all nodes share by --state-dir.",
+            )
+        authority = await node.make_authority()
+        if run.record is not None:
+            await run.on_record(run.record.write_authority, authority)
+        await node.certify(authority)
+
+    def _head_info(self, node: RayNode) -> HeadInfo:
+        run, context, settings = self._run, self._context, self._settings
+        allocation = context.allocation
+        return HeadInfo(
+            host=context.host,
+            address_ip=node.address.ip,
+            port=node.gcs_port,
+            identity=self.identity,
+            python_version=python_version(),
+            raycluster_version=__version__,
+            auth=settings.auth,
+            tls=settings.tls,
+            started=context.launched,
+            pid=run.reports.now.pid,
+            create_time=run.reports.now.create_time,
+            expected_workers=run.rules.expected,
+            driver=context.driver,
+            ports=node.port_map(),
+            aliases=context.aliases,
+            node_root=str(node.root.path),
+            end_time=(allocation.end_time or 0.0) if allocation else 0.0,
+            state=HeadState.STARTING.value,
+            step=context.step or "",
+            on_worker_loss=settings.on_worker_loss,
+            head_recovery=settings.head_recovery,
+            with_dashboard=settings.dashboard,
+            worker_hosts=format_hostlist(context.worker_hosts),
+            min_workers=run.rules.quorum,
+            grace_s=settings.grace,
+        )
+
+    def _write_head(self, info: HeadInfo) -> None:
+        if self._run.record is not None:
+            self._run.record_quietly(self._run.record.write_head, info)
+
+    def _to_event_log(self, when: float, text: str) -> None:
+        if self._run.record is not None:
+            self._run.reports.submit(self._run.record.append_event, text, when)
+
+    def _where_the_logs_are(self) -> str:
+        """The node's directory goes with the node; what was kept of it is in the record."""
+        record = self._run.record
+        if record is None or self._settings.keep_logs == "never":
+            return ""
+        return f"`raycluster why {self._context.key}` shows the logs, which are in {record.path}/logs."
+
+
+async def start_ray(run: HeadRun, session_name: str | None = None) -> Started:
+    """The head's GCS and raylet; again, after they died, with the session that they had."""
+    settings, node = run.settings, run.node
+    storage: Path | None = node.root.path / "gcs" if settings.head_recovery else None
+    return await node.start(
+        settings.start_timeout,
+        expected_nodes=run.rules.expected + 1,
+        identity=run.begin.identity,
+        storage=storage,
+        session_name=session_name,
+    )
+
+
+async def restart_head(run: HeadRun) -> None:
+    """All of the head's Ray again, at the same address; the driver is ended first."""
+    node = run.node
+    assert node.started is not None
+    session = node.started.session
+    if run.driver is not None and run.driver.child.running:
+        await run.driver.stop(signal.SIGTERM, LOST_GRACE_S)
+    await node.reset()
+    with contextlib.suppress(OSError):
+        (node.root.ray_dir / "ray_current_cluster").unlink()
+    node.begin_import()
+    started = await start_ray(run, session)
+    run.begin.entry.update(session=started.session, cluster_id=started.cluster_id)
+
+
+def refuse_recovery(ray_version: str) -> None:
+    """Raise UsageError when this Ray cannot keep the GCS's state on disk.
+
+    >>> refuse_recovery("2.60.0")
+    """
+    numbers = tuple(int(part) for part in re.findall(r"\d+", ray_version)[:2])
+    if numbers < RECOVERY_SINCE:
+        needed = ".".join(str(number) for number in RECOVERY_SINCE)
+        raise UsageError(
+            f"--head-recovery needs Ray {needed} or newer, whose GCS keeps its state in RocksDB; "
+            f"this is Ray {ray_version}.",
+            "Update Ray, or leave the option out: the job then ends when its head is lost.",
+        )

@@ -1,0 +1,53 @@
+"""The socket to a Python program that started this node through the library, if one did."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import Callable, Mapping
+
+
+class ParentLink:
+    """Tells the program what happens, a JSON object a line; end of file means that the program has ended."""
+
+    VARIABLE = "RAYCLUSTER_PARENT_FD"
+
+    def __init__(self, link: socket.socket | None) -> None:
+        self._link = link
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str]) -> ParentLink:
+        """The link that the program left in the environment; one to nobody where it left none."""
+        text = env.get(cls.VARIABLE, "")
+        if not text.isdigit():
+            return cls(None)
+        link = socket.socket(fileno=int(text))
+        link.set_inheritable(False)
+        link.setblocking(False)
+        return cls(link)
+
+    def attach(self, loop: asyncio.AbstractEventLoop, on_gone: Callable[[], None]) -> None:
+        """Call ``on_gone`` once the program has ended."""
+        if self._link is None:
+            return
+        link = self._link
+
+        def readable() -> None:
+            with contextlib.suppress(BlockingIOError, InterruptedError):
+                try:
+                    if link.recv(4096):
+                        return
+                except ConnectionError:
+                    pass
+                loop.remove_reader(link)
+                on_gone()
+
+        loop.add_reader(link, readable)
+
+    def tell(self, **facts: object) -> None:
+        """Tell the program something; a program that does not read loses it."""
+        if self._link is not None:
+            with contextlib.suppress(OSError):
+                self._link.send(json.dumps(facts).encode() + b"\n")

@@ -1,0 +1,119 @@
+"""This node's status reports, and all else that a run asks of the record: in one thread, with deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from ..model.errors import RayclusterError, UsageError
+from ..model.record import NodeReport, ProcessDeath
+from ..model.status import NodePhase
+from ..state.record import Record
+
+T = TypeVar("T")
+
+#: How long a record that does not answer can hold up a step of the start.
+RECORD_WAIT_S = 30.0
+
+
+class ReportWriter:
+    """Writes this node's status reports into the record, in a thread: a hung file system holds up nothing.
+
+    Reports are written in order, and one that a newer one has overtaken is left out.  In large jobs a node
+    writes no more than one in ``rest_s`` seconds: the file server hears all of them.
+    """
+
+    def __init__(self, record: Record | None, first: NodeReport, rest_s: float = 0.0) -> None:
+        self._record = record
+        self._rest_s = rest_s
+        self._next_at = 0.0
+        self._later: asyncio.TimerHandle | None = None
+        self.now = first
+        self.deaths: list[ProcessDeath] = []
+        """Processes of this node that ended though nobody wanted them to: for the post-mortem."""
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="record")
+        self._number = 0
+
+    def phase(self, phase: NodePhase, message: str = "", **facts: Any) -> None:
+        """Enter a phase (or say more about the one that we are in)."""
+        phases = dict(self.now.phases)
+        phases.setdefault(phase.value, time.time())
+        self.now = replace(
+            self.now, phase=phase.value, phases=phases, message=message, updated=time.time(), **facts
+        )
+        self._number += 1
+        loop = asyncio.get_running_loop()
+        if self._later is None and loop.time() >= self._next_at:
+            self._write_soon()
+        elif self._later is None:
+            self._later = loop.call_at(self._next_at, self._write_soon)
+
+    def _write_soon(self) -> None:
+        self._later = None
+        self._next_at = asyncio.get_running_loop().time() + self._rest_s
+        self.submit(self._write, self._number, self.now)
+
+    def stamp(self, steps: Mapping[str, float]) -> None:
+        """Steps within phases, told with the next report; the first time of each counts."""
+        self.now = replace(self.now, phases={**steps, **self.now.phases})
+
+    def _write(self, number: int, report: NodeReport) -> None:
+        if self._record is not None and number == self._number:
+            with contextlib.suppress(RayclusterError, OSError):
+                self._record.write_node(report)
+
+    def submit(self, call: Any, *args: Any) -> asyncio.Future[Any]:
+        """Run a call on the record after those already given."""
+        return asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+
+    def add(self, **facts: Any) -> None:
+        """Facts that the next report tells as well."""
+        self.now = replace(self.now, **facts)
+
+    async def ask(self, call: Callable[..., T], *args: Any, timeout_s: float, default: T) -> T:
+        """The answer of a call on the record, or ``default`` when the file system hangs."""
+        answer = self.submit(call, *args)
+        await asyncio.wait({answer}, timeout=timeout_s)
+        if not answer.done():
+            answer.add_done_callback(_forget)
+            return default
+        found: T = answer.result()
+        return found
+
+    def use(self, record: Record | None) -> None:
+        """Write to this record from now on; to none when it is somebody else's."""
+        self._record = record
+
+    async def close(self, timeout_s: float = 3.0) -> None:
+        """Wait for the last report to be written, ``timeout_s`` at most."""
+        if self._later is not None:
+            self._later.cancel()
+            self._write_soon()
+        last = self.submit(lambda: None)
+        last.add_done_callback(_forget)
+        await asyncio.wait({last}, timeout=timeout_s)
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def need(self, call: Callable[..., T], *args: Any, where: object = "") -> T:
+        """The answer of a call that the start cannot do without.  Raises UsageError when none comes."""
+        answer = await self.ask(call, *args, timeout_s=RECORD_WAIT_S, default=_NO_ANSWER)
+        if answer is _NO_ANSWER:
+            raise UsageError(
+                f"{where or 'the state directory'} did not answer within {RECORD_WAIT_S:g} s.",
+                "Is its file system available? Another shared directory can be given by --state-dir.",
+            )
+        return answer  # type: ignore[no-any-return]
+
+
+_NO_ANSWER: Any = object()
+
+
+def _forget(answer: asyncio.Future[Any]) -> None:
+    """Nobody waits for this answer any more; its error is nobody's."""
+    if not answer.cancelled():
+        answer.exception()

@@ -1,0 +1,381 @@
+"""The frame of a run on one node: events in, the policy's actions out, and an end that runs to its last line.
+
+One queue takes what happens: signals, processes that end, what guards see.  One loop gives each event to
+the policy (policy.head or policy.worker) and executes the actions that come back.  What takes time is a
+background task (tasks.Tasks) that puts its result into the queue as another event.  What a head and a worker
+*do* is in head.py and worker.py.  No Typer, no Rich, no Ray here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, NoReturn, TypeVar
+
+from ..model.errors import ExitCode, RayclusterError
+from ..model.record import NodeReport, ProcessDeath
+from ..model.status import EndReason, NodePhase
+from ..node.log_archive import copy_logs
+from ..node.ray_node import RayNode
+from ..policy import actions as do
+from ..policy import events as on
+from ..policy.values import End
+from ..state.record import Record
+from ..system.cgroups import oom_kills
+from ..system.process import Child, Reaper, Signals
+from ..system.proctree import become_subreaper, identify
+from ..system.report import Report
+from .context import Context
+from .parent_link import ParentLink
+from .report_writer import ReportWriter
+from .tasks import Tasks
+
+T = TypeVar("T")
+
+#: How long copying the logs into the record may take.
+COPY_TIMEOUT_S = 5.0
+
+#: The file in the node's directory that has the traceback of every error in raycluster itself.
+LOG_NAME = "raycluster.log"
+
+
+class Finished(Exception):
+    """Raised out of a start when there is nothing left to do: the end is known."""
+
+    def __init__(self, end: End) -> None:
+        super().__init__(end.message)
+        self.end = end
+
+
+class NodeRun:
+    """One run of `raycluster head` or `worker` on this node."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.settings = context.settings
+        self.report = Report(prefix="raycluster", verbose=context.settings.verbose)
+        self.reaper = Reaper()
+        self.signals = Signals()
+        self.tasks = Tasks(self._task_failed, self._guard_restarts)
+        self.record: Record | None = None
+        self.reports: ReportWriter
+        self.deaths: list[ProcessDeath] = []
+        """Processes of this node that ended though nobody wanted them to: for the post-mortem."""
+        self.hurry = asyncio.Event()
+        """Set when what is being ended in an orderly way is to be ended at once."""
+        self.parent = ParentLink.from_environment(context.env)
+        self._node: RayNode | None = None
+        self._events: asyncio.Queue[object] = asyncio.Queue()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._leaving: asyncio.Future[None] | None = None
+        self._exit_code = int(ExitCode.FAILURE)
+        self._bug: BaseException | None = None
+        self._execute: Mapping[type, Callable[[Any], object]] = {
+            do.Say: lambda action: self.report.say(action.text),
+            do.Warn: lambda action: self.report.warn(action.text),
+            do.Note: lambda action: self.report.note(action.text),
+            do.Arm: self._arm,
+            do.EnterPhase: lambda action: self.enter_phase(action.phase, action.message),
+            do.Hurry: lambda _: self.hurry.set(),
+            do.Leave: self._leave,
+            **self.own_actions(),
+        }
+
+    # -- to be written by head and worker --------------------------------------------------------
+
+    def step(self, event: object, now: float) -> list[do.Action]:
+        """Let the policy decide, keep its state, and return what there is to do."""
+        raise NotImplementedError
+
+    def own_actions(self) -> dict[type, Callable[[Any], object]]:
+        """How actions are executed that only this kind of node has."""
+        raise NotImplementedError
+
+    async def startup(self) -> None:
+        """Bring this node's Ray up, then post the event that says so.  Raises RayclusterError or Finished."""
+        raise NotImplementedError
+
+    async def shutdown(self, leave: do.Leave) -> None:
+        """End Ray and leave nothing behind."""
+        raise NotImplementedError
+
+    @property
+    def end(self) -> End | None:
+        """How the run ends, once the policy knows."""
+        raise NotImplementedError
+
+    # -- the frame -------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """From the first signal handler to the last report; returns the exit code."""
+        loop = asyncio.get_running_loop()
+        become_subreaper()
+        self.reaper.attach(loop)
+        self.signals.attach(loop, self.context.keeper)
+        self.parent.attach(loop, lambda: self.post(on.ParentEnded()))
+        self.reports = ReportWriter(
+            None, self._first_report(), rest_s=report_rest_s(self.context.nodes_in_job)
+        )
+        self.signals.listen(self._on_signal)
+        self.tasks.start("start", self._start())
+        while self._leaving is None or not self._leaving.done():
+            self._take(await self._events.get())
+        self._leaving.result()
+        if self._bug is not None:
+            raise self._bug
+        return self._exit_code
+
+    def post(self, event: object) -> None:
+        """Something has happened."""
+        self._events.put_nowait(event)
+
+    def _take(self, event: object) -> None:
+        if event is None:  # the run has left: see _leave
+            return
+        try:
+            for action in self.step(event, asyncio.get_running_loop().time()):
+                self._execute[type(action)](action)
+        except Exception as error:
+            self._task_failed(f"on {type(event).__name__}", error)
+            if isinstance(event, on.GuardFailed):  # not even that could be taken in: there is no other way
+                self._leave(do.Leave(End(ExitCode.FAILURE, f"error in raycluster: {error!r}", "bug")))
+
+    def _arm(self, action: do.Arm) -> None:
+        if action.name in self._timers:
+            self._timers.pop(action.name).cancel()
+        loop = asyncio.get_running_loop()
+        self._timers[action.name] = loop.call_at(action.at, self.post, on.TimerFired(action.name))
+
+    def _on_signal(self, number: int, count: int) -> None:
+        if self.signals.keeper_gone and number == signal.SIGTERM and not self.signals.direct.get(number):
+            self.post(on.KeeperEnded())
+        else:
+            self.post(on.SignalReceived(number, count))
+
+    async def _start(self) -> None:
+        try:
+            await self._open_record()
+            self.reports.phase(NodePhase.LAUNCHED)
+            await self.startup()
+        except Finished as finished:
+            self.post(on.StartEnded(finished.end))
+        except RayclusterError as error:
+            self.post(on.StartEnded(self.end_of_error(error)))
+
+    def end_of_error(self, error: RayclusterError) -> End:
+        """The end of a run that an error of the user's ends."""
+        return End(error.exit_code, str(error), EndReason.ERROR.value, failed_host=self.context.host)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def _leave(self, action: do.Leave) -> None:
+        if self._leaving is None:
+            self._leaving = asyncio.ensure_future(self._end(action))
+            self._leaving.add_done_callback(lambda _: self.post(None))
+
+    async def _end(self, action: do.Leave) -> None:
+        end = action.end
+        for name in await self.tasks.close():
+            self.report.warn(f"{name} did not end when it was cancelled")
+        await self.shutdown(action)
+        self.parent.tell(event="ended", code=end.code, message=end.message)
+        self.enter_phase(
+            NodePhase.FAILED if end.failed else NodePhase.GONE,
+            end.message,
+            exit_code=int(end.code),
+            reason=end.reason,
+            log=end.log,
+            oom_kills=oom_kills(),
+        )
+        await self.reports.close()
+        self._exit_code = int(end.code)
+
+    async def try_to(self, what: str, work: Coroutine[Any, Any, T]) -> T | None:
+        """One step of the end: its failure is told, and does not keep the next one from running."""
+        try:
+            return await work
+        except Exception as error:
+            self.log_traceback(what, error)
+            self.report.warn(f"{what}: {error!r}")
+            return None
+
+    # -- errors in raycluster itself -------------------------------------------------------------
+
+    def _task_failed(self, name: str, error: Exception) -> None:
+        self.log_traceback(name, error)
+        self._bug = self._bug or error
+        self.post(on.GuardFailed(name, repr(error)))
+
+    def _guard_restarts(self, name: str, error: Exception) -> None:
+        self.log_traceback(name, error)
+        self.report.note(f"{name}: {error!r}; starting it again")
+
+    def log_traceback(self, name: str, error: BaseException) -> None:
+        """Into the node's log, which --keep-logs keeps."""
+        root = getattr(self._node, "root", None)
+        if root is None:
+            return
+        when = time.strftime("%Y-%m-%d %H:%M:%S")
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        with contextlib.suppress(OSError), open(root.path / LOG_NAME, "a", encoding="utf-8") as file:
+            file.write(f"{when} {name}\n{text}")
+
+    # -- what head and worker share --------------------------------------------------------------
+
+    @property
+    def node(self) -> RayNode:
+        """This machine's Ray node; only once it was made."""
+        assert self._node is not None
+        return self._node
+
+    @property
+    def has_node(self) -> bool:
+        return self._node is not None
+
+    def make_node(self) -> RayNode:
+        """This machine's Ray node, with its directory made.  Raises RayclusterError."""
+        context = self.context
+        self._node = RayNode(
+            role=context.role,
+            settings=context.settings,
+            env=context.env,
+            allocation=context.allocation,
+            host=context.host,
+            node_ip=context.node_ip,
+            key=context.cluster_key,
+            reaper=self.reaper,
+            report=self.report,
+            on_death=self._process_died,
+            warm=context.warm,
+            kept=context.keeper is not None,
+        )
+        self._node.prepare()
+        return self._node
+
+    def process_died(self, child: Child, code: int) -> None:
+        """A process that the node cannot do without has ended, and not because we ended it."""
+        raise NotImplementedError
+
+    def _process_died(self, child: Child, code: int) -> None:
+        self.deaths.append(ProcessDeath(child.name, child.pid, code, time.time()))
+        self.process_died(child, code)
+
+    def enter_phase(self, phase: NodePhase, message: str = "", **facts: Any) -> None:
+        """Report a phase, with what is known of the end and of processes that died."""
+        if phase is NodePhase.STOPPING and self.end is not None:
+            facts.setdefault("reason", self.end.reason)
+        self.reports.phase(phase, message, deaths=tuple(self.deaths), **facts)
+
+    async def _open_record(self) -> None:
+        """Open the job's record; without one the node still works, but nobody can see it."""
+        context = self.context
+        arguments = (context.state_dir, context.slurm_cluster, context.key, context.settings.name)
+        try:
+            self.record = await self.on_record(Record.create, *arguments)
+        except RayclusterError as error:
+            if context.settings.state_dir:
+                raise
+            self.report.warn(
+                f"no record can be kept: {error.message} Workers must be given --master-ip, --master-port "
+                f"and RAYCLUSTER_TOKEN. {error.hint}"
+            )
+        self.reports.use(self.record)
+
+    async def on_record(self, call: Callable[..., T], *args: Any) -> T:
+        """A call on the record that the start needs.  Raises UsageError when it does not return."""
+        return await self.reports.need(call, *args, where=self.context.state_dir)
+
+    def record_quietly(self, call: Callable[..., object], *args: Any) -> asyncio.Future[Any]:
+        """A call on the record whose failure is told and no more.
+
+        A record that cannot be written (a full disk) is no reason to end a cluster that works.
+        """
+        loop = asyncio.get_running_loop()
+
+        def work() -> None:
+            try:
+                call(*args)
+            except (RayclusterError, OSError) as error:
+                text = f"the record could not be written: {error}"
+                loop.call_soon_threadsafe(self.report.note, text)
+
+        return self.reports.submit(work)
+
+    def _first_report(self) -> NodeReport:
+        context = self.context
+        me = identify(os.getpid())
+        return NodeReport(
+            host=context.host,
+            role=context.role.value,
+            phase=NodePhase.LAUNCHED.value,
+            phases={"process started": context.launched},
+            pid=os.getpid(),
+            create_time=me.start_ticks if me else 0,
+            het_group=context.allocation.het_component if context.allocation else None,
+        )
+
+    def keep(self, **notes: object) -> None:
+        """Tell the keeper what it must clear if this process is killed."""
+        if self.context.keeper is not None:
+            self.context.keeper.note(
+                host=self.context.host,
+                role=self.context.role.value,
+                record=str(self.record.path) if self.record else "",
+                keep_logs=self.settings.keep_logs,
+                step=(self.context.step or "") if self.context.symmetric else "",
+                **notes,
+            )
+
+    async def archive_logs(self, end: End) -> None:
+        """Copy this node's logs to the record when --keep-logs says so."""
+        keep = self.settings.keep_logs
+        if self.record is None or keep == "never" or (keep == "on-failure" and not end.keeps_logs):
+            return
+        record, host, source = self.record, self.context.host, self.node.root.path
+
+        def copy() -> str:
+            target = record.log_dir(host)
+            return str(target) if copy_logs(source, target) else ""
+
+        copying = asyncio.ensure_future(asyncio.to_thread(copy))
+        await asyncio.wait({copying}, timeout=COPY_TIMEOUT_S)
+        if not copying.done():
+            self.report.warn(f"logs of {host} were not all kept: {record.path} was too slow")
+        elif target := copying.result():
+            self.reports.add(log_path=target)
+
+
+def report_rest_s(nodes: int) -> float:
+    """Between a node's reports: none up to 50 nodes, 2 s at 1,000; then 500 reports a second in all.
+
+    >>> report_rest_s(50), report_rest_s(1000)
+    (0.0, 2.0)
+    """
+    return nodes / 500 if nodes > 50 else 0.0
+
+
+def run_and_exit(run: NodeRun) -> NoReturn:
+    """Run a node to its end and end the process with its code.
+
+    At once, without joining threads: one may hang in a call on a file system that does not answer.
+    """
+
+    async def work() -> NoReturn:
+        try:
+            code = await run.run()
+        except Exception:
+            traceback.print_exc()
+            code = int(ExitCode.FAILURE)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+
+    asyncio.run(work())
+    raise AssertionError("not reached")
