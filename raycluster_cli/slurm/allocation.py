@@ -1,251 +1,24 @@
-"""Slurm's words read from text: hostlists, counts, memory, GPUs, and the allocation.
+"""The allocation: what Slurm's environment variables say of the job, the step and this process.
 
-Everything here is text in, value out.  Nothing runs a command: ``scontrol`` is often
-missing inside containers, and one call a node does not scale.  The facts about the
-variables come from srun(1), sbatch(1), salloc(1) and from environments recorded on
-real Slurm (tests/data/slurm-env).
+Variables in, one value out.  Nothing here runs a command.  The facts about the variables come from srun(1),
+sbatch(1), salloc(1) and from environments recorded on real Slurm (tests/data/slurm-env).
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..model.errors import UsageError
-
-MAX_HOSTS = 65536
-"""No hostlist or list of counts expands to more: Slurm's own limit for one range (MAX_RANGE)."""
-
-_RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?", re.ASCII)
-_COUNT = re.compile(r"(\d{1,9})(?:\(x(\d{1,9})\))?", re.ASCII)
-_MEMORY = re.compile(r"(\d{1,15})([KMGT]?)", re.ASCII | re.IGNORECASE)
-_GPUS_OF_TYPE = re.compile(r"(?:[A-Za-z0-9._-]+:)?(\d{1,6})", re.ASCII)
-_GPU_RESOURCE = re.compile(r"gpu(?::(?!\d+$)[A-Za-z0-9._-]+)?(?::(\d{1,6}))?", re.ASCII)
-_NUMBERED = re.compile(r"(.*?)(\d{1,18})((?:\.\D*)?)", re.ASCII)
-_NAME_CHARACTERS = re.compile(r"[A-Za-z0-9._-]*")
-_HOSTLIST_TOKEN = re.compile(r"\[[^\[\]]*\]|[^\[\],\s]+|\s*,\s*|\s+|[\[\]]")
-_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
-_PARENTHESES = re.compile(r"\([^()]*\)")
-
-_HOSTLIST_NEEDED = "a Slurm host list such as tux[01-03,7],login1"
-_COUNTS_NEEDED = "counts as Slurm writes them, such as 72(x2),36"
+from .hostlist import parse_hostlist
+from .malformed import quoted
+from .quantities import parse_counts, parse_gpu_count, parse_memory_mib
 
 # Step ids that are not an srun's (slurm.h: SLURM_BATCH_SCRIPT and its neighbours), as number or by name.
 _INTERACTIVE_STEPS = frozenset({"4294967290", "interactive"})
 _SPECIAL_STEPS = _INTERACTIVE_STEPS | {"4294967291", "4294967292", "4294967293", "batch", "extern", "pending"}
-
-_Fail = Callable[[str], UsageError]
-
-
-def _malformed(source: str, text: str, why: str, needed: str) -> UsageError:
-    return UsageError(f"{source} cannot be read: found {_quoted(text)} ({why}), needed {needed}.")
-
-
-def _quoted(text: str) -> str:
-    """The text as it may stand in a one-line message."""
-    return repr(text if len(text) <= 80 else text[:77] + "...")
-
-
-# --- hostlists -----------------------------------------------------------------------------------
-
-
-def parse_hostlist(text: str, *, source: str = "node list") -> list[str]:
-    """Expand a hostlist, as ``scontrol show hostnames`` does and in its order.
-
-    >>> parse_hostlist("tux[001-003,07],login1")
-    ['tux001', 'tux002', 'tux003', 'tux07', 'login1']
-    >>> parse_hostlist("rack[0-1]_blade[0-1]")
-    ['rack0_blade0', 'rack0_blade1', 'rack1_blade0', 'rack1_blade1']
-    >>> parse_hostlist("gpu[9-10].example.org")
-    ['gpu9.example.org', 'gpu10.example.org']
-
-    Suffixes after the last bracket are read, although scontrol 22.05 refuses them.
-    What scontrol reads by guessing (``n[1``, ``n[1-]``, ``n1,,n2``) is refused.
-    Raises UsageError, in whose message ``source`` names the variable or option.
-    """
-
-    def fail(why: str) -> UsageError:
-        return _malformed(source, text, why, _HOSTLIST_NEEDED)
-
-    hosts: list[str] = []
-    for word in _hostlist_words(text, fail):
-        hosts.extend(_expand_word(word, MAX_HOSTS - len(hosts), fail))
-    return hosts
-
-
-def _hostlist_words(text: str, fail: _Fail) -> list[str]:
-    """Split at the commas, blanks and line ends that stand outside of brackets."""
-    words = [""]
-    for token in _HOSTLIST_TOKEN.findall(text.strip()):
-        if token in ("[", "]"):
-            raise fail("a bracket without its partner, or one inside another")
-        if token.strip() in ("", ","):
-            words.append("")
-        else:
-            words[-1] += token
-    if "" in words:
-        raise fail("it is empty" if len(words) == 1 else "a name between commas is empty")
-    return words
-
-
-def _expand_word(word: str, room: int, fail: _Fail) -> Iterator[str]:
-    """The hosts of one comma-free word: text and brackets in turns."""
-    parts = _BRACKETS.split(word)
-    texts, brackets = parts[0::2], parts[1::2]
-    for piece in texts:
-        if not _NAME_CHARACTERS.fullmatch(piece):
-            raise fail("a host name has letters, digits, '.', '_' and '-' only")
-    ranges = [_parse_bracket(bracket, fail) for bracket in brackets]
-    if math.prod(sum(len(numbers) for numbers, _ in bracket) for bracket in ranges) > room:
-        raise fail(f"more than {MAX_HOSTS} hosts")
-    values = [[f"{n:0{width}d}" for numbers, width in bracket for n in numbers] for bracket in ranges]
-    # Slurm's order: the last bracket turns fastest, then the first, the second and so on.
-    for turn in itertools.product(*reversed(values[:-1]), *values[-1:]):
-        chosen = (*reversed(turn[:-1]), *turn[-1:])
-        yield "".join(itertools.chain.from_iterable(itertools.zip_longest(texts, chosen, fillvalue="")))
-
-
-def _parse_bracket(bracket: str, fail: _Fail) -> list[tuple[range, int]]:
-    """Ranges of numbers with the width to which they are padded: that of the low end, as in Slurm."""
-    ranges = []
-    for item in bracket.split(","):
-        match = _RANGE.fullmatch(item)
-        if match is None:
-            raise fail(f"{_quoted(bracket)} is not made of numbers and ranges")
-        low, high = int(match[1]), int(match[2] or match[1])
-        if high < low:
-            raise fail(f"the range {_quoted(item)} runs backwards")
-        if high - low >= MAX_HOSTS:
-            raise fail(f"more than {MAX_HOSTS} hosts")
-        ranges.append((range(low, high + 1), len(match[1])))
-    return ranges
-
-
-def format_hostlist(hosts: Sequence[str]) -> str:
-    """The shortest plain hostlist of these hosts in this order, for messages and for ``-w``.
-
-    >>> format_hostlist(["n1", "n2", "n3", "n7", "login"])
-    'n[1-3,7],login'
-    >>> format_hostlist(["n08", "n09", "n10"])
-    'n[08-10]'
-    """
-    words: list[str] = []
-    for (prefix, suffix, numbered), group in itertools.groupby(
-        map(_split_number, hosts), key=lambda n: n[:3]
-    ):
-        numbers = [number for *_, number in group]
-        if numbered and len(numbers) > 1:
-            words.append(f"{prefix}[{','.join(_number_ranges(numbers))}]{suffix}")
-        else:
-            words.extend(f"{prefix}{number}{suffix}" for number in numbers)
-    return ",".join(words)
-
-
-def _split_number(host: str) -> tuple[str, str, bool, str]:
-    """Prefix, suffix, whether there is a number between them, and the number."""
-    match = _NUMBERED.fullmatch(host)
-    return (match[1], match[3], True, match[2]) if match else (host, "", False, "")
-
-
-def _number_ranges(numbers: Sequence[str]) -> list[str]:
-    ranges: list[list[str]] = []
-    for number in numbers:
-        if ranges and number == f"{int(ranges[-1][-1]) + 1:0{len(ranges[-1][0])}d}":
-            ranges[-1].append(number)
-        else:
-            ranges.append([number])
-    return [r[0] if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in ranges]
-
-
-# --- counts, memory, GPUs -------------------------------------------------------------------------
-
-
-def parse_counts(text: str, *, source: str = "count list") -> list[int]:
-    """Expand counts per node, as in SLURM_JOB_CPUS_PER_NODE and SLURM_TASKS_PER_NODE.
-
-    >>> parse_counts("72(x2),36")
-    [72, 72, 36]
-    """
-    counts: list[int] = []
-    for item in text.strip().split(","):
-        match = _COUNT.fullmatch(item)
-        if match is None:
-            raise _malformed(source, text, f"{_quoted(item)} is not a count", _COUNTS_NEEDED)
-        times = int(match[2] or 1)
-        if times == 0:
-            raise _malformed(source, text, f"{_quoted(item)} stands for no node", _COUNTS_NEEDED)
-        if len(counts) + times > MAX_HOSTS:
-            raise _malformed(source, text, f"more than {MAX_HOSTS} nodes", _COUNTS_NEEDED)
-        counts.extend([int(match[1])] * times)
-    return counts
-
-
-def parse_memory_mib(text: str, *, source: str = "memory") -> int:
-    """Memory in MiB: a plain number is MiB, K, M, G and T are binary, kibibytes are rounded up.
-
-    >>> [parse_memory_mib(text) for text in ("4000", "4000M", "2G", "1T", "1500K")]
-    [4000, 4000, 2048, 1048576, 2]
-    """
-    match = _MEMORY.fullmatch(text.strip())
-    if match is None:
-        raise _malformed(source, text, "not a size", "MiB, or a number with K, M, G or T, such as 4000 or 4G")
-    number, unit = int(match[1]), match[2].upper()
-    if unit == "K":
-        return -(-number // 1024)
-    return number * {"": 1, "M": 1, "G": 1024, "T": 1024**2}[unit]
-
-
-def parse_gpu_count(text: str, *, source: str = "GPU count") -> int:
-    """How many GPUs a count, a typed count, a list of generic resources or of TRES names.
-
-    >>> [parse_gpu_count(text) for text in ("2", "a100:4", "gpu:a100:4(S:0-1)", "gpu:2,gpu:v100:1")]
-    [2, 4, 4, 3]
-    >>> [parse_gpu_count(text) for text in ("gpu", "nvme:1,gpu:2", "cpu=1,gres/gpu=2", "(null)")]
-    [1, 2, 2, 0]
-
-    Where an item begins with ``gpu`` only such items count; else each is ``type:count``.
-    ``cpu=4,gres/gpu:a100=2,gres/gpu=2`` (TRES) lists the same GPUs twice: the untyped item is the sum.
-    """
-    needed = "a number of GPUs such as 2, a100:4 or gpu:a100:4"
-    if text.strip() in ("(null)", "N/A"):
-        return 0
-    items = _PARENTHESES.sub("", text.strip()).split(",")
-    if any("=" in item for item in items):
-        return _tres_gpu_count(items, source, text, needed)
-    items = [re.sub(r"^gres[/:]", "", item) for item in items]
-    only_gpus = any(re.match(r"gpu(:|$)", item) for item in items)
-    total = 0
-    for item in items:
-        if only_gpus and item.partition(":")[0] != "gpu":
-            continue
-        match = (_GPU_RESOURCE if only_gpus else _GPUS_OF_TYPE).fullmatch(item)
-        if match is None:
-            raise _malformed(source, text, f"{_quoted(item)} is not a count of GPUs", needed)
-        total += int(match[1] or 1)  # gpu, gpu:a100: one is meant
-    return total
-
-
-def _tres_gpu_count(items: Sequence[str], source: str, text: str, needed: str) -> int:
-    """GPUs of ``gres/gpu:a100=2,gres/gpu=2``: the untyped item is the sum.  23.11 wrote ``gres:gpu:2``."""
-    typed, untyped = 0, None
-    for item in items:
-        name, _, count = re.sub(r"^(gres:gpu(?::[^:=]+)?):(\d+)$", r"\1=\2", item).rpartition("=")
-        name = name.replace("gres:", "gres/", 1)
-        if name != "gres/gpu" and not name.startswith("gres/gpu:"):
-            continue
-        if not (count.isascii() and count.isdigit()):
-            raise _malformed(source, text, f"{_quoted(item)} is not a count of GPUs", needed)
-        if name == "gres/gpu":
-            untyped = int(count[:9])
-        else:
-            typed += int(count[:9])
-    return typed if untyped is None else untyped
-
-
-# --- the allocation -------------------------------------------------------------------------------
 
 
 def _whole_number(env: Mapping[str, str], name: str, *, least: int = 0) -> int | None:
@@ -255,7 +28,7 @@ def _whole_number(env: Mapping[str, str], name: str, *, least: int = 0) -> int |
         return None
     if not re.fullmatch(r"\d{1,18}", text, re.ASCII) or int(text) < least:
         raise UsageError(
-            f"{name} cannot be read: found {_quoted(env[name])}, needed a whole number of at least {least}.",
+            f"{name} cannot be read: found {quoted(env[name])}, needed a whole number of at least {least}.",
             "Slurm sets it; a job script or a profile may have overwritten it.",
         )
     return int(text)
@@ -518,7 +291,7 @@ def _rank(env: Mapping[str, str], name: str) -> int:
 def _check_job_id(job_id: str) -> None:
     # It becomes part of file names, so nothing but what Slurm writes is let in.
     if not re.fullmatch(r"[0-9]{1,18}", job_id):
-        raise UsageError(f"SLURM_JOB_ID cannot be read: found {_quoted(job_id)}, needed a job's number.")
+        raise UsageError(f"SLURM_JOB_ID cannot be read: found {quoted(job_id)}, needed a job's number.")
 
 
 def _component_nodes(env: Mapping[str, str], het_size: int) -> list[tuple[str, ...]]:

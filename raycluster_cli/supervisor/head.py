@@ -22,8 +22,9 @@ from ..node.ray_node import is_loopback
 from ..rayproc.companion_client import Started
 from ..rayproc.gcs_monitor import gcs_lost
 from ..rayproc.plan import StartFailure
-from ..slurm.allocation import format_hostlist
-from ..slurm.job_calls import TaskProbe, hosts_without_task, job_end_time, job_output, requeue
+from ..slurm.hostlist import format_hostlist
+from ..slurm.job_calls import job_end_time, job_output, requeue
+from ..slurm.task_probe import TaskProbe, hosts_without_task
 from ..state.catalogue import prune
 from ..state.lease import HEARTBEAT_S
 from ..state.record import Record

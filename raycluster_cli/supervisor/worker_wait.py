@@ -13,8 +13,8 @@ from ..model.errors import WorkersMissingError
 from ..model.record import NodeReport
 from ..model.settings import Settings
 from ..model.status import NodePhase
-from ..slurm.allocation import format_hostlist
-from ..slurm.job_calls import TASK_ENDED_HINT, TaskProbe
+from ..slurm.hostlist import format_hostlist
+from ..slurm.task_probe import TASK_ENDED_HINT, TaskProbe
 from ..system.report import Report, count, duration
 
 #: How often the words of workers are looked at while they are awaited.

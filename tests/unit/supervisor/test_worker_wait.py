@@ -13,7 +13,7 @@ import pytest
 from raycluster_cli.model.errors import WorkersMissingError
 from raycluster_cli.model.record import NodeReport
 from raycluster_cli.model.settings import Settings
-from raycluster_cli.slurm.job_calls import TaskProbe
+from raycluster_cli.slurm.task_probe import TaskProbe
 from raycluster_cli.supervisor.worker_wait import Members, WorkerWait
 from raycluster_cli.system.report import Report
 
