@@ -16,26 +16,26 @@ from .hostlist import parse_hostlist
 from .malformed import quoted
 from .quantities import parse_counts, parse_gpu_count, parse_memory_mib
 
-# Step ids that are not an srun's (slurm.h: SLURM_BATCH_SCRIPT and its neighbours), as number or by name.
+# Step ids that no srun has (slurm.h: SLURM_BATCH_SCRIPT and its neighbours), as number or by name.
 _INTERACTIVE_STEPS = frozenset({"4294967290", "interactive"})
 _SPECIAL_STEPS = _INTERACTIVE_STEPS | {"4294967291", "4294967292", "4294967293", "batch", "extern", "pending"}
 
 
 def _whole_number(env: Mapping[str, str], name: str, *, least: int = 0) -> int | None:
-    """The number in a variable, None where it is unset or empty; UsageError where it is no number."""
+    """The number in a variable; None when unset or empty.  Raises UsageError when it is not a number."""
     text = env.get(name, "").strip()
     if not text:
         return None
     if not re.fullmatch(r"\d{1,18}", text, re.ASCII) or int(text) < least:
         raise UsageError(
             f"{name} cannot be read: found {quoted(env[name])}, needed a whole number of at least {least}.",
-            "Slurm sets it; a job script or a profile may have overwritten it.",
+            "Slurm sets this variable; a job script or shell profile may have overwritten it.",
         )
     return int(text)
 
 
 def _memory(env: Mapping[str, str], name: str) -> int | None:
-    """MiB, None where unset or 0: then Slurm grants all of the node and only the cgroup tells how much."""
+    """MiB; None when unset or 0: Slurm then grants all memory, and only the cgroup has the amount."""
     text = env.get(name, "").strip()
     return (parse_memory_mib(text, source=name) or None) if text else None
 
@@ -57,30 +57,30 @@ def _counts(env: Mapping[str, str], *names: str) -> tuple[int, ...]:
 
 
 def _component_variable(env: Mapping[str, str], name: str, component: int) -> str:
-    """The name of a component's own variable: HET since 20.02, PACK before (and beside it until today)."""
+    """The name of a component's own variable: HET since Slurm 20.02, PACK before (still set as well)."""
     new, old = f"{name}_HET_GROUP_{component}", f"{name}_PACK_GROUP_{component}"
     return new if new in env or old not in env else old
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """What Slurm says of the job and, in a task, of the step and of this process's place in it."""
+    """What Slurm says of the job and, in a task, of the step and of this process's place in the step."""
 
     job_id: str
     """SLURM_JOB_ID; of a heterogeneous job that of its first component, so that all tasks agree."""
     job_nodes: tuple[str, ...]
-    """The job's nodes, all components of a heterogeneous job in order; empty where Slurm does not tell."""
+    """The job's nodes, of all components of a heterogeneous job in order; empty when unknown."""
     array_job_id: str | None = None
     array_task_id: str | None = None
     restart_count: int = 0
-    """How often the job was requeued: it keeps its id."""
+    """How often the job was requeued; it keeps its id."""
     cluster_name: str = ""
     job_name: str = ""
     user: str = ""
     partition: str = ""
     submit_dir: str = ""
     job_cpus_per_node: tuple[int, ...] = ()
-    """The job's CPUs on each of job_nodes; empty where unknown."""
+    """The job's CPUs on each of ``job_nodes``; empty when unknown."""
     step_id: str | None = None
     """The srun step in which this process is a task; None in batch scripts and salloc's shells."""
     step_nodes: tuple[str, ...] | None = None
@@ -92,37 +92,37 @@ class Allocation:
     """Index of this node in the step (not in the job); None outside a task."""
     step_tasks: int | None = None
     tasks_per_node: tuple[int, ...] = ()
-    """Tasks on each node of the step, outside a task on each of the job's; empty where unknown."""
+    """Tasks on each node of the step, or, outside a task, of the job; empty when unknown."""
     node_name: str | None = None
-    """This node's name in Slurm (SLURMD_NODENAME); None where no slurmd started us, as in salloc's shell."""
+    """This node's name in Slurm (SLURMD_NODENAME); None outside slurmd, as in salloc's shell."""
     is_interactive_step: bool = False
-    """In the shell that salloc starts on the first node (LaunchParameters=use_interactive_step)."""
+    """True in the shell that salloc starts on the first node (LaunchParameters=use_interactive_step)."""
     cpus_on_node: int | None = None
-    """CPUs of this step (in the batch script: of the job) on this node."""
+    """CPUs of this step (in the batch script, of the job) on this node."""
     cpus_per_task: int | None = None
     mem_per_node_mib: int | None = None
     mem_per_cpu_mib: int | None = None
     mem_per_gpu_mib: int | None = None
     gpus_on_node: int | None = None
     gpus_per_task: int | None = None
-    """GPUs asked for each task: each task then sees its own only."""
+    """GPUs requested for each task; each task then sees only its own."""
     het_size: int = 1
-    """Components of a heterogeneous job; 1 for any other."""
+    """Number of components of a heterogeneous job; 1 for any other job."""
     het_component: int | None = None
-    """The component that this node belongs to; None where it cannot be told or the job has one only."""
+    """The component that this node belongs to; None when unknown, and when the job has only one."""
     end_time: float | None = None
-    """Unix seconds of the time limit; Slurm exports it since 23.02."""
+    """When the time limit ends the job, in Unix seconds; Slurm sets it since 23.02."""
     launch_node_ip: str | None = None
-    """Address of the host that ran srun, as the nodes see it."""
+    """IP address of the host that ran srun, as the nodes see it."""
     topology_addr: str | None = None
     topology_addr_pattern: str | None = None
 
     @classmethod
     def from_environ(cls, env: Mapping[str, str]) -> Allocation | None:
-        """Read the environment that Slurm gave; None where there is no job.
+        """Read the environment that Slurm set; None outside a job.  Raises UsageError.
 
-        In a task, a rank that is missing or unreadable is a UsageError and never 0:
-        every process would take itself for the first.
+        In a task, a missing or malformed rank is an error and never 0, since every process would then take
+        itself for the first.
         """
         job_id = env.get("SLURM_JOB_ID", "").strip() or env.get("SLURM_JOBID", "").strip()
         if not job_id:
@@ -156,12 +156,12 @@ class Allocation:
         component = _component_of(node_name, components)
 
         def own(name: str) -> str:
-            """The variable of this node's component: the plain one is the first component's everywhere."""
+            """This node's component's own variable: the plain one is the first component's on every node."""
             return name if component is None else _component_variable(env, name, component)
 
         def memory(name: str) -> int | None:
             if components and component is None and len(components) > 1:
-                return None  # whose figure the plain variable holds cannot be told: the cgroup knows
+                return None  # the plain variable may be another component's; the cgroup has the limit
             return _memory(env, own(name))
 
         gpus_on_node = env.get("SLURM_GPUS_ON_NODE", "").strip()
@@ -216,9 +216,9 @@ class Allocation:
 
     @property
     def key(self) -> str:
-        """What tells this run of the job from all others: job id, and the restart of a requeued one.
+        """Identifies this run of the job: its id, and for a requeued job the number of restarts.
 
-        Each task of an array has a job id of its own.
+        Each task of a job array has a job id of its own.
         """
         return f"{self.job_id}.r{self.restart_count}" if self.restart_count else self.job_id
 
@@ -227,37 +227,37 @@ class Allocation:
         """The job's first node, where the batch script runs."""
         if not self.job_nodes:
             raise UsageError(
-                f"the nodes of job {self.job_id} are not known: found no SLURM_JOB_NODELIST, needed it.",
-                "Pass SLURM_* into the container, or give --master-ip.",
+                f"the nodes of job {self.job_id} are unknown: SLURM_JOB_NODELIST is not set.",
+                "Pass the SLURM_* variables into the container, or give --master-ip.",
             )
         return self.job_nodes[0]
 
     @property
     def head_node(self) -> str:
-        """Where the head is expected: on the first node of the step when it has several, else of the job."""
+        """The node of the head: the step's first node if the step has several, else the job's first."""
         if self.procid == 0 and self.node_name and self.step_nodes and len(self.step_nodes) > 1:
-            return self.node_name  # with --distribution=arbitrary rank 0 may be on another than the first
+            return self.node_name  # with --distribution=arbitrary, rank 0 can be on any node
         if self.step_nodes and len(self.step_nodes) > 1:
-            # Of a heterogeneous step the nodes may be sorted; rank 0 is in the first component.
+            # The nodes of a heterogeneous step can be sorted; rank 0 is in the first component.
             first = self.job_nodes[0] if self.job_nodes else self.step_nodes[0]
             return first if self.het_size > 1 and first in self.step_nodes else self.step_nodes[0]
         return self.first_job_node
 
     @property
     def is_first_task_on_node(self) -> bool:
-        """False only in a task that shares its node with another of the step and is not the first there."""
+        """False only in a task that is not the first of its step on this node."""
         return not self.localid
 
     @property
     def job_cpus_here(self) -> int | None:
-        """The job's CPUs on this node, of which a step or a task may have fewer; None where unknown."""
+        """The job's CPUs on this node, of which a step or task can have fewer; None when unknown."""
         if self.node_name in self.job_nodes and self.job_cpus_per_node:
             return self.job_cpus_per_node[self.job_nodes.index(self.node_name)]
         return None
 
     @property
     def tasks_here(self) -> int | None:
-        """The step's tasks on this node; None outside a task and where unknown."""
+        """The step's tasks on this node; None outside a task, and when unknown."""
         if self.nodeid is not None and self.nodeid < len(self.tasks_per_node):
             return self.tasks_per_node[self.nodeid]
         return None
@@ -267,7 +267,7 @@ _RANKS = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
 
 
 def _is_of_another_job(env: Mapping[str, str], job_nodes: Sequence[str]) -> bool:
-    """True where the step is another job's: sbatch and salloc, called in a task, hand its variables on."""
+    """True when the step is another job's: sbatch and salloc, called in a task, pass its variables on."""
     step_nodes = _hosts(env, "SLURM_STEP_NODELIST")
     if not step_nodes:
         return False
@@ -281,17 +281,16 @@ def _rank(env: Mapping[str, str], name: str) -> int:
     rank = _whole_number(env, name)
     if rank is None:
         raise UsageError(
-            f"{name} is missing in a task of an srun step: found SLURM_STEP_ID without it, "
-            "needed this task's place in the step.",
-            "A container or 'srun --export' may have dropped it: pass all of SLURM_* on.",
+            f"{name} is not set although SLURM_STEP_ID is, so this task's place in its step is unknown.",
+            "A container or `srun --export` may have dropped it: pass all SLURM_* variables on.",
         )
     return rank
 
 
 def _check_job_id(job_id: str) -> None:
-    # It becomes part of file names, so nothing but what Slurm writes is let in.
+    # It becomes part of file names, so only what Slurm itself writes is accepted.
     if not re.fullmatch(r"[0-9]{1,18}", job_id):
-        raise UsageError(f"SLURM_JOB_ID cannot be read: found {quoted(job_id)}, needed a job's number.")
+        raise UsageError(f"SLURM_JOB_ID cannot be read: found {quoted(job_id)}, needed a job id.")
 
 
 def _component_nodes(env: Mapping[str, str], het_size: int) -> list[tuple[str, ...]]:
@@ -309,7 +308,7 @@ def _component_nodes(env: Mapping[str, str], het_size: int) -> list[tuple[str, .
 
 def _component_of(node_name: str | None, components: Sequence[Sequence[str]]) -> int | None:
     mine = [n for n, nodes in enumerate(components) if node_name in nodes]
-    return mine[0] if len(mine) == 1 else None  # a node of two components: the variables cannot tell
+    return mine[0] if len(mine) == 1 else None  # on a node of two components it is unknown
 
 
 def _gpus_per_task(env: Mapping[str, str], own: Callable[[str], str]) -> int | None:

@@ -6,8 +6,10 @@ import asyncio
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from typing import IO
 
 from ..model.errors import RayclusterError
+from ..system.deadline import in_thread
 from ..system.process import Reaper
 
 #: How long scontrol or srun may take; slurmctld can be busy, and the cluster works without the answer.
@@ -27,13 +29,12 @@ async def run_command(
     ``timeout_s``; it is killed then, as it is when the caller is cancelled.
     """
     name = command[0]
-    loop = asyncio.get_running_loop()
-    # In a thread: a directory in PATH can be on a file system that does not answer.
-    searching = loop.run_in_executor(None, lambda: shutil.which(name, path=env.get("PATH")))
-    await asyncio.wait({searching}, timeout=timeout_s)
-    if not searching.done():
-        raise RayclusterError(f"{name} was not found within {timeout_s:g} s: a directory in PATH hangs.")
-    program = searching.result()
+    try:
+        program = await in_thread(lambda: shutil.which(name, path=env.get("PATH")), timeout_s=timeout_s)
+    except TimeoutError:
+        raise RayclusterError(
+            f"{name} was not found within {timeout_s:g} s: a directory in PATH does not respond."
+        ) from None
     if program is None:
         raise RayclusterError(f"{name} was not found in PATH (in a container it is often missing).")
     try:
@@ -47,15 +48,24 @@ async def run_command(
         )
     except OSError as error:
         raise RayclusterError(f"{name} could not be started: {error.strerror}.") from error
-    stream = asyncio.StreamReader()
-    pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), child.stdout)
-    reading = asyncio.ensure_future(stream.read())
+    assert child.stdout is not None
+    reading = asyncio.ensure_future(_read_all(child.stdout))
     try:
-        await asyncio.wait({reading}, timeout=timeout_s)
+        answered, _ = await asyncio.wait({reading}, timeout=timeout_s)
     finally:
-        pipe.close()
         code = await child.stop(timeout_s if reading.done() else 0.0, ask=0)
         reading.cancel()
-    if code is None or not reading.done():
+    if code is None or not answered:
         raise RayclusterError(f"{name} did not answer within {timeout_s:g} s.")
     return code, reading.result().decode("utf-8", "replace")
+
+
+async def _read_all(output: IO[bytes]) -> bytes:
+    """The output of a child until it is closed."""
+    stream = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), output)
+    try:
+        return await stream.read()
+    finally:
+        pipe.close()

@@ -29,7 +29,7 @@ def parse_counts(text: str, *, source: str = "count list") -> list[int]:
             raise malformed(source, text, f"{quoted(item)} is not a count", _COUNTS_NEEDED)
         times = int(match[2] or 1)
         if times == 0:
-            raise malformed(source, text, f"{quoted(item)} stands for no node", _COUNTS_NEEDED)
+            raise malformed(source, text, f"{quoted(item)} is a count for no node", _COUNTS_NEEDED)
         if len(counts) + times > MAX_HOSTS:
             raise malformed(source, text, f"more than {MAX_HOSTS} nodes", _COUNTS_NEEDED)
         counts.extend([int(match[1])] * times)
@@ -37,7 +37,7 @@ def parse_counts(text: str, *, source: str = "count list") -> list[int]:
 
 
 def parse_memory_mib(text: str, *, source: str = "memory") -> int:
-    """Memory in MiB: a plain number is MiB, K, M, G and T are binary, kibibytes are rounded up.
+    """Memory in MiB.  A plain number is MiB; K, M, G and T are powers of 1024; K is rounded up.
 
     >>> [parse_memory_mib(text) for text in ("4000", "4000M", "2G", "1T", "1500K")]
     [4000, 4000, 2048, 1048576, 2]
@@ -52,15 +52,15 @@ def parse_memory_mib(text: str, *, source: str = "memory") -> int:
 
 
 def parse_gpu_count(text: str, *, source: str = "GPU count") -> int:
-    """How many GPUs a count, a typed count, a list of generic resources or of TRES names.
+    """The number of GPUs in a count, a typed count, a list of generic resources or a list of TRES.
 
     >>> [parse_gpu_count(text) for text in ("2", "a100:4", "gpu:a100:4(S:0-1)", "gpu:2,gpu:v100:1")]
     [2, 4, 4, 3]
     >>> [parse_gpu_count(text) for text in ("gpu", "nvme:1,gpu:2", "cpu=1,gres/gpu=2", "(null)")]
     [1, 2, 2, 0]
 
-    Where an item begins with ``gpu`` only such items count; else each is ``type:count``.
-    ``cpu=4,gres/gpu:a100=2,gres/gpu=2`` (TRES) lists the same GPUs twice: the untyped item is the sum.
+    If any item begins with ``gpu``, only such items count; otherwise each item is ``type:count``.
+    ``cpu=4,gres/gpu:a100=2,gres/gpu=2`` (TRES) lists the same GPUs twice: the item without a type is the sum.
     """
     needed = "a number of GPUs such as 2, a100:4 or gpu:a100:4"
     if text.strip() in ("(null)", "N/A"):
@@ -77,12 +77,12 @@ def parse_gpu_count(text: str, *, source: str = "GPU count") -> int:
         match = (_GPU_RESOURCE if only_gpus else _GPUS_OF_TYPE).fullmatch(item)
         if match is None:
             raise malformed(source, text, f"{quoted(item)} is not a count of GPUs", needed)
-        total += int(match[1] or 1)  # gpu, gpu:a100: one is meant
+        total += int(match[1] or 1)  # gpu and gpu:a100 mean one
     return total
 
 
 def _tres_gpu_count(items: Sequence[str], source: str, text: str, needed: str) -> int:
-    """GPUs of ``gres/gpu:a100=2,gres/gpu=2``: the untyped item is the sum.  23.11 wrote ``gres:gpu:2``."""
+    """GPUs of ``gres/gpu:a100=2,gres/gpu=2``: the item without a type is the sum.  23.11: ``gres:gpu:2``."""
     typed, untyped = 0, None
     for item in items:
         name, _, count = re.sub(r"^(gres:gpu(?::[^:=]+)?):(\d+)$", r"\1=\2", item).rpartition("=")

@@ -69,7 +69,7 @@ class TaskProbe:
         return []
 
     def close(self) -> None:
-        """Cancel the question that is under way."""
+        """Cancel the question that is running."""
         if self._asking is not None:
             self._asking.cancel()
 

@@ -157,7 +157,7 @@ def test_outside_of_slurm_there_is_none() -> None:
 @pytest.mark.parametrize("name", ["SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"])
 @pytest.mark.parametrize("value", [None, "", " "])
 def test_a_missing_rank_is_never_taken_as_0(name: str, value: str | None) -> None:
-    with pytest.raises(UsageError, match=f"{name} is missing in a task"):
+    with pytest.raises(UsageError, match=f"{name} is not set although SLURM_STEP_ID is"):
         allocation(TASK, **{name: value})
 
 
@@ -225,7 +225,7 @@ def test_old_names_are_read_where_the_new_are_missing() -> None:
 def test_without_a_node_list_the_head_node_is_an_error() -> None:
     read = allocation("22.05/salloc.shell", SLURM_JOB_NODELIST=None, SLURM_NODELIST=None)
     assert read.job_nodes == ()
-    with pytest.raises(UsageError, match="found no SLURM_JOB_NODELIST"):
+    with pytest.raises(UsageError, match="SLURM_JOB_NODELIST is not set"):
         _ = read.head_node
 
 
