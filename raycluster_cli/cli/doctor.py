@@ -166,7 +166,7 @@ def wrapped(text: str, width: int) -> list[str]:
 
 def table(reports: Sequence[NodeReport], across: Sequence[Finding], took_s: float) -> list[tuple[str, str]]:
     """(verdict, text) a line: what all nodes have in common once, what differs with its nodes."""
-    from ..slurm.allocation import format_hostlist
+    from ..slurm.hostlist import format_hostlist
     from ..system.report import count
 
     every = {report.host for report in reports}

@@ -15,7 +15,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from ..model.status import ON_THE_WAY, ClusterPhase, ClusterStatus, NodePhase, NodeStatus, Usage
-from ..slurm.allocation import format_hostlist
+from ..slurm.hostlist import format_hostlist
 from ..system.report import command_text
 
 _STYLE = {

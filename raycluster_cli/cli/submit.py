@@ -80,6 +80,9 @@ def submit(
         words,
         options=[*_options_of_environment(context, settings), *_run_options(words.own)],
         env=env,
+        srun_wait_s=settings.worker_loss.srun_wait_s(
+            min_workers=settings.min_workers, grace_s=settings.grace
+        ),
         container=container,
         template=_read(template) if template else None,
     )

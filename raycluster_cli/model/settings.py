@@ -9,6 +9,7 @@ that beats the default.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .errors import UsageError
+from .loss_policy import WorkerLossPolicy
 
 PREFIX = "RAYCLUSTER_"
 
@@ -152,7 +154,7 @@ class Settings:
     def __post_init__(self) -> None:
         for one in fields(self):
             self._check(one.name, getattr(self, one.name), one.metadata)
-        parse_worker_loss(self.on_worker_loss)
+        self.worker_loss  # noqa: B018 - raises UsageError
         most = math.inf if self.expected_workers is None else self.expected_workers
         if self.min_workers is not None and self.min_workers > most:
             raise UsageError(
@@ -165,6 +167,11 @@ class Settings:
             raise UsageError(
                 f"--name is {self.name!r}; a name has 1 to 40 letters, digits, '-' or '_'.",
             )
+
+    @functools.cached_property
+    def worker_loss(self) -> WorkerLossPolicy:
+        """The parsed ``on_worker_loss``."""
+        return WorkerLossPolicy.parse(self.on_worker_loss)
 
     @staticmethod
     def _check(name: str, value: Any, meta: Any) -> None:
@@ -224,31 +231,6 @@ def settings_of(command: str) -> Iterator[Any]:
         submitted = command == "submit" and "run" in commands and one.name != "local"
         if command in commands or submitted or command == "env":
             yield one
-
-
-@dataclass(frozen=True)
-class WorkerLoss:
-    """What to do when a worker is lost: ``kind`` is fail, continue or wait; ``wait_s`` only for wait."""
-
-    kind: str
-    wait_s: float = 0.0
-
-
-def parse_worker_loss(text: str) -> WorkerLoss:
-    """Read --on-worker-loss.
-
-    >>> parse_worker_loss("wait:60")
-    WorkerLoss(kind='wait', wait_s=60.0)
-    """
-    kind, colon, seconds = text.partition(":")
-    if kind in ("fail", "continue") and not colon:
-        return WorkerLoss(kind)
-    if kind == "wait" and re.fullmatch(r"\d+(\.\d+)?", seconds):
-        return WorkerLoss(kind, float(seconds))
-    raise UsageError(
-        f"--on-worker-loss is {text!r}; it must be fail, continue or wait:SECONDS.",
-        "For example: --on-worker-loss wait:120.",
-    )
 
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?", re.IGNORECASE)

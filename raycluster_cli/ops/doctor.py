@@ -33,7 +33,8 @@ from ..node.resources import plan_from_settings
 from ..slurm.allocation import Allocation
 from ..system.limits import raise_limits
 from ..system.network import NodeAddress, node_address
-from ..system.ports import claim_ports, port_error, port_holder
+from ..system.port_probe import port_error, port_holder
+from ..system.ports import claim_ports
 from ..system.proctree import PROC, all_stats
 
 #: Ray is imported once in a child: longer than this is as good as never.

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..rayproc.boot import raycluster_command
-from ..slurm.allocation import Allocation, format_hostlist
+from ..slurm.allocation import Allocation
+from ..slurm.hostlist import format_hostlist
 from ..system.ports import derived_gcs_ports
 from ..system.report import count
 from .doctor import Checkup, Finding, NodeReport, Verdict, addresses_of

@@ -16,7 +16,7 @@ from pathlib import Path
 from ..model.errors import UsageError
 from ..model.record import ClusterUsage, EndReport, HeadInfo, NodeReport, NodeUsage
 from ..model.status import MEMBER, ClusterPhase, ClusterStatus, NodePhase, NodeStatus, Role, Usage
-from ..slurm.allocation import parse_hostlist
+from ..slurm.hostlist import parse_hostlist
 from ..slurm.queue import Job
 from ..state.catalogue import list_records, record_of
 from ..state.record import Record

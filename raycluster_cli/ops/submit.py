@@ -6,7 +6,6 @@ else goes to sbatch as it is: raycluster need not know Slurm's options to pass t
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shlex
@@ -201,11 +200,15 @@ def make_script(
     *,
     options: Sequence[str],
     env: Mapping[str, str],
+    srun_wait_s: int,
     container: str = "",
     template: str | None = None,
     python: str = sys.executable,
 ) -> str:
-    """The batch script.  ``options`` are those of `raycluster run`, as words."""
+    """The batch script.
+
+    ``options`` are those of `raycluster run`, as words; ``srun_wait_s`` is srun's --wait.
+    """
     text = template if template is not None else default_template()
     missing = [mark for mark in _NEEDED if mark not in text]
     if missing:
@@ -218,7 +221,7 @@ def make_script(
     values = {
         "@SBATCH@": "\n".join(sbatch_lines(words.sbatch, words.driver)),
         "@ENVIRONMENT@": "\n".join(environment_lines(env, python)),
-        "@WAIT@": str(srun_wait_s(options)),
+        "@WAIT@": str(srun_wait_s),
         "@CONTAINER@": container_words(container, gpus),
         "@RAYCLUSTER@": inside,
         "@OPTIONS@": "".join(f" {shlex.quote(option)}" for option in options),
@@ -226,22 +229,6 @@ def make_script(
     }
     # In one pass: a driver's argument that looks like a mark stays what it is.
     return re.sub(r"@[A-Z]+@", lambda match: values.get(match.group(), match.group()), text)
-
-
-def srun_wait_s(options: Sequence[str]) -> int:
-    """srun's --wait: how long the others may be there once a task has ended; 0: without limit.
-
-    A task that is there longer is on a node that died.  Not where raycluster goes on without a worker,
-    nor while the driver has the time that --grace gives it after a worker was lost.
-
-    >>> srun_wait_s([]), srun_wait_s(["--grace=120"]), srun_wait_s(["--on-worker-loss=continue"])
-    (60, 150, 0)
-    """
-    values = dict(option.partition("=")[::2] for option in options)
-    policy = values.get("--on-worker-loss", "fail" if "--min-workers" not in values else "")
-    if not policy.startswith("fail"):
-        return 0
-    return max(60, math.ceil(float(values.get("--grace", 0))) + 30)
 
 
 def _raycluster(python: str) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..model.errors import RayclusterError, UsageError
-from ..system.ports import port_error
+from ..system.port_probe import port_error
 from ..system.process import ENDING, shell_code
 
 #: The port on one's own machine, as Ray's own documentation has it.

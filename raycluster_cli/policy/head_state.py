@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..model.settings import WorkerLoss
+from ..model.loss_policy import WorkerLossPolicy
 from . import events as on
 from .actions import Action
 from .loss import workers_needed
@@ -21,7 +21,7 @@ class HeadRules:
     """Workers to wait for."""
     quorum: int
     """Workers that are enough to start with, once they have been in for ``settle_s``."""
-    loss: WorkerLoss
+    loss: WorkerLossPolicy
     min_workers: int | None = None
     hosts: tuple[str, ...] = ()
     """Where workers are expected, as far as Slurm tells."""

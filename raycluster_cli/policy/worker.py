@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..model.errors import ExitCode
+from ..model.loss_policy import WorkerLossPolicy
 from ..model.record import EndReport
-from ..model.settings import WorkerLoss
 from ..model.status import EndReason, NodePhase
 from ..system.process import describe_code
 from ..system.report import count
@@ -63,7 +63,7 @@ class WorkerRules:
     """What a worker's decisions depend on beside what happens."""
 
     host: str
-    loss: WorkerLoss
+    loss: WorkerLossPolicy
     """The head's --on-worker-loss, where the record has it."""
     max_restarts: int = 0
     grace_s: float = 0.0

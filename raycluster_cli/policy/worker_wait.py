@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from ..model.status import NodePhase
-from ..slurm.allocation import format_hostlist
-from ..slurm.job_calls import TASK_ENDED_HINT
+from ..slurm.hostlist import format_hostlist
+from ..slurm.task_probe import TASK_ENDED_HINT
 from ..system.report import count, duration
 from .values import WorkerReport
 

@@ -1,0 +1,1 @@
+"""Slurm: its notations, its environment variables and its commands.  Slurm's words in, values out."""

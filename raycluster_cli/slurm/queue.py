@@ -1,7 +1,7 @@
-"""What Slurm says of a user's jobs: one squeue, with a time-out; works without accounting.
+"""The queue: this user's jobs, by one squeue with a deadline, and scancel.  Needs no accounting.
 
-squeue shows jobs that have ended for some minutes more (MinJobAge); after that Slurm, without
-accounting, knows nothing of them, and the record alone tells how they ended.
+squeue shows jobs that have ended for some minutes more (MinJobAge).  After that, a Slurm without accounting
+knows nothing of them; only the cluster's record tells how they ended.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from dataclasses import dataclass
 
 from ..model.errors import RayclusterError
 
-#: How long squeue and scancel may take: a controller under load answers late, a dead one never.
+#: How long squeue and scancel may take; a busy controller answers late.
 SQUEUE_TIMEOUT_S = 8.0
 
-#: Job id, id as people see it (100_3), state, end, start, reason, nodes, name (last: it may hold anything).
+#: Job id, id as shown to users (100_3), state, end, start, reason, nodes, and last the name, which may
+#: contain '|'.
 _FORMAT = "%A|%i|%T|%e|%S|%r|%N|%j"
 
-#: States in which a job holds no nodes and never will again (squeue(1), JOB STATE CODES).
+#: States of jobs that have ended (squeue(1), JOB STATE CODES).
 ENDED = frozenset(
     (
         *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"),
@@ -32,9 +33,9 @@ ENDED = frozenset(
 WAITING = frozenset(["PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "CONFIGURING"])
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-"""As subprocess.run."""
+"""The signature of subprocess.run."""
 
-#: What a job's own variables leave alone when Slurm's commands are called from inside a job.
+#: Variables that configure Slurm's commands and do not describe the job in which they are set.
 _NOT_OF_A_JOB = (
     "SLURM_CONF",
     "SLURM_CLUSTERS",
@@ -43,7 +44,7 @@ _NOT_OF_A_JOB = (
     "SLURM_TIME_FORMAT",
 )
 
-#: Devices that Slurm gave to this job; another job or step gets its own, or none.
+#: The devices that Slurm gave to this job; another job or step gets its own, or none.
 _DEVICES = (
     *("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL"),
     "ZE_AFFINITY_MASK",
@@ -51,10 +52,10 @@ _DEVICES = (
 
 
 def outside_job(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a new job or step, without what this process has from its own.
+    """The environment for a new job or step, without the variables of the job that this process is in.
 
-    sbatch and srun hand on what they find: a job that is submitted from a task would see that task's
-    rank and step, CPUs per task, devices (seen in Slurm 22.05), and srun takes SLURM_* for options.
+    sbatch and srun pass their environment on: a job submitted from a task would see that task's rank, step,
+    CPUs per task and devices (seen in Slurm 22.05), and srun takes SLURM_* variables as options.
     """
     if not any(env.get(name) for name in ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_STEP_ID", "SLURM_PROCID")):
         return dict(env)
@@ -72,13 +73,13 @@ class Job:
 
     id: str
     shown_id: str
-    """Of an array's task ARRAY_TASK, else the id."""
+    """The id as shown to users: for a task of a job array ARRAY_TASK, such as 100_3."""
     state: str
-    """In Slurm's word: PENDING, RUNNING, COMPLETING, CANCELLED …"""
+    """As squeue prints it: PENDING, RUNNING, COMPLETING, CANCELLED …"""
     end_time: float | None = None
-    """Unix seconds of the time limit; None when there is none, or not yet."""
+    """When the time limit ends the job, in Unix seconds; None without a limit, or when not yet known."""
     start_time: float | None = None
-    """Unix seconds; of a waiting job when Slurm expects it to start, where it does."""
+    """Unix seconds; for a pending job when Slurm expects to start it; None when unknown."""
     reason: str = ""
     nodes: str = ""
     """As a hostlist."""
@@ -94,7 +95,7 @@ class Job:
 
 
 def parse_squeue(text: str) -> list[Job]:
-    """The lines of squeue in our format.
+    """The jobs in squeue's output (in the format that :func:`query_jobs` asks for).
 
     >>> parse_squeue("7|7|RUNNING|1700000000|1690000000|None|n[1-3]|train")[0].end_time
     1700000000.0
@@ -110,7 +111,7 @@ def parse_squeue(text: str) -> list[Job]:
 
 
 def parse_time(text: str) -> float | None:
-    """A time as squeue writes it: Unix seconds (SLURM_TIME_FORMAT=%s) or ISO in local time; else None.
+    """A time as squeue prints it, Unix seconds (SLURM_TIME_FORMAT=%s) or ISO in local time; else None.
 
     >>> parse_time("1700000000"), parse_time("N/A")
     (1700000000.0, None)
@@ -124,7 +125,10 @@ def parse_time(text: str) -> float | None:
 
 
 def query_jobs(env: Mapping[str, str], *, run: Run = subprocess.run) -> dict[str, Job] | None:
-    """This user's jobs by id; None where Slurm is not there or does not answer in time."""
+    """This user's jobs by id; None when squeue is missing, fails or takes longer than SQUEUE_TIMEOUT_S.
+
+    Blocks meanwhile: not for an event loop.
+    """
     program = shutil.which("squeue", path=env.get("PATH"))
     if program is None:
         return None
@@ -154,13 +158,13 @@ def cancel_job(
     extra: Sequence[str] = (),
     run: Run = subprocess.run,
 ) -> None:
-    """scancel a job, or one step of it.  Raises RayclusterError with scancel's own words."""
+    """Cancel a job, or one step of it, with scancel.  Raises RayclusterError with scancel's own message."""
     what = f"{job_id}.{step}" if step else job_id
     program = shutil.which("scancel", path=env.get("PATH"))
     if program is None:
         raise RayclusterError(
-            f"{what} cannot be cancelled from here: there is no scancel.",
-            "Try again on a node that has Slurm's commands.",
+            f"job {what} cannot be cancelled here: scancel was not found in PATH.",
+            "Try again on a host that has Slurm's commands.",
         )
     try:
         done = run(
@@ -173,12 +177,13 @@ def cancel_job(
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise RayclusterError(f"scancel {what} did not answer: {error}.") from error
+        raise RayclusterError(f"`scancel {what}` did not answer: {error}.") from error
     if done.returncode != 0:
-        said = done.stderr.strip().splitlines()
-        raise RayclusterError(f"scancel {what} failed: {said[-1] if said else f'code {done.returncode}'}.")
+        lines = done.stderr.strip().splitlines()
+        why = lines[-1] if lines else f"it ended with code {done.returncode}"
+        raise RayclusterError(f"`scancel {what}` failed: {why}.")
 
 
 def _plain(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what would change squeue's answer (SQUEUE_*, SCANCEL_*)."""
+    """The environment without the variables that change what squeue and scancel do (SQUEUE_*, SCANCEL_*)."""
     return {name: value for name, value in env.items() if not name.startswith(("SQUEUE_", "SCANCEL_"))}

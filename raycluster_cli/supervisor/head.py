@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any
 
 from ..model.errors import RayclusterError, UsageError
+from ..model.loss_policy import WorkerLossPolicy
 from ..model.record import EndReport
-from ..model.settings import parse_worker_loss
 from ..model.status import EndReason, NodePhase
 from ..policy import actions as do
 from ..policy import events as on
@@ -275,7 +275,7 @@ def head_rules(context: Context) -> HeadRules:
         host=context.host,
         expected=expected,
         quorum=settings.min_workers if settings.min_workers is not None else expected,
-        loss=parse_worker_loss(settings.on_worker_loss),
+        loss=WorkerLossPolicy.parse(settings.on_worker_loss),
         min_workers=settings.min_workers,
         hosts=tuple(context.worker_hosts),
         timeout_s=settings.timeout,

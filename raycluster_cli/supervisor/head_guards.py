@@ -13,7 +13,8 @@ from ..model.status import Role
 from ..policy import events as on
 from ..policy.values import Phase, Worker, WorkerReport
 from ..rayproc.gcs_monitor import gcs_lost
-from ..slurm.job_calls import TaskProbe, hosts_without_task, job_end_time, job_output
+from ..slurm.job_calls import job_end_time, job_output
+from ..slurm.task_probe import TaskProbe, hosts_without_task
 from ..state.catalogue import prune
 from ..state.lease import HEARTBEAT_S
 from ..state.record import Record

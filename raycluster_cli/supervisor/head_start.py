@@ -18,7 +18,7 @@ from ..policy import events as on
 from ..policy.stopping import LOST_GRACE_S
 from ..rayproc.companion_client import Started
 from ..rayproc.plan import StartFailure
-from ..slurm.allocation import format_hostlist
+from ..slurm.hostlist import format_hostlist
 from ..state.record import Record
 from .driver import find_program
 from .head_entry import HeadEntry

@@ -19,7 +19,7 @@ from ..policy.values import End
 from ..policy.worker import end_of_cluster
 from ..rayproc.health import Outcome, tcp_probe
 from ..rayproc.plan import StartFailure
-from ..slurm.job_calls import TASK_ENDED_HINT, TASK_PROBE_S, TaskProbe, hosts_without_task
+from ..slurm.task_probe import TASK_ENDED_HINT, TASK_PROBE_S, TaskProbe, hosts_without_task
 from ..state.catalogue import list_records
 from ..state.record import Record
 from ..system.ports import derived_gcs_ports

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..model.errors import UsageError
+from ..model.loss_policy import WorkerLossPolicy
 from ..model.record import EndReport
-from ..model.settings import parse_worker_loss
 from ..model.status import EndReason, NodePhase
 from ..policy import actions as do
 from ..policy import events as on
@@ -40,7 +40,7 @@ class WorkerRun(NodeRun):
         settings = context.settings
         self.rules = WorkerRules(
             host=context.host,
-            loss=parse_worker_loss(settings.on_worker_loss),
+            loss=WorkerLossPolicy.parse(settings.on_worker_loss),
             max_restarts=settings.max_restarts,
             grace_s=settings.grace,
         )
@@ -89,7 +89,7 @@ class WorkerRun(NodeRun):
         head = target.head
         self.rules = WorkerRules(
             host=self.context.host,
-            loss=parse_worker_loss((head.on_worker_loss if head else "") or settings.on_worker_loss),
+            loss=WorkerLossPolicy.parse((head.on_worker_loss if head else "") or settings.on_worker_loss),
             max_restarts=settings.max_restarts,
             grace_s=settings.grace,
             head_host=head.host if head else target.ip,

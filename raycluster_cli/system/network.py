@@ -1,18 +1,20 @@
-"""This node's one address, chosen once and used for everything.
+"""This node's address: one, chosen once and used for everything.
 
-A node of a cluster has several: management, high-speed network, container bridges.
-Ray, vLLM, NCCL and Gloo each guess on their own and differ.  Here the address is the
-one that the user names (an interface, a network), or else the one by which the head is
-reached, which the kernel's routing table knows: connecting a UDP socket sends nothing.
+A node of a cluster has several: management, high-speed network, container bridges.  Ray, vLLM, NCCL and Gloo
+each guess on their own and differ.  Here the address is the one that the user names (an interface, a
+network), or else the one from which the head is reached, which the kernel's routing table knows: connecting
+a UDP socket sends nothing.
 """
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ..model.errors import UsageError
 
@@ -54,17 +56,17 @@ class InterfaceAddress:
 
 @dataclass(frozen=True)
 class NodeAddress:
-    """The address of this node, its interface, and why it was chosen."""
+    """The address of this node, its interface, and why it was chosen (for the log)."""
 
     ip: str
     interface: str
     source: str = ""
 
     def environment(self, env: Mapping[str, str]) -> dict[str, str]:
-        """What makes vLLM, NCCL and Gloo use the same; what the user has set is left out.
+        """The variables that make vLLM, NCCL and Gloo use this address, without those that the user has set.
 
-        It holds on this node only: interfaces may have other names on other nodes, so it
-        goes to each node's own Ray processes and to the driver, not into runtime environments.
+        They are true on this node only, since interfaces can have other names on other nodes.  So they go to
+        this node's Ray processes and to the driver, not into runtime environments.
         """
         wanted = {
             "VLLM_HOST_IP": self.ip,
@@ -84,15 +86,15 @@ def node_address(
     addresses: Sequence[InterfaceAddress] | None = None,
     route: Callable[[str], str | None] | None = None,
 ) -> NodeAddress:
-    """Choose this node's address; UsageError lists what there is where nothing fits.
+    """Choose this node's address.  Raises UsageError, which lists the addresses, where none is usable.
 
-    In order: the named interface and network; the address from which ``route_to`` (the
-    head; on the head the other nodes) is reached; the one that this node's name in Slurm
-    stands for; the one towards the host that ran srun; that of the default route; any.
-    Never loopback (unless ``local``: a cluster on this machine alone), link-local or a
-    container bridge, except a bridge named by ``interface`` or ``network``.
+    In order: the named interface and network; the address from which ``route_to`` (the head; on the head the
+    other nodes) is reached; the one that this node's name in Slurm stands for; the one towards the host that
+    ran srun; that of the default route; any.  Never loopback (unless ``local``: a cluster on this machine
+    alone), link-local or a container bridge, except a bridge named by ``interface`` or ``network``.
 
-    ``addresses`` and ``route`` (host to local address) stand in for the kernel in tests.
+    ``addresses`` and ``route`` (host to local address) replace the kernel's.  Resolves names, so it blocks as
+    long as the name server does: an event loop uses :func:`find_node_address`.
     """
     there = interface_addresses() if addresses is None else list(addresses)
     ask = local_address_towards if route is None else route
@@ -104,7 +106,7 @@ def node_address(
     usable = [a for a in there if not a.why_not]
     hints = [(target, f"the way to {target}") for target in targets if target]
     if env.get("SLURMD_NODENAME"):
-        # One's own name leads to one's own address; 127.0.1.1, as Debian has it, is not usable and falls out.
+        # A node's own name leads to its own address; 127.0.1.1, as on Debian, is not usable and is skipped.
         hints.append((env["SLURMD_NODENAME"], f"the address of {env['SLURMD_NODENAME']}"))
     if env.get("SLURM_LAUNCH_NODE_IPADDR"):
         hints.append((env["SLURM_LAUNCH_NODE_IPADDR"], "the way to the host of srun"))
@@ -119,7 +121,7 @@ def node_address(
     raise UsageError(
         f"this node has no address that other nodes can reach: found {describe(there)}; "
         "needed one that is not loopback, link-local or a container's bridge.",
-        "Name one with --interface, or use run --local on a single machine.",
+        "Choose one with --interface, or use `raycluster run --local N` on a single machine.",
     )
 
 
@@ -144,7 +146,7 @@ def _named(
         raise UsageError(
             f"no usable address of this node fits {option}{bad}: found {describe(there)}; "
             "needed one that other nodes can reach.",
-            "Give one of these, or leave the option out.",
+            "Choose one of these, or leave the option out.",
         )
     for target in targets:
         found = _match(usable, ask(target))
@@ -167,7 +169,7 @@ def _local(there: Sequence[InterfaceAddress]) -> NodeAddress:
         return NodeAddress(str(address.ip), address.interface, "a cluster on this machine")
     raise UsageError(
         f"this machine has no loopback address: found {describe(there)}; needed 127.0.0.1 or ::1.",
-        "Bring the interface lo up.",
+        "Bring up the interface lo.",
     )
 
 
@@ -194,7 +196,7 @@ def _parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
 
 
 def describe(addresses: Iterable[InterfaceAddress]) -> str:
-    """The addresses of a node in one line, each with the reason against it.
+    """The addresses of a node in one line, each with the reason why it is not usable.
 
     >>> describe([InterfaceAddress("lo", ipaddress.ip_address("127.0.0.1"))])
     'lo 127.0.0.1 (loopback)'
@@ -217,14 +219,30 @@ def interface_addresses() -> list[InterfaceAddress]:
     return found
 
 
-def local_address_towards(host: str) -> str | None:
-    """The local address that the kernel would use to reach a host; None where there is no way or no name.
+async def find_node_address(*, timeout_s: float, **options: Any) -> NodeAddress:
+    """:func:`node_address`, with the same ``options``, for an event loop.
 
-    A host that is this node itself is answered with its own address.  Nothing is sent
-    (resolving a name may ask the name server).
+    It runs in a thread.  When it has not returned after ``timeout_s`` (a name server that does not answer),
+    the address is chosen without names: from numeric targets and the default route.
     """
+    from .deadline import in_thread  # here, since commands without an event loop import this module too
+
     try:
-        entries = socket.getaddrinfo(host.strip("[]"), 9, type=socket.SOCK_DGRAM)
+        return await in_thread(functools.partial(node_address, **options), timeout_s=timeout_s)
+    except TimeoutError:
+        found = node_address(**{**options, "route": functools.partial(local_address_towards, numeric=True)})
+        return replace(found, source=f"{found.source}: names were not resolved within {timeout_s:g} s")
+
+
+def local_address_towards(host: str, *, numeric: bool = False) -> str | None:
+    """The local address that the kernel uses to reach a host; None where there is no route or no such name.
+
+    For this node itself it is its own address.  Nothing is sent, but resolving a name can ask the name
+    server; with ``numeric`` a name is not resolved and None.
+    """
+    flags = socket.AI_NUMERICHOST if numeric else 0
+    try:
+        entries = socket.getaddrinfo(host.strip("[]"), 9, type=socket.SOCK_DGRAM, flags=flags)
     except (OSError, UnicodeError):
         return None
     for family, kind, protocol, _, address in entries:
@@ -238,9 +256,9 @@ def local_address_towards(host: str) -> str | None:
 
 
 def addresses_of(names: Iterable[str]) -> tuple[str, ...]:
-    """The addresses of hosts, as this node resolves them; names that mean nothing here are left out.
+    """The addresses of hosts, as this node resolves them, without the names that it cannot resolve.
 
-    Blocks as long as the resolver does: for a thread.
+    Blocks as long as the name server does: use :func:`..deadline.in_thread`.
     """
     found: list[str] = []
     for name in names:

@@ -284,7 +284,7 @@ def test_a_port_given_by_hand_that_is_taken(slurm: Slurm) -> None:
     job = batch(slurm, script, nodes=1)
     assert job.wait() == JobEnd("FAILED", 23, 0), job.output()
     line = line_with("error", job.output())
-    assert "port 23456 given for gcs port is taken by" in line
+    assert "port 23456, given as the GCS port, is in use by" in line
     assert "python" in line
     assert "ready at 10.77.0.1:23457" in job.output()
     slurm.assert_nothing_left()

@@ -44,7 +44,8 @@ ODD = (
 
 def script(*driver: str, sbatch: tuple[str, ...] = (), **more: object) -> str:
     words = Words((), sbatch, driver)
-    return make_script(words, **{"options": (), "env": {}, "python": "/env/bin/python", **more})  # type: ignore[arg-type]
+    defaults = {"options": (), "env": {}, "srun_wait_s": 60, "python": "/env/bin/python"}
+    return make_script(words, **{**defaults, **more})  # type: ignore[arg-type]
 
 
 def run(tmp_path: Path, text: str) -> tuple[list[str], dict[str, str]]:
@@ -87,19 +88,9 @@ def test_this_very_raycluster() -> None:
     assert f"{Path(sys.executable).with_name('raycluster')} run" in script("x", python=sys.executable)
 
 
-@pytest.mark.parametrize(
-    ("options", "wait"),
-    [
-        ((), "60"),
-        (("--on-worker-loss=fail",), "60"),
-        (("--on-worker-loss=continue",), "0"),
-        (("--on-worker-loss=wait:60",), "0"),
-        (("--min-workers=2",), "0"),
-    ],
-)
-def test_wait(tmp_path: Path, options: tuple[str, ...], wait: str) -> None:
-    words, _ = run(tmp_path, script("x", options=options))
-    assert f"--wait={wait}" in words
+def test_wait(tmp_path: Path) -> None:
+    words, _ = run(tmp_path, script("x", srun_wait_s=150))
+    assert "--wait=150" in words
 
 
 def test_environment(tmp_path: Path) -> None:

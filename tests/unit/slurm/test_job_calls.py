@@ -1,17 +1,16 @@
-"""What is asked of Slurm, and what is made of its words."""
+"""What a job asks of Slurm for itself: its end, its output, its requeue."""
 
 from __future__ import annotations
 
-import asyncio
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from raycluster_cli.model.errors import RayclusterError
-from raycluster_cli.slurm.job_calls import job_end_time, parse_end_time, requeue
-from raycluster_cli.system.process import Reaper
+from raycluster_cli.slurm.job_calls import job_end_time, job_output, parse_end_time, requeue
+
+from .programs import programs, with_reaper
 
 
 def test_end_times() -> None:
@@ -23,36 +22,48 @@ def test_end_times() -> None:
     assert parse_end_time("slurm_load_jobs error: Invalid job id specified") is None
 
 
-def scontrol(directory: Path, script: str) -> dict[str, str]:
-    program = directory / "scontrol"
-    program.write_text(f"#!{sys.executable}\nimport os, sys\n{script}\n")
-    program.chmod(0o755)
-    return {"PATH": str(directory)}
+@pytest.mark.parametrize(
+    ("script", "end_time"),
+    [
+        ('test "$*" = "show job --oneliner 7" && echo "EndTime=1795408208"', 1795408208.0),
+        ("echo EndTime=Unknown", None),
+        ("echo EndTime=1795408208; exit 1", None),
+    ],
+)
+def test_the_end_is_asked_of_scontrol(tmp_path: Path, script: str, end_time: float | None) -> None:
+    env = programs(tmp_path, scontrol=script)
+    assert with_reaper(lambda reaper: job_end_time("7", env, reaper)) == end_time
 
 
-def test_scontrol_is_asked_for_seconds(tmp_path: Path) -> None:
-    env = scontrol(
-        tmp_path, "print('EndTime=1795408208' if os.environ['SLURM_TIME_FORMAT'] == '%s' else sys.argv)"
-    )
+@pytest.mark.parametrize(
+    ("script", "output"),
+    [
+        (
+            "printf 'JobId=7\\n StdErr=/b\\n   StdOut=/shared/a b/x-7.out \\n Power='",
+            "/shared/a b/x-7.out",
+        ),
+        ("printf '   StdOut=\\n'", ""),
+        ("printf '   StdOut=/x\\n'; exit 1", ""),
+    ],
+)
+def test_the_output_is_asked_of_scontrol(tmp_path: Path, script: str, output: str) -> None:
+    env = programs(tmp_path, scontrol=script)
+    assert with_reaper(lambda reaper: job_output("7", env, reaper)) == output
 
-    async def ask(env: dict[str, str]) -> float | None:
-        reaper = Reaper()
-        reaper.attach(asyncio.get_running_loop())
-        return await job_end_time("7", env, reaper)
 
-    assert asyncio.run(ask(env)) == 1795408208.0
-    assert asyncio.run(ask({"PATH": str(tmp_path / "nothing")})) is None
+def test_without_slurms_commands_end_and_output_are_not_known(tmp_path: Path) -> None:
+    env = {"PATH": str(tmp_path)}
+    assert with_reaper(lambda reaper: job_end_time("7", env, reaper)) is None
+    assert with_reaper(lambda reaper: job_output("7", env, reaper)) == ""
 
 
-def test_refused_requeue_says_what_slurm_said(tmp_path: Path) -> None:
-    env = scontrol(
-        tmp_path, "print('Requested operation is presently disabled', file=sys.stderr); sys.exit(1)"
-    )
+def test_requeue(tmp_path: Path) -> None:
+    env = programs(tmp_path, scontrol=f'echo "$@" >{tmp_path}/asked')
+    with_reaper(lambda reaper: requeue("7", env, reaper))
+    assert (tmp_path / "asked").read_text() == "requeue 7\n"
 
-    async def ask() -> None:
-        reaper = Reaper()
-        reaper.attach(asyncio.get_running_loop())
-        await requeue("7", env, reaper)
 
-    with pytest.raises(RayclusterError, match="presently disabled"):
-        asyncio.run(ask())
+def test_a_refused_requeue_has_slurms_own_message(tmp_path: Path) -> None:
+    env = programs(tmp_path, scontrol="echo 'Requested operation is presently disabled' >&2; exit 1")
+    with pytest.raises(RayclusterError, match=r"`scontrol requeue 7` ended with code 1: .*presently"):
+        with_reaper(lambda reaper: requeue("7", env, reaper))

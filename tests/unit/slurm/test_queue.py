@@ -12,6 +12,8 @@ import pytest
 from raycluster_cli.model.errors import RayclusterError
 from raycluster_cli.slurm.queue import cancel_job, parse_squeue, parse_time, query_jobs
 
+from .programs import programs
+
 TEXT = """\
 100|100|RUNNING|1700003600|1700000000|None|n[1-3]|train
 103|101_2|PENDING|N/A|1700009999|Priority||a|b
@@ -33,17 +35,9 @@ def test_times_that_are_none(text: str) -> None:
     assert parse_time(text) is None
 
 
-def programs(tmp_path: Path, **scripts: str) -> dict[str, str]:
-    for name, script in scripts.items():
-        path = tmp_path / name
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
-    return {"PATH": f"{tmp_path}:/usr/bin:/bin", "SQUEUE_FORMAT": "%i"}
-
-
 def test_query(tmp_path: Path) -> None:
     env = programs(tmp_path, squeue=f"test -z \"$SQUEUE_FORMAT\" || exit 1\ncat <<'E'\n{TEXT}E")
-    jobs = query_jobs(env)
+    jobs = query_jobs({**env, "SQUEUE_FORMAT": "%i"})
     assert jobs is not None
     assert set(jobs) == {"100", "103", "105"}
 
@@ -68,5 +62,5 @@ def test_cancel(tmp_path: Path) -> None:
         cancel_job(
             "7", programs(tmp_path, scancel="echo 'scancel: error: Access/permission denied' >&2; exit 1")
         )
-    with pytest.raises(RayclusterError, match="no scancel"):
+    with pytest.raises(RayclusterError, match="scancel was not found in PATH"):
         cancel_job("7", {"PATH": "/nonexistent"})

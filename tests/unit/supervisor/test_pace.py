@@ -10,8 +10,8 @@ import pytest
 from raycluster_cli.model.record import NodeReport
 from raycluster_cli.model.status import NodePhase
 from raycluster_cli.state.record import Record
-from raycluster_cli.supervisor.report_writer import ReportWriter
 from raycluster_cli.supervisor.joining import Pace
+from raycluster_cli.supervisor.report_writer import ReportWriter
 
 
 def steady(nodes: int) -> Pace:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import doctest
+import asyncio
 import ipaddress
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 from raycluster_cli.model.errors import UsageError
-from raycluster_cli.system import network
 from raycluster_cli.system.network import (
     InterfaceAddress,
     NodeAddress,
     addresses_of,
+    find_node_address,
     interface_addresses,
     local_address_towards,
     node_address,
@@ -47,10 +48,6 @@ def choose(
     found = node_address(addresses=addresses, route=routes(**(ways or {})), **options)
     assert isinstance(found, NodeAddress)
     return found.ip, found.interface
-
-
-def test_docstring_examples() -> None:
-    assert doctest.testmod(network).failed == 0
 
 
 @pytest.mark.parametrize(
@@ -190,3 +187,32 @@ def test_this_machine_knows_the_way_to_itself() -> None:
 def test_addresses_of_hosts() -> None:
     assert "127.0.0.1" in addresses_of(["localhost", "no-such-host.invalid", "", "127.0.0.1"])
     assert addresses_of(["no-such-host.invalid", "x" * 300]) == ()
+
+
+def test_a_name_server_that_does_not_answer_leaves_numeric_targets_and_the_default_route() -> None:
+    answered = threading.Event()
+
+    def hangs(host: str) -> str | None:
+        answered.wait(60)
+        return None
+
+    options = {"env": {}, "addresses": [LO, LO6], "local": False, "interface": "lo"}
+
+    async def choose_within(timeout_s: float, **more: Any) -> NodeAddress:
+        return await find_node_address(timeout_s=timeout_s, **{**options, "local": True, **more})
+
+    try:
+        found = asyncio.run(choose_within(0.05, route_to=["no-such-name.invalid", "::1"], route=hangs))
+    finally:
+        answered.set()
+    assert (found.ip, found.interface) == ("::1", "lo")
+    assert found.source == "--interface lo: names were not resolved within 0.05 s"
+    found = asyncio.run(choose_within(60, route_to="head", route=routes(_head="::1")))
+    assert (found.ip, found.source) == ("::1", "--interface lo")
+    with pytest.raises(UsageError, match="no usable address"):
+        asyncio.run(choose_within(60, interface="ib9"))
+
+
+def test_numeric_targets_are_never_looked_up_by_name() -> None:
+    assert local_address_towards("localhost", numeric=True) is None
+    assert local_address_towards("127.0.0.1", numeric=True) == "127.0.0.1"

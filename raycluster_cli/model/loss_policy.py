@@ -1,0 +1,76 @@
+"""What a cluster does when it loses a worker: the value of --on-worker-loss, parsed here and nowhere else."""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+from dataclasses import dataclass
+
+from .errors import UsageError
+
+#: The shortest srun --wait: how long srun waits for a node that stopped responding while the job ends.
+SHORTEST_SRUN_WAIT_S = 60
+
+#: What the driver's grace period is extended by for the rest of the shutdown.
+SHUTDOWN_S = 30
+
+
+class WorkerLossAction(str, enum.Enum):
+    """What to do when a worker is lost.  The values are the words of the option."""
+
+    FAIL = "fail"
+    """End the cluster with exit code 5."""
+    CONTINUE = "continue"
+    """Go on with the workers that are left, as long as there are --min-workers of them."""
+    WAIT = "wait"
+    """Wait for a replacement; end the cluster when none has joined in time."""
+
+
+@dataclass(frozen=True)
+class WorkerLossPolicy:
+    """A parsed --on-worker-loss."""
+
+    kind: WorkerLossAction
+    wait_s: float = 0.0
+    """How long to wait for a replacement, in seconds; 0 unless ``kind`` is WAIT."""
+
+    @classmethod
+    def parse(cls, text: str) -> WorkerLossPolicy:
+        """Read ``fail``, ``continue`` or ``wait:SECONDS``.  Raises UsageError.
+
+        >>> WorkerLossPolicy.parse("wait:60").wait_s
+        60.0
+        """
+        kind, colon, seconds = text.partition(":")
+        if kind in ("fail", "continue") and not colon:
+            return cls(WorkerLossAction(kind))
+        if kind == "wait" and re.fullmatch(r"\d{1,9}(\.\d{1,6})?", seconds, re.ASCII):
+            return cls(WorkerLossAction.WAIT, float(seconds))
+        raise UsageError(
+            f"--on-worker-loss is {text!r}; it must be fail, continue or wait:SECONDS.",
+            "For example: --on-worker-loss wait:120.",
+        )
+
+    def __str__(self) -> str:
+        """The text that parses to this policy.
+
+        >>> str(WorkerLossPolicy.parse("wait:2.5")), str(WorkerLossPolicy.parse("fail"))
+        ('wait:2.5', 'fail')
+        """
+        seconds = f"{self.wait_s:f}".rstrip("0").rstrip(".")
+        return f"wait:{seconds}" if self.kind is WorkerLossAction.WAIT else self.kind.value
+
+    def srun_wait_s(self, *, min_workers: int | None, grace_s: float) -> int:
+        """srun's --wait in seconds: how long its other tasks may run once one has ended; 0: without limit.
+
+        With FAIL, all tasks end soon after the first; one that does not is on a node that died.  The driver
+        may use its grace period first.  Where the cluster goes on without a worker, srun must not end it: not
+        with CONTINUE or WAIT, nor with --min-workers, when a worker may fail before the driver starts.
+
+        >>> WorkerLossPolicy.parse("fail").srun_wait_s(min_workers=None, grace_s=120)
+        150
+        """
+        if self.kind is not WorkerLossAction.FAIL or min_workers is not None:
+            return 0
+        return max(SHORTEST_SRUN_WAIT_S, math.ceil(grace_s) + SHUTDOWN_S)

@@ -1,0 +1,71 @@
+"""Runs one of Slurm's commands for a supervisor: off its event loop, with a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import IO
+
+from ..model.errors import RayclusterError
+from ..system.deadline import in_thread
+from ..system.process import Reaper
+
+#: How long scontrol or srun may take; slurmctld can be busy, and the cluster works without the answer.
+COMMAND_TIMEOUT_S = 30.0
+
+
+async def run_command(
+    command: Sequence[str],
+    env: Mapping[str, str],
+    reaper: Reaper,
+    *,
+    timeout_s: float = COMMAND_TIMEOUT_S,
+) -> tuple[int, str]:
+    """Exit code and output (stdout and stderr together) of a command; times in it are Unix seconds.
+
+    Raises RayclusterError when the command is not in PATH, cannot be started or takes longer than
+    ``timeout_s``; it is killed then, as it is when the caller is cancelled.
+    """
+    name = command[0]
+    try:
+        program = await in_thread(lambda: shutil.which(name, path=env.get("PATH")), timeout_s=timeout_s)
+    except TimeoutError:
+        raise RayclusterError(
+            f"{name} was not found within {timeout_s:g} s: a directory in PATH does not respond."
+        ) from None
+    if program is None:
+        raise RayclusterError(f"{name} was not found in PATH (in a container it is often missing).")
+    try:
+        child = reaper.spawn(
+            [program, *command[1:]],
+            name,
+            env={**env, "SLURM_TIME_FORMAT": "%s"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+    except OSError as error:
+        raise RayclusterError(f"{name} could not be started: {error.strerror}.") from error
+    assert child.stdout is not None
+    reading = asyncio.ensure_future(_read_all(child.stdout))
+    try:
+        answered, _ = await asyncio.wait({reading}, timeout=timeout_s)
+    finally:
+        code = await child.stop(timeout_s if reading.done() else 0.0, ask=0)
+        reading.cancel()
+    if code is None or not answered:
+        raise RayclusterError(f"{name} did not answer within {timeout_s:g} s.")
+    return code, reading.result().decode("utf-8", "replace")
+
+
+async def _read_all(output: IO[bytes]) -> bytes:
+    """The output of a child until it is closed."""
+    stream = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), output)
+    try:
+        return await stream.read()
+    finally:
+        pipe.close()

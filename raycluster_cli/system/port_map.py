@@ -1,0 +1,57 @@
+"""The port map: one port number for each of a Ray node's services, and the ports of its worker processes."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+HEAD_ONLY = ("gcs", "dashboard", "ray_client_server", "autoscaler_metrics", "dashboard_metrics")
+# The order is the layout: `gcs` must stay first, since workers derive it from the key.
+LAYOUT = (
+    "gcs",
+    "node_manager",
+    "object_manager",
+    "dashboard",
+    "dashboard_agent_listen",
+    "dashboard_agent_grpc",
+    "runtime_env_agent",
+    "metrics_export",
+    "ray_client_server",
+    "autoscaler_metrics",
+    "dashboard_metrics",
+)
+
+
+@dataclass(frozen=True)
+class PortMap:
+    """Every port of a Ray node.  Those of the head's services are 0 on a worker."""
+
+    node_manager: int
+    object_manager: int
+    dashboard_agent_listen: int
+    dashboard_agent_grpc: int
+    runtime_env_agent: int
+    metrics_export: int
+    worker_low: int
+    worker_high: int
+    """The last port for worker processes, itself included."""
+    worker_list: tuple[int, ...] | None = None
+    """The ports for worker processes where some in the range are in use; low and high are then the ends."""
+    gcs: int = 0
+    dashboard: int = 0
+    ray_client_server: int = 0
+    autoscaler_metrics: int = 0
+    dashboard_metrics: int = 0
+
+    @property
+    def worker_count(self) -> int:
+        return self.worker_high - self.worker_low + 1 if self.worker_list is None else len(self.worker_list)
+
+    def as_dict(self) -> dict[str, int | list[int]]:
+        """The ports that this node has, by name, for the record and the screen."""
+        found: dict[str, int | list[int]] = {}
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if value:
+                found[each.name] = list(value) if isinstance(value, tuple) else value
+        return found

@@ -1,0 +1,87 @@
+"""Single TCP ports of this node: whether a server could take one, and which process holds it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import socket
+from pathlib import Path
+
+from .proctree import PROC, read_stat
+
+
+def tcp_socket() -> socket.socket:
+    """A TCP socket whose wildcard address covers both families, where there are both."""
+    if socket.has_ipv6:
+        try:
+            both = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+            both.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            return both
+        except OSError:
+            pass
+    return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+
+
+def any_address(sock: socket.socket) -> str:
+    return "::" if sock.family == socket.AF_INET6 else "0.0.0.0"
+
+
+def port_error(port: int) -> OSError | None:
+    """Why a server could not listen on this port of this node; None when it could."""
+    sock = tcp_socket()
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((any_address(sock), port))
+        return None
+    except OSError as error:
+        if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) or sock.family == socket.AF_INET:
+            return error
+    finally:
+        sock.close()
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as plain:  # IPv6 is switched off
+        try:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            plain.bind(("0.0.0.0", port))
+            return None
+        except OSError as error:
+            return error
+
+
+def port_holder(port: int, proc: Path = PROC) -> str:
+    """Which process has a TCP port, or at least which user's; empty when that cannot be seen from here.
+
+    From /proc/self/net/tcp and tcp6 (local port, uid, inode), then the descriptors of the processes that this
+    user may inspect.
+    """
+    inodes: dict[str, int] = {}
+    for table in ("net/tcp", "net/tcp6"):
+        try:
+            lines = (proc / "self" / table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            parts = line.split()
+            if int(parts[1].rpartition(":")[2], 16) == port and parts[9] != "0":
+                inodes[f"socket:[{parts[9]}]"] = int(parts[7])
+    for pid in (entry for entry in proc.iterdir() if inodes and entry.name.isdigit()):
+        try:
+            if any(os.readlink(fd) in inodes for fd in (pid / "fd").iterdir()):
+                stat = read_stat(int(pid.name))
+                return f"{stat.name if stat else 'a process'} (pid {pid.name})"
+        except OSError:
+            continue
+    for uid in inodes.values():
+        try:
+            return f"a process of user {pwd.getpwuid(uid).pw_name}"
+        except KeyError:
+            return f"a process of uid {uid}"
+    return ""
+
+
+def first_ephemeral_port(proc: Path) -> int:
+    """The first port that the kernel gives to outgoing connections (net.ipv4.ip_local_port_range)."""
+    try:
+        return int((proc / "sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 32768

@@ -1,0 +1,56 @@
+"""--on-worker-loss: every text that it takes, the ones that it refuses, and srun's --wait."""
+
+from __future__ import annotations
+
+import pytest
+
+from raycluster_cli.model.errors import UsageError
+from raycluster_cli.model.loss_policy import WorkerLossAction, WorkerLossPolicy
+from raycluster_cli.model.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "wait_s"),
+    [
+        ("fail", WorkerLossAction.FAIL, 0.0),
+        ("continue", WorkerLossAction.CONTINUE, 0.0),
+        ("wait:60", WorkerLossAction.WAIT, 60.0),
+        ("wait:0", WorkerLossAction.WAIT, 0.0),
+        ("wait:2.5", WorkerLossAction.WAIT, 2.5),
+        ("wait:1234567", WorkerLossAction.WAIT, 1234567.0),
+    ],
+)
+def test_every_policy_is_read_and_written_back(text: str, kind: WorkerLossAction, wait_s: float) -> None:
+    policy = WorkerLossPolicy.parse(text)
+    assert policy == WorkerLossPolicy(kind, wait_s)
+    assert str(policy) == text
+    assert Settings(on_worker_loss=text).worker_loss == policy
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Fail", "fail:", "continue:5", "wait", "wait:", "wait:-1", "wait:1s", "wait:inf", "wait:٣"]
+)
+def test_anything_else_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--on-worker-loss is .*fail, continue or wait:SECONDS.*wait:120"):
+        WorkerLossPolicy.parse(text)
+    with pytest.raises(UsageError):
+        Settings(on_worker_loss=text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "wait_s"),
+    [
+        (Settings(), 60),
+        (Settings(on_worker_loss="fail"), 60),
+        (Settings(grace=120), 150),
+        (Settings(grace=29.5), 60),
+        (Settings(grace=30.5), 61),
+        (Settings(on_worker_loss="continue"), 0),
+        (Settings(on_worker_loss="wait:60"), 0),
+        (Settings(min_workers=2), 0),
+        (Settings(min_workers=2, on_worker_loss="fail"), 0),
+    ],
+)
+def test_srun_waits_for_the_rest_unless_the_cluster_goes_on(settings: Settings, wait_s: int) -> None:
+    policy = settings.worker_loss
+    assert policy.srun_wait_s(min_workers=settings.min_workers, grace_s=settings.grace) == wait_s

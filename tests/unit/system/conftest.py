@@ -1,0 +1,67 @@
+"""Port claims and servers for the tests of ports, released and closed at the end of each test."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from raycluster_cli.system.port_map import PortMap
+from raycluster_cli.system.ports import PortClaim, claim_ports
+
+LOW, HIGH = 11264, 15360
+"""Four blocks of 1,024 ports: not those of Ray's defaults that others on this machine may use."""
+
+Claimer = Callable[..., PortClaim]
+
+
+def everything(ports: PortMap) -> list[int]:
+    """Each port of a map, those of worker processes one by one."""
+    values = dataclasses.asdict(ports)
+    workers = values.pop("worker_list") or range(ports.worker_low, ports.worker_high + 1)
+    del values["worker_low"], values["worker_high"]
+    return [*workers, *(port for port in values.values() if port)]
+
+
+@pytest.fixture
+def claim() -> Iterator[Claimer]:
+    """claim_ports in the range of these tests, given back at the end."""
+    name = f"test/{uuid.uuid4().hex}"
+    made: list[PortClaim] = []
+
+    def make(key: str = "1", **options: object) -> PortClaim:
+        values = {"address": "127.0.0.1", "head": True, "lowest": LOW, "highest": HIGH, "lock_name": name}
+        made.append(claim_ports(key, **{**values, **options}))  # type: ignore[arg-type]
+        return made[-1]
+
+    make.lock_name = name  # type: ignore[attr-defined]
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[..., socket.socket]]:
+    """A server on a port, closed at the end."""
+    made: list[socket.socket] = []
+
+    def make(
+        port: int, address: str = "0.0.0.0", *, listening: bool = True, v6only: bool = False
+    ) -> socket.socket:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        made.append(sock)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(listening))
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(v6only))
+        sock.bind((address, port))
+        if listening:
+            sock.listen()
+        return sock
+
+    yield make
+    for each in made:
+        each.close()
