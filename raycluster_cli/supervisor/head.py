@@ -114,13 +114,13 @@ class HeadRun(NodeRun):
             self.keep()
         if context.driver:  # in a job not earlier: other tasks wait for this one, and are told by the record
             find_program(context.driver, context.env)
-        self.node = self.make_node(self._process_died)
+        self.node = await self.make_node(self._process_died)
         self.node.on_dashboard = self._dashboard_is_up
         self.keep(node_root=str(self.node.root.path))
         self.node.begin_import()
         self.node.token = await self._make_token()
         self._warn_of_open_dashboard()
-        self.node.measure(route_to=_another_host(context))
+        await self.node.measure(route_to=_another_host(context))
         self.node.claim_ports({"gcs": settings.master_port} if settings.master_port else {})
         if settings.tls:
             await self._make_keys()

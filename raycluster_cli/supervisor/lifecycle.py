@@ -375,7 +375,7 @@ class NodeRun:
             ) from None
         return done
 
-    def make_node(self, on_death: Callable[[Child, int], None]) -> RayNode:
+    async def make_node(self, on_death: Callable[[Child, int], None]) -> RayNode:
         """This machine's Ray node, with its directory made.  Raises RayclusterError."""
         context = self.context
         node = RayNode(
@@ -392,7 +392,7 @@ class NodeRun:
             warm=context.warm,
             kept=context.keeper is not None,
         )
-        node.prepare()
+        await node.prepare()
         return node
 
     def keep(self, **notes: object) -> None:

@@ -182,7 +182,7 @@ class WorkerRun(NodeRun):
         self._raylet_died = loop.create_future()
         self._task_probe = self._begin_task_probe()
         await self._refuse_ended_cluster()
-        self.node = self.make_node(self._process_died)
+        self.node = await self.make_node(self._process_died)
         self.keep(node_root=str(self.node.root.path))
         self.node.begin_import()
         self.reports.phase(NodePhase.WAITING, node_root=str(self.node.root.path))
@@ -286,7 +286,7 @@ class WorkerRun(NodeRun):
                 look_at = loop.time() + pace.next_poll_s(known=any(one.head for one in targets))
             for target in targets:
                 if target.head is not None:
-                    self._get_ready_for(target)
+                    await self._get_ready_for(target)
                 probe = await tcp_probe(target.ip, target.port, timeout_s=PROBE_TIMEOUT_S)
                 if probe.outcome is Outcome.REACHED:
                     return target
@@ -306,10 +306,10 @@ class WorkerRun(NodeRun):
         allocation = self.context.allocation
         return len(allocation.job_nodes) if allocation else 1
 
-    def _get_ready_for(self, target: Target) -> None:
+    async def _get_ready_for(self, target: Target) -> None:
         """Measure this node and take its ports while the head comes up, once for an attempt."""
         if self._ready_for != target.ip:
-            self.node.measure(route_to=target.ip)
+            await self.node.measure(route_to=target.ip)
             self.node.claim_ports({})
             self._ready_for = target.ip
 
@@ -437,7 +437,7 @@ class WorkerRun(NodeRun):
         self.reports.phase(NodePhase.FOUND, f"head at {target.address}")
         head = target.head
         node.token = await self._token(head)
-        self._get_ready_for(target)
+        await self._get_ready_for(target)
         self._ready_for = ""  # another attempt takes other ports: these may be why this one failed
         await self._certify(head)
         self.reports.phase(NodePhase.STARTING, ip=node.address.ip, ports=node.port_map())
@@ -630,7 +630,7 @@ class WorkerRun(NodeRun):
         )
         if code and self.node.started is not None and (record := self._found_record or self.record):
             self.reports.submit(record.tell_loss, self.node.started.node_id)
-        drained = self.node.drain_message() if code == 0 else None
+        drained = await self.node.drain_message() if code == 0 else None
         ended = await self._reason(REASON_WAIT_S if code == 0 and drained is None else LOOK_AGAIN_S)
         if ended is not None:
             return _end_of(ended)

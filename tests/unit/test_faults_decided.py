@@ -10,8 +10,8 @@ import pytest
 from raycluster_cli.model.errors import ExitCode, UsageError
 from raycluster_cli.model.record import EndReport
 from raycluster_cli.model.settings import Settings
+from raycluster_cli.rayproc.environment import gcs_settings
 from raycluster_cli.rayproc.gcs_monitor import CHECK_TIMEOUT_S, FAILED_CHECKS
-from raycluster_cli.rayproc.plan import gcs_settings
 from raycluster_cli.supervisor.head import _refuse_recovery
 from raycluster_cli.supervisor.worker import HEAD_LOST, _end_of
 from raycluster_cli.supervisor.worker_wait import Members
