@@ -118,7 +118,7 @@ class Count:
 class SimulatedWorker(WorkerRun):
     """A worker without Ray and without a node of its own."""
 
-    def _get_ready_for(self, target: Target) -> None:
+    async def _get_ready_for(self, target: Target) -> None:
         """A real worker measures its node and takes ports here: nothing that others notice."""
 
     async def life(self, end: asyncio.Event) -> float:

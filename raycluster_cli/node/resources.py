@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 from ..model.errors import UsageError
 from ..model.settings import Settings, parse_pairs, parse_size_bytes
-from .grants import MIB, HostFacts
+from .figures import MIB
+from .grants import HostFacts
 
 OBJECT_STORE_SHARE_PERCENT = 30
 OBJECT_STORE_MAX_BYTES = 200 * 1024**3
@@ -121,7 +122,7 @@ def plan_resources(
     """Make the plan; what the user gives wins, and is refused only where Ray would refuse it.
 
     ``head`` and ``dashboard`` decide how much is reserved for Ray itself.  ``spill_in_memory``:
-    the directory for spilled objects is kept in memory (host.is_in_memory).
+    the directory for spilled objects is kept in memory (memory.is_in_memory).
     """
     warnings: list[str] = []
     sources: dict[str, str] = {}

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..model.errors import RayclusterError, UsageError
 from ..model.record import HeadInfo, NodeReport
 from ..rayproc.boot import raycluster_command
-from ..rayproc.client import client_environment_here
+from ..rayproc.client import read_client
 from ..slurm.queue import outside_job
 from ..state.record import Record
 from ..system.container import Container, container_of
@@ -148,7 +148,7 @@ def become(record: Record, word: NodeReport, command: Sequence[str], env: Mappin
         raise RayclusterError(f"{word.host} has no Ray yet ({word.phase}).")
     container = _container(word)
     root = container.root if container else Path("/")
-    inner = client_environment_here(root / word.node_root.lstrip("/"), env, word.host)
+    inner = read_client(root / word.node_root.lstrip("/"), env, word.host)
     if not command:
         command = (_shell(inner, root),)
         inner["RAYCLUSTER_JOB"] = record.path.name

@@ -1,9 +1,9 @@
-"""What a client on a node needs to talk to the node's cluster: written there once Ray runs.
+"""``client.json``: how a program that attaches to a node later gets the environment of a client.
 
-``client.json`` in the node's directory (mode 0600, and gone with it) holds the variables that the
-driver has: the cluster's address, the path of its token, TLS, network interfaces, the environment
-of its Python.  `raycluster attach`, `exec` and `submit-job` read it on the node itself, so that no
-secret and no address travels by a command line.
+It is in the node's directory (mode 0600) while Ray runs there, and holds the variables that the driver
+has: the cluster's address, the path of its token, TLS, network interfaces, the environment of its Python.
+`raycluster attach`, `exec` and `submit-job` read it on the node itself, so that no command line shows
+a secret or an address.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ..model.errors import RayclusterError
 
 NAME = "client.json"
 
-#: Of the job's environment what makes its Python the one that is found.
+#: Variables of the job that decide which Python is found, and its packages.
 PYTHON = ("PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "LD_LIBRARY_PATH", "PYTHONPATH")
 
-#: Marks of raycluster's own processes and variables of another cluster's driver: never handed on.
-#: What carries RAYCLUSTER_NODE_ROOT is taken for a process of the node and ended with it.
+#: Variables of raycluster's own processes: a client never gets them.
+#: A process with RAYCLUSTER_NODE_ROOT counts as part of the node and is ended with it.
 PRIVATE = (
     *("RAYCLUSTER_NODE_ROOT", "RAYCLUSTER_NODE_NAME", "RAYCLUSTER_NODE_IP", "RAYCLUSTER_KEY"),
     *("RAYCLUSTER_PARENT_FD", "RAYCLUSTER_TOKEN", "RAYCLUSTER_DRIVER_RESTARTS"),
@@ -34,9 +34,9 @@ PRIVATE = (
 def write_client(
     root: Path, driver: Mapping[str, str], own: Iterable[str], unset: Iterable[str] = ()
 ) -> None:
-    """Write what a client needs.  Raises OSError.
+    """Write client.json into the node's directory ``root``.  Raises OSError.
 
-    ``driver`` is the whole environment of a driver here; ``own`` names those variables of it that
+    ``driver`` is the whole environment of a driver here; ``own`` names the variables of it that
     raycluster has set, ``unset`` those that it has taken out.
     """
     wanted = {name for name in (*own, *PYTHON) if name not in PRIVATE}
@@ -62,18 +62,19 @@ def _path(driver: Mapping[str, str]) -> dict[str, str]:
     return {"PATH": ":".join([bin_dir, *parts])}
 
 
-def client_environment_here(root: Path, base: Mapping[str, str], host: str) -> dict[str, str]:
-    """``base`` made into the environment of a client of the node whose directory is ``root``.
+def read_client(root: Path, base: Mapping[str, str], host: str) -> dict[str, str]:
+    """``base`` changed into the environment of a client, by client.json of the node directory ``root``.
 
-    Raises RayclusterError when the node has none (yet, or any more).
+    Raises RayclusterError when the node has none (not yet, or no longer); ``host`` is for the message.
     """
     try:
         found = json.loads((root / NAME).read_text())
         change, unset = dict(found["set"]), list(found["unset"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RayclusterError(
-            f"Ray does not run on {host}: {root / NAME} is not there.",
-            "It comes once the node has joined, and goes with it: `raycluster status JOB` shows each node.",
+            f"Ray is not running on {host}: {root / NAME} cannot be read.",
+            "The file exists from when the node has joined until it ends: `raycluster status JOB` shows each "
+            "node.",
         ) from error
     env = {name: value for name, value in base.items() if name not in unset and name not in PRIVATE}
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_NAMESPACE", "RAY_JOB_ID"):
@@ -82,6 +83,6 @@ def client_environment_here(root: Path, base: Mapping[str, str], host: str) -> d
 
 
 def remove_client(root: Path) -> None:
-    """The node has no Ray any more."""
+    """Ray no longer runs on this node.  Never raises: the whole directory is removed in the end."""
     with contextlib.suppress(OSError):
         (root / NAME).unlink()

@@ -1,7 +1,7 @@
-"""The supervisor's side of the companion: spawn it, ask it, end it.  Imports no Ray.
+"""The supervisor's side of the companion: spawn it, send it commands, end it.  Imports no Ray.
 
-Every wait has a time-out of its own.  At the deadline of a start everything that the start
-had begun is killed, the companion included, and the next start spawns a new one.
+Every wait has a deadline, also for a companion that is stopped and reads nothing.  At the deadline of a start
+everything that the start had begun is killed, the companion included, and the next start spawns a new one.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from .boot import companion_command
-from .companion import Event, Lines, Writer
-from .plan import NodePlan, StartFailure
+from .failure import StartFailure
+from .plan import NodePlan
+from .protocol import Event, Lines, encode
+from .waiting import done_within
 
 
 class CompanionChild(Protocol):
@@ -35,6 +37,9 @@ class CompanionChild(Protocol):
     @property
     def stdout(self) -> IO[bytes] | None: ...
 
+
+#: How long a killed companion may take to end; one in a hung system call never does.
+KILL_WAIT_S = 5.0
 
 Spawn = Callable[..., CompanionChild]
 """As process.Reaper.spawn: spawn(argv, name, **arguments of Popen)."""
@@ -68,18 +73,20 @@ class CompanionClient:
         """Every process that its starts have spawned so far, by name; the newest of a name."""
         self.nodes: dict[str, Event] = {}
         """The nodes of the watched cluster, by id."""
-        self._send = Writer(child.stdin.fileno())
+        self._commands: int | None = child.stdin.fileno()
+        self._unsent = bytearray()
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Event]] = {}
         self._early: tuple[Path, int] | None = None
         self._starting: dict[int, int] = {}
-        # Process (and process group) of each start that is under way, by request.
+        """Process (and process group) of each start that is under way, by request."""
         self._listeners: list[Callable[[Event], None]] = []
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[Event] = self._loop.create_future()
         self._lines = Lines()
         self._fd = child.stdout.fileno()
         os.set_blocking(self._fd, False)
+        os.set_blocking(child.stdin.fileno(), False)
         self._loop.add_reader(self._fd, self._read)
 
     @classmethod
@@ -102,11 +109,11 @@ class CompanionClient:
             stdout=subprocess.PIPE,
             stderr=stderr,
             env=dict(env),
-            start_new_session=True,  # a Ctrl-C in the terminal is the supervisor's to judge
+            start_new_session=True,  # the supervisor alone decides what a Ctrl-C in the terminal means
         )
         return cls(child)
 
-    # -- the conversation
+    # -- commands and events
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call with every event, answers included."""
@@ -115,28 +122,48 @@ class CompanionClient:
     def log_to(self, path: Path, so_far: int) -> None:
         """Send what the companion prints to a file, after what it has printed so far (a descriptor).
 
-        It can only obey when Ray is imported; if it ends before that, :meth:`ready` writes its words.
+        It obeys only when Ray is imported; if it ends before that, :meth:`ready` writes what it printed.
         """
         self._early = (path, so_far)
-        with contextlib.suppress(BrokenPipeError):
-            self._send({"do": "log", "path": str(path)})
+        self._send({"do": "log", "path": str(path)})
 
-    def _keep_words(self, write: bool) -> None:
+    def _end_early_log(self, *, write: bool) -> None:
         if self._early is not None:
             (path, fd), self._early = self._early, None
-            if write and (words := os.pread(fd, 1 << 20, 0)):
+            if write and (printed := os.pread(fd, 1 << 20, 0)):
                 with contextlib.suppress(OSError), open(path, "ab", opener=_private) as file:
-                    file.write(words)
+                    file.write(printed)
             os.close(fd)
+
+    def _send(self, command: Mapping[str, Any]) -> None:
+        """Send a command; what the pipe does not take at once goes as soon as the companion reads."""
+        waits = bool(self._unsent)
+        self._unsent += encode(command)
+        if not waits:
+            self._send_rest()
+
+    def _send_rest(self) -> None:
+        if self._commands is None:
+            return
+        try:
+            del self._unsent[: os.write(self._commands, self._unsent)]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:  # it has ended: `_closed` answers every request
+            self._unsent.clear()
+        if self._unsent:
+            self._loop.add_writer(self._commands, self._send_rest)
+        else:
+            self._loop.remove_writer(self._commands)
 
     async def ready(self, timeout_s: float) -> Event:
         """Wait until Ray is imported: {ray_version, python_version, import_s}.  Raises StartFailure."""
         try:
-            event = await self._within(asyncio.shield(self._ready), timeout_s, "importing Ray")
+            event = await self._within(self._ready, timeout_s, "importing Ray")
         except StartFailure:
-            self._keep_words(write=True)
+            self._end_early_log(write=True)
             raise
-        self._keep_words(write=False)
+        self._end_early_log(write=False)
         return event
 
     async def request(self, do: str, timeout_s: float, **fields: Any) -> Event:
@@ -149,8 +176,7 @@ class CompanionClient:
         if self.child.exited.done() or self._fd < 0:
             raise StartFailure("ray", "The companion has ended.")
         self._waiting[number] = future
-        with contextlib.suppress(BrokenPipeError):
-            self._send({"do": do, "id": number, **fields})
+        self._send({"do": do, "id": number, **fields})
         return number, future
 
     async def _answer(self, number: int, future: asyncio.Future[Event], timeout_s: float, what: str) -> Event:
@@ -161,10 +187,9 @@ class CompanionClient:
 
     @staticmethod
     async def _within(future: asyncio.Future[Event], timeout_s: float, what: str) -> Event:
-        try:
-            event = await asyncio.wait_for(future, timeout_s)
-        except asyncio.TimeoutError as e:
-            raise StartFailure("timed out", f"No answer within {timeout_s:g} s: {what}.") from e
+        if not await done_within(future, timeout_s):
+            raise StartFailure("timed out", f"No answer within {timeout_s:g} s: {what}.")
+        event = future.result()
         if event["event"] == "failed":
             raise StartFailure(event["kind"], event["message"], event.get("log", ""))
         return event
@@ -226,7 +251,7 @@ class CompanionClient:
         try:
             event = await self._answer(number, future, deadline_s, "starting Ray")
         except BaseException as e:
-            if not (isinstance(e, StartFailure) and future.done() and not future.cancelled()):
+            if not (isinstance(e, StartFailure) and future.done()):  # not the companion's own answer
                 self._kill_start(self._starting.get(number), before)
             if isinstance(e, StartFailure) and not e.log:
                 e.log = plan.log_path
@@ -246,7 +271,7 @@ class CompanionClient:
         )
 
     def _kill_start(self, group: int | None, before: Mapping[str, int]) -> None:
-        """Kill what a start has begun: the companion first, so that nobody begins more."""
+        """Kill what a start has begun: the companion first, so that it begins no more."""
         self.kill()
         if group is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -267,7 +292,7 @@ class CompanionClient:
     ) -> None:
         """Watch the cluster's nodes: :attr:`nodes` is kept current, listeners get each `nodes` event.
 
-        ``expected`` live nodes: until then it looks every 50 ms, after that every second.
+        Until there are ``expected`` live nodes the list is polled every 50 ms, after that every 0.5 s.
         """
         await self.request("watch", timeout_s, address=address, env=_ray_part(env), expected=expected)
 
@@ -284,7 +309,7 @@ class CompanionClient:
         deadline_s: float = 0,
         timeout_s: float = 5.0,
     ) -> Mapping[str, Event]:
-        """Tell nodes to leave; {node_id: {accepted, refusal}}."""
+        """Drain nodes; {node_id: {accepted, refusal}}."""
         event = await self.request(
             "drain", timeout_s, nodes=list(nodes), reason=reason, message=message, deadline_s=deadline_s
         )
@@ -294,7 +319,7 @@ class CompanionClient:
     async def identity(
         self, address: str, env: Mapping[str, str], *, expect: str = "", timeout_s: float = 30.0
     ) -> Event:
-        """Whose cluster answers there: {ok, kind, message, found}."""
+        """Which cluster answers at this address: {ok, kind, message, found}."""
         return await self.request(
             "identity", timeout_s, address=address, env=_ray_part(env), expect={"identity": expect}
         )
@@ -308,15 +333,16 @@ class CompanionClient:
                 os.kill(self.child.pid, signal.SIGKILL)
 
     async def close(self, grace_s: float = 0.5) -> None:
-        """End the companion: asked first, killed after the grace."""
+        """End the companion: its stdin is closed, and it is killed after the grace.  May be called again."""
+        if self._commands is not None:
+            self._loop.remove_writer(self._commands)
+            self._commands = None
         if self.child.stdin is not None:
             with contextlib.suppress(OSError):
                 self.child.stdin.close()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self.child.exited), grace_s)
-        self.kill()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self.child.exited), 5.0)
+        if not await done_within(self.child.exited, grace_s):
+            self.kill()
+            await done_within(self.child.exited, KILL_WAIT_S)
         self._closed()
         if self.child.stdout is not None:
             self.child.stdout.close()

@@ -1,17 +1,16 @@
-"""Watch over the GCS of a cluster, from any node: is it there, does it answer?
+"""Monitors the GCS of a cluster from any node: does it run, does it answer?
 
-Three things can happen to a GCS.  Its process dies: its kernel closes the connection and
-refuses the next one; that is known within half a second.  Its host or the network is gone:
-nobody closes anything, and checks go unanswered.  It is only slow, or stopped for some
-seconds: one check goes unanswered, and the next one does not.  So one failure is nothing,
-and FAILED_CHECKS in a row are the end: at worst the interval and two time-outs (12 s) after
-a cable was cut.
+Three things can happen to a GCS.  Its process dies: the kernel there closes the connection and
+refuses the next one; that is known within half a second.  Its host or the network fails:
+the connection stays open, and checks go unanswered.  It is only slow, or stopped for some
+seconds: one check goes unanswered, and the next is answered.  So one failed check has no consequence,
+and after FAILED_CHECKS in a row the GCS counts as lost: at worst the interval and two time-outs (12 s)
+after a cable was cut.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import ssl
 from collections.abc import Callable
@@ -25,7 +24,7 @@ CHECK_TIMEOUT_S = 4.0
 #: Checks that must fail, one after the other, before the GCS counts as lost.
 FAILED_CHECKS = 2
 
-#: Rest after a connection that failed.
+#: Pause after a connection that failed.
 RETRY_S = 0.2
 
 
@@ -35,7 +34,7 @@ class Loss:
 
     why: str
     silent: bool
-    """Nobody answers: its host or the way to it is gone.  False: its host says that it has ended."""
+    """Nothing answers: its host or the network to it has failed.  False: its host refuses connections."""
 
 
 async def gcs_lost(
@@ -49,8 +48,8 @@ async def gcs_lost(
 ) -> Loss:
     """Returns when the GCS at ``ip:port`` is lost.
 
-    ``patience_s``: how long a lost GCS gets to come back (a head that recovers).  ``on_change``
-    is told why when that wait begins, and an empty text when the GCS is back.
+    ``patience_s``: how long a lost GCS may take to come back (a head that recovers).  ``on_change``
+    is called with the reason when that wait begins, and with an empty text when the GCS is back.
     """
     loop = asyncio.get_running_loop()
     failed = 0
@@ -63,7 +62,7 @@ async def gcs_lost(
         lost_since = None
 
     while True:
-        failed, loss = await _ask_on_one_connection(ip, port, failed, interval_s, answered, context)
+        failed, loss = await _check_on_one_connection(ip, port, failed, interval_s, answered, context)
         if failed >= FAILED_CHECKS:
             if lost_since is None:
                 lost_since = loop.time()
@@ -74,7 +73,7 @@ async def gcs_lost(
         await asyncio.sleep(RETRY_S)
 
 
-async def _ask_on_one_connection(
+async def _check_on_one_connection(
     ip: str,
     port: int,
     failed: int,
@@ -82,7 +81,7 @@ async def _ask_on_one_connection(
     answered: Callable[[], None],
     context: ssl.SSLContext | None,
 ) -> tuple[int, Loss]:
-    """Ask again and again until the connection ends or too many checks have failed.
+    """Check again and again until the connection ends or too many checks have failed.
 
     Takes and returns how many checks have failed in a row, and returns the last failure.
     """
@@ -96,9 +95,8 @@ async def _ask_on_one_connection(
             if await channel.check(timeout_s=CHECK_TIMEOUT_S):
                 failed = 0
                 answered()
-                rest_s = interval_s * random.uniform(0.8, 1.0)  # not all nodes in the same moment
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(channel.closed.wait(), rest_s)
+                pause_s = interval_s * random.uniform(0.8, 1.0)  # not all nodes in the same moment
+                if await channel.closed_within(pause_s):
                     return 0, Loss(channel.error, silent=False)
             elif channel.closed.is_set():
                 return failed + 1, Loss(channel.error, silent=False)

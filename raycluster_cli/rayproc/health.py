@@ -1,12 +1,12 @@
-"""Is the other end alive?  A TCP probe, and Ray's gRPC health check on one kept connection.
+"""A TCP probe, and Ray's gRPC health check on one kept connection.
 
 Ray's GCS and raylets answer ``grpc.health.v1.Health/Check`` on their ports, without a token.
 The check is one request of fixed bytes and one answer of seven, so the little HTTP/2 that
-it needs (RFC 9113) is written here: a worker's watch imports neither grpcio (plain ``ray``
+it needs (RFC 9113) is written here: a worker's GCS monitor imports neither grpcio (plain ``ray``
 does not bring it) nor Ray (77 MB).  See docs/decisions/0003.
 
 Nothing of the answer's headers is needed: a healthy server's DATA frame holds the message
-``status: SERVING``, and every other answer (an error, another status, not HTTP/2) is "no".
+``status: SERVING``, and every other answer (an error, another status, not HTTP/2) means unhealthy.
 """
 
 from __future__ import annotations
@@ -21,31 +21,34 @@ import socket
 import ssl
 from dataclasses import dataclass
 
+from .address import join_host_port
+from .waiting import done_within, within
+
 # --------------------------------------------------------------------------- TCP
 
 
 class Outcome(str, enum.Enum):
-    """What became of an attempt to connect."""
+    """The result of an attempt to connect."""
 
     REACHED = "reached"
-    """Somebody listens there."""
+    """A process listens there."""
     REFUSED = "refused"
-    """The host is there and nobody listens on the port."""
+    """The host answers, and no process listens on the port."""
     NO_ROUTE = "no route"
-    """The network knows no way there, or a firewall says no."""
+    """The network has no route to it, or a firewall rejects the connection."""
     TIMED_OUT = "timed out"
-    """No answer at all: the host is down, or a firewall drops what we send."""
+    """No answer at all: the host is down, or a firewall drops the packets."""
     NAME_UNKNOWN = "name unknown"
     """The host's name cannot be resolved."""
     FAILED = "failed"
-    """Something on this node: too many open files, say."""
+    """A problem of this node itself, such as too many open files."""
 
 
 @dataclass(frozen=True)
 class Probe:
     outcome: Outcome
     detail: str = ""
-    """The system's own words, where they say more than the outcome."""
+    """The system's message, where it says more than the outcome."""
 
 
 _OUTCOMES = {
@@ -74,12 +77,12 @@ def classify(error: BaseException) -> Probe:
 
 
 async def tcp_probe(host: str, port: int, *, timeout_s: float) -> Probe:
-    """Whether somebody listens at ``host:port``.  Never raises for what the network does.
+    """Whether a process listens at ``host:port``.  Never raises for what the network does.
 
-    A name with several addresses is tried in its order; the last failure is told.
+    The addresses of a name are tried in their order; of several failures the last is returned.
     """
     try:
-        return await asyncio.wait_for(_probe(host, port), timeout_s)
+        return await within(_probe(host, port), timeout_s)
     except (OSError, asyncio.TimeoutError, UnicodeError) as error:
         return classify(error)
 
@@ -183,9 +186,9 @@ class HealthChannel(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         if context is not None:
             context.set_alpn_protocols(["h2"])
-        authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        authority = join_host_port(host, port)
         try:
-            _, channel = await asyncio.wait_for(
+            _, channel = await within(
                 loop.create_connection(lambda: cls(authority, context is not None), host, port, ssl=context),
                 timeout_s,
             )
@@ -194,7 +197,7 @@ class HealthChannel(asyncio.Protocol):
         return channel
 
     async def check(self, timeout_s: float) -> bool:
-        """Ask once.  False when the answer is no, when there is none in time, or on a closed connection."""
+        """One check.  False for a server that is not healthy, no answer in time, or a closed connection."""
         if self.closed.is_set():
             return False
         self._stream += 2
@@ -207,13 +210,21 @@ class HealthChannel(asyncio.Protocol):
             frame(_HEADERS, _END_HEADERS, stream, self._headers) + frame(_DATA, _END_STREAM, stream, _ASK_ALL)
         )
         try:
-            return await asyncio.wait_for(answer, timeout_s)
-        except asyncio.TimeoutError:
-            if not self.closed.is_set():
-                self._transport.write(frame(_RST_STREAM, 0, stream, (8).to_bytes(4, "big")))  # CANCEL
-            return False
+            if await done_within(answer, timeout_s):
+                return answer.result()
         finally:
             self._asked.pop(stream, None)
+        if not self.closed.is_set():
+            self._transport.write(frame(_RST_STREAM, 0, stream, (8).to_bytes(4, "big")))  # CANCEL
+        return False
+
+    async def closed_within(self, timeout_s: float) -> bool:
+        """Whether the connection ends within the time."""
+        try:
+            await within(self.closed.wait(), timeout_s)
+        except asyncio.TimeoutError:
+            return False
+        return True
 
     def close(self) -> None:
         """End the connection.  May be called again."""

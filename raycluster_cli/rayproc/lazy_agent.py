@@ -1,4 +1,4 @@
-"""Stands in for one of a raylet's agents until somebody wants it; then becomes it.
+"""Takes the place of one of a raylet's agents until a client needs it; then becomes it.
 
     python -I -S lazy_agent.py gate FIFO -- COMMAND…          waits until something is written to FIFO
     python -I -S lazy_agent.py port HOST PORT -- COMMAND…     waits for the first connection to HOST:PORT
@@ -8,10 +8,11 @@ driver starts.  Most clusters never ask them anything.  This process, 8 MB, hold
 watches its process id, which stays the same, since it is replaced by `exec`.
 
 With `port` the listening socket is kept over the exec and given to the agent when it binds that port, so
-that the connection that woke it is served by it and nobody sees a refusal.  It ends when stdin, a pipe,
+that the agent serves the connection that started it and no client is refused.  It ends when stdin, a pipe,
 ends: that is how a raylet tells its agents that it is gone.
 
-Runs by its path, alone: nothing of the package is imported, so that it starts in 10 ms.
+Runs by its path, alone: nothing of the package is imported, so that it starts in 10 ms.  The node's
+supervisor imports :func:`wake`.
 """
 
 import os
@@ -36,6 +37,17 @@ def wait(ready: int) -> None:
                 return
             if not os.read(0, 4096):
                 sys.exit(0)
+
+
+def wake(gate: str) -> bool:
+    """Start the command that waits behind a FIFO.  False when none waits there."""
+    try:
+        fd = os.open(gate, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    with os.fdopen(fd, "wb", buffering=0) as fifo:
+        fifo.write(b"go\n")
+    return True
 
 
 def listen(host: str, port: int) -> socket.socket:

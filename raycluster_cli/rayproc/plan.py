@@ -1,20 +1,20 @@
-"""What a Ray node is started with: the plan, its `ray start` command line and its environment.
+"""What a Ray node is started with: the plan, and the `ray start` command line made of it.
 
-Pure: values in, values out.  Everything Ray would otherwise guess is said here: address,
-every port, resources, directories, and the mode of authentication.
+Pure: values in, values out.  Everything that Ray would otherwise guess is given here: address,
+every port, resources, directories.  The variables that Ray's processes get are in environment.py,
+with the rules for the cluster's token.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from ..model.status import Role
+from .failure import StartFailure as StartFailure  # callers import plan and failure together
 
 Quick = Literal["auto", "node", "ray-start"]
 """How to start: by Ray's Node class in a warm Python, by `ray start`, or by whichever works."""
@@ -31,8 +31,6 @@ _PORT_OPTIONS = (
     ("runtime_env_agent", "--runtime-env-agent-port"),
     ("metrics_export", "--metrics-export-port"),
 )
-
-PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class NodePlan:
     """Start the log monitor *with* the node, not beside the driver."""
     agents: Agents = "idle"
     auth_token_path: str | None = None
-    """None: authentication is switched off, explicitly."""
+    """File that holds the cluster's token; None: authentication is switched off, explicitly."""
     tls: TlsFiles | None = None
     system_config: Mapping[str, Any] = field(default_factory=dict)
     """Head only."""
@@ -89,6 +87,8 @@ class NodePlan:
     no_proxy: tuple[str, ...] = ()
     """Hosts and addresses of the cluster, to be reached without a proxy."""
     unset: tuple[str, ...] = ()
+    """Variables taken out of every environment on this node, the driver's too."""
+    scrub: tuple[str, ...] = ()
     """Variables kept from Ray's processes, and so from worker processes; one that ends in `*` is a prefix."""
     extra_args: tuple[str, ...] = ()
     """More arguments for `ray start`; any makes `ray start` the way to start."""
@@ -122,20 +122,9 @@ class NodePlan:
         fields["role"] = Role(fields["role"])
         if fields.get("tls"):
             fields["tls"] = TlsFiles(**fields["tls"])
-        for name in ("no_proxy", "unset", "extra_args"):
+        for name in ("no_proxy", "unset", "scrub", "extra_args"):
             fields[name] = tuple(fields.get(name, ()))
         return cls(**fields)
-
-
-def wake(gate: str) -> bool:
-    """Start a process that waits behind a FIFO (lazy_agent.py).  False when nobody waits there."""
-    try:
-        fd = os.open(gate, os.O_WRONLY | os.O_NONBLOCK)
-    except OSError:
-        return False
-    with os.fdopen(fd, "wb", buffering=0) as fifo:
-        fifo.write(b"go\n")
-    return True
 
 
 def ports_for_restart(ports: Mapping[str, Any], restarts: int) -> dict[str, Any]:
@@ -211,250 +200,3 @@ def start_command(plan: NodePlan, python: str = sys.executable) -> list[str]:
             command += [f"--system-config={json.dumps(dict(plan.system_config), separators=(',', ':'))}"]
         command += ["--no-monitor"]
     return [*command, *plan.extra_args]
-
-
-def start_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str]:
-    """The whole environment of Ray's processes on this node.
-
-    What the user set in ``base`` wins over defaults that are a matter of taste (time-outs, threads),
-    not over what makes the cluster one (authentication, TLS, address).
-    """
-    env = without(client_environment(plan, base), plan.unset)
-    env.pop("RAY_ADDRESS", None)  # `ray start` on a worker would take it for its own address
-    defaults = {
-        # The raylet's first connect to its own store misses and then waits this long (default: 1 s).
-        "RAY_raylet_client_connect_timeout_milliseconds": "50",
-        # Worker processes on slow file systems import Ray for minutes when a whole cluster starts at once.
-        "RAY_worker_register_timeout_seconds": "300",
-        "RAY_gcs_rpc_server_reconnect_timeout_s": str(
-            plan.gcs_reconnect_s or (60 if plan.gcs_storage_path else 20)
-        ),
-    }
-    defaults |= node_settings(plan.expected_nodes)
-    if plan.is_head:
-        defaults |= gcs_settings(plan.expected_nodes, plan.num_cpus)
-    if port := plan.ports.get("autoscaler_metrics"):
-        defaults["AUTOSCALER_METRIC_PORT"] = str(port)
-    if port := plan.ports.get("dashboard_metrics"):
-        defaults["DASHBOARD_METRIC_PORT"] = str(port)
-    for name, value in defaults.items():
-        env.setdefault(name, value)
-    if plan.gcs_storage_path and plan.is_head:
-        env |= {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": plan.gcs_storage_path}
-    return env | dict(plan.env)
-
-
-#: What --scrub-env keeps from worker processes: a rank that is the launcher's, not theirs.
-SCRUBBED = ("SLURM_*", "SLURMD_*", "PMI_*", "PMI2_*", "PMIX_*")
-
-
-def without(env: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
-    """An environment without these variables; a name that ends in `*` is a prefix.
-
-    >>> without({"SLURM_PROCID": "1", "PMI_RANK": "1", "PATH": "/bin"}, SCRUBBED)
-    {'PATH': '/bin'}
-    """
-    prefixes = tuple(name[:-1] for name in names if name.endswith("*"))
-    return {name: text for name, text in env.items() if name not in names and not name.startswith(prefixes)}
-
-
-def client_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a driver or another client: RAY_ADDRESS, token, TLS, no_proxy."""
-    env = dict(base)
-    env["RAY_ADDRESS"] = plan.gcs_address
-    env.pop("RAY_AUTH_TOKEN", None)  # it would win over the path, and the environment is seen by more eyes
-    env.pop("RAY_AUTH_TOKEN_PATH", None)
-    if plan.auth_token_path:
-        env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": plan.auth_token_path}
-    else:
-        # Said explicitly: a 2.60 head turns authentication on by itself where ~/.ray/auth_token exists,
-        # its workers and drivers do not.
-        env["RAY_AUTH_MODE"] = "disabled"
-    if plan.tls:
-        env |= {
-            "RAY_USE_TLS": "1",
-            "RAY_TLS_SERVER_CERT": plan.tls.cert,
-            "RAY_TLS_SERVER_KEY": plan.tls.key,
-            "RAY_TLS_CA_CERT": plan.tls.ca,
-        }
-    env.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if uses_proxy(env):
-        hosts = ("localhost", "127.0.0.1", plan.node_ip, _host_of(plan.gcs_address), *plan.no_proxy)
-        merged = merge_no_proxy(env.get("no_proxy", env.get("NO_PROXY", "")), hosts)
-        env |= {"no_proxy": merged, "NO_PROXY": merged}
-    return env
-
-
-def uses_proxy(env: Mapping[str, str]) -> bool:
-    """Whether programs with this environment send requests to a proxy."""
-    return any(env.get(name) or env.get(name.upper()) for name in PROXIES)
-
-
-def merge_no_proxy(given: str, hosts: Sequence[str]) -> str:
-    """Add hosts to a no_proxy list, each once, the user's own first.
-
-    >>> merge_no_proxy("intranet, a", ["a", "b"])
-    'intranet,a,b'
-    """
-    there = [part.strip() for part in given.split(",") if part.strip()]
-    if "*" in there:
-        return given
-    return ",".join(dict.fromkeys([*there, *(host for host in hosts if host)]))
-
-
-def gcs_settings(nodes: int, cpus: int = 0) -> dict[str, str]:
-    """Settings of the GCS (variables of the head's processes) for a cluster of this many nodes.
-
-    Health checks: Ray's defaults notice a dead raylet after 13 s and a silent one (power off, cable
-    cut) after 63 s.  A dead one refuses the connection at once, so that it takes `failures` rests; a
-    silent one takes as many time-outs on top.  What must not count as dead: a raylet stopped or
-    starved for 5 s, which misses two checks at most.  In large clusters, where one GCS asks a
-    thousand raylets, each is asked less often (a dead one is told of by its own node all the same):
-
-    ===========  ======  ========
-    nodes        dead    silent
-    ===========  ======  ========
-    up to 64     1.2 s   13 s
-    up to 256    2 s     14 s
-    more         4.5 s   15 s
-    ===========  ======  ========
-    """
-    if nodes <= 64:
-        period_ms, timeout_ms, failures = 300, 3000, 4
-    elif nodes <= 256:
-        period_ms, timeout_ms, failures = 500, 3000, 4
-    else:
-        period_ms, timeout_ms, failures = 1500, 3400, 3
-    settings = {
-        "RAY_health_check_initial_delay_ms": "0",
-        "RAY_health_check_period_ms": str(period_ms),
-        "RAY_health_check_timeout_ms": str(timeout_ms),
-        "RAY_health_check_failure_threshold": str(failures),
-    }
-    if nodes > MANY_NODES:
-        threads = str(max(4, min(64, cpus)))  # default: a quarter of the machine's CPUs
-        settings |= {
-            "RAY_gcs_server_rpc_server_thread_num": threads,
-            "RAY_gcs_server_rpc_client_thread_num": threads,
-            "RAY_event_stats": "false",  # so in Ray's own benchmark of 2,000 nodes
-        }
-    return settings
-
-
-#: From here on a cluster gets the settings for large ones.
-MANY_NODES = 256
-
-
-def node_settings(nodes: int) -> dict[str, str]:
-    """Settings of every node's processes for a cluster of this many nodes.
-
-    Beyond 256 nodes: patience while thousands of worker processes register with the one GCS, and fewer
-    reports to it.  Source: Ray's guide to large clusters ("Running Large Ray Clusters") and what
-    NVIDIA-NeMo/RL, which starts Ray on Slurm at that size, has settled on (its pull requests 3089, 3158).
-    The rest of the guide is the administrators': open files (65,535 and more) and the ARP cache
-    (net.ipv4.neigh.default.gc_thresh1 to 3: 2048, 4096, 8192).
-    """
-    if nodes <= MANY_NODES:
-        return {}
-    return {
-        "RAY_gcs_server_request_timeout_seconds": "120",
-        "RAY_gcs_rpc_server_connect_timeout_s": "60",
-        "RAY_raylet_report_resources_period_milliseconds": "500",
-        "RAY_task_events_report_interval_ms": "5000",
-    }
-
-
-def _host_of(address: str) -> str:
-    """The host of host:port; brackets of IPv6 removed.
-
-    >>> _host_of("[fd00::1]:6379")
-    'fd00::1'
-    """
-    return address.rpartition(":")[0].strip("[]")
-
-
-_FAREWELL = re.compile(r'shutdown triggered with death info: reason: (\w+)\s*(?:reason_message: "(.*)")?')
-
-
-def farewell(raylet_log: str) -> tuple[str, str] | None:
-    """Why a raylet left in order, from its raylet.out: (reason, message), or None when it did not.
-
-    The exit code does not tell: it is 0 after a drain, after SIGTERM, and also when the raylet ended itself
-    because one of its agents had died.  Same text in Ray 2.52 to 2.60.
-
-    >>> farewell('... graceful shutdown triggered with death info: reason: AUTOSCALER_DRAIN_PREEMPTED\\n'
-    ...          'reason_message: "the driver has ended"')
-    ('autoscaler_drain_preempted', 'the driver has ended')
-    """
-    found = _FAREWELL.search(raylet_log)
-    if found is None:
-        return None
-    return found[1].lower(), (found[2] or "").replace("\\'", "'")
-
-
-def was_drained(raylet_log: str) -> bool:
-    """Whether the raylet left because it was told to by the cluster."""
-    words = farewell(raylet_log)
-    return words is not None and words[0].startswith("autoscaler_drain")
-
-
-FailureKind = Literal[
-    "refused", "no route", "timed out", "wrong cluster", "version mismatch", "auth", "ports", "ray"
-]
-
-# Text in Ray's logs or on its screen, the kind it stands for, and what it means; first match counts.
-_TEXTS: tuple[tuple[str, FailureKind, str], ...] = (
-    ("Version mismatch", "version mismatch", "Ray or Python differs between head and node."),
-    ("InvalidAuthToken", "auth", "The cluster refused the authentication token."),
-    ("UNAUTHENTICATED", "auth", "The cluster refused the authentication token."),
-    ("Unauthenticated", "auth", "The cluster refused the authentication token."),
-    ("Authentication token", "auth", "The authentication token is missing or wrong."),
-    ("does not match persisted value", "ports", "The GCS port belongs to another cluster."),
-    ("Address already in use", "ports", "A port was taken by somebody else."),
-    ("address already in use", "ports", "A port was taken by somebody else."),
-    ("already running at", "ports", "The GCS port is taken by another Ray."),
-    ("is used by other components", "ports", "Two components were given the same port."),
-    ("No available ports", "ports", "Too few ports for worker processes."),
-    ("cannot exceed 107 bytes", "ray", "The temporary directory's path is too long for Ray's sockets."),
-    ("No space left on device", "ray", "A file system is full."),
-    ("Resource temporarily unavailable", "ray", "The limit of processes (ulimit -u) is reached."),
-    ("Too many open files", "ray", "The limit of open files (ulimit -n) is reached."),
-    ("ermission denied", "ray", "A file or directory may not be used."),
-    ("Timed out while waiting for GCS", "timed out", "The GCS did not answer in time."),
-    ("timed out during startup", "timed out", "The raylet did not register with the GCS in time."),
-)
-
-
-def explain(text: str) -> tuple[FailureKind, str] | None:
-    """The likely cause of a failed start, from what Ray printed and logged.
-
-    >>> explain("... Check failed: ... Address already in use")
-    ('ports', 'A port was taken by somebody else.')
-    """
-    for needle, kind, meaning in _TEXTS:
-        if needle in text:
-            return kind, meaning
-    return None
-
-
-class StartFailure(Exception):
-    """A start that failed: of which kind, in one line, and where to read more.
-
-    Not a RayclusterError: the supervisor decides whether it is tried again.
-    """
-
-    def __init__(self, kind: FailureKind, message: str, log: str = "") -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.message = message
-        self.log = log
-
-    @classmethod
-    def from_text(cls, text: str, *, default: tuple[FailureKind, str], log: str = "") -> StartFailure:
-        """By Ray's own words where they are known; with the telling line appended."""
-        known = explain(text)
-        if known is None:
-            return cls(*default, log)
-        needle = next(one for one, _, _ in _TEXTS if one in text)
-        line = next(line.strip() for line in text.splitlines() if needle in line)
-        return cls(known[0], f"{known[1]} Ray said: {line[:300]}", log)

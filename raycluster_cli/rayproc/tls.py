@@ -1,9 +1,9 @@
 """TLS between the nodes of a cluster (--tls): an authority of the cluster's own, a certificate for each node.
 
-Ray checks both ends of every gRPC connection, and the address of the one that is called, against one
-authority (RAY_USE_TLS, RAY_TLS_*).  The head makes the authority, its certificate and key in one
-PEM text, which lies in the record beside the token and is as secret as that.  Each node makes its own
-key, which never leaves the node, and signs a certificate for its own address with it.
+Ray checks both ends of every gRPC connection, and the address of the server, against one authority
+(RAY_USE_TLS, RAY_TLS_*).  The head makes the authority: its certificate and key are one PEM text, which
+is in the record beside the token and as secret as that.  Each node makes its own key, which never leaves
+the node, and signs a certificate for its own address with the authority's.
 
 Made by the `openssl` program: see docs/decisions/0007.
 """
@@ -22,7 +22,7 @@ from ..model.errors import RayclusterError, UsageError
 from ..system.process import Reaper
 from .plan import TlsFiles
 
-#: How long one call of openssl may take; it needs some milliseconds, more where randomness is short.
+#: How long one call of openssl may take; it needs some milliseconds, more where the kernel lacks entropy.
 OPENSSL_TIMEOUT_S = 30.0
 
 #: Certificates begin a day back, for clocks that differ, and outlast any job.
@@ -61,7 +61,7 @@ subjectAltName = {names}
 
 
 def alternative_names(host: str, ip: str) -> str:
-    """Whom a node's certificate is for, as openssl takes it.
+    """The names and addresses that a node's certificate is for, in openssl's syntax.
 
     >>> alternative_names("gpu01", "10.1.0.7")
     'IP:10.1.0.7, IP:127.0.0.1, IP:::1, DNS:gpu01, DNS:localhost'
@@ -162,7 +162,7 @@ async def _openssl(command: list[str], directory: Path, env: Mapping[str, str], 
     if program is None:
         raise UsageError(
             "--tls needs the program `openssl`, which makes the cluster's keys; it was not found in PATH.",
-            "Install it on the nodes, or leave --tls out: the token alone keeps strangers out.",
+            "Install it on the nodes, or leave --tls out: connections without the token are refused anyway.",
         )
     log = directory / "log"
     fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -180,9 +180,10 @@ async def _openssl(command: list[str], directory: Path, env: Mapping[str, str], 
         os.close(fd)
     code = await child.stop(OPENSSL_TIMEOUT_S, ask=0)
     if code != 0:
-        said = log.read_text(errors="replace").strip().splitlines()[-1:] or ["nothing"]
+        printed = log.read_text(errors="replace").strip().splitlines()[-1:] or ["nothing"]
+        ended = f"ended with {code}" if code is not None else f"did not end within {OPENSSL_TIMEOUT_S:g} s"
         raise RayclusterError(
-            f"the keys for --tls could not be made: `{' '.join(command[:2])}` ended with {code}; "
-            f"it said: {said[0]}",
+            f"the keys for --tls could not be made: `{' '.join(command[:2])}` {ended}; "
+            f"it printed: {printed[0]}",
             "OpenSSL 1.1.1 or newer is needed.",
         )

@@ -55,7 +55,7 @@ class HeadStart:
         # In a job not earlier: other tasks wait for this one, and learn of its failure from the record.
         if self._context.driver:
             find_program(self._context.driver, self._context.env)
-        node = run.make_node()
+        node = await run.make_node()
         node.on_dashboard = lambda url: self.entry.update(dashboard=url)
         run.keep(node_root=str(node.root.path))
         node.begin_import()
@@ -63,7 +63,7 @@ class HeadStart:
         self._warn_of_open_dashboard()
         hosts = self._context.worker_hosts
         # The route to another host of the job tells which of our addresses is the right one.
-        node.measure(route_to=hosts[0] if hosts else None)
+        await node.measure(route_to=hosts[0] if hosts else None)
         node.claim_ports({"gcs": settings.master_port} if settings.master_port else {})
         if settings.tls:
             await self._make_keys(node)

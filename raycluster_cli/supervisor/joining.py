@@ -269,7 +269,7 @@ class Joiner:
                 look_at = loop.time() + pace.next_poll_s(known=any(one.head for one in targets))
             for target in targets:
                 if target.head is not None:
-                    self._get_ready_for(target)
+                    await self._get_ready_for(target)
                 probe = await tcp_probe(target.ip, target.port, timeout_s=PROBE_TIMEOUT_S)
                 if probe.outcome is Outcome.REACHED:
                     return target
@@ -289,10 +289,10 @@ class Joiner:
         allocation = self.context.allocation
         return len(allocation.job_nodes) if allocation else 1
 
-    def _get_ready_for(self, target: Target) -> None:
+    async def _get_ready_for(self, target: Target) -> None:
         """Measure this node and take its ports while the head comes up, once for an attempt."""
         if self._ready_for != target.ip:
-            self.node.measure(route_to=target.ip)
+            await self.node.measure(route_to=target.ip)
             self.node.claim_ports({})
             self._ready_for = target.ip
 
@@ -420,7 +420,7 @@ class Joiner:
         self.reports.phase(NodePhase.FOUND, f"head at {target.address}")
         head = target.head
         node.token = await self._token(head)
-        self._get_ready_for(target)
+        await self._get_ready_for(target)
         self._ready_for = ""  # another attempt takes other ports: these may be why this one failed
         await self._certify(head)
         self.reports.phase(NodePhase.STARTING, ip=node.address.ip, ports=node.port_map())

@@ -238,7 +238,7 @@ class NodeRun:
     def has_node(self) -> bool:
         return self._node is not None
 
-    def make_node(self) -> RayNode:
+    async def make_node(self) -> RayNode:
         """This machine's Ray node, with its directory made.  Raises RayclusterError."""
         context = self.context
         self._node = RayNode(
@@ -255,7 +255,7 @@ class NodeRun:
             warm=context.warm,
             kept=context.keeper is not None,
         )
-        self._node.prepare()
+        await self._node.prepare()
         return self._node
 
     def process_died(self, child: Child, code: int) -> None:

@@ -70,7 +70,7 @@ class WorkerRun(NodeRun):
     async def startup(self) -> None:
         self.joiner = Joiner(self)
         await self.joiner.refuse_ended_cluster()
-        node = self.make_node()
+        node = await self.make_node()
         self.keep(node_root=str(node.root.path))
         node.begin_import()
         self.enter_phase(NodePhase.WAITING, node_root=str(node.root.path))
@@ -110,7 +110,10 @@ class WorkerRun(NodeRun):
     # -- while it runs ---------------------------------------------------------------------------
 
     def process_died(self, child: Child, code: int) -> None:
-        drained = self.node.drain_message() if code == 0 else None
+        self.tasks.start("the death of the raylet", self._raylet_died(code))
+
+    async def _raylet_died(self, code: int) -> None:
+        drained = await self.node.drain_message() if code == 0 else None
         self.post(on.RayletDied(code, drained, self.node.log_of("raylet")))
 
     async def _watch_head(self) -> None:

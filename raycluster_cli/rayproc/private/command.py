@@ -8,15 +8,17 @@ import os
 import signal
 import site
 import subprocess
+import traceback
 from pathlib import Path
 from typing import Any
 
 from ray._private import services as ray_services
 
-from ..plan import NodePlan, StartFailure, start_command
+from ..failure import StartFailure
+from ..plan import NodePlan, start_command
 from .gcs import Cluster, apply_settings, probe
 from .known import NOT_AS_KNOWN, RAY_VERSION, TRIED, release
-from .spawn import Phases, Report, last_words, raylet_command
+from .spawn import Phases, Report, log_ends, raylet_command
 
 _PLAN = "RAYCLUSTER_PLAN"  # for start_hook, which takes it out of the environment of what `ray start` starts
 _RAY = "import sys; sys.path = [part for part in sys.path if part]; import ray.scripts.scripts as s; s.main()"
@@ -50,9 +52,9 @@ def start_by_command(plan: NodePlan, report: Report, clock: Phases) -> dict[str,
         for one in processes:
             with contextlib.suppress(OSError):
                 os.kill(one["pid"], signal.SIGKILL)
-        said = Path(plan.log_path).read_bytes()[offset:].decode("utf-8", "replace")
+        printed = Path(plan.log_path).read_bytes()[offset:].decode("utf-8", "replace")
         raise StartFailure.from_text(
-            f"{said}\n{last_words(plan)}",
+            f"{printed}\n{log_ends(plan)}",
             default=("ray", f"`ray start` ended with code {done.returncode}."),
             log=plan.log_path,
         )
@@ -110,8 +112,11 @@ def daemons_of(temp_dir: str) -> list[dict[str, Any]]:
 
 def start_hook(parameters: Any, head: bool) -> None:
     """Called inside `ray start` (RAY_START_HOOK): what its options cannot say."""
-    with contextlib.suppress(Exception):
-        plan = NodePlan.from_json(json.loads(os.environ.pop(_PLAN)))
+    text = os.environ.pop(_PLAN, "")
+    if not text:  # some other `ray start` with our hook in its environment
+        return
+    try:
+        plan = NodePlan.from_json(json.loads(text))
         if not plan.client_server:
             parameters.ray_client_server_port = None
         if not head and parameters.temp_dir is None:
@@ -119,6 +124,8 @@ def start_hook(parameters: Any, head: bool) -> None:
             parameters.temp_dir = plan.temp_dir
         if release(RAY_VERSION) in TRIED:
             _tell_raylets_their_ports(plan)
+    except Exception:  # the start goes on without; its log says why
+        traceback.print_exc()
 
 
 def _tell_raylets_their_ports(plan: NodePlan) -> None:
@@ -127,8 +134,10 @@ def _tell_raylets_their_ports(plan: NodePlan) -> None:
 
     def start_ray_process(command: list[str], process_type: str, *args: Any, **kwargs: Any) -> Any:
         if process_type == "raylet":
-            with contextlib.suppress(Exception):
+            try:
                 command = raylet_command(command, plan)
+            except Exception:  # the raylet starts more slowly without
+                traceback.print_exc()
         return original(command, process_type, *args, **kwargs)
 
     ray_services.start_ray_process = start_ray_process

@@ -10,7 +10,10 @@ from typing import Any
 import ray
 from ray._private import services as ray_services
 
-from ..plan import NodePlan, StartFailure, start_environment, wake
+from ..environment import start_environment
+from ..failure import StartFailure
+from ..lazy_agent import wake
+from ..plan import NodePlan
 from .gcs import RPC_TIMEOUT_S, Cluster, apply_settings
 from .known import NOT_AS_KNOWN
 from .spawn import Phases, Report, end_all, one_line, patched_spawn
@@ -81,7 +84,7 @@ def _start_dashboard(plan: NodePlan, started: Mapping[str, Any], logs: str, comm
         raise
     except Exception as e:
         raise StartFailure.from_text(str(e), default=("ray", one_line(e)), log=f"{logs}/dashboard.log") from e
-    wake(plan.agent_gate)  # it shows what the agents tell; they look for it when they start
+    wake(plan.agent_gate)  # the dashboard shows what agents report; they look for it when they start
     Cluster(plan.gcs_address).gcs.internal_kv_put(
         b"webui:url", url.encode(), True, b"dashboard", timeout=RPC_TIMEOUT_S
     )

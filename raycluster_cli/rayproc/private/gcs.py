@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray._private import node as ray_node
 
-from ..plan import StartFailure
+from ..failure import StartFailure
 from .known import NOT_AS_KNOWN, PYTHON_VERSION, RAY_VERSION, PrivateMissing
 
 _NAMESPACE = b"raycluster"
@@ -21,7 +21,7 @@ _IDENTITY_KEY = b"identity"
 _PROBE_TIMEOUT_S = 5.0
 RPC_TIMEOUT_S = 10.0
 
-#: How long a worker waits for a head that listens already to say whose it is.
+#: How long a worker waits for the identity of a head that listens already.
 _IDENTITY_WAIT_S = 10.0
 
 
@@ -62,7 +62,7 @@ def probe(address: str, timeout_s: float = _PROBE_TIMEOUT_S) -> None:
     except TimeoutError as e:
         raise StartFailure("timed out", f"No answer from {address} within {timeout_s:g} s.") from e
     except OSError as e:
-        raise StartFailure("no route", f"No way to {address}: {e.strerror or e}.") from e
+        raise StartFailure("no route", f"No route to {address}: {e.strerror or e}.") from e
 
 
 def growing_pauses(first_s: float, longest_s: float) -> Iterator[float]:
@@ -122,6 +122,7 @@ class Cluster:
                 break
             time.sleep(next(pauses))
         if identity and found["identity"] != identity:
+            # model/causes.py knows this text.
             whose = "a cluster of another raycluster" if found["identity"] else "a cluster not of raycluster"
             raise StartFailure("wrong cluster", f"At {self.address} answers {whose}: not joined.")
         ours = (RAY_VERSION, _minor(PYTHON_VERSION))
@@ -170,7 +171,7 @@ class Cluster:
         return {"nodes": nodes, "pending": pending}
 
     def drain(self, node_id: str, reason: str, message: str, deadline_s: float) -> tuple[bool, str]:
-        """Tell a node to leave: ``idle`` may be refused by a busy node, ``preemption`` not."""
+        """Drain a node: a busy node may refuse ``idle``, but not ``preemption``."""
         from ray.core.generated import autoscaler_pb2
 
         number = autoscaler_pb2.DrainNodeReason.Value(
@@ -225,10 +226,10 @@ class PublicCluster:
         ]
 
     def usage(self) -> dict[str, Any]:
-        raise StartFailure("ray", "this version of Ray tells the use of nodes in another way")
+        raise StartFailure("ray", "the use of nodes cannot be read from this version of Ray")
 
     def drain(self, node_id: str, reason: str, message: str, deadline_s: float) -> tuple[bool, str]:
-        return False, "this version of Ray is told in another way to drain a node"
+        return False, "nodes of this version of Ray cannot be drained"
 
 
 def _minor(version: str) -> str:

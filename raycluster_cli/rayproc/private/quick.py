@@ -14,11 +14,13 @@ from ray._private import node as ray_node
 from ray._private import services as ray_services
 from ray._private.parameter import RayParams
 
-from ..plan import NodePlan, StartFailure, start_environment, worker_port_list
+from ..environment import start_environment
+from ..failure import StartFailure
+from ..plan import NodePlan, worker_port_list
 from .command import start_by_command
 from .gcs import Cluster, apply_settings, growing_pauses
 from .known import NOT_AS_KNOWN, RAY_VERSION, TRIED, WITH_STORAGE, PrivateMissing, release
-from .spawn import Phases, Report, died, end_all, last_words, one_line, patched_spawn
+from .spawn import Phases, Report, died, end_all, log_ends, one_line, patched_spawn
 
 
 def start(plan: NodePlan, report: Report) -> dict[str, Any]:
@@ -45,13 +47,14 @@ def start(plan: NodePlan, report: Report) -> dict[str, Any]:
     except NOT_AS_KNOWN as e:
         if plan.quick == "node":
             raise StartFailure("ray", f"Ray's Node class: {type(e).__name__}: {e}", plan.log_path) from e
-        print(f"raycluster: private parts of Ray are not as known: {e!r}; now `ray start`", flush=True)
+        print(f"raycluster: private parts of Ray have changed: {e!r}; using `ray start` instead", flush=True)
     except StartFailure as e:
-        # On a Ray that nobody has tried, a raylet that will not start may be our doing.
+        # On a Ray that raycluster was not tested with, our own changes may keep a raylet from starting.
         if e.kind != "ray" or plan.quick == "node" or release(RAY_VERSION) in TRIED:
             raise
         print(
-            f"raycluster: Ray {RAY_VERSION} did not start in the quick way: {e}; now `ray start`", flush=True
+            f"raycluster: Ray {RAY_VERSION} did not start quickly: {e}; using `ray start` instead",
+            flush=True,
         )
     return start_by_command(plan, report, clock)
 
@@ -83,7 +86,7 @@ def _start_by_node(plan: NodePlan, report: Report, clock: Phases) -> dict[str, A
             if isinstance(e, (*NOT_AS_KNOWN, StartFailure)):
                 raise
             raise StartFailure.from_text(
-                f"{e}\n{last_words(plan)}", default=("ray", one_line(e)), log=plan.log_path
+                f"{e}\n{log_ends(plan)}", default=("ray", one_line(e)), log=plan.log_path
             ) from e
 
 

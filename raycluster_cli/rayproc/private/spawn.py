@@ -19,7 +19,8 @@ from typing import Any
 import ray
 from ray._private import services as ray_services
 
-from ..plan import NodePlan, StartFailure
+from ..failure import StartFailure
+from ..plan import NodePlan
 from .known import PrivateMissing
 
 Report = Callable[[Mapping[str, Any]], None]
@@ -156,7 +157,7 @@ class _ForkedScript:
 
 
 def _wait_listening(plan: NodePlan, process: Any) -> None:
-    """Until the GCS, and not somebody else who has taken its port, listens."""
+    """Until the GCS itself, and not another process on its port, listens."""
     host, _, port = plan.gcs_address.rpartition(":")
     other_since: float | None = None
     while True:
@@ -168,7 +169,7 @@ def _wait_listening(plan: NodePlan, process: Any) -> None:
             other_since = other_since or time.monotonic()
             if time.monotonic() - other_since > 2.0:
                 raise StartFailure(
-                    "ports", f"The GCS's port {port} is taken by somebody else.", plan.log_path
+                    "ports", f"Another process listens on the GCS's port {port}.", plan.log_path
                 )
         if process.poll() is not None:
             raise died(plan, "gcs_server", process.returncode)
@@ -190,11 +191,11 @@ def _listens(pid: int, port: int) -> bool:
 def died(plan: NodePlan, name: str, code: int) -> StartFailure:
     how = f"code {code}" if code >= 0 else signal.Signals(-code).name
     return StartFailure.from_text(
-        last_words(plan), default=("ray", f"{name} ended during its start ({how})."), log=plan.log_path
+        log_ends(plan), default=("ray", f"{name} ended during its start ({how})."), log=plan.log_path
     )
 
 
-def last_words(plan: NodePlan) -> str:
+def log_ends(plan: NodePlan) -> str:
     """The ends of the logs that may say why a start failed."""
     texts = []
     for name in ("gcs_server.err", "gcs_server.out", "raylet.err", "raylet.out"):
@@ -215,5 +216,5 @@ def end_all(processes: list[Any]) -> None:
         with contextlib.suppress(OSError):
             process.kill()
     for process in processes:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             process.wait(5)

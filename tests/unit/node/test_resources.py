@@ -11,7 +11,8 @@ import pytest
 
 from raycluster_cli.model.errors import UsageError
 from raycluster_cli.node import resources
-from raycluster_cli.node.grants import MIB, Grant, HostFacts
+from raycluster_cli.node.figures import MIB, Grant
+from raycluster_cli.node.grants import HostFacts
 from raycluster_cli.node.resources import (
     OBJECT_STORE_MAX_BYTES,
     OBJECT_STORE_MIN_BYTES,

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,40 +14,8 @@ from raycluster_cli.model.errors import RayclusterError, UsageError
 from raycluster_cli.model.record import EndReport
 from raycluster_cli.ops.inside import choose_live_node, choose_node, is_here, live_head, on_node
 from raycluster_cli.ops.tunnel import Tunnel, free_local_port, hold_tunnel, tunnel_to
-from raycluster_cli.rayproc.client import client_environment_here, remove_client, write_client
 from raycluster_cli.state import submitted
 from tests.unit.records_by_hand import write_record
-
-
-def test_what_a_client_gets(tmp_path: Path) -> None:
-    driver = {
-        "PATH": "/job/bin:/bin",
-        "HOME": "/home/x",
-        "RAY_ADDRESS": "10.0.0.1:20480",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": "/tmp/rc-1-a/token",
-        "RAYCLUSTER_NODE_ROOT": "/tmp/rc-1-a",
-    }
-    own = ["RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAYCLUSTER_NODE_ROOT", "no_proxy"]
-    write_client(tmp_path, driver, own, ["ROCR_VISIBLE_DEVICES"])
-    assert stat.S_IMODE((tmp_path / "client.json").stat().st_mode) == 0o600
-    base = {
-        "HOME": "/home/y",
-        "ROCR_VISIBLE_DEVICES": "0",
-        "RAY_AUTH_TOKEN": "of another cluster",
-        "RAYCLUSTER_NODE_ROOT": "/tmp/rc-1-b",
-        "RAYCLUSTER_TOKEN": "secret",
-    }
-    assert client_environment_here(tmp_path, base, "n1") == {
-        "HOME": "/home/y",
-        "PATH": f"{os.path.dirname(sys.executable)}:/job/bin:/bin",
-        "RAY_ADDRESS": "10.0.0.1:20480",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": "/tmp/rc-1-a/token",
-    }
-    remove_client(tmp_path)
-    with pytest.raises(RayclusterError, match="Ray does not run on n1"):
-        client_environment_here(tmp_path, base, "n1")
 
 
 def test_which_node(tmp_path: Path) -> None:

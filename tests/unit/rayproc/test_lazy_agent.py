@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import raycluster_cli
-from raycluster_cli.rayproc.plan import wake
+from raycluster_cli.rayproc.lazy_agent import wake
 from tests.waiting import wait_until
 
 LAZY = [sys.executable, "-I", "-S", str(Path(raycluster_cli.__file__).parent / "rayproc/lazy_agent.py")]
@@ -111,3 +111,14 @@ def test_it_ends_with_its_parent(tmp_path: Path, started: list[subprocess.Popen[
     assert process.stdin is not None
     process.stdin.close()  # as when the raylet dies
     assert process.wait(5) == 0
+
+
+def test_wake_writes_only_where_somebody_waits(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    assert not wake(str(gate))
+    os.mkfifo(gate)
+    assert not wake(str(gate))
+    reader = os.open(gate, os.O_RDWR | os.O_NONBLOCK)
+    assert wake(str(gate))
+    assert os.read(reader, 10) == b"go\n"
+    os.close(reader)

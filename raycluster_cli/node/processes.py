@@ -1,0 +1,95 @@
+"""Ray's processes on this node: adopted when their starter ends, watched, ended in the right order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+
+from ..system.process import Child, Reaper, describe_code, end_tree
+from ..system.report import Report
+
+#: Processes without which the node is lost.
+ESSENTIAL = ("gcs_server", "raylet")
+
+#: A raylet that is told to end takes some 50 ms and ends its worker processes; one that does not is killed.
+RAYLET_GRACE_S = 1.0
+
+#: How long the rest (agents, orphans of the driver) get between SIGTERM and SIGKILL.
+REST_GRACE_S = 0.5
+
+
+class NodeProcesses:
+    """The processes that Ray runs on this node, all children of this process."""
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        reaper: Reaper,
+        report: Report,
+        note: Callable[[str, int], None],
+        on_death: Callable[[Child, int], None],
+    ) -> None:
+        """``note(name, pid)`` writes a process down, so that a later start can end it if we are killed."""
+        self.children: dict[str, Child] = {}
+        """By name; the newest of a name."""
+        self._host = host
+        self._reaper = reaper
+        self._report = report
+        self._note = note
+        self._on_death = on_death
+        self._ending = False
+
+    def adopt(self, name: str, pid: int) -> Child:
+        """Watch a daemon that has become our child when its starter ended."""
+        child = self._reaper.adopt(name, pid)
+        self.add(child)
+        self.watch(child)
+        return child
+
+    def add(self, child: Child) -> None:
+        """One that we have spawned; :meth:`watch` it once its end would be a loss."""
+        self.children[child.name] = child
+        self._note(child.name, child.pid)
+
+    def watch(self, child: Child) -> None:
+        """Report its end from now on, and to ``on_death`` if the node cannot do without it."""
+        child.exited.add_done_callback(lambda exited: self._died(child, exited.result()))
+
+    def _died(self, child: Child, code: int) -> None:
+        if self._ending or self.children.get(child.name) is not child:
+            return
+        self._report.note(f"{child.name} on {self._host} {describe_code(code)}")
+        if child.name in ESSENTIAL:
+            self._on_death(child, code)
+        else:
+            self._report.warn(f"{child.name} on {self._host} {describe_code(code)}; the cluster continues")
+
+    def expect_end(self) -> None:
+        """From now on no end of a process is a loss."""
+        self._ending = True
+
+    def start_again(self) -> None:
+        """After :meth:`end`: the next processes are watched as the first were."""
+        self.children.clear()
+        self._ending = False
+
+    async def end(self, hurry: asyncio.Event) -> None:
+        """End everything below this process; ``hurry``: without a grace.
+
+        The raylet first: it ends its worker processes and signs off from the GCS.  The GCS last, by
+        SIGKILL: on SIGTERM it waits a minute for raylets that are still connected.
+        """
+        self.expect_end()
+        raylet, gcs = self.children.get("raylet"), self.children.get("gcs_server")
+        if raylet is not None and raylet.running:
+            await raylet.stop(0.0 if hurry.is_set() else RAYLET_GRACE_S)
+        skip = [gcs.pid] if gcs is not None and gcs.running else []
+        left = await end_tree(os.getpid(), skip=skip, grace_s=0.0 if hurry.is_set() else REST_GRACE_S)
+        if gcs is not None and gcs.running:
+            gcs.send(signal.SIGKILL)
+            left += await end_tree(os.getpid(), grace_s=0.0)
+        for stat in left:
+            self._report.warn(f"{self._host}: {stat.name} (process {stat.pid}) did not end, even by SIGKILL")

@@ -1,0 +1,336 @@
+"""What a node needs before Ray starts: its directory, address, share of the machine, ports, keys.
+
+File systems and name servers may hang: whatever asks one runs in a thread, with a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..model.errors import RayclusterError
+from ..model.settings import Settings
+from ..model.status import Role
+from ..rayproc.address import is_loopback, join_host_port
+from ..rayproc.environment import SCRUBBED, uses_proxy
+from ..rayproc.plan import NodePlan, TlsFiles, ports_for_restart
+from ..rayproc.tls import make_authority, make_certificate
+from ..rayproc.waiting import done_within, in_thread
+from ..slurm.allocation import Allocation
+from ..system.limits import raise_limits
+from ..system.network import NodeAddress, addresses_of, node_address
+from ..system.ports import PortClaim, claim_ports
+from ..system.process import Reaper
+from ..system.proctree import ProcessRef
+from ..system.report import Report
+from .directory import ENV_MARK, NodeRoot, make_node_root
+from .grants import HostFacts, read_host
+from .memory import is_in_memory
+from .resources import ResourcePlan, plan_from_settings
+
+#: How long making the node's directory, or writing a file in it, may take: 2 ms on a disk that works.
+DIRECTORY_S = 30.0
+
+#: How long it may take to find the node's address and grants; a name server that is down costs 20 s and more.
+MEASURE_S = 60.0
+
+#: How long removing the node's directory may take, and how long when a second signal asks for a quick end.
+REMOVE_S, HURRIED_REMOVE_S = 60.0, 2.0
+
+#: Nodes whose addresses are looked up for no_proxy, and how long that may take.
+RESOLVED_NODES, RESOLVE_S = 128, 3.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What this node grants and the address that the cluster uses for it."""
+
+    address: NodeAddress
+    facts: HostFacts
+    grant: ResourcePlan
+    warnings: tuple[str, ...] = ()
+
+
+def measure_node(
+    *,
+    settings: Settings,
+    role: Role,
+    env: Mapping[str, str],
+    allocation: Allocation | None,
+    node_ip: str,
+    directory: Path,
+    route_to: str | None,
+) -> Measured:
+    """Find the node's address and grants, and raise this process's limits.
+
+    Blocks while the name server does.  Raises UsageError for options that cannot be met.
+    """
+    if node_ip:
+        address = NodeAddress(node_ip, "lo", "a cluster on this machine")
+    else:
+        address = node_address(
+            interface=settings.interface or None,
+            network=settings.network or None,
+            route_to=route_to,
+            env=env,
+            local=is_loopback(settings.master_ip),
+        )
+    facts = read_host(env, allocation)
+    grant = plan_from_settings(
+        facts,
+        settings,
+        head=role is Role.HEAD,
+        # Where the directory is in memory, spilled objects are charged to the job twice.
+        spill_in_memory=is_in_memory(Path(settings.spill_dir) if settings.spill_dir else directory),
+    )
+    limits = raise_limits(num_cpus=grant.num_cpus)
+    return Measured(address, facts, grant, (*grant.warnings, *limits.warnings))
+
+
+class NodeSetup:
+    """The parts of a node, each made once or again: make_directory, measure, claim_ports, certify.
+
+    ``measured`` and ``root`` are there from the step that makes them on.
+    """
+
+    def __init__(
+        self,
+        *,
+        role: Role,
+        settings: Settings,
+        env: Mapping[str, str],
+        allocation: Allocation | None,
+        host: str,
+        node_ip: str,
+        key: str,
+        report: Report,
+    ) -> None:
+        self.role = role
+        self.settings = settings
+        self.allocation = allocation
+        self.host = host
+        self.key = key
+        self.env = dict(env)
+        """The environment of this node's processes, with the mark of the directory once there is one."""
+        self.root: NodeRoot | None = None
+        self.measured: Measured | None = None
+        self.ports: PortClaim | None = None
+        self.tls: TlsFiles | None = None
+        self._node_ip = node_ip
+        self._report = report
+
+    # -- the steps -------------------------------------------------------------------------------
+
+    async def make_directory(self, keeper: ProcessRef | None, timeout_s: float = DIRECTORY_S) -> NodeRoot:
+        """Make and lock the node's directory.  Raises RayclusterError, also at the deadline."""
+        base = Path(self.settings.temp_dir) if self.settings.temp_dir else None
+        make = partial(make_node_root, self.key, env=self.env, base=base, role=self.role.value, keeper=keeper)
+        handover = _Handover()
+        making = in_thread(lambda: handover.give(make()))
+        try:
+            if not await done_within(making, timeout_s):
+                raise RayclusterError(
+                    f"the directory for Ray's files on {self.host} was not made within {timeout_s:g} s: "
+                    f"a file system does not answer ({base or 'RAY_TMPDIR, TMPDIR or /tmp'}).",
+                    "Give a local directory by --temp-dir.",
+                )
+            root = making.result()
+        except BaseException:
+            handover.refuse()
+            raise
+        self.root = root
+        self.env[ENV_MARK] = str(root.path)
+        for warning in root.warnings:
+            self._report.warn(warning)
+        return root
+
+    async def measure(self, route_to: str | None, timeout_s: float = MEASURE_S) -> None:
+        """Find the node's address and grants.  Raises RayclusterError, also at the deadline."""
+        measuring = in_thread(
+            partial(
+                measure_node,
+                settings=self.settings,
+                role=self.role,
+                env=self.env,
+                allocation=self.allocation,
+                node_ip=self._node_ip,
+                directory=self.directory.path,
+                route_to=route_to,
+            )
+        )
+        if not await done_within(measuring, timeout_s):
+            raise RayclusterError(
+                f"the address of {self.host} was not found within {timeout_s:g} s: "
+                "a name server does not answer.",
+                f"`getent hosts {route_to or self.host}` on {self.host} shows whether names are resolved.",
+            )
+        self.measured = measuring.result()
+        self._warn(self.measured.warnings)
+
+    def claim_ports(self, given: Mapping[str, int]) -> None:
+        """Take a block of ports on this node, for as long as this process lives.  Again: another one."""
+        if self.ports is not None:
+            self.ports.close()
+        self.ports = claim_ports(
+            self.key, address=self.found.address.ip, head=self.role is Role.HEAD, given=given
+        )
+        self._warn(self.ports.warnings)
+
+    async def make_authority(self, reaper: Reaper) -> str:
+        """A new authority for the cluster's certificates (--tls).  Raises RayclusterError."""
+        return await make_authority(self.directory.path / "tls", self.env, reaper)
+
+    async def certify(self, authority: str, reaper: Reaper) -> None:
+        """Make a certificate for this node's address.  Raises RayclusterError."""
+        self.tls = await make_certificate(
+            authority,
+            self.directory.path / "tls",
+            host=self.host,
+            ip=self.found.address.ip,
+            env=self.env,
+            reaper=reaper,
+        )
+
+    async def write_token(self, token: str, timeout_s: float = DIRECTORY_S) -> str:
+        """Put the cluster's token into the node's directory; returns its path, '' for no token."""
+        if not token:
+            return ""
+        writing = in_thread(self.directory.write_token, token)
+        if not await done_within(writing, timeout_s):
+            raise RayclusterError(f"{self.directory.path} on {self.host} does not answer.")
+        return str(writing.result())
+
+    async def hosts_without_proxy(self) -> tuple[str, ...]:
+        """The job's nodes, by name and address, where a proxy is set: it must not be used for them."""
+        if self.allocation is None or not uses_proxy(self.env):
+            return ()
+        names = self.allocation.job_nodes
+        if len(names) > RESOLVED_NODES:  # a thousand nodes that each resolve a thousand names are too many
+            return names
+        found = in_thread(addresses_of, names)
+        return (*names, *(found.result() if await done_within(found, RESOLVE_S) else ()))
+
+    async def remove_directory(self, hurry: asyncio.Event) -> None:
+        """Remove the node's directory, if there is one; what is left of it is reported."""
+        if self.root is None:
+            return
+        removal = in_thread(self.root.remove)
+        hurried = asyncio.ensure_future(hurry.wait())
+        first: set[asyncio.Future[Any]] = {removal, hurried}
+        try:
+            await asyncio.wait(first, timeout=REMOVE_S, return_when=asyncio.FIRST_COMPLETED)
+            if hurry.is_set():
+                await done_within(removal, HURRIED_REMOVE_S)
+        finally:
+            hurried.cancel()
+        if not removal.done():
+            self._report.warn(
+                f"{self.host}: {self.root.path} was not removed in time; the next start here removes it"
+            )
+            return
+        for left in removal.result():
+            self._report.warn(f"{self.host}: could not remove {left}")
+
+    # -- what they give --------------------------------------------------------------------------
+
+    @property
+    def directory(self) -> NodeRoot:
+        """The node's directory, once made."""
+        assert self.root is not None, "make_directory comes first"
+        return self.root
+
+    @property
+    def found(self) -> Measured:
+        """Address and grants, once measured."""
+        assert self.measured is not None, "measure comes first"
+        return self.measured
+
+    @property
+    def gcs_port(self) -> int:
+        """The port of the head's GCS, which the head's claim holds."""
+        assert self.ports is not None, "claim_ports comes first"
+        return self.ports.ports.gcs
+
+    def port_map(self, restarts: int) -> dict[str, object]:
+        """The ports of this node by name, for a raylet that was started again so often."""
+        return ports_for_restart(self.ports.ports.as_dict(), restarts) if self.ports else {}
+
+    def plan(
+        self,
+        *,
+        identity: str,
+        gcs_address: str,
+        expected_nodes: int,
+        no_proxy: Sequence[str],
+        token_path: str,
+        restarts: int,
+        storage: Path | None,
+        gcs_reconnect_s: int | None,
+        session_name: str | None,
+    ) -> NodePlan:
+        """What Ray is started with on this node.  ``gcs_address`` is '' on the head."""
+        settings, grant, address = self.settings, self.found.grant, self.found.address
+        return NodePlan(
+            role=self.role,
+            node_ip=address.ip,
+            node_name=self.host,
+            gcs_address=gcs_address or join_host_port(address.ip, self.gcs_port),
+            ports=self.port_map(restarts),
+            temp_dir=str(self.directory.ray_dir),
+            num_cpus=grant.num_cpus,
+            num_gpus=grant.num_gpus,
+            memory_bytes=grant.memory_bytes,
+            object_store_bytes=grant.object_store_bytes,
+            resources=grant.resources,
+            labels=grant.labels,
+            system_config=grant.system_config,
+            identity=identity,
+            client_server=settings.client_server,
+            dashboard_host=settings.dashboard_host,
+            auth_token_path=token_path or None,
+            tls=self.tls,
+            spill_dir=settings.spill_dir or None,
+            gcs_storage_path=str(storage) if storage else None,
+            session_name=session_name,
+            expected_nodes=expected_nodes,
+            gcs_reconnect_s=gcs_reconnect_s,
+            no_proxy=tuple(no_proxy),
+            unset=("RAYCLUSTER_TOKEN", *grant.unset),
+            scrub=SCRUBBED if settings.scrub_env else (),
+            quick=settings.quick,  # type: ignore[arg-type]  # checked by Settings
+            env={**grant.environment, **address.environment(self.env), ENV_MARK: str(self.directory.path)},
+        )
+
+    def _warn(self, warnings: Sequence[str]) -> None:
+        for warning in warnings:
+            self._report.warn(f"{self.host}: {warning}")
+
+
+class _Handover:
+    """A new directory on its way from the thread that makes it to the event loop: one of the two has it.
+
+    The loop may have given up (a deadline, a signal) before the thread is done: then it is removed.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._refused = False
+        self._root: NodeRoot | None = None
+
+    def give(self, root: NodeRoot) -> NodeRoot:
+        with self._lock:
+            self._root = root
+            if self._refused:
+                root.remove()
+        return root
+
+    def refuse(self) -> None:
+        with self._lock:
+            self._refused = True
+            if self._root is not None:
+                self._root.remove()

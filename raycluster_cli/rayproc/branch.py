@@ -1,0 +1,136 @@
+"""A branch: a process that the companion forks for one piece of work, and what that can be.
+
+A fork of a warm Python takes 5 ms instead of 0.5 s of imports.  The process of a *start* ends when the node
+is up, so that Ray's daemons become children of the supervisor, the nearest subreaper.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from .failure import StartFailure
+from .plan import NodePlan
+from .protocol import Emit, Event, Lines, Writer, answer, failure
+
+Work = Callable[[Event, Emit, int], None]
+"""work(request, emit, descriptor of more commands or -1)"""
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+@dataclass
+class Branch:
+    """A forked process that does a piece of work."""
+
+    pid: int
+    events: int
+    """Descriptor to read its events from."""
+    commands: int | None
+    """Descriptor to write commands to; None when it takes none."""
+    request: Event
+    lines: Lines
+    answered: bool = False
+
+    @classmethod
+    def fork(cls, request: Event, work: Work, *, takes_commands: bool = False) -> Branch:
+        """Do the work in a fork of this process, which must have no threads."""
+        events_in, events_out = os.pipe()
+        commands_in, commands_out = os.pipe() if takes_commands else (None, None)
+        pid = os.fork()
+        if pid == 0:
+            # The descriptors of other branches: close-on-exec keeps them from Ray's daemons, and this
+            # process is short-lived or, as the watcher, spawns nothing.
+            _run(request, work, Writer(events_out), commands_in if commands_in is not None else -1)
+        os.close(events_out)
+        if commands_in is not None:
+            os.close(commands_in)
+        return cls(pid, events_in, commands_out, request, Lines())
+
+    def close(self) -> int:
+        """Reap it after its end and close its descriptors; returns its exit code."""
+        os.close(self.events)
+        if self.commands is not None:
+            os.close(self.commands)
+        _, status = os.waitpid(self.pid, 0)
+        return os.waitstatus_to_exitcode(status)
+
+
+def _run(request: Event, work: Work, emit: Emit, commands: int) -> NoReturn:
+    code = 1
+    try:
+        os.setpgid(0, 0)  # so that the supervisor can end a start, and all it began, at once
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # A watcher's events belong to the commands that it reads, not to the one that it was forked for.
+        work(request, emit if commands >= 0 else lambda event: emit(answer(request, event)), commands)
+        code = 0
+    except StartFailure as e:
+        emit(failure(request, e.message, e.kind, e.log))
+    except BaseException as e:  # whatever it is: the supervisor must be told
+        traceback.print_exc()
+        emit(failure(request, f"{type(e).__name__}: {e}"))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # no exit handlers: they are Ray's and would end what was started
+
+
+def move_output(path: str) -> None:
+    """Print to a file from now on, after what was printed so far (to memory: warm.py)."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    printed = b""
+    with contextlib.suppress(OSError):  # a pipe or a terminal, when started by hand
+        printed = os.pread(2, 1 << 20, 0)
+    redirect(path)
+    os.write(2, printed)
+
+
+def redirect(path: str) -> None:
+    """Send what this process and its children print to a file."""
+    Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+
+
+def start(request: Event, emit: Emit, _: int) -> None:
+    from . import private
+
+    plan = NodePlan.from_json(request["plan"])
+    redirect(plan.log_path)
+    emit({"event": "starting", "pid": os.getpid()})
+    emit({"event": "started", **private.start(plan, lambda event: emit(dict(event)))})
+
+
+def start_extra(request: Event, emit: Emit, _: int) -> None:
+    from . import private
+
+    plan = NodePlan.from_json(request["plan"])
+    redirect(plan.log_path)
+    emit({"event": "starting", "pid": os.getpid()})
+    done = private.start_extra(request["what"], plan, request["started"], lambda event: emit(dict(event)))
+    emit({"event": "extra", **done})
+
+
+def identity(request: Event, emit: Emit, _: int) -> None:
+    from . import private
+
+    found: dict[str, str] = {}
+    try:
+        private.apply_settings(request.get("env") or os.environ)
+        cluster = private.Cluster(request["address"])
+        found = cluster.found()
+        cluster.check(request.get("expect", {}).get("identity", ""))
+        emit({"event": "identity", "ok": True, "kind": "", "message": "", "found": found})
+    except StartFailure as e:
+        emit({"event": "identity", "ok": False, "kind": e.kind, "message": e.message, "found": found})
