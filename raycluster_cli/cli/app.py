@@ -31,6 +31,9 @@ from . import (
     inside as cli_inside,
 )
 from . import (
+    logs as cli_logs,
+)
+from . import (
     look as cli_look,
 )
 from . import (
@@ -216,5 +219,6 @@ cli_stop.register(app)
 cli_why.register(app)
 cli_env.register(app, _with_settings)
 cli_submit.register(app, _with_settings)
+cli_logs.register(app)
 cli_inside.register(app)
 cli_doctor.register(app, _with_settings)

@@ -13,7 +13,7 @@ from ..model.errors import ExitCode
 from ..model.settings import Settings, settings_of, variable_name
 
 if TYPE_CHECKING:
-    from ..ops.doctor import Finding, NodeReport, Verdict
+    from ..ops.findings import Finding, NodeFindings, Verdict
 
 SCHEMA = 1
 
@@ -45,7 +45,8 @@ def doctor(
     """
     import time
 
-    from ..ops.doctor import Checkup
+    from ..ops.checkup import Checkup
+    from ..ops.doctor import examine
     from ..ops.doctor_nodes import VARIABLE, Meeting, as_lines, compare, on_all_nodes
     from ..slurm.allocation import Allocation
     from ..state.location import state_dir
@@ -58,7 +59,7 @@ def doctor(
     meeting = Meeting.from_text(env.get(VARIABLE, ""))
     across: list[Finding] = []
     if meeting is not None:  # a task of another doctor's srun
-        for line in as_lines(Checkup(settings, env, where).run(meeting.checks())):
+        for line in as_lines(examine(Checkup(settings, env, where), meeting.checks())):
             print(line, flush=True)
         return
     if allocation is not None and not here and not allocation.in_task and allocation.job_nodes:
@@ -71,7 +72,7 @@ def doctor(
             _say("looking around (some seconds)")
         checkup = Checkup(settings, env, where)
         of_step = None if here else _meeting_of_step(allocation)
-        reports = [checkup.run(of_step.checks() if of_step else ())]
+        reports = [examine(checkup, of_step.checks() if of_step else ())]
         if of_step:
             of_step.clean(checkup)
     took_s = time.monotonic() - began
@@ -112,7 +113,7 @@ def _as_variables(context: typer.Context, settings: Settings) -> dict[str, str]:
 
 
 def _print_json(
-    reports: Sequence[NodeReport],
+    reports: Sequence[NodeFindings],
     across: Sequence[Finding],
     worst: Verdict,
     took_s: float,
@@ -134,7 +135,7 @@ def _print_json(
 
 
 def _print(
-    reports: Sequence[NodeReport], across: Sequence[Finding], took_s: float, env: Mapping[str, str]
+    reports: Sequence[NodeFindings], across: Sequence[Finding], took_s: float, env: Mapping[str, str]
 ) -> None:
     lines = table(reports, across, took_s)
     if not sys.stdout.isatty() or env.get("NO_COLOR"):
@@ -164,7 +165,7 @@ def wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, max(width, len(indent) + 13), subsequent_indent=indent, break_on_hyphens=False)
 
 
-def table(reports: Sequence[NodeReport], across: Sequence[Finding], took_s: float) -> list[tuple[str, str]]:
+def table(reports: Sequence[NodeFindings], across: Sequence[Finding], took_s: float) -> list[tuple[str, str]]:
     """(verdict, text) a line: what all nodes have in common once, what differs with its nodes."""
     from ..slurm.allocation import format_hostlist
     from ..system.report import count

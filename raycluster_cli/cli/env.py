@@ -43,8 +43,9 @@ def environment(
     import json
     import shutil
 
-    from ..ops.environment import as_json as to_json
-    from ..ops.environment import as_lines, look_around
+    from ..ops.environment import look_around
+    from ..ops.environment_page import as_json as to_json
+    from ..ops.environment_page import as_lines
     from ..state.location import state_dir
 
     env = dict(os.environ)

@@ -81,8 +81,9 @@ def status(
 
     from ..ops.reader import find_record, read_all, read_cluster
     from ..ops.status_json import cluster_json, list_json
-    from .monitor import glyphs_of, make_console, print_lines
-    from .screen import cluster_lines, facts, report
+    from .cluster_table import cluster_lines
+    from .screen import facts, report
+    from .terminal import glyphs_of, make_console, print_lines
 
     env = dict(os.environ)
     where = state_dir(directory, env)
@@ -104,7 +105,7 @@ def status(
         print(json.dumps(cluster_json(one, timing=timing), indent=2))
         return
     if timing:
-        from .screen import ASCII
+        from .drawing import ASCII
         from .timeline import timing_lines
 
         letters = glyphs is ASCII or console.color_system is None or console.no_color
@@ -154,9 +155,9 @@ def monitor(
 
     env = dict(os.environ)
     where = state_dir(directory, env)
-    wish = screen.Wish(once, as_json, Path(prometheus_file).absolute() if prometheus_file else None)
+    options = screen.Options(once, as_json, Path(prometheus_file).absolute() if prometheus_file else None)
     record = await_record(job, where, env, once)
-    last = screen.monitor(record, lambda: query_jobs(env), wish, env)
+    last = screen.monitor(record, lambda: query_jobs(env), options, env)
     sys.exit(screen.exit_code(last) if exit_status else 0)
 
 

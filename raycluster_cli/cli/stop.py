@@ -161,8 +161,8 @@ def _chosen(jobs: list[str], where: Path, around: Surroundings, yes: bool) -> li
 
 def _all(where: Path, around: Surroundings, yes: bool) -> list[Record]:
     from ..ops.stop import running_clusters
-    from .monitor import glyphs_of, make_console, print_lines
-    from .screen import cluster_lines
+    from .cluster_table import cluster_lines
+    from .terminal import glyphs_of, make_console, print_lines
 
     running = running_clusters(where, around.jobs())
     if not running or yes:

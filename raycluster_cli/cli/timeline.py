@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from ..model.status import ANSWERED, IMPORTED, ON_THE_WAY, RAYLET, ClusterStatus, NodePhase, NodeStatus, Role
-from .screen import UNICODE, Glyphs, fit
+from .drawing import UNICODE, Glyphs, fit
 
 
 @dataclass(frozen=True)

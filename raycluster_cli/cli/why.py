@@ -32,7 +32,8 @@ def why(
 
     Examples:  raycluster why  |  raycluster why 4711  |  raycluster why 4711 --json
     """
-    from ..ops.why import page, post_mortem
+    from ..ops.post_mortem import post_mortem
+    from ..ops.why import page, why_json
     from ..state.catalogue import list_records, record_of
 
     env = dict(os.environ)
@@ -47,7 +48,7 @@ def why(
         record = ended[0]
     post = post_mortem(record)
     if as_json:
-        print(json.dumps(post.as_json(), indent=2))
+        print(json.dumps(why_json(post), indent=2))
     else:
         print(page(post, width=min(shutil.get_terminal_size().columns, 110)), end="")
 

@@ -23,7 +23,9 @@ from ..rayproc.boot import raycluster_command
 from ..slurm.allocation import Allocation, format_hostlist
 from ..system.ports import derived_gcs_ports
 from ..system.report import count
-from .doctor import Checkup, Finding, NodeReport, Verdict, addresses_of
+from .checkup import Checkup
+from .doctor_network import addresses_of
+from .findings import Finding, NodeFindings, Verdict
 
 #: Tells the tasks of the srun who meets whom: "ID HEAD NODES".
 VARIABLE = "RAYCLUSTER_DOCTOR"
@@ -189,7 +191,7 @@ class Meeting:
 
 def on_all_nodes(
     allocation: Allocation, env: Mapping[str, str], variables: Mapping[str, str], state_dir: Path
-) -> list[NodeReport]:
+) -> list[NodeFindings]:
     """One task a node of the allocation, by one srun; of a node that is silent the report says so."""
     hosts = list(allocation.job_nodes)
     meeting = Meeting(secrets.token_hex(8), allocation.first_job_node, len(hosts))
@@ -230,14 +232,14 @@ def _shape(allocation: Allocation) -> list[str]:
     return [f"--nodes={nodes}", f"--ntasks={nodes}"]
 
 
-def as_lines(report: NodeReport) -> list[str]:
+def as_lines(report: NodeFindings) -> list[str]:
     """A report in lines that srun keeps whole: it mixes the output of tasks in pieces of 1024 bytes."""
     text = json.dumps(report.as_json())
     parts = [text[begin : begin + PIECE] for begin in range(0, len(text), PIECE)]
     return [f"{_MARK} {report.host} {number} {len(parts)} {part}" for number, part in enumerate(parts)]
 
 
-def _reports(text: str) -> Iterable[NodeReport]:
+def _reports(text: str) -> Iterable[NodeFindings]:
     """What came whole of all that srun's tasks have said."""
     pieces: dict[str, dict[int, str]] = {}
     wanted: dict[str, int] = {}
@@ -249,15 +251,15 @@ def _reports(text: str) -> Iterable[NodeReport]:
     for host, parts in pieces.items():
         with contextlib.suppress(ValueError, KeyError, TypeError):
             if len(parts) == wanted[host]:
-                yield NodeReport.from_json(json.loads("".join(parts[number] for number in sorted(parts))))
+                yield NodeFindings.from_json(json.loads("".join(parts[number] for number in sorted(parts))))
 
 
-def _silent(host: str, why: str) -> NodeReport:
+def _silent(host: str, why: str) -> NodeFindings:
     remedy = f"`srun --overlap -w {host} hostname` shows whether Slurm reaches it."
-    return NodeReport(host, {}, (Finding("answer", Verdict.FAIL, f"none: {why}", remedy),))
+    return NodeFindings(host, {}, (Finding("answer", Verdict.FAIL, f"none: {why}", remedy),))
 
 
-def compare(reports: list[NodeReport]) -> list[Finding]:
+def compare(reports: list[NodeFindings]) -> list[Finding]:
     """What must be the same on all nodes."""
     findings = []
     for name, title in (("ray", "Ray"), ("python", "Python"), ("raycluster", "raycluster")):

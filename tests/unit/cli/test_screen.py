@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from raycluster_cli.cli.screen import ASCII, UNICODE, View, bar, cluster_lines, facts, live_screen, report
+from raycluster_cli.cli.cluster_table import cluster_lines
+from raycluster_cli.cli.drawing import ASCII, UNICODE, bar
+from raycluster_cli.cli.screen import View, facts, live_screen, report
 from raycluster_cli.cli.timeline import slowest_phase, timing_lines
 from raycluster_cli.model.record import EndReport
 from raycluster_cli.model.status import ClusterStatus

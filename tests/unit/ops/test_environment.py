@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.model.settings import Settings
-from raycluster_cli.ops.environment import as_json, as_lines, look_around
+from raycluster_cli.ops.environment import look_around
+from raycluster_cli.ops.environment_page import as_json, as_lines
 
 TASK = {
     "SLURM_JOB_ID": "12",
