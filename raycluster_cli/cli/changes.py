@@ -7,6 +7,7 @@ from typing import Any
 from ..model.status import ClusterPhase, ClusterStatus, NodePhase
 from .drawing import clock_of
 from .node_table import last_report
+from .safe_status import safe_status
 
 #: A line with the state is printed at least so often, so that the log shows that the monitor runs.
 QUIET_S = 60.0
@@ -34,12 +35,13 @@ class Changes:
 
     def lines(self, status: ClusterStatus) -> list[str]:
         """What is new since the last time, in lines for a log."""
+        status = safe_status(status)
         found = []
         for when, text in status.events:
             if when > self._event or (when == self._event and text not in self._texts):
                 self._texts = self._texts | {text} if when == self._event else {text}
                 self._event = when
-                found.append(f"{clock_of(when)} {' '.join(text.split())}")
+                found.append(f"{clock_of(when)} {text}")
         state = (status.phase, status.ready_nodes)
         quiet = status.read_at - self._at >= QUIET_S
         if state != self._state[:2] or quiet:
@@ -55,7 +57,7 @@ def _summary(status: ClusterStatus) -> str:
     if status.phase is ClusterPhase.STARTING:
         away = [node for node in status.nodes if not node.is_member and node.phase is not NodePhase.GONE]
         if away:
-            text += f"; {', '.join(f'{node.host}: {node.state}' for node in away[:4])}"
+            text += f"; {', '.join(f'{node.host}: {node.label}' for node in away[:4])}"
             text += f" and {len(away) - 4} more" if len(away) > 4 else ""
     for node in status.problems[:3]:
         text += f"; {node.host}: {last_report(node, status)}"

@@ -9,13 +9,16 @@ from rich.text import Text
 from ..model.status import ClusterPhase, ClusterStatus
 from ..system.report import command_text
 from .drawing import UNICODE, Glyphs, fit, span
+from .safe_status import safe_status
 
 STYLE = {
     ClusterPhase.PENDING: "yellow",
+    ClusterPhase.NO_RECORD: "yellow",
     ClusterPhase.STARTING: "yellow",
     ClusterPhase.RUNNING: "green",
     ClusterPhase.DEGRADED: "bold yellow",
     ClusterPhase.STOPPING: "yellow",
+    ClusterPhase.SUSPENDED: "yellow",
     ClusterPhase.ENDED: "green",
     ClusterPhase.STOPPED: "cyan",
     ClusterPhase.FAILED: "bold red",
@@ -25,6 +28,7 @@ STYLE = {
 
 def cluster_lines(clusters: Sequence[ClusterStatus], width: int, glyphs: Glyphs = UNICODE) -> list[Text]:
     """A line for each cluster."""
+    clusters = [safe_status(each) for each in clusters]
     titles = [_list_title(each, clusters) for each in clusters]
     job_width = max([len(title) for title in titles] + [3]) + 2
     state_width = max([len(each.phase.value) for each in clusters] + [5]) + 2
@@ -38,7 +42,7 @@ def cluster_lines(clusters: Sequence[ClusterStatus], width: int, glyphs: Glyphs 
         line = Text.assemble(
             (f"{title:<{job_width}}", "bold"),
             (f"{each.phase.value:<{state_width}}", STYLE[each.phase]),
-            f"{_nodes_word(each):<9}",
+            f"{_node_count(each):<9}",
             f"{span(each.age_s) if each.started else glyphs.dash:<8}",
             f"{span(left) if left is not None else glyphs.dash:<8}",
         )
@@ -54,7 +58,7 @@ def _list_title(status: ClusterStatus, among: Sequence[ClusterStatus]) -> str:
     return f"{status.slurm_cluster}/{status.title}" if several and status.slurm_cluster else status.title
 
 
-def _nodes_word(status: ClusterStatus) -> str:
+def _node_count(status: ClusterStatus) -> str:
     if status.is_over or not status.expected_nodes:
         return str(status.expected_nodes or len(status.nodes) or "-")
     return f"{status.ready_nodes}/{status.expected_nodes}"

@@ -1,4 +1,4 @@
-"""What lines on a terminal are made of: signs, bars, numbers for people, text cut to a width."""
+"""What lines on a terminal are made of: characters, bars, numbers for people, text cut to a width."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.text import Text
 
 @dataclass(frozen=True)
 class Glyphs:
-    """The signs that screens are drawn with."""
+    """The characters that screens are drawn with."""
 
     full: str = "█"
     part: str = "▏▎▍▌▋▊▉"
-    """Less than one full sign, least first."""
+    """Less than a full character, least first."""
     empty: str = "░"
     levels: str = "·▁▂▃▄▅▆▇█"
     """A node in the map: idle to full."""
@@ -24,7 +24,7 @@ class Glyphs:
     silent: str = "?"
     gone: str = "-"
     way: str = "▏▎▍▌▋"
-    """A node on its way, by steps."""
+    """A node that starts, by the steps of a start."""
     dash: str = "–"
     dot: str = " · "
     ellipsis: str = "…"
@@ -102,7 +102,7 @@ def fit(text: str | Text, width: int, glyphs: Glyphs = UNICODE) -> Text:
 
 
 def wrapped(text: str, width: int, style: str, most: int, glyphs: Glyphs) -> list[Text]:
-    """So many lines at most, each begun by a blank."""
+    """The text in at most so many lines, each with a leading blank."""
     room = max(width - 2, 10)
     parts = textwrap.wrap(" ".join(text.split()), room, max_lines=most, placeholder=f" {glyphs.ellipsis}")
     return [fit(Text(f" {part}", style), width, glyphs) for part in parts]

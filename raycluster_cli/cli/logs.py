@@ -11,6 +11,7 @@ import typer
 
 from ..model.errors import RayclusterError, UsageError
 from .completion import complete_component, complete_node
+from .help import Command
 from .look import JOB, STATE_DIR, await_record, state_dir
 
 if TYPE_CHECKING:
@@ -28,33 +29,30 @@ def logs(
         "--node",
         "-n",
         metavar="HOST",
-        help="Of which node, for raylet. Default: the one that failed, else the head's.",
+        help="The node, for raylet. Default: the one that failed, else the head's.",
         autocompletion=complete_node,
     ),
     component: str = typer.Option(
         "",
         "--component",
         "-c",
-        metavar="driver|raycluster|raylet|gcs",
-        help="Default: the job's output, driver and raycluster as they came.",
+        metavar="NAME",
+        help="driver, raycluster, raylet or gcs. Default: the whole output of the job.",
         autocompletion=complete_component,
     ),
     lines: int = typer.Option(
-        50, "--lines", metavar="N", help="So many lines of the end of each file; -1: all."
+        50, "--lines", metavar="N", help="Show the last N lines of each file; -1 shows all."
     ),
-    follow: bool = typer.Option(
-        False, "--follow", "-f", help="Go on, until the cluster has ended. Ctrl-C ends it."
-    ),
+    follow: bool = typer.Option(False, "--follow", "-f", help="Show new lines until the cluster has ended."),
     directory: str = STATE_DIR,
 ) -> None:
-    """Show what a cluster has written.
+    """Show the job's output, or the logs of Ray's processes.
 
-    The job's output, or the logs of Ray's processes on a node.
-    Without JOB: the cluster of this job, else the one that runs, else the newest. driver and raycluster
-    are parts of the job's output. raylet and gcs are read on the node while the cluster runs, and from
-    the record after that: kept when it failed, always with --keep-logs always.
+    driver and raycluster are parts of the job's output. raylet and gcs are logs on a node: they are read
+    there while the cluster runs, and afterwards from the record, which keeps them when the cluster
+    failed (or always, with --keep-logs always).
 
-    Exit codes: 0; 1 what was asked for is not there (a line says why); 2 no such cluster or node.
+    Exit codes: 0 success; 1 there is no such log (the message says why); 2 no such cluster or node.
 
     \b
     Examples:
@@ -62,7 +60,7 @@ def logs(
       raycluster logs 4711 -c raylet -n gpu07 --lines 200
     """
     from ..ops import logs as core
-    from ..ops.reader import find_record
+    from ..ops.clusters import find_record
     from ..state.submitted import output_of
 
     env = dict(os.environ)
@@ -75,7 +73,7 @@ def logs(
         output = output_of(where, job) if job and component in ("", "driver", "raycluster") else ""
         if not output or not os.path.exists(output):
             raise
-        # Submitted, and ended (or not yet there) before raycluster had written anything.
+        # Submitted, and ended (or not started yet) before raycluster had written anything.
         _show([core.Source(Path(output), component)], lines, follow, lambda: _job_is_over(job, env))
         return
 
@@ -117,14 +115,14 @@ def _job_is_over(job: str, env: Mapping[str, str]) -> bool:
 
 
 def _has_live_nodes(record: Record) -> bool:
-    """Whether the head has still to say good-bye: its last lines may be to come."""
+    """Whether the head has not reported its end yet: its last lines may be to come."""
     import time
 
     end, head = record.read_end(), record.read_head()
     if end is None or head is None or time.time() - end.when > 30:
         return False
-    word = record.read_node(head.host)
-    return word is not None and word.phase not in ("gone", "failed")
+    report = record.read_node(head.host)
+    return report is not None and report.phase not in ("gone", "failed")
 
 
 def _ray_logs(
@@ -142,39 +140,50 @@ def _ray_logs(
         and (record.path / "logs" / end.failed_host).is_dir()
     ):
         node = end.failed_host
-    word = choose_node(record, node)
-    if component == "gcs" and word.role != "head":
-        raise UsageError(f"the GCS runs on the head's node, not on {word.host}.", "Leave --node out.")
-    kept = kept_files(record, word.host, component)
-    if sees_directory(record, word, env):
-        files = session_files(word, component)
+    report = choose_node(record, node)
+    if component == "gcs" and report.role != "head":
+        raise UsageError(f"the GCS runs on the head's node, not on {report.host}.", "Leave --node out.")
+    kept = kept_files(record, report.host, component)
+    if sees_directory(record, report, env):
+        files = session_files(report, component)
         if files or not kept:
-            _need(files, word, component, "it has not written any yet")
-            _show([Source(path) for path in files], lines, follow, lambda: not os.path.isdir(word.node_root))
+            _need(files, report, component, "Ray has not written any yet")
+            _show(
+                [Source(path) for path in files], lines, follow, lambda: not os.path.isdir(report.node_root)
+            )
             return
     if kept:
         _show([Source(path) for path in kept], lines, False, lambda: True)
         return
-    if end is not None or word.phase in ("gone", "failed"):
+    if end is not None or report.phase in ("gone", "failed"):
         _need(
             [],
-            word,
+            report,
             component,
-            "the node's directory has gone, and none were kept; --keep-logs always keeps them",
+            "the node's directory was removed, and no logs were kept (--keep-logs always keeps them)",
         )
     if env.get("RAYCLUSTER_LOGS_HERE"):
-        _need([], word, component, f"its directory {word.node_root} is not to be seen there")
-    words = ["logs", str(record.path), "--node", word.host, "--component", component, "--lines", str(lines)]
-    argv, outer = on_node(record, word, [*words, *(["--follow"] if follow else [])], env)
+        _need([], report, component, f"its directory {report.node_root} is not visible there")
+    arguments = [
+        "logs",
+        str(record.path),
+        "--node",
+        report.host,
+        "--component",
+        component,
+        "--lines",
+        str(lines),
+    ]
+    argv, outer = on_node(record, report, [*arguments, *(["--follow"] if follow else [])], env)
     sys.stdout.flush()
     os.execve(argv[0], argv, {**outer, "RAYCLUSTER_LOGS_HERE": "1"})
 
 
-def _need(files: list[Path], word: NodeReport, component: str, why: str) -> None:
+def _need(files: list[Path], report: NodeReport, component: str, why: str) -> None:
     if not files:
-        raise RayclusterError(f"there are no logs of {component} on {word.host}: {why}.")
+        raise RayclusterError(f"there are no logs of {component} on {report.host}: {why}.")
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command()(logs)
+    app.command(cls=Command)(logs)

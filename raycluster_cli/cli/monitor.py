@@ -45,16 +45,16 @@ class Options:
 
 
 def exit_code(status: ClusterStatus) -> int:
-    """What --exit-status ends with: the cluster's own code when it is over, else how it does.
+    """The code of --exit-status: the cluster's own when it is over, else how it is now.
 
     0 it runs with all nodes (or stops, or waits in the queue); 4 nodes are missing in its start;
-    5 it goes on with fewer, or is lost.
+    5 it continues with fewer nodes, is suspended, or is lost.
     """
     if status.exit_code is not None:
         return status.exit_code
     if status.phase is ClusterPhase.STARTING:
         return int(ExitCode.WORKERS_MISSING)
-    if status.phase in (ClusterPhase.DEGRADED, ClusterPhase.LOST):
+    if status.phase in (ClusterPhase.DEGRADED, ClusterPhase.SUSPENDED, ClusterPhase.LOST):
         return int(ExitCode.UNHEALTHY)
     return int(ExitCode.OK)
 

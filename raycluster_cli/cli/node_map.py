@@ -15,7 +15,7 @@ def group_lines(status: ClusterStatus, width: int, glyphs: Glyphs) -> list[Text]
     """The nodes summed up: a line for each state, with the hosts as a list."""
     groups: dict[str, list[NodeStatus]] = {}
     for node in ordered(status):
-        groups.setdefault(node.state, []).append(node)
+        groups.setdefault(node.label, []).append(node)
     lines = []
     for state, nodes in groups.items():
         lead = Text.assemble(f" {len(nodes):>5} ", (f"{state:<17}", state_style(nodes[0])))
@@ -29,26 +29,31 @@ def group_lines(status: ClusterStatus, width: int, glyphs: Glyphs) -> list[Text]
 
 
 def map_lines(status: ClusterStatus, width: int, height: int, glyphs: Glyphs) -> list[Text]:
-    """One sign for each node: how busy its CPUs (or GPUs) are, or what is wrong with it."""
+    """One character for each node: how busy its CPUs (or GPUs) are, or what is wrong with it."""
     if height < 2:
         return []
     columns_ = max(width - 2, 1)
     nodes = list(status.nodes)
     room = (height - 1) * columns_
-    per_sign = -(-len(nodes) // room) if room else 1
+    per_character = -(-len(nodes) // room) if room else 1
     lines = []
     line = Text(" ")
-    for start in range(0, len(nodes), per_sign):
-        line.append_text(_sign(nodes[start : start + per_sign], glyphs))
+    for start in range(0, len(nodes), per_character):
+        line.append_text(_sign(nodes[start : start + per_character], glyphs))
         if line.cell_len > columns_:
             lines.append(fit(line, width, glyphs))
             line = Text(" ")
     if line.cell_len > 1:
         lines.append(fit(line, width, glyphs))
-    each = f"{per_sign} nodes a sign, the worst of them" if per_sign > 1 else "a sign a node"
+    each = (
+        f"one character per {per_character} nodes (the worst)"
+        if per_character > 1
+        else "one character per node"
+    )
     key = (
-        f" {each}: {glyphs.levels[0]} idle {glyphs.levels[4]} half {glyphs.levels[-1]} busy  "
-        f"{glyphs.way[0]}{glyphs.way[-1]} starting  {glyphs.bad} failed  {glyphs.silent} no word"
+        f" one character per {each}: "
+        f"{glyphs.levels[0]} idle {glyphs.levels[4]} half {glyphs.levels[-1]} busy  "
+        f"{glyphs.way[0]}{glyphs.way[-1]} starting  {glyphs.bad} failed  {glyphs.silent} not reported"
     )
     return [*lines, fit(Text(key, "dim"), width, glyphs)]
 
@@ -57,7 +62,7 @@ def _sign(nodes: Sequence[NodeStatus], glyphs: Glyphs) -> Text:
     worst = min(nodes, key=lambda node: (not node.is_problem, node.is_member))
     if worst.is_problem:
         return Text(glyphs.bad, "bold red")
-    if worst.phase is NodePhase.UNHEARD:
+    if worst.phase is NodePhase.NOT_REPORTED:
         return Text(glyphs.silent, "yellow")
     if worst.phase in ON_THE_WAY:
         return Text(glyphs.way[min(ON_THE_WAY.index(worst.phase), len(glyphs.way) - 1)], "yellow")

@@ -48,11 +48,11 @@ class Column:
 
 def needs_a_look(node: NodeStatus, status: ClusterStatus) -> bool:
     """Whether a person should look at this node before the others."""
-    return node.is_problem or (node.phase is NodePhase.UNHEARD and not status.is_over)
+    return node.is_problem or (node.phase is NodePhase.NOT_REPORTED and not status.is_over)
 
 
 def ordered(status: ClusterStatus) -> list[NodeStatus]:
-    """Problem nodes first, then those that are missing, then the head and the rest by name."""
+    """Nodes with problems first, then those that have not reported, then the head and the rest by name."""
 
     def rank(pair: tuple[int, NodeStatus]) -> tuple[int, int]:
         number, node = pair
@@ -85,40 +85,40 @@ def _role(node: NodeStatus, _: ClusterStatus, glyphs: Glyphs, width: int) -> Tex
 
 
 def _state(node: NodeStatus, _: ClusterStatus, glyphs: Glyphs, width: int) -> Text:
-    return fit(Text(node.state, state_style(node)), width, glyphs)
+    return fit(Text(node.label, state_style(node)), width, glyphs)
 
 
-def _gauge(used: float | None, total: float, words: str, glyphs: Glyphs, width: int) -> Text:
+def _gauge(used: float | None, total: float, text: str, glyphs: Glyphs, width: int) -> Text:
     if used is None or total <= 0:
         return fit(Text(glyphs.dash, "dim"), width, glyphs)
     bar_width = 4 if width < 19 else 8
-    return fit(Text.assemble(bar(used / total, bar_width, glyphs), f" {words}"), width, glyphs)
+    return fit(Text.assemble(bar(used / total, bar_width, glyphs), f" {text}"), width, glyphs)
 
 
 def _cpu(node: NodeStatus, _: ClusterStatus, glyphs: Glyphs, width: int) -> Text:
     use = node.usage or Usage()
-    words = f"{amount(use.cpus_used)}/{amount(use.cpus_total)}"
-    return _gauge(use.cpus_used, use.cpus_total, words, glyphs, width)
+    text = f"{amount(use.cpus_used)}/{amount(use.cpus_total)}"
+    return _gauge(use.cpus_used, use.cpus_total, text, glyphs, width)
 
 
 def _gpu(node: NodeStatus, _: ClusterStatus, glyphs: Glyphs, width: int) -> Text:
     use = node.usage or Usage()
-    words = f"{amount(use.gpus_used)}/{amount(use.gpus_total)}"
-    return _gauge(use.gpus_used, use.gpus_total, words, glyphs, width)
+    text = f"{amount(use.gpus_used)}/{amount(use.gpus_total)}"
+    return _gauge(use.gpus_used, use.gpus_total, text, glyphs, width)
 
 
 def _memory(node: NodeStatus, _: ClusterStatus, glyphs: Glyphs, width: int) -> Text:
     use = node.usage or Usage()
     used = size(use.memory_used_bytes or 0)
-    words = used if width < 19 else f"{used}/{size(use.memory_total_bytes)}"
-    return _gauge(use.memory_used_bytes, use.memory_total_bytes, words, glyphs, width)
+    text = used if width < 19 else f"{used}/{size(use.memory_total_bytes)}"
+    return _gauge(use.memory_used_bytes, use.memory_total_bytes, text, glyphs, width)
 
 
 def _store(node: NodeStatus, _: ClusterStatus, glyphs: Glyphs, width: int) -> Text:
     use = node.usage or Usage()
     used = size(use.object_store_used_bytes)
-    words = used if width < 19 else f"{used}/{size(use.object_store_total_bytes)}"
-    return _gauge(use.object_store_used_bytes, use.object_store_total_bytes, words, glyphs, width)
+    text = used if width < 19 else f"{used}/{size(use.object_store_total_bytes)}"
+    return _gauge(use.object_store_used_bytes, use.object_store_total_bytes, text, glyphs, width)
 
 
 def _processes(node: NodeStatus, _: ClusterStatus, glyphs: Glyphs, width: int) -> Text:
@@ -127,7 +127,7 @@ def _processes(node: NodeStatus, _: ClusterStatus, glyphs: Glyphs, width: int) -
 
 
 def _progress(node: NodeStatus, status: ClusterStatus, glyphs: Glyphs, width: int) -> Text:
-    """How far a node is on its way into the cluster."""
+    """How far a node is in its start."""
     done = len(ON_THE_WAY) if node.is_member else 0
     if node.phase in ON_THE_WAY:
         done = ON_THE_WAY.index(node.phase)
@@ -136,13 +136,13 @@ def _progress(node: NodeStatus, status: ClusterStatus, glyphs: Glyphs, width: in
 
 
 def last_report(node: NodeStatus, status: ClusterStatus) -> str:
-    """What the node said last, or since when it has been what it is."""
-    if node.phase is NodePhase.UNHEARD:
+    """What the node reported last, or for how long it has been in its state."""
+    if node.phase is NodePhase.NOT_REPORTED:
         if status.is_over:
-            return "never heard of"
-        return f"expected for {span(status.read_at - node.since)}" if node.since else "expected"
+            return "never reported"
+        return f"not reported for {span(status.read_at - node.since)}" if node.since else "not reported yet"
     if node.is_lost:
-        return "Ray's head does not see it any more"
+        return "Ray no longer sees this node"
     if node.message and not (node.is_member and node.message == status.message):
         return node.message
     if node.state in ("ready", "unknown"):
@@ -161,10 +161,10 @@ _MEASURED = range(40, 81)
 
 
 def columns(status: ClusterStatus, width: int) -> list[Column]:
-    """The columns that fit, the last word in what is left."""
+    """The columns that fit, the last report in what is left."""
     names = max((cell_len(node.host) for node in status.nodes), default=4)
     longest = max(min(names, 28 if width >= 110 else 16), 4)
-    states = max((len(node.state) for node in status.nodes), default=5)
+    states = max((len(node.label) for node in status.nodes), default=5)
     chosen = [
         Column("NODE", longest + 1, _host, 100),
         Column("ROLE", 7, _role, 20),
@@ -189,7 +189,7 @@ def columns(status: ClusterStatus, width: int) -> list[Column]:
     while sum(each.width for each in chosen) + 1 + least > width and len(chosen) > 1:
         chosen.remove(min(chosen, key=lambda each: each.worth))
     rest = width - 1 - sum(each.width for each in chosen)
-    return [*chosen, Column("LAST WORD", rest, _report, 0)] if rest > 4 else chosen
+    return [*chosen, Column("LAST REPORT", rest, _report, 0)] if rest > 4 else chosen
 
 
 def node_lines(

@@ -16,6 +16,7 @@ from .cluster_table import STYLE
 from .drawing import UNICODE, Glyphs, amount, bar, clock_of, fit, rule, sides, size, span, wrapped
 from .node_map import group_lines, map_lines
 from .node_table import last_report, needs_a_look, node_lines, ordered, total_usage
+from .safe_status import safe_status
 
 #: A job with less than this left is about to be ended by Slurm.
 LITTLE_TIME_S = 600.0
@@ -39,7 +40,7 @@ class View:
 
 
 def head_lines(status: ClusterStatus, width: int, glyphs: Glyphs) -> list[Text]:
-    """Which cluster, its state in plain words, its time."""
+    """Which cluster, its state, its time."""
     style = STYLE[status.phase]
     name = f" {status.job_name}" if status.job_name and width > 60 else ""
     left = Text.assemble(
@@ -83,28 +84,28 @@ def _sentence(text: str) -> str:
 
 
 def total_lines(status: ClusterStatus, width: int, glyphs: Glyphs) -> list[Text]:
-    """What all nodes together have in use, in one line or two."""
+    """What is in use on all nodes together, in one line or two."""
     total = total_usage(status.nodes)
     if total is None:
         return []
     cells: list[Text] = []
     bar_width = 6 if width < 100 else 12
 
-    def add(name: str, used: float, of: float, words: str) -> None:
+    def add(name: str, used: float, of: float, text: str) -> None:
         if of > 0:
             shown = bar(used / of, bar_width, glyphs)
-            cells.append(Text.assemble((f"{name} ", "dim"), shown, f" {words}"))
+            cells.append(Text.assemble((f"{name} ", "dim"), shown, f" {text}"))
 
     add("CPU", total.cpus_used, total.cpus_total, f"{amount(total.cpus_used)}/{amount(total.cpus_total)}")
     add("GPU", total.gpus_used, total.gpus_total, f"{amount(total.gpus_used)}/{amount(total.gpus_total)}")
     if total.memory_used_bytes is not None:
-        words = f"{size(total.memory_used_bytes)}/{size(total.memory_total_bytes)}"
-        add("mem", total.memory_used_bytes, total.memory_total_bytes, words)
-    words = f"{size(total.object_store_used_bytes)}/{size(total.object_store_total_bytes)}"
-    add("store", total.object_store_used_bytes, total.object_store_total_bytes, words)
+        text = f"{size(total.memory_used_bytes)}/{size(total.memory_total_bytes)}"
+        add("mem", total.memory_used_bytes, total.memory_total_bytes, text)
+    text = f"{size(total.object_store_used_bytes)}/{size(total.object_store_total_bytes)}"
+    add("store", total.object_store_used_bytes, total.object_store_total_bytes, text)
     if total.worker_processes is not None:
-        words = "worker processes " if width >= 100 else "procs "
-        cells.append(Text.assemble((words, "dim"), str(total.worker_processes)))
+        label = "worker processes " if width >= 100 else "procs "
+        cells.append(Text.assemble((label, "dim"), str(total.worker_processes)))
     lines: list[Text] = []
     line = Text(" ")
     for cell in cells:
@@ -116,17 +117,17 @@ def total_lines(status: ClusterStatus, width: int, glyphs: Glyphs) -> list[Text]
 
 
 def start_lines(status: ClusterStatus, width: int, glyphs: Glyphs) -> list[Text]:
-    """How far the start is: a bar of all nodes, and what the rest are doing."""
+    """How far the start is: a bar of all nodes, and what the others are doing."""
     expected = max(status.expected_nodes, len(status.nodes), 1)
     ready = status.ready_nodes
-    words = f" {ready} of {expected} ready"
-    wide = max(min(width - len(words) - 4, 60), 10)
-    line = Text.assemble(" ", bar(ready / expected, wide, glyphs, "green"), words)
+    label = f" {ready} of {expected} ready"
+    wide = max(min(width - len(label) - 4, 60), 10)
+    line = Text.assemble(" ", bar(ready / expected, wide, glyphs, "green"), label)
     lines = [fit(line, width, glyphs)]
     doing: dict[str, int] = {}
     for node in status.nodes:
         if not node.is_member:
-            doing[node.phase.value] = doing.get(node.phase.value, 0) + 1
+            doing[node.label] = doing.get(node.label, 0) + 1
     if doing:
         parts = [f"{number} {what}" for what, number in doing.items()]
         lines.append(fit(Text(" " + glyphs.dot.join(parts), "yellow"), width, glyphs))
@@ -149,10 +150,13 @@ def live_screen(
     status: ClusterStatus, width: int, height: int, view: View, glyphs: Glyphs = UNICODE
 ) -> list[Text]:
     """Exactly ``height`` lines."""
+    status = safe_status(status)
     lines = head_lines(status, width, glyphs)
     if view.stale_s:
         lines.append(
-            fit(Text(f" The record has not answered for {span(view.stale_s)}.", "bold yellow"), width, glyphs)
+            fit(
+                Text(f" The record could not be read for {span(view.stale_s)}.", "bold yellow"), width, glyphs
+            )
         )
     if status.phase is ClusterPhase.STARTING and status.nodes:
         lines += start_lines(status, width, glyphs)
@@ -205,13 +209,14 @@ def _foot(status: ClusterStatus, width: int, view: View, glyphs: Glyphs, first: 
         if last < len(status.nodes) or first > 1
         else ""
     )
-    keys = f"q quit{glyphs.dot}{glyphs.up_down} scroll{glyphs.dot}g groups" if view.keys else "Ctrl-C ends"
+    keys = f"q quit{glyphs.dot}{glyphs.up_down} scroll{glyphs.dot}g groups" if view.keys else "Ctrl-C quits"
     right = Text(glyphs.dot.join(part for part in (where, clock_of(status.read_at)) if part), "dim")
     return sides(Text(f" {keys}", "dim"), right, width, glyphs)
 
 
 def report(status: ClusterStatus, width: int, glyphs: Glyphs = UNICODE, rows: int = 40) -> list[Text]:
-    """The whole of a cluster below one another, as `status JOB` and `monitor --once` print it."""
+    """All parts of a cluster one below the other, as `status JOB` and `monitor --once` print it."""
+    status = safe_status(status)
     lines = head_lines(status, width, glyphs)
     if status.phase is ClusterPhase.STARTING and status.nodes:
         lines += start_lines(status, width, glyphs)
@@ -237,9 +242,10 @@ def report(status: ClusterStatus, width: int, glyphs: Glyphs = UNICODE, rows: in
 
 
 def facts(status: ClusterStatus) -> list[tuple[str, str]]:
-    """What else `status JOB` tells: where it is, with which versions, how to go on."""
+    """What else `status JOB` shows: addresses, versions, the record."""
+    status = safe_status(status)
     versions = ", ".join(f"{name} {number}" for name, number in status.versions.items() if number)
-    guard = "token" if status.auth else "none: whoever reaches a port runs code as you"
+    guard = "token" if status.auth else "none: anyone who can connect can run code as you"
     found = [
         ("address", status.address),
         ("head", status.head_host),

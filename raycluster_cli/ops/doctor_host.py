@@ -17,7 +17,7 @@ from ..system.proctree import PROC
 from .checkup import Checkup
 from .findings import Verdict
 
-#: Ray stops making objects where the disk is fuller than 95 %.
+#: Ray creates no more objects where the disk is fuller than 95 %.
 NEARLY_FULL = 0.9
 
 #: A record's file is written in well under a millisecond on most file systems.
@@ -38,15 +38,15 @@ def check_grants(checkup: Checkup) -> None:
         checkup.add(
             Verdict.WARNING,
             "there is no /dev/shm: objects go to disk",
-            "In a container bind the node's.",
+            "In a container, bind-mount the node's /dev/shm.",
             check="/dev/shm",
         )
     elif free < store_bytes:
         checkup.add(
             Verdict.WARNING,
             f"{_gib(free)} free, the object store would be {_gib(store_bytes)}",
-            "See with `ls -la /dev/shm` what fills it; `raycluster stop --here` clears what crashed "
-            "clusters of yours left.",
+            "`ls -la /dev/shm` shows what fills it; `raycluster stop --here` removes what crashed clusters "
+            "of yours left.",
             check="/dev/shm",
         )
     else:
@@ -76,7 +76,7 @@ def check_limits(checkup: Checkup) -> None:
     if not report.warnings:
         checkup.add(
             Verdict.OK,
-            f"open files {_limit(report.files)}, processes {_limit(report.processes)}, at most",
+            f"open files: {_limit(report.files)}, processes: {_limit(report.processes)}",
         )
 
 
@@ -92,8 +92,8 @@ def check_temp_dir(checkup: Checkup) -> None:
         if space.used > NEARLY_FULL * (space.used + space.free):
             checkup.add(
                 Verdict.WARNING,
-                f"{text}: more than {NEARLY_FULL:.0%} full; at 95 % Ray makes no more objects",
-                "Free some space, or name another place by --temp-dir, and --spill-dir for objects.",
+                f"{text}: more than {NEARLY_FULL:.0%} full; above 95 % Ray creates no more objects",
+                "Free some space, or use another place: --temp-dir, and --spill-dir for spilled objects.",
                 free_GiB=space.free / 2**30,
             )
         else:
@@ -116,20 +116,20 @@ def check_state_dir(checkup: Checkup) -> None:
         checkup.add(
             Verdict.FAIL,
             f"{path} cannot be written: {error.strerror}",
-            "Give a shared directory that you can write by --state-dir or RAYCLUSTER_STATE_DIR.",
+            "Give a shared directory that you can write with --state-dir or RAYCLUSTER_STATE_DIR.",
         )
         return
     if path.stat().st_uid != os.geteuid() or path.stat().st_mode & 0o022:
         checkup.add(
             Verdict.FAIL,
-            f"{path} is not yours alone: it holds the clusters' tokens",
+            f"{path} is not private to you, but holds the clusters' tokens",
             f"chmod go-w {path}",
         )
     elif took_s > SLOW_WRITE_S:
         checkup.add(
             Verdict.WARNING,
             f"{path} on {kind} is slow",
-            "A file server under load makes starts slow; another one can be given by --state-dir.",
+            "A slow file server makes starts slow; --state-dir uses another one.",
             write_s=took_s,
         )
     else:

@@ -40,7 +40,7 @@ def check_ports(checkup: Checkup) -> None:
         checkup.add(
             Verdict.FAIL,
             f"port {wanted} cannot be used: {error.strerror}{f', held by {holder}' if holder else ''}",
-            "Leave --master-port out, and a free one is taken.",
+            "Leave --master-port out: a free port is found.",
         )
         return
     with claim_ports(f"doctor/{os.getpid()}", address=checkup.address.ip, head=True) as claim:
@@ -48,11 +48,11 @@ def check_ports(checkup: Checkup) -> None:
             checkup.add(Verdict.WARNING, warning)
         if not claim.warnings:
             low, high = claim.ports.worker_low, claim.ports.worker_high
-            checkup.add(Verdict.OK, f"a block is free, with {high - low + 1} for worker processes")
+            checkup.add(Verdict.OK, f"a block is free, with {high - low + 1} ports for worker processes")
 
 
 def check_names(checkup: Checkup) -> None:
-    """Every node's name leads to an address, and our own address back to a name."""
+    """Every node's name resolves to an address, and our own address to a name."""
     asked = [checkup.host, *checkup.others[:200]]
     answers = dict(zip(asked, _look_up(checkup, asked), strict=True))
     unknown = [name for name in asked if not answers[name]]
@@ -64,23 +64,23 @@ def check_names(checkup: Checkup) -> None:
         )
         return
     if checkup.address is None or checkup.allocation is None:
-        checkup.add(Verdict.OK, "names of other nodes matter in a job only")
+        checkup.add(Verdict.OK, "checked inside a job only")
         return
     name = _within(checkup, lambda: socket.gethostbyaddr(checkup.address.ip)[0] if checkup.address else "")
     if name is None:
         checkup.add(
             Verdict.NOTE,
-            "this node's address leads to no name",
-            "Slow logins and warnings of MPI come from that; Ray works without.",
+            "this node's address has no name (reverse lookup)",
+            "It can slow down logins and make MPI warn; Ray does not need it.",
         )
     elif checkup.address.ip not in answers[checkup.host]:
         checkup.add(
             Verdict.NOTE,
-            f"the node's name leads to {' '.join(sorted(answers[checkup.host]))} here, not to the address "
+            f"the node's name resolves to {' '.join(sorted(answers[checkup.host]))} here, not to the address "
             "by which it reaches the others",
         )
     else:
-        checkup.add(Verdict.OK, "names lead to addresses and back")
+        checkup.add(Verdict.OK, "names resolve to addresses and back")
 
 
 def _look_up(checkup: Checkup, names: Sequence[str]) -> Iterator[set[str]]:
@@ -109,12 +109,12 @@ def check_proxies(checkup: Checkup) -> None:
     checkup.add(
         Verdict.NOTE,
         f"{', '.join(found)} set; the cluster's nodes are added to no_proxy for Ray and the driver",
-        "A server of your own on a node is reached by way of the proxy unless no_proxy names the node.",
+        "Requests to servers of your own on a node use the proxy unless no_proxy names the node.",
     )
 
 
 def addresses_of(name: str) -> set[str]:
-    """The addresses that a name leads to; empty when there are none."""
+    """The addresses of a name; empty when there are none."""
     try:
         return {str(entry[4][0]) for entry in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)}
     except (OSError, UnicodeError):

@@ -15,7 +15,7 @@ from .checkup import Checkup
 from .doctor_host import file_system
 from .findings import Verdict
 
-#: Ray is imported once in a child: longer than this is as good as never.
+#: Ray is imported once in a child; an import that takes longer counts as failed.
 IMPORT_TIMEOUT_S = 12.0
 
 #: Ray's raylet waits 15 s for its agents' imports, which take twice as long as this one.
@@ -98,18 +98,18 @@ def check_other_rays(checkup: Checkup) -> None:
             else:
                 others += 1
     by_hand = [port for port in (6379, 8265, 10001) if port_error(port) is not None]
-    text = "none of mine here"
+    text = "none of yours on this node"
     if mine:
-        text = "mine here: " + ", ".join(f"{name} (pid {pid})" for name, pid in mine[:6])
+        text = "yours on this node: " + ", ".join(f"{name} (pid {pid})" for name, pid in mine[:6])
     if others:
-        text += f"; {others} processes of other users' Rays"
+        text += f"; {others} Ray processes of other users"
     if by_hand:
         text += f"; Ray's default ports {', '.join(map(str, by_hand))} are taken (not by raycluster)"
     checkup.add(
         Verdict.NOTE if mine or by_hand else Verdict.OK,
         text,
-        "They are left alone. `raycluster status` shows your clusters, `raycluster stop --here` clears "
-        "what crashed ones left."
+        "raycluster does not touch them. `raycluster status` lists your clusters; `raycluster stop --here` "
+        "removes what crashed ones left."
         if mine
         else "",
     )

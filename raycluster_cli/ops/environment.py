@@ -1,7 +1,7 @@
-"""`raycluster env`: what a start on this node would work with, and where each value comes from.
+"""`raycluster env`: what a start on this node would use, and where each value comes from.
 
-Everything is asked as `raycluster head` asks it, port block and node directory included; they are
-taken for a moment and given back.
+Everything is determined as `raycluster head` does it, port block and node directory included; these are
+taken for a moment and released.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Value:
 
 @dataclass
 class Surroundings:
-    """All of it.  What could not be found out is None, and ``problems`` says why."""
+    """All that a start would use.  What could not be determined is None, and ``problems`` says why."""
 
     settings: list[Value]
     job: dict[str, Any]
@@ -61,7 +61,7 @@ class Surroundings:
     """What would be set for Ray and the driver on this node."""
     warnings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    """What would keep a start on this node from working."""
+    """Why a start on this node would fail."""
 
 
 def look_around(
@@ -72,7 +72,7 @@ def look_around(
     *,
     head: bool = True,
 ) -> Surroundings:
-    """Find everything out.  ``source_of`` a setting: option, variable or default."""
+    """Determine everything.  ``source_of`` a setting: option, variable or default."""
     allocation = Allocation.from_environ(env)
     host = (allocation.node_name if allocation else None) or socket.gethostname().partition(".")[0]
     found = Surroundings(_settings(settings, allocation, state_dir, source_of), _job(allocation, host))
@@ -87,8 +87,8 @@ def look_around(
     attempt(lambda: _network(found, settings, env, allocation))
     if allocation is not None and allocation.node_name is None and host not in allocation.job_nodes:
         found.warnings.append(
-            f"this shell runs on {host}, which is not a node of job {allocation.job_id}: the figures are "
-            "of this machine; ask a node with `srun -N1 -n1 raycluster env`."
+            f"this shell runs on {host}, which is not a node of job {allocation.job_id}: the values are "
+            "those of this machine; `srun -N1 -n1 raycluster env` shows those of a node."
         )
     key = _key(settings, allocation, host)
     attempt(lambda: _ports(found, settings, key, head))
@@ -229,26 +229,26 @@ def _versions() -> dict[str, str]:
 
 
 def _fill_in(found: Surroundings) -> None:
-    """Put what was worked out into the place of settings that were left to it."""
+    """Replace settings that were left open by what was determined."""
     plan = found.plan
-    worked_out: dict[str, tuple[Any, str]] = {}
+    determined: dict[str, tuple[Any, str]] = {}
     if plan is not None:
-        worked_out = {
+        determined = {
             "num_cpus": (plan.num_cpus, plan.sources.get("num_cpus", "")),
             "num_gpus": (plan.num_gpus, plan.sources.get("num_gpus", "")),
             "memory": (plan.memory_bytes, plan.sources.get("memory_bytes", "")),
             "object_store_memory": (plan.object_store_bytes, plan.sources.get("object_store_bytes", "")),
         }
     if found.ports is not None:
-        worked_out["master_port"] = (found.ports.get("gcs"), "a free block of ports on this node")
+        determined["master_port"] = (found.ports.get("gcs"), "a free block of ports on this node")
     if found.address is not None:
-        worked_out["interface"] = (found.address.interface, found.address.source)
+        determined["interface"] = (found.address.interface, found.address.source)
     if "node" in found.directories:
-        worked_out["temp_dir"] = (str(Path(found.directories["node"]).parent), "local, short and writable")
-        worked_out["spill_dir"] = (found.directories["spill"], "below the temp directory")
+        determined["temp_dir"] = (str(Path(found.directories["node"]).parent), "local, short and writable")
+        determined["spill_dir"] = (found.directories["spill"], "below the temp directory")
     found.settings = [
-        Value(one.name, worked_out[one.name][0], f"this node ({worked_out[one.name][1]})")
-        if one.source == "default" and one.value in (None, "") and one.name in worked_out
+        Value(one.name, determined[one.name][0], f"this node ({determined[one.name][1]})")
+        if one.source == "default" and one.value in (None, "") and one.name in determined
         else one
         for one in found.settings
     ]

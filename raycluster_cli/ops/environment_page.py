@@ -55,7 +55,7 @@ def as_json(found: Surroundings) -> dict[str, Any]:
 
 
 def as_lines(found: Surroundings, width: int) -> list[str]:
-    """For people: parts with a title, a line each."""
+    """For people: sections with a title, one line per value."""
     lines: list[str] = []
 
     def part(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
@@ -68,7 +68,7 @@ def as_lines(found: Surroundings, width: int) -> list[str]:
             lines.append(f"  {name:<{names}}  {value:<{values}}  {source}".rstrip())
 
     part(
-        "Where",
+        "This process",
         [(name, _shown(value), "") for name, value in found.job.items() if value not in ("", None, 0)],
     )
     if found.facts is not None:
@@ -85,7 +85,7 @@ def as_lines(found: Surroundings, width: int) -> list[str]:
                 for each in grant.candidates
                 if (each.value, each.source) != (grant.value, grant.source)
             ]
-        part("This node grants", rows)
+        part("Granted on this node", rows)
     if found.plan is not None:
         plan = found.plan
         rows = [
@@ -97,12 +97,12 @@ def as_lines(found: Surroundings, width: int) -> list[str]:
         ]
         rows += [(f"resource {name}", f"{size:g}", "") for name, size in plan.resources.items()]
         rows += [(f"label {name}", value, "") for name, value in plan.labels.items()]
-        part("Ray is told", rows)
+        part("Given to Ray", rows)
     if found.address is not None:
         why = f"{found.address.interface}, {found.address.source}"
         part("Address", [("ip", found.address.ip, why), ("all", found.addresses, "")])
     if found.ports is not None:
-        part("Ports, as they would be taken now", _port_rows(found.ports))
+        part("Ports that would be taken now", _port_rows(found.ports))
     part("Directories", [(name, _shown(value), "") for name, value in found.directories.items() if value])
     part("Versions", [(name, value or "not installed", "") for name, value in found.versions.items()])
     if found.limits is not None:

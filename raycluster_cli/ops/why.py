@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..model.status import NodePhase, Role
+from ..model.text import printable
 from ..system.report import command_text, count, duration
 from .post_mortem import NodeEnd, PostMortem
 from .verdict import judge
@@ -61,7 +62,7 @@ def page(post: PostMortem, *, width: int = 100) -> str:
         "",
         f"Logs: {', '.join(post.log_dirs)}" if post.log_dirs else "No logs were kept (--keep-logs).",
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(printable(line) for line in lines) + "\n"
 
 
 def _heading(post: PostMortem) -> Iterator[str]:

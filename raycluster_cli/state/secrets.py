@@ -16,10 +16,8 @@ from typing import Any
 
 from ..model.errors import RayclusterError, UsageError
 from ..model.record import encode
+from ..model.text import hide
 from .files import needs, read_bytes, user, write_whole
-
-#: What stands in the place of a secret.
-MASK = "[token]"
 
 
 class Secrets:
@@ -36,9 +34,7 @@ class Secrets:
 
     def masked(self, text: str) -> str:
         """The text without the secrets that are known here."""
-        for secret in self._hidden:
-            text = text.replace(secret, MASK)
-        return text
+        return hide(text, *self._hidden)
 
     def _encoded(self, value: Any) -> bytes:
         return self.masked(encode(value)).encode()

@@ -27,6 +27,7 @@ from ..model.errors import ExitCode, RayclusterError, UsageError
 from ..model.record import NodeReport, ProcessDeath
 from ..model.settings import Settings
 from ..model.status import NodePhase, Role
+from ..model.text import hide
 from ..node.log_archive import copy_logs
 from ..node.ray_node import RayNode
 from ..rayproc.warm import WarmCompanion
@@ -213,7 +214,9 @@ class NodeRun:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.settings = context.settings
-        self.report = Report(prefix="raycluster", verbose=context.settings.verbose)
+        self.report = Report(
+            verbose=context.settings.verbose, mask=lambda text: hide(text, context.own_token)
+        )
         self.reaper = Reaper()
         self.signals = Signals()
         self.record: Record | None = None
@@ -337,6 +340,7 @@ class NodeRun:
                 context.key,
                 context.settings.name,
             )
+            self.record.hide(context.own_token)
         except RayclusterError as error:
             if context.settings.state_dir:
                 raise

@@ -123,7 +123,7 @@ def test_table_tells_what_is_common_once() -> None:
         ("ok", "ray    2.60.0 on ext4; import 0.81 to 1.3 s"),
         ("fail", "names  no address is known for n9 [n2]"),
         ("", "       → Ask the site."),
-        ("", "2 nodes (n[1-2]), 3.2 s: 1 thing will fail, 0 warnings."),
+        ("", "2 nodes (n[1-2]), 3.2 s: 1 check failed, 0 warnings."),
     ]
 
 
@@ -167,7 +167,7 @@ def test_nodes_that_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         check(other)
     canary, way = other.findings
     assert (canary.verdict, way.verdict) == (Verdict.FAIL, Verdict.FAIL)
-    assert "n1 is not reached from here (127.0.0.1 port" in way.text
+    assert "n1 cannot be reached from here (127.0.0.1 port" in way.text
     assert "not seen here" in canary.text
     head = node(tmp_path / "elsewhere", "n1", ["n2"])
     for _, check in meeting.checks():

@@ -41,7 +41,15 @@ def test_outside_slurm(tmp_path: Path) -> None:
     assert by_name["memory"].source.startswith("this node (")
     assert by_name["state_dir"].value == str(tmp_path)
     text = "\n".join(as_lines(found, 100))
-    for title in ("Where", "This node grants", "Ray is told", "Ports", "Versions", "Limits", "Settings"):
+    for title in (
+        "This process",
+        "Granted on this node",
+        "Given to Ray",
+        "Ports",
+        "Versions",
+        "Limits",
+        "Settings",
+    ):
         assert title in text
     assert json.loads(json.dumps(as_json(found)))["schema"] == 1
     assert [

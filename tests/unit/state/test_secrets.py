@@ -52,7 +52,7 @@ def test_the_token_gets_into_no_report_and_no_event(record: Record) -> None:
         if path.is_file() and path.name != "token":
             assert token not in path.read_text()
     head = record.read_head()
-    assert head is not None and head.driver == ("run", "--token=[token]")
+    assert head is not None and head.driver == ("run", "--token=REDACTED")
 
 
 def test_a_token_that_the_user_brought_is_hidden_as_well(record: Record) -> None:
@@ -60,9 +60,9 @@ def test_a_token_that_the_user_brought_is_hidden_as_well(record: Record) -> None
     record.hide("")
     record.append_event("driver: curl -H the-users-own-token-0123456789")
     record.write_end(EndReport(1.0, 1, "driver", "a", "the-users-own-token-0123456789 was refused"))
-    assert record.read_events()[0].text == "driver: curl -H [token]"
+    assert record.read_events()[0].text == "driver: curl -H REDACTED"
     end = record.read_end()
-    assert end is not None and end.message == "[token] was refused"
+    assert end is not None and end.message == "REDACTED was refused"
 
 
 def test_an_authority_that_others_can_read_is_refused(record: Record) -> None:
