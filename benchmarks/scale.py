@@ -28,15 +28,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from raycluster_cli.supervisor.lifecycle import Context, ReportWriter
-
 from raycluster_cli.model.record import EndReport, HeadInfo
 from raycluster_cli.model.settings import Settings
 from raycluster_cli.model.status import NodePhase, Role
 from raycluster_cli.slurm.allocation import Allocation
 from raycluster_cli.slurm.hostlist import format_hostlist
 from raycluster_cli.state.record import Record
-from raycluster_cli.supervisor.worker import Target, WorkerRun
+from raycluster_cli.supervisor.context import Context
+from raycluster_cli.supervisor.joining import Target
+from raycluster_cli.supervisor.report_writer import ReportWriter
+from raycluster_cli.supervisor.worker import WorkerRun
 
 HOST = "127.0.0.1"
 

@@ -16,10 +16,12 @@ import sys
 
 from rich.console import Console
 
+from raycluster_cli.cli.cluster_table import cluster_lines
 from raycluster_cli.cli.look import state_dir
-from raycluster_cli.cli.screen import View, cluster_lines, live_screen
+from raycluster_cli.cli.screen import View, live_screen
 from raycluster_cli.cli.timeline import timing_lines
-from raycluster_cli.ops.reader import find_record, read_all, read_cluster
+from raycluster_cli.ops.clusters import find_record, read_all
+from raycluster_cli.ops.reader import read_cluster
 from raycluster_cli.slurm.queue import query_jobs
 
 

@@ -1,9 +1,9 @@
 """The command line: options in, exit code out.
 
-The options of head, worker and run come from the table of config.Settings, so that
-option, environment variable, documentation and `raycluster env` are one.  What a
-command needs is imported when it runs: `--help` imports neither Ray nor Rich.  Plain lines of
-head, worker and run do not come here at all: plain.py reads them, in a tenth of the time.
+The options of head, worker and run come from the table model.settings.Settings, so that option,
+environment variable, documentation and `raycluster env` agree.  What a command needs is imported when it
+runs: `--help` imports neither Ray nor Rich.  Plain command lines of head, worker and run do not come here
+at all: plain.py reads them, in a tenth of the time.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ from . import (
     inside as cli_inside,
 )
 from . import (
+    logs as cli_logs,
+)
+from . import (
     look as cli_look,
 )
 from . import (
@@ -42,10 +45,10 @@ from . import (
 from . import (
     why as cli_why,
 )
+from .help import Command
 
 app = typer.Typer(
     name="raycluster",
-    help="Starts, watches and stops a Ray cluster inside a Slurm allocation.",
     no_args_is_help=True,
     add_completion=True,
     rich_markup_mode=None,
@@ -65,7 +68,7 @@ def run_command_line(launcher: Launcher) -> None:
 
 
 def _call() -> None:
-    """Call the application; what Typer says in five lines becomes one of ours."""
+    """Call the application; Typer's errors of several lines become one of ours."""
     try:
         code = app(prog_name="raycluster", standalone_mode=False)
     except typer.Abort:
@@ -81,7 +84,7 @@ def _call() -> None:
         found = _found(getattr(error, "param", None), sys.argv[1:], _launcher.env)
         raise UsageError(
             f"{found}: {said.rpartition(': ')[2]}." if found else f"{said}.",
-            f"`{where} --help` shows what can be given.",
+            f"`{where} --help` lists the options.",
         ) from error
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -89,8 +92,8 @@ def _call() -> None:
 def _found(parameter: Any, arguments: Sequence[str], env: Mapping[str, str]) -> str:
     """What was given for a parameter that was refused: "--timeout is 'soon'"; '' when not known."""
     options = getattr(parameter, "opts", [])
-    for number, word in enumerate(arguments):
-        name, equals, value = word.partition("=")
+    for number, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
         if name in options and (equals or number + 1 < len(arguments)):
             return f"{name} is {(value if equals else arguments[number + 1])!r}"
     variable = getattr(parameter, "envvar", None)
@@ -158,55 +161,68 @@ def _annotated(one: Field[Any], hint: Any) -> Any:
     return Annotated[hint, _option(one, hint)]
 
 
-_DRIVER = typer.Argument(
-    None, metavar="[-- DRIVER ARGS...]", help="The program to run on the head, after `--`."
-)
+_DRIVER = typer.Argument(None, metavar="[-- DRIVER [ARG]...]", help="The program to run on the head.")
 _DRIVER_SETTINGS = {"ignore_unknown_options": False, "allow_interspersed_args": False}
 
 
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
-    version: bool = typer.Option(False, "--version", help="Print the version and end."),
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
 ) -> None:
-    """Starts, watches and stops a Ray cluster inside a Slurm allocation."""
+    """Start, watch and stop a Ray cluster inside a Slurm allocation.
+
+    \b
+    Examples:
+      srun raycluster run -- python train.py         in a batch script
+      raycluster submit -N 2 -- python train.py      from a login node
+      raycluster run --local 2 -- python train.py    on this machine
+    """
     if version:
         print(f"raycluster {__version__}")
         raise typer.Exit
 
 
-@app.command(context_settings=_DRIVER_SETTINGS)
+@app.command(cls=Command, context_settings=_DRIVER_SETTINGS)
 @_with_settings("head")
 def head(settings: Settings, driver: list[str] | None = _DRIVER) -> None:
-    """Start the head, wait for its workers, run the driver.
+    """Start the head and run the driver on it.
 
-    Ends with the driver's exit code.
-    Without a driver it stays, watching, until it is stopped.
+    The driver starts when the workers have joined. The exit code is the driver's. Without a driver the cluster runs until it is stopped.
 
-    Example: raycluster head --expected-workers 3 -- python train.py
+    \b
+    Example:
+      raycluster head --expected-workers 3 -- python train.py
     """
     _launcher.start("head", settings, tuple(driver or ()))
 
 
-@app.command()
+@app.command(cls=Command)
 @_with_settings("worker")
 def worker(settings: Settings) -> None:
-    """Join this node to the head, until the cluster ends.
+    """Join this node to a cluster until the cluster ends.
 
-    Example: srun raycluster worker --master-ip gpu01 --master-port 20480
+    \b
+    Examples:
+      srun raycluster worker
+      raycluster worker --master-ip gpu01 --master-port 20480
     """
     _launcher.start("worker", settings)
 
 
-@app.command(context_settings=_DRIVER_SETTINGS)
+@app.command(cls=Command, context_settings=_DRIVER_SETTINGS)
 @_with_settings("run")
 def run(settings: Settings, driver: list[str] | None = _DRIVER) -> None:
-    """Run a whole cluster by one srun, or on this machine.
+    """Run a whole cluster with one srun, or on this machine.
 
-    Every task calls it: rank 0 is the head and runs the driver, the rest are workers.
-    With --local N: a head and N workers on this machine, with no Slurm.
+    Every task of the step runs this command: the first is the head and runs the driver, the others are
+    workers. The exit code is the driver's. With --local N: a head and N workers on this machine, without
+    Slurm.
 
-    Example: srun raycluster run -- python train.py
+    \b
+    Examples:
+      srun raycluster run -- python train.py
+      raycluster run --local 2 -- python train.py
     """
     _launcher.start("run", settings, tuple(driver or ()))
 
@@ -216,5 +232,6 @@ cli_stop.register(app)
 cli_why.register(app)
 cli_env.register(app, _with_settings)
 cli_submit.register(app, _with_settings)
+cli_logs.register(app)
 cli_inside.register(app)
 cli_doctor.register(app, _with_settings)

@@ -1,4 +1,4 @@
-"""What the shell offers for JOB and --node: from the records, and a squeue that must be quick."""
+"""What the shell offers for JOB and --node: from the records, and from squeue where it answers quickly."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 #: A person waits after Tab; a controller that is slower is left out.
 SQUEUE_TIMEOUT_S = 1.5
 
+#: Records that are offered.
 MOST = 30
 
 
 def complete_job(incomplete: str) -> Iterable[tuple[str, str]]:
-    """(job, what it is), those that run first.  Never raises: the shell would show the traceback."""
+    """(job, description), those that run first.  Never raises: the shell would show the traceback."""
     try:
         return _jobs(incomplete)
     except Exception:
@@ -23,15 +24,17 @@ def complete_job(incomplete: str) -> Iterable[tuple[str, str]]:
 
 
 def complete_node(ctx: Any, incomplete: str) -> Iterable[tuple[str, str]]:
-    """(host, what it is) of the JOB on the line."""
+    """(host, description) of the JOB on the line."""
     try:
-        from ..ops.reader import find_record
+        from ..model.text import printable
+        from ..ops.clusters import find_record
 
         env = dict(os.environ)
         record = find_record(_state_dir(ctx.params.get("directory")), ctx.params.get("job") or "", env)
-        words = record.read_nodes().values()
         return [
-            (word.host, f"{word.role}, {word.phase}") for word in words if word.host.startswith(incomplete)
+            (printable(report.host), printable(f"{report.role}, {report.phase}"))
+            for report in record.read_nodes().values()
+            if report.host.startswith(incomplete)
         ]
     except Exception:
         return []
@@ -42,12 +45,13 @@ def complete_component(incomplete: str) -> list[str]:
 
 
 def _jobs(incomplete: str) -> list[tuple[str, str]]:
+    from ..model.text import printable
     from ..slurm.queue import query_jobs
     from ..state.catalogue import list_records
     from ..system.report import command_text
 
-    def quickly(*words: Any, **options: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(*words, **{**options, "timeout": SQUEUE_TIMEOUT_S})
+    def quickly(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(*arguments, **{**options, "timeout": SQUEUE_TIMEOUT_S})
 
     where = _state_dir(None)
     records = [record for record in list_records(where) if record.path.name.startswith(incomplete)][:MOST]
@@ -57,14 +61,14 @@ def _jobs(incomplete: str) -> list[tuple[str, str]]:
         end, head = record.read_end(), record.read_head()
         driver = command_text(head.driver, 60) if head else ""
         if end is None:
-            running.append((record.path.name, f"no end yet: {driver}" if driver else "no end yet"))
+            running.append((record.path.name, f"running: {driver}" if driver else "running"))
         else:
-            ended.append((record.path.name, f"ended with {end.exit_code}: {driver}"))
+            ended.append((record.path.name, f"ended, exit code {end.exit_code}: {driver}"))
     known = {record.job_id for record in records}
     for job in (query_jobs(os.environ, run=quickly) or {}).values():
         is_mine = (where / "submitted" / job.id).exists()
         if job.is_waiting and job.id not in known and is_mine and job.id.startswith(incomplete):
-            running.append((job.id, f"waits: {job.name}"))
+            running.append((job.id, printable(f"in the queue: {job.name}")))
     return [*running, *ended]
 
 

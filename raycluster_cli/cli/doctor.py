@@ -11,9 +11,11 @@ import typer
 
 from ..model.errors import ExitCode
 from ..model.settings import Settings, settings_of, variable_name
+from ..model.text import printable
+from .help import Command
 
 if TYPE_CHECKING:
-    from ..ops.doctor import Finding, NodeReport, Verdict
+    from ..ops.findings import Finding, NodeFindings, Verdict
 
 SCHEMA = 1
 
@@ -23,33 +25,33 @@ _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "fail": "bold red
 def doctor(
     context: typer.Context,
     settings: Settings,
-    as_json: bool = typer.Option(False, "--json", help="For programs; docs/json.md says what is what."),
-    here: bool = typer.Option(False, "--here", help="This node only, also inside a job."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON for programs (see docs/json.md)."),
+    here: bool = typer.Option(False, "--here", help="Check this node only, also inside a job."),
 ) -> None:
-    """Check what a cluster will meet, before a long job.
+    """Run preflight checks on all nodes of a job.
 
-    On all nodes of this job, else on this node.
-    In a batch script or in salloc's shell all nodes are asked, by one srun: versions of Python and Ray,
-    the time that `import ray` takes and from which file system, CPUs, memory, GPUs, /dev/shm, temp
-    directory, limits, ports, names, the way to the head, clocks, the shared directory, proxies, other
-    Rays. In under 20 s; each with a verdict and what to do. Takes the options of head, worker and run.
+    Outside a job, or with --here: on this node. In a batch script or a salloc shell one srun checks all nodes, in under 20 s: versions of Python and
+    Ray, the time of `import ray`, CPUs, memory, GPUs, /dev/shm, temp directory, limits, ports, host names,
+    the connection to the head, clocks, the shared directory, proxies, other Ray processes. Each check has
+    a verdict and says what to do. Takes the options of head, worker and run.
 
-    Exit codes: 0; 1 when something will fail; 2 usage.
+    Exit codes: 0 nothing will fail; 1 something will fail; 2 usage.
 
     \b
     Examples:
       raycluster doctor
       salloc -N 4 raycluster doctor
       srun -N 4 raycluster doctor --json
-      raycluster doctor || exit 1     in a batch script, before an hour is lost
+      raycluster doctor || exit 1
     """
     import time
 
-    from ..ops.doctor import Checkup
+    from ..ops.checkup import Checkup
+    from ..ops.doctor import examine
     from ..ops.doctor_nodes import VARIABLE, Meeting, as_lines, compare, on_all_nodes
     from ..slurm.allocation import Allocation
     from ..state.location import state_dir
-    from ..system.report import count
+    from ..system.report import count, say
 
     env = dict(os.environ)
     began = time.monotonic()
@@ -57,21 +59,21 @@ def doctor(
     allocation = Allocation.from_environ(env)
     meeting = Meeting.from_text(env.get(VARIABLE, ""))
     across: list[Finding] = []
-    if meeting is not None:  # a task of another doctor's srun
-        for line in as_lines(Checkup(settings, env, where).run(meeting.checks())):
+    if meeting is not None:  # this is a task of the srun of another `raycluster doctor`
+        for line in as_lines(examine(Checkup(settings, env, where), meeting.checks())):
             print(line, flush=True)
         return
     if allocation is not None and not here and not allocation.in_task and allocation.job_nodes:
         nodes = count(len(allocation.job_nodes), "node")
-        _say(f"asking {nodes} of job {allocation.job_id} (up to 20 s)")
+        say(f"checking {nodes} of job {allocation.job_id} (up to 20 s)")
         reports = on_all_nodes(allocation, env, _as_variables(context, settings), where)
         across = compare(reports)
     else:
         if sys.stderr.isatty():
-            _say("looking around (some seconds)")
+            say("checking this node (some seconds)")
         checkup = Checkup(settings, env, where)
         of_step = None if here else _meeting_of_step(allocation)
-        reports = [checkup.run(of_step.checks() if of_step else ())]
+        reports = [examine(checkup, of_step.checks() if of_step else ())]
         if of_step:
             of_step.clean(checkup)
     took_s = time.monotonic() - began
@@ -87,7 +89,7 @@ def doctor(
 
 def register(app: typer.Typer, with_settings: Callable[[str], Callable[[Any], Any]]) -> None:
     """Add the command to the command line."""
-    app.command()(with_settings("env")(doctor))
+    app.command(cls=Command)(with_settings("env")(doctor))
 
 
 def _meeting_of_step(allocation: Any) -> Any:
@@ -112,7 +114,7 @@ def _as_variables(context: typer.Context, settings: Settings) -> dict[str, str]:
 
 
 def _print_json(
-    reports: Sequence[NodeReport],
+    reports: Sequence[NodeFindings],
     across: Sequence[Finding],
     worst: Verdict,
     took_s: float,
@@ -134,18 +136,19 @@ def _print_json(
 
 
 def _print(
-    reports: Sequence[NodeReport], across: Sequence[Finding], took_s: float, env: Mapping[str, str]
+    reports: Sequence[NodeFindings], across: Sequence[Finding], took_s: float, env: Mapping[str, str]
 ) -> None:
     lines = table(reports, across, took_s)
     if not sys.stdout.isatty() or env.get("NO_COLOR"):
-        print("\n".join(f"{verdict:<8} {text}".rstrip() for verdict, text in lines))
+        for verdict, text in lines:
+            print(printable(f"{verdict:<8} {text}".rstrip()))
         return
     from rich.console import Console
     from rich.text import Text
 
     console = Console(highlight=False)
     for verdict, text in lines:
-        for number, line in enumerate(wrapped(text, console.width - 9)):
+        for number, line in enumerate(wrapped(printable(text), console.width - 9)):
             mark = ("" if number else verdict).ljust(9)
             console.print(Text.assemble((mark, _STYLES.get(verdict, "")), line), soft_wrap=True)
 
@@ -164,8 +167,8 @@ def wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, max(width, len(indent) + 13), subsequent_indent=indent, break_on_hyphens=False)
 
 
-def table(reports: Sequence[NodeReport], across: Sequence[Finding], took_s: float) -> list[tuple[str, str]]:
-    """(verdict, text) a line: what all nodes have in common once, what differs with its nodes."""
+def table(reports: Sequence[NodeFindings], across: Sequence[Finding], took_s: float) -> list[tuple[str, str]]:
+    """A (verdict, text) for each line: what all nodes have in common once, what differs with its nodes."""
     from ..slurm.hostlist import format_hostlist
     from ..system.report import count
 
@@ -191,7 +194,7 @@ def table(reports: Sequence[NodeReport], across: Sequence[Finding], took_s: floa
     bad = [key for key in groups if key[1] == "fail"]
     odd = [key for key in groups if key[1] == "warning"]
     nodes = f"{count(len(every), 'node')} ({format_hostlist(sorted(every))})"
-    result = f"{count(len(bad), 'thing')} will fail" if bad else "nothing will fail"
+    result = f"{count(len(bad), 'check')} failed" if bad else "no check failed"
     lines.append(("", f"{nodes}, {took_s:.1f} s: {result}, {count(len(odd), 'warning')}."))
     return lines
 
@@ -204,7 +207,3 @@ def _range(name: str, values: Sequence[float]) -> str:
     what, _, unit = name.rpartition(" ")
     low, high = f"{min(values):.2g}", f"{max(values):.2g}"
     return f"{what} {low if low == high else f'{low} to {high}'} {unit}"
-
-
-def _say(text: str) -> None:
-    print(f"raycluster: {text}", file=sys.stderr, flush=True)

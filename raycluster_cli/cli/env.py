@@ -11,27 +11,28 @@ import typer
 
 from ..model.errors import ExitCode
 from ..model.settings import Settings
+from ..model.text import printable
+from .help import Command
 
 
 def register(app: typer.Typer, with_settings: Callable[[str], Callable[[Any], Any]]) -> None:
     """Add the command to the command line."""
-    app.command("env")(with_settings("env")(environment))
+    app.command("env", cls=Command)(with_settings("env")(environment))
 
 
 def environment(
     context: typer.Context,
     settings: Settings,
-    as_json: bool = typer.Option(False, "--json", help="For programs; docs/json.md says what is what."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON for programs (see docs/json.md)."),
 ) -> None:
-    """Show what a start here would work with, and why.
+    """Show what a start would use here, and why.
 
-    Each value with where it comes from.
     Every setting with its value and source (option, RAYCLUSTER_ variable, Slurm, this node, default);
-    what this node grants, by every source, and what Ray alone would have assumed; address, ports,
+    the CPUs, memory and GPUs granted, by every source, and what Ray alone would assume; address, ports,
     directories, versions, limits. Works in batch scripts, srun tasks, salloc shells and outside Slurm.
-    Takes every option of head, worker and run, to see what it would change.
+    Takes every option of head, worker and run, to show what it would change.
 
-    Exit codes: 0; 1 when something would keep a start on this node from working; 2 usage.
+    Exit codes: 0 success; 1 a start on this node would fail; 2 usage.
 
     \b
     Examples:
@@ -43,8 +44,9 @@ def environment(
     import json
     import shutil
 
-    from ..ops.environment import as_json as to_json
-    from ..ops.environment import as_lines, look_around
+    from ..ops.environment import look_around
+    from ..ops.environment_page import as_json as to_json
+    from ..ops.environment_page import as_lines
     from ..state.location import state_dir
 
     env = dict(os.environ)
@@ -59,6 +61,7 @@ def environment(
     if as_json:
         print(json.dumps(to_json(found), indent=2))
     else:
-        print("\n".join(as_lines(found, shutil.get_terminal_size((100, 24)).columns)))
+        for line in as_lines(found, shutil.get_terminal_size((100, 24)).columns):
+            print(printable(line))
     if found.problems:
         sys.exit(int(ExitCode.FAILURE))

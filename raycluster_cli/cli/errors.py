@@ -1,4 +1,4 @@
-"""Errors that users can cause become one line and an exit code, here and nowhere else."""
+"""The end of a command: errors that users can cause become one line and an exit code, here alone."""
 
 from __future__ import annotations
 
@@ -7,18 +7,25 @@ import sys
 from collections.abc import Callable
 
 from ..model.errors import ExitCode, RayclusterError
+from ..system.report import say
 
 
 def tell_errors(call: Callable[[], object]) -> None:
     """Call; errors that users can cause become one line and an exit code."""
+    code: object = 0
     try:
-        call()
+        try:
+            call()
+        except SystemExit as end:
+            code = end.code
+        sys.stdout.flush()  # here, since at the interpreter's end nobody could catch what it raises
     except RayclusterError as error:
-        print(f"raycluster: error: {error}", file=sys.stderr)
-        sys.exit(int(error.exit_code))
+        say(f"error: {error}")
+        code = int(error.exit_code)
     except KeyboardInterrupt:
-        sys.exit(int(ExitCode.SIGINT))
+        code = int(ExitCode.SIGINT)
     except BrokenPipeError:
-        # The reader (head, less) has what it wanted.
+        # The reader (head, less) has read what it wanted.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(0)
+    if code:
+        sys.exit(code)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Into clusters, and what they say: `raycluster logs`, `attach`, `exec`, `dashboard`, `submit-job`."""
+"""Into a running cluster: `raycluster attach`, `exec`, `dashboard`, `submit-job`."""
 
 from __future__ import annotations
 
@@ -10,180 +10,25 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..model.errors import RayclusterError, UsageError
-from .completion import complete_component, complete_job, complete_node
-from .look import JOB, STATE_DIR, await_record, state_dir
+from .completion import complete_job, complete_node
+from .help import Command
+from .look import JOB_HELP, STATE_DIR, await_record, state_dir
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..model.record import NodeReport
-    from ..ops.logs import Source
     from ..state.record import Record
 
 ONE_JOB = typer.Argument(
     ...,
     metavar="JOB",
-    help="Job id, job.rN, job+name, a name, or a record's path.",
+    help=JOB_HELP,
     autocompletion=complete_job,
 )
 NODE = typer.Option(
-    "", "--node", "-n", metavar="HOST", help="Which node. Default: the head's.", autocompletion=complete_node
+    "", "--node", "-n", metavar="HOST", help="The node. Default: the head's.", autocompletion=complete_node
 )
-_COMMAND = typer.Argument(None, metavar="-- COMMAND...", help="The command, after `--`.")
-
-
-def logs(
-    job: str = JOB,
-    node: str = typer.Option(
-        "",
-        "--node",
-        "-n",
-        metavar="HOST",
-        help="Of which node, for raylet. Default: the one that failed, else the head's.",
-        autocompletion=complete_node,
-    ),
-    component: str = typer.Option(
-        "",
-        "--component",
-        "-c",
-        metavar="driver|raycluster|raylet|gcs",
-        help="Default: the job's output, driver and raycluster as they came.",
-        autocompletion=complete_component,
-    ),
-    lines: int = typer.Option(
-        50, "--lines", metavar="N", help="So many lines of the end of each file; -1: all."
-    ),
-    follow: bool = typer.Option(
-        False, "--follow", "-f", help="Go on, until the cluster has ended. Ctrl-C ends it."
-    ),
-    directory: str = STATE_DIR,
-) -> None:
-    """Show what a cluster has written.
-
-    The job's output, or the logs of Ray's processes on a node.
-    Without JOB: the cluster of this job, else the one that runs, else the newest. driver and raycluster
-    are parts of the job's output. raylet and gcs are read on the node while the cluster runs, and from
-    the record after that: kept when it failed, always with --keep-logs always.
-
-    Exit codes: 0; 1 what was asked for is not there (a line says why); 2 no such cluster or node.
-
-    \b
-    Examples:
-      raycluster logs 4711 --follow
-      raycluster logs 4711 -c raylet -n gpu07 --lines 200
-    """
-    from ..ops import logs as core
-    from ..ops.reader import find_record
-    from ..state.submitted import output_of
-
-    env = dict(os.environ)
-    where = state_dir(directory, env)
-    if component and component not in core.COMPONENTS:
-        raise UsageError(f"--component is {component!r}; it must be one of {', '.join(core.COMPONENTS)}.")
-    try:
-        record = await_record(job, where, env, once=not follow) if job else find_record(where, job, env)
-    except UsageError:
-        output = output_of(where, job) if job and component in ("", "driver", "raycluster") else ""
-        if not output or not os.path.exists(output):
-            raise
-        # Submitted, and ended (or not yet there) before raycluster had written anything.
-        _show([core.Source(Path(output), component)], lines, follow, lambda: _job_is_over(job, env))
-        return
-
-    def is_over() -> bool:
-        return record.read_end() is not None and not _has_live_nodes(record)
-
-    if component in core.FILES:
-        _ray_logs(record, node, component, lines, follow, env)
-        return
-    try:
-        path = core.job_output(record, where, env)
-    except RayclusterError:
-        if component == "raycluster":
-            for line in core.event_lines(record, lines):
-                sys.stdout.buffer.write(line)
-            return
-        raise
-    _show([core.Source(path, component)], lines, follow, is_over)
-
-
-def _show(sources: list[Source], lines: int, follow: bool, is_over: object) -> None:
-    from ..ops.logs import show
-
-    try:
-        show(sources, lines, follow=follow, is_over=is_over)  # type: ignore[arg-type]
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise RayclusterError(f"{error.filename} cannot be read: {error.strerror}.") from error
-
-
-def _job_is_over(job: str, env: Mapping[str, str]) -> bool:
-    from ..ops.follow import job_state
-
-    state = job_state(job, env)
-    return state is None or state.has_ended
-
-
-def _has_live_nodes(record: Record) -> bool:
-    """Whether the head has still to say good-bye: its last lines may be to come."""
-    import time
-
-    end, head = record.read_end(), record.read_head()
-    if end is None or head is None or time.time() - end.when > 30:
-        return False
-    word = record.read_node(head.host)
-    return word is not None and word.phase not in ("gone", "failed")
-
-
-def _ray_logs(
-    record: Record, node: str, component: str, lines: int, follow: bool, env: Mapping[str, str]
-) -> None:
-    """Logs of Ray's own processes on one node."""
-    from ..ops.inside import choose_node, on_node, sees_directory
-    from ..ops.logs import Source, kept_files, session_files
-
-    end = record.read_end()
-    if (
-        not node
-        and component == "raylet"
-        and end is not None
-        and (record.path / "logs" / end.failed_host).is_dir()
-    ):
-        node = end.failed_host
-    word = choose_node(record, node)
-    if component == "gcs" and word.role != "head":
-        raise UsageError(f"the GCS runs on the head's node, not on {word.host}.", "Leave --node out.")
-    kept = kept_files(record, word.host, component)
-    if sees_directory(record, word, env):
-        files = session_files(word, component)
-        if files or not kept:
-            _need(files, word, component, "it has not written any yet")
-            _show([Source(path) for path in files], lines, follow, lambda: not os.path.isdir(word.node_root))
-            return
-    if kept:
-        _show([Source(path) for path in kept], lines, False, lambda: True)
-        return
-    if end is not None or word.phase in ("gone", "failed"):
-        _need(
-            [],
-            word,
-            component,
-            "the node's directory has gone, and none were kept; --keep-logs always keeps them",
-        )
-    if env.get("RAYCLUSTER_LOGS_HERE"):
-        _need([], word, component, f"its directory {word.node_root} is not to be seen there")
-    words = ["logs", str(record.path), "--node", word.host, "--component", component, "--lines", str(lines)]
-    argv, outer = on_node(record, word, [*words, *(["--follow"] if follow else [])], env)
-    sys.stdout.flush()
-    os.execve(argv[0], argv, {**outer, "RAYCLUSTER_LOGS_HERE": "1"})
-
-
-def _need(files: list[Path], word: NodeReport, component: str, why: str) -> None:
-    if not files:
-        raise RayclusterError(f"there are no logs of {component} on {word.host}: {why}.")
+_COMMAND = typer.Argument(None, metavar="-- COMMAND [ARG]...", help="The command to run.")
 
 
 def attach(
@@ -191,12 +36,13 @@ def attach(
     node: str = NODE,
     directory: str = STATE_DIR,
 ) -> None:
-    """Open a shell on a node, inside a cluster's job.
+    """Open a shell on a node of a running cluster.
 
-    It sees the cluster as the driver does: RAY_ADDRESS, the token's file and the job's PATH are set, and
-    a Python there is in after ray.init(). By srun in the job (no ssh is needed); on this machine for
-    `run --local`. The shell takes no CPUs from the cluster, ends with the job, and passes its code on.
-    (`ray list` and `ray memory` need --dashboard; for `ray status` take raycluster status.)
+    The shell has the driver's environment: RAY_ADDRESS, the token's file and PATH are set, so that
+    ray.init() connects to the cluster. It runs inside the job by srun (ssh is not needed), takes no CPUs
+    from the cluster and ends with the job. The exit code is the shell's.
+
+    `ray list` and `ray memory` need a cluster started with --dashboard.
 
     \b
     Examples:
@@ -216,9 +62,9 @@ def execute(
     directory: str = STATE_DIR,
     command: list[str] | None = _COMMAND,
 ) -> None:
-    """Run a command on a node, inside a cluster's job.
+    """Run a command on a node of a running cluster.
 
-    It sees the cluster as the driver does; its exit code is passed on.
+    The command has the driver's environment and runs inside the job. The exit code is the command's.
 
     \b
     Examples:
@@ -240,25 +86,25 @@ def in_node(record_path: str, host: str, command: list[str] | None = typer.Argum
     from ..state.record import Record
 
     record = Record.open(Path(record_path))
-    word = record.read_node(host)
-    if word is None:
-        raise RayclusterError(f"the record {record_path} has no word of {host}, seen from there.")
-    become(record, word, command or (), dict(os.environ))
+    report = record.read_node(host)
+    if report is None:
+        raise RayclusterError(f"{host} sees no report of its own in the record {record_path}.")
+    become(record, report, command or (), dict(os.environ))
 
 
 def dashboard(
     job: str = ONE_JOB,
-    open_: bool = typer.Option(False, "--open", help="Start the tunnel from here, and keep it until Ctrl-C."),
-    port: int | None = typer.Option(None, "--port", metavar="PORT", help="Port at your end. Default: 8265."),
+    open_: bool = typer.Option(False, "--open", help="Open an ssh tunnel from here until Ctrl-C."),
+    port: int | None = typer.Option(None, "--port", metavar="PORT", help="Local port. Default: 8265."),
     directory: str = STATE_DIR,
 ) -> None:
-    """Say how to reach a cluster's dashboard, or open a way.
+    """Show how to reach a cluster's dashboard, or open a tunnel.
 
-    The dashboard listens on the loopback of the head's node, and asks for the cluster's token. It is
-    started only when it was asked for (--dashboard), beside the driver, and needs ray[default].
+    The dashboard listens on the loopback address of the head's node and asks for the cluster's token. A
+    cluster has one when it was started with --dashboard; Ray needs ray[default] for it.
 
-    Exit codes: 0; 1 there is no dashboard, or ssh made no tunnel; 2 no such cluster; with --open at last
-    ssh's own, or 130 after Ctrl-C.
+    Exit codes: 0 success; 1 there is no dashboard, or ssh opened no tunnel; 2 no such cluster. With
+    --open: ssh's exit code, or 130 after Ctrl-C.
 
     \b
     Examples:
@@ -270,34 +116,33 @@ def dashboard(
 
     from ..ops import tunnel as core
     from ..ops.inside import choose_node, is_here, live_head
+    from ..system.report import say
 
     env = dict(os.environ)
     record = _running(job, directory, env)
     head = live_head(record)
     if not head.dashboard:
         raise _no_dashboard(record)
-    word = choose_node(record, head.host)
+    report = choose_node(record, head.host)
     if head.auth:
         print(f"The dashboard asks for the cluster's token: cat {record.token_path}", file=sys.stderr)
-    if is_here(record, word, env):
+    if is_here(record, report, env):
         print(f"http://{head.dashboard}")
         return
     if not open_:
         tunnel = core.tunnel_to(head.dashboard, head.host, port)
-        print(
-            "On your own machine (put in your way to this login node, should it have another name for you):\n"
-        )
+        print("Run this on your own machine (replace the login node's name if yours for it is another):\n")
         print(f"    {shlex.join(tunnel.from_afar())}\n")
-        print(f"and open http://localhost:{tunnel.local_port}")
+        print(f"Then open http://localhost:{tunnel.local_port}")
         return
     tunnel = core.tunnel_to(head.dashboard, head.host, core.free_local_port(port))
-    print(f"raycluster: {shlex.join(tunnel.from_here())}", file=sys.stderr)
+    say(shlex.join(tunnel.from_here()))
     where = f"http://localhost:{tunnel.local_port}   (Ctrl-C closes the tunnel)"
     sys.exit(core.hold_tunnel(tunnel, env, partial(print, where, flush=True)))
 
 
 def _no_dashboard(record: Record) -> RayclusterError:
-    """Why there is none: not asked for, not there yet, or it did not start."""
+    """Why there is none: not requested, not up yet, or it failed to start."""
     events = [event.text for event in record.read_events(1000) if "dashboard" in event.text]
     name = record.path.name
     if events:
@@ -305,8 +150,8 @@ def _no_dashboard(record: Record) -> RayclusterError:
             f"cluster {name} has no dashboard: {events[-1].removeprefix('warning: ')}.".replace("..", ".")
         )
     return RayclusterError(
-        f"cluster {name} has no dashboard (yet): it comes beside the driver, some seconds after the "
-        "start, and only when it was asked for.",
+        f"cluster {name} has no dashboard (yet): it starts some seconds after the driver, and only with "
+        "--dashboard.",
         "Start the cluster with --dashboard, or RAYCLUSTER_DASHBOARD=1; Ray needs ray[default] for it.",
     )
 
@@ -315,17 +160,17 @@ def submit_job(
     context: typer.Context,
     job: str = ONE_JOB,
     directory: str = STATE_DIR,
-    words: list[str] | None = typer.Argument(
-        None, metavar="[RAY OPTIONS] -- COMMAND...", help="What `ray job submit` takes."
+    arguments: list[str] | None = typer.Argument(
+        None, metavar="[RAY OPTIONS] -- COMMAND [ARG]...", help="As for `ray job submit`."
     ),
 ) -> None:
-    """Give a running cluster one more program.
+    """Run one more program on a running cluster by Ray's job API.
 
-    By Ray's own job API: `ray job submit` on the head's node.
-    Needs the cluster's dashboard (--dashboard) and ray[default]. Options before `--` are those of
-    `ray job submit`: --no-wait, --working-dir, --runtime-env-json, --submission-id. Its output is
-    streamed; the exit code is Ray's, 1 when the program failed. Without a dashboard, and with the
-    program's own exit code: raycluster exec JOB -- COMMAND.
+    Calls `ray job submit` on the head's node; the cluster must have been started with --dashboard.
+    Options before `--` are those of `ray job submit`: --no-wait, --working-dir, --runtime-env-json,
+    --submission-id. The program's output is streamed. The exit code is Ray's: 1 when the program failed.
+
+    `raycluster exec JOB -- COMMAND` needs no dashboard and has the program's own exit code.
 
     \b
     Examples:
@@ -335,7 +180,7 @@ def submit_job(
     from ..ops.inside import choose_live_node, enter, live_head
 
     env = dict(os.environ)
-    options, command = _split(words or [])
+    options, command = _split(arguments or [])
     if not command:
         raise UsageError(
             "there is no command.", "Give it after `--`: raycluster submit-job 4711 -- python x.py."
@@ -353,16 +198,16 @@ def submit_job(
     enter(record, choose_live_node(record), (*ray, *options, "--", *command), env)
 
 
-def _split(words: list[str]) -> tuple[list[str], list[str]]:
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Ray's options and the command.
 
     >>> _split(["--no-wait", "--", "python", "x.py"])
     (['--no-wait'], ['python', 'x.py'])
     """
-    if "--" in words:
-        cut = words.index("--")
-        return words[:cut], words[cut + 1 :]
-    return [], words
+    if "--" in arguments:
+        cut = arguments.index("--")
+        return arguments[:cut], arguments[cut + 1 :]
+    return [], arguments
 
 
 def _running(job: str, directory: str, env: Mapping[str, str]) -> Record:
@@ -372,18 +217,17 @@ def _running(job: str, directory: str, env: Mapping[str, str]) -> Record:
     live_head(record)
     if record.slurm_cluster == "local" and record.leases.head_runs_here() is not True:
         raise RayclusterError(
-            f"{record.path.name} is a cluster of one machine, and not of this one (or it has gone).",
-            "Log in where it was started.",
+            f"{record.path.name} is a cluster of `run --local` that does not run on this machine.",
+            "Log in to the machine on which it was started.",
         )
     return record
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    words = {"ignore_unknown_options": True, "allow_interspersed_args": False}
-    app.command()(logs)
-    app.command()(attach)
-    app.command("exec", context_settings={"allow_interspersed_args": True})(execute)
-    app.command()(dashboard)
-    app.command("submit-job", context_settings=words)(submit_job)
+    as_ray = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+    app.command(cls=Command)(attach)
+    app.command("exec", cls=Command, context_settings={"allow_interspersed_args": True})(execute)
+    app.command(cls=Command)(dashboard)
+    app.command("submit-job", cls=Command, context_settings=as_ray)(submit_job)
     app.command("in-node", hidden=True, context_settings={"allow_interspersed_args": False})(in_node)

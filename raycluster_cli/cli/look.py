@@ -1,4 +1,4 @@
-"""What people look at clusters with: `raycluster status` and `raycluster monitor`."""
+"""`raycluster status` and `raycluster monitor`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ import typer
 
 from ..model.errors import RayclusterError, UsageError
 from .completion import complete_job
+from .help import Command
 
 if TYPE_CHECKING:
     from ..model.status import ClusterStatus
     from ..slurm.queue import Job
     from ..state.record import Record
 
+#: What a person may give for JOB.
+JOB_HELP = "Job id, id+name, cluster name, or the path of a record."
+
 JOB = typer.Argument(
     "",
     metavar="[JOB]",
-    help="Job id, job.rN, job+name, a name, or a record's path.",
+    help=f"{JOB_HELP} Default: this job's cluster, else the one that runs.",
     autocompletion=complete_job,
 )
 STATE_DIR = typer.Option(
@@ -30,25 +34,25 @@ STATE_DIR = typer.Option(
     envvar="RAYCLUSTER_STATE_DIR",
     show_envvar=False,
     metavar="DIR",
-    help="Where the records are. Default: ~/.raycluster.",
+    help="Directory of the records. Default: ~/.raycluster.",
 )
 
 
 def state_dir(given: str, env: Mapping[str, str]) -> Path:
-    """Where the records are: as the starters of clusters have it."""
+    """The directory of the records, as `raycluster run` has it."""
     if given:
         return Path(given).expanduser().absolute()
     return Path(env.get("HOME") or os.path.expanduser("~")) / ".raycluster"
 
 
 def ask_slurm(env: Mapping[str, str]) -> dict[str, Job] | None:
-    """My jobs, as Slurm has them; says on a terminal what it waits for when that takes long."""
+    """My jobs in Slurm; on a terminal a line says so when squeue takes long."""
     import threading
 
     from ..slurm.queue import SQUEUE_TIMEOUT_S, query_jobs
+    from ..system.report import say
 
-    text = f"raycluster: waiting for squeue, up to {SQUEUE_TIMEOUT_S:g} s"
-    timer = threading.Timer(2.0, print, [text], {"file": sys.stderr, "flush": True})
+    timer = threading.Timer(2.0, say, [f"waiting for squeue, up to {SQUEUE_TIMEOUT_S:g} s"])
     timer.daemon = True
     if sys.stderr.isatty():
         timer.start()
@@ -60,15 +64,15 @@ def ask_slurm(env: Mapping[str, str]) -> dict[str, Job] | None:
 
 def status(
     job: str = JOB,
-    as_json: bool = typer.Option(False, "--json", help="For programs; docs/json.md says what is what."),
-    timing: bool = typer.Option(False, "--timing", help="Where the time of JOB's start went, as bars."),
-    all_: bool = typer.Option(False, "--all", "-a", help="All records, not only the newest 20."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON for programs (see docs/json.md)."),
+    timing: bool = typer.Option(False, "--timing", help="Show how long each step of the start took."),
+    all_: bool = typer.Option(False, "--all", "-a", help="List all clusters, not only the newest 20."),
     directory: str = STATE_DIR,
 ) -> None:
-    """List my clusters, or show one.
+    """List your clusters, or show one.
 
-    Without JOB a line each: those that run, then those that have ended, newest first. Slurm is asked
-    once, and need not answer; accounting is not needed.
+    Without JOB: one line per cluster, those that run first, then those that have ended, newest first.
+    Works without Slurm's accounting, and also while Slurm does not answer.
 
     \b
     Examples:
@@ -79,10 +83,12 @@ def status(
     """
     import json
 
-    from ..ops.reader import find_record, read_all, read_cluster
+    from ..ops.clusters import find_record, read_all
+    from ..ops.reader import read_cluster
     from ..ops.status_json import cluster_json, list_json
-    from .monitor import glyphs_of, make_console, print_lines
-    from .screen import cluster_lines, facts, report
+    from .cluster_table import cluster_lines
+    from .screen import facts, report
+    from .terminal import glyphs_of, make_console, print_lines
 
     env = dict(os.environ)
     where = state_dir(directory, env)
@@ -96,7 +102,7 @@ def status(
         elif clusters:
             print_lines(console, cluster_lines(clusters, console.width, glyphs))
         else:
-            print(f"No clusters below {where}. Start one: raycluster run --local 2 -- python your_driver.py")
+            print(f"No clusters in {where}. Start one: raycluster run --local 2 -- python your_driver.py")
         return
     found = _waiting(job, where, jobs)
     one = found if found is not None else read_cluster(find_record(where, job, env), jobs)
@@ -104,7 +110,7 @@ def status(
         print(json.dumps(cluster_json(one, timing=timing), indent=2))
         return
     if timing:
-        from .screen import ASCII
+        from .drawing import ASCII
         from .timeline import timing_lines
 
         letters = glyphs is ASCII or console.color_system is None or console.no_color
@@ -115,38 +121,38 @@ def status(
     for name, value in facts(one):
         print(f"{name:>11}  {value}")
     if not one.is_over and one.record:
-        print(f"\nWatch it: raycluster monitor {one.title}   End it: raycluster stop {one.title}")
+        print(f"\nWatch it: raycluster monitor {one.title}   Stop it: raycluster stop {one.title}")
 
 
 def monitor(
     job: str = JOB,
-    once: bool = typer.Option(False, "--once", help="Print how it is now, and end."),
-    as_json: bool = typer.Option(False, "--json", help="JSON: one document a line, at each change."),
+    once: bool = typer.Option(False, "--once", help="Print the present state and exit."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON: one document per line, at each change."),
     exit_status: bool = typer.Option(
         False,
         "--exit-status",
-        help="End with the cluster's exit code; with --once: 0 well, 4, 5 (see below).",
+        help="Exit with the cluster's exit code (see above).",
     ),
     prometheus_file: str = typer.Option(
-        "", "--prometheus-file", metavar="FILE", help="Keep this file current for Prometheus to scrape."
+        "", "--prometheus-file", metavar="FILE", help="Keep FILE up to date in Prometheus's text format."
     ),
     directory: str = STATE_DIR,
 ) -> None:
-    """Watch a cluster.
+    """Watch a cluster until it ends.
 
-    A live screen on a terminal, a line for each event elsewhere.
-    Without JOB: the one of this job, else the one that runs. Works on the login node, inside the job,
-    and for `run --local`. It ends when the cluster has ended. Keys: q quits, arrows and Page Up/Down
-    scroll, g sums nodes up by state.
+    On a terminal: a live screen. Elsewhere: one line per event. Works on a login node, inside the job
+    and for `run --local`.
 
-    With --exit-status: the cluster's own exit code once it is over. With --once before that: 0 when it
-    runs with all nodes, 4 when nodes are missing in its start, 5 when it goes on with fewer or is lost.
+    Keys: q quits, the arrow keys and Page Up/Down scroll, g groups nodes by state.
+
+    With --exit-status: the cluster's exit code once it has ended. With --once before that: 0 it runs on
+    all nodes, 4 it starts and nodes are missing, 5 it runs on fewer nodes, is suspended or is lost.
 
     \b
     Examples:
       raycluster monitor
       raycluster monitor 4711 --once
-      raycluster monitor 4711 --exit-status >> monitor.log    (waits for the end)
+      raycluster monitor 4711 --exit-status >> monitor.log
       raycluster monitor 4711 --json | jq --unbuffered -r .headline
     """
     from ..slurm.queue import query_jobs
@@ -154,18 +160,20 @@ def monitor(
 
     env = dict(os.environ)
     where = state_dir(directory, env)
-    wish = screen.Wish(once, as_json, Path(prometheus_file).absolute() if prometheus_file else None)
+    options = screen.Options(once, as_json, Path(prometheus_file).absolute() if prometheus_file else None)
     record = await_record(job, where, env, once)
-    last = screen.monitor(record, lambda: query_jobs(env), wish, env)
+    last = screen.monitor(record, lambda: query_jobs(env), options, env)
     sys.exit(screen.exit_code(last) if exit_status else 0)
 
 
 def await_record(job: str, where: Path, env: Mapping[str, str], once: bool) -> Record:
-    """The record to watch; for a job that still waits in Slurm's queue, once it is there."""
+    """The record to watch; of a job that still waits in Slurm's queue, once it is there."""
     import time
 
-    from ..ops.reader import find_record
+    from ..model.status import ClusterPhase
+    from ..ops.clusters import NO_RECORD_HINT, find_record
     from ..slurm.queue import query_jobs
+    from ..system.report import say
 
     told = ""
     while True:
@@ -176,16 +184,17 @@ def await_record(job: str, where: Path, env: Mapping[str, str], once: bool) -> R
             if found is None:
                 raise
             if once:
-                raise RayclusterError(f"job {job} has no cluster yet: {found.headline}.") from None
+                hint = "" if found.phase is ClusterPhase.PENDING else NO_RECORD_HINT.format(job=found.job)
+                raise RayclusterError(f"job {job} has no cluster: {found.headline}.", hint) from None
             if found.headline != told:
                 told = found.headline
-                print(f"raycluster: job {job}: {told}", file=sys.stderr)
+                say(f"job {job}: {told}")
             time.sleep(5.0 if found.slurm_state == "PENDING" else 1.0)
 
 
 def _waiting(job: str, where: Path, jobs: Mapping[str, Job] | None) -> ClusterStatus | None:
     """The job when Slurm has it and no record is there yet."""
-    from ..ops.reader import waiting_job
+    from ..ops.clusters import job_without_record
     from ..state.catalogue import record_of
 
     found = (jobs or {}).get(job)
@@ -194,18 +203,18 @@ def _waiting(job: str, where: Path, jobs: Mapping[str, Job] | None) -> ClusterSt
     try:
         record_of(where, job)
     except UsageError:
-        return waiting_job(found)
+        return job_without_record(found)
     return None
 
 
 def _without_record(where: Path, jobs: Mapping[str, Job] | None) -> list[ClusterStatus]:
-    """Jobs that `raycluster submit` has put into the queue and that have not started."""
-    from ..ops.reader import waiting_job
+    """Jobs that `raycluster submit` has put into the queue and that have no record yet."""
+    from ..ops.clusters import job_without_record
     from ..state.catalogue import list_records
 
     known = {record.job_id for record in list_records(where)}
     return [
-        waiting_job(each)
+        job_without_record(each)
         for each in (jobs or {}).values()
         if each.is_waiting and each.id not in known and (where / "submitted" / each.id).exists()
     ]
@@ -213,5 +222,5 @@ def _without_record(where: Path, jobs: Mapping[str, Job] | None) -> list[Cluster
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command()(status)
-    app.command()(monitor)
+    app.command(cls=Command)(status)
+    app.command(cls=Command)(monitor)

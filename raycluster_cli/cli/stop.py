@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..model.errors import ExitCode, RayclusterError, UsageError
+from ..model.text import printable
+from ..system import report
 from .completion import complete_job
+from .help import Command
 from .look import STATE_DIR, ask_slurm, state_dir
 
 if TYPE_CHECKING:
@@ -20,43 +23,43 @@ if TYPE_CHECKING:
 _JOBS = typer.Argument(
     None,
     metavar="[JOB]...",
-    help="Job ids, job+name, names, or paths of records.",
+    help="Job ids, id+name, cluster names, or paths of records.",
     autocompletion=complete_job,
 )
 
 
 def stop(
     jobs: list[str] | None = _JOBS,
-    all_: bool = typer.Option(False, "--all", help="All my clusters; asks first."),
-    yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask."),
+    all_: bool = typer.Option(False, "--all", help="Stop all your clusters, after a question."),
+    yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask for confirmation."),
     timeout: float = typer.Option(
         60.0,
         "--timeout",
         metavar="SECONDS",
-        help="How long the head may take before Slurm is told to end it.",
+        help="How long to wait before the head is ended by force.",
     ),
     here: bool = typer.Option(
         False,
         "--here",
-        help="By signals, and only on this node: end JOB's head; clear what crashed clusters left.",
+        help="Only on this node, by signals: end the head of JOB, and remove what crashed clusters left.",
     ),
     directory: str = STATE_DIR,
 ) -> None:
-    """End clusters in order; clear what crashed ones left.
+    """Stop clusters; remove what crashed ones left.
 
-    Without JOB: the cluster of this job, else the only one that runs. The head is asked first, by a word
-    in the record: its driver gets SIGTERM, the workers are drained, every node clears itself. When it
-    does not end in time its step or job is cancelled (scancel), if Slurm knows it and it is mine.
+    Without JOB: the cluster of this job, else the only one that runs. The cluster shuts down cleanly:
+    the driver gets SIGTERM, workers are drained, every node removes its files. A cluster that does not
+    end within --timeout is ended by signals, then by scancel of its step or job.
 
-    Exit codes: 0 all have ended (or had before); 1 one still runs; 2 no such cluster, or nothing said
-    which; 130 after Ctrl-C: those that were asked to end still do.
+    Exit codes: 0 all have ended; 1 one still runs; 2 no such cluster, or it is not clear which; 130
+    after Ctrl-C (the clusters still end).
 
     \b
     Examples:
       raycluster stop
       raycluster stop 4711 4712
       raycluster stop --all --yes
-      raycluster stop 4711 --timeout 300    (one whose driver has a long --grace)
+      raycluster stop 4711 --timeout 300
     """
     from ..ops.stop import Outcome, Surroundings, end_here, stop_cluster, sweep_here, tell_swept
     from ..state.catalogue import record_of
@@ -89,9 +92,9 @@ def stop(
     swept = sweep_here(env)
     tell_swept(swept, screen.say)
     if all_ and not records and not swept:
-        screen.say(f"no cluster of mine runs (records below {where}), and this node is clean")
+        screen.say(f"no cluster of mine runs (records in {where}), and this node is clean")
     if not worst.is_good:
-        screen.say(f"{count(len(records), 'cluster')} asked to end; not all did")
+        screen.say(f"not all clusters have ended ({count(len(records), 'stop')} requested)")
         sys.exit(int(ExitCode.FAILURE))
 
 
@@ -104,7 +107,7 @@ class _Progress:
 
     def say(self, text: str) -> None:
         self.clear()
-        print(f"raycluster: {text}", file=sys.stderr, flush=True)
+        report.say(text)
 
     def show(self, text: str) -> None:
         if not self._terminal or text == self._shown:
@@ -113,7 +116,7 @@ class _Progress:
             width = os.get_terminal_size(2).columns
         except OSError:
             width = 80
-        sys.stderr.write(f"\r\x1b[K{text[: width - 1]}")
+        sys.stderr.write(f"\r\x1b[K{printable(text)[: width - 1]}")
         sys.stderr.flush()
         self._shown = text
 
@@ -149,20 +152,20 @@ def _chosen(jobs: list[str], where: Path, around: Surroundings, yes: bool) -> li
         return [running[0][0]]
     if running:
         names = ", ".join(status.title for _, status in running[:8])
-        raise UsageError(f"{len(running)} clusters run: {names}.", "Say which, or give --all.")
+        raise UsageError(f"{len(running)} clusters run: {names}.", "Name one, or give --all.")
     swept = sweep_here(around.env)
     tell_swept(swept, around.say)
-    if found or swept:  # lost clusters are cleared without being named: nobody needs them
+    if found or swept:  # lost clusters are cleared without being named: nobody uses them
         return [record for record, _ in found]
     raise UsageError(
-        f"no cluster of mine runs (records below {where}).", "`raycluster status` lists those that ended."
+        f"no cluster of mine runs (records in {where}).", "`raycluster status` lists those that ended."
     )
 
 
 def _all(where: Path, around: Surroundings, yes: bool) -> list[Record]:
     from ..ops.stop import running_clusters
-    from .monitor import glyphs_of, make_console, print_lines
-    from .screen import cluster_lines
+    from .cluster_table import cluster_lines
+    from .terminal import glyphs_of, make_console, print_lines
 
     running = running_clusters(where, around.jobs())
     if not running or yes:
@@ -182,17 +185,17 @@ def _ask(question: str) -> None:
 
 
 def _cancel_without_record(job: str, around: Surroundings, yes: bool) -> bool:
-    """A job of mine that Slurm has and that has no record: it waits, or its cluster has not begun."""
+    """Cancel a job of mine that has no record: it waits, or raycluster has not started, or it is gone."""
     found = (around.jobs() or {}).get(job)
     if found is None or found.is_ended:
         return False
     if not yes:
-        _ask(f"No cluster of job {job} ({found.name}, {found.state.lower()}) has begun. Cancel the job?")
+        _ask(f"Job {job} ({found.name}, {found.state.lower()}) has no record of a cluster. Cancel the job?")
     around.cancel(found.id, around.env)
-    around.say(f"{job}: the job, {found.state.lower()} and without a cluster yet, is cancelled")
+    around.say(f"job {job} ({found.state.lower()}, without a record of a cluster) is cancelled")
     return True
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command()(stop)
+    app.command(cls=Command)(stop)

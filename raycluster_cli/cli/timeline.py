@@ -1,4 +1,4 @@
-"""The start of a cluster as bars: what each node did when, and what took longest."""
+"""The start of a cluster as bars: when each node did what, and what took longest."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from ..model.status import ANSWERED, IMPORTED, ON_THE_WAY, RAYLET, ClusterStatus, NodePhase, NodeStatus, Role
-from .screen import UNICODE, Glyphs, fit
+from .drawing import UNICODE, Glyphs, fit
+from .safe_status import safe_status
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of a node's life, in seconds from the first process of the cluster."""
+    """One phase of a node, in seconds from the first process of the cluster."""
 
     name: str
     begin_s: float
@@ -26,7 +27,7 @@ class Phase:
 
 
 def phases_of(node: NodeStatus, origin: float, until: float) -> list[Phase]:
-    """The phases that a node stamped, in order; the last ends at ``until`` (Unix seconds)."""
+    """The phases that a node reported, in order; the last ends at ``until`` (Unix seconds)."""
     stamps = sorted(node.phases.items(), key=lambda pair: pair[1])
     last = (NodePhase.GONE.value, NodePhase.FAILED.value)
     found = []
@@ -64,11 +65,12 @@ def timing_lines(
 
     ``letters``: a letter for each phase, where colours cannot tell them apart.
 
-    The clock runs from the first process to READY (or to now); what comes after stands in the last line.
+    Time runs from the first process to READY (or to now); the last line has what comes after.
     """
+    status = safe_status(status)
     nodes = [node for node in status.nodes if node.phases]
     if not nodes:
-        return [Text("No node has stamped a phase yet.")]
+        return [Text("No node has reported yet.")]
     origin = min(min(node.phases.values()) for node in nodes)
     ready = _ready_at(status) or max(max(node.phases.values()) for node in nodes)
     length = max(ready - origin, 0.001)
@@ -85,28 +87,26 @@ def timing_lines(
         line.append(f" {joined[node.host]:6.2f} s", "bold" if slowest and slowest[0] == node.host else "")
         lines.append(fit(line, width, glyphs))
     if len(shown) < len(nodes):
-        lines.append(Text(f" {glyphs.ellipsis} and {len(nodes) - len(shown)} that were quicker", "dim"))
+        lines.append(Text(f" {glyphs.ellipsis} and {len(nodes) - len(shown)} that were faster", "dim"))
     lines += _key(table, width, glyphs.full if not letters else "")
     if slowest:
         host, name, seconds = slowest
         lines.append(Text(f" slowest: {host}, {seconds:.2f} s {name!r}; ready after {length:.2f} s"))
     stop = _stop_length(nodes)
     if stop:
-        lines.append(
-            Text(f" end: {stop[1]:.2f} s from the first node's stopping to the last one gone ({stop[0]})")
-        )
+        lines.append(Text(f" end: {stop[1]:.2f} s until the last node had exited ({stop[0]})"))
     return lines
 
 
-def _key(table: Mapping[str, Sequence[Phase]], width: int, sign: str) -> list[Text]:
-    """What the signs stand for, in as many lines as it takes."""
+def _key(table: Mapping[str, Sequence[Phase]], width: int, mark: str) -> list[Text]:
+    """What the characters stand for, in as many lines as it takes."""
     present = {phase.name for phases in table.values() for phase in phases}
     lines = [Text(" ")]
     for name, style, letter in _PHASE_STYLE:
         if name in present and name not in _AFTER:
             if lines[-1].cell_len + len(name) + 4 > width:
                 lines.append(Text(" "))
-            lines[-1].append(sign or letter, style).append(f" {name}  ", "dim")
+            lines[-1].append(mark or letter, style).append(f" {name}  ", "dim")
     return lines
 
 
@@ -154,8 +154,8 @@ def _stop_length(nodes: Sequence[NodeStatus]) -> tuple[str, float] | None:
     return host, at - min(begins)
 
 
-def _timeline(phases: Sequence[Phase], length_s: float, width: int, sign: str) -> Text:
-    """The phases within the first ``length_s`` seconds; ``sign`` for all, or empty: each phase's letter."""
+def _timeline(phases: Sequence[Phase], length_s: float, width: int, mark: str) -> Text:
+    """The phases within the first ``length_s`` seconds; ``mark`` for all, or empty: each phase's letter."""
     styles = {name: (style, letter) for name, style, letter in _PHASE_STYLE}
     line = Text()
     for column in range(width):
@@ -165,7 +165,7 @@ def _timeline(phases: Sequence[Phase], length_s: float, width: int, sign: str) -
             line.append(" ")
         else:
             style, letter = styles[phase.name]
-            line.append(sign or letter, style)
+            line.append(mark or letter, style)
     return line
 
 

@@ -8,31 +8,37 @@ import shutil
 
 import typer
 
-from ..model.errors import UsageError
 from .completion import complete_job
-from .look import STATE_DIR, state_dir
+from .help import Command
+from .look import JOB_HELP, STATE_DIR, state_dir
 
 _JOB = typer.Argument(
     None,
     metavar="[JOB]",
-    help="Job id, job+name, a name, or the path of a record. Default: the newest that has ended.",
+    help=f"{JOB_HELP} Default: the newest that has ended.",
     autocompletion=complete_job,
 )
 
 
 def why(
     job: str | None = _JOB,
-    as_json: bool = typer.Option(False, "--json", help="For programs; schema 1."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON for programs."),
     directory: str = STATE_DIR,
 ) -> None:
-    """Tell on one page why a cluster ended.
+    """Explain why a cluster ended.
 
-    What ended first, where, by what, and what to change.
-    From the record alone, so it works after the job and without Slurm's accounting.
+    One page: which node or process failed first, the likely cause, and what to change. Works after the
+    job and without Slurm's accounting.
 
-    Examples:  raycluster why  |  raycluster why 4711  |  raycluster why 4711 --json
+    \b
+    Examples:
+      raycluster why
+      raycluster why 4711
+      raycluster why 4711 --json
     """
-    from ..ops.why import page, post_mortem
+    from ..ops.clusters import no_records
+    from ..ops.post_mortem import post_mortem
+    from ..ops.why import page, why_json
     from ..state.catalogue import list_records, record_of
 
     env = dict(os.environ)
@@ -43,15 +49,15 @@ def why(
         records = list_records(where)
         ended = [one for one in records[:50] if one.read_end() is not None] or records
         if not ended:
-            raise UsageError(f"no cluster has left a record below {where}.", "--state-dir looks elsewhere.")
+            raise no_records(where)
         record = ended[0]
     post = post_mortem(record)
     if as_json:
-        print(json.dumps(post.as_json(), indent=2))
+        print(json.dumps(why_json(post), indent=2))
     else:
         print(page(post, width=min(shutil.get_terminal_size().columns, 110)), end="")
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(why)
+    app.command(cls=Command)(why)

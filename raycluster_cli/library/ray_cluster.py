@@ -296,6 +296,6 @@ def _adopt_environment(environment: dict[str, str]) -> None:
     os.environ.update(environment)
     if "ray" in sys.modules:
         # Ray's C++ part has read its RAY_* variables when it was imported.
-        from ..rayproc.private import apply_settings
+        from ..rayproc.private.gcs import apply_settings
 
         apply_settings(environment)

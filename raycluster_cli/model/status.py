@@ -50,13 +50,14 @@ class EndReason(str, enum.Enum):
 
 
 class NodePhase(str, enum.Enum):
-    """What a node's raycluster process was doing when it last wrote its word.
+    """What a node's raycluster process was doing at its last status report.
 
-    The order is the order in which a good run passes through them.
+    The order is the order in which a good run passes through them.  The values stand in records and in JSON,
+    and stay as they are; people read :attr:`label`.
     """
 
-    UNHEARD = "no word"
-    """The node is expected, but has not written a word yet."""
+    NOT_REPORTED = "no word"
+    """The node is expected, but has not reported yet.  Never in a record."""
     LAUNCHED = "launched"
     """raycluster runs on the node and has read its environment."""
     WAITING = "waiting for head"
@@ -74,9 +75,21 @@ class NodePhase(str, enum.Enum):
     STOPPING = "stopping"
     """Ray's processes are being ended."""
     GONE = "gone"
-    """Ended in order; nothing of the cluster is left on the node."""
+    """Exited cleanly; nothing of the cluster is left on the node."""
     FAILED = "failed"
     """Ended because of an error; ``message`` says which."""
+
+    @property
+    def label(self) -> str:
+        """For people.
+
+        >>> NodePhase.NOT_REPORTED.label, NodePhase.JOINED.label
+        ('not reported', 'joined')
+        """
+        return _LABELS.get(self.value, self.value)
+
+
+_LABELS = {"no word": "not reported", "starting ray": "starting Ray", "gone": "exited"}
 
 
 class ClusterPhase(str, enum.Enum):
@@ -84,22 +97,26 @@ class ClusterPhase(str, enum.Enum):
 
     PENDING = "pending"
     """Slurm has the job in its queue; nothing runs yet."""
+    NO_RECORD = "no record"
+    """Slurm runs the job, but no record of a cluster in it can be found."""
     STARTING = "starting"
     """The head is coming up or waits for its workers."""
     RUNNING = "running"
-    """All expected workers (or the quorum) are in."""
+    """All expected workers have joined."""
     DEGRADED = "degraded"
     """Running with fewer nodes than expected."""
     STOPPING = "stopping"
-    """The end was ordered; nodes are going."""
+    """The cluster was told to end; its nodes are shutting down."""
+    SUSPENDED = "suspended"
+    """Slurm has stopped the job's processes (`scontrol suspend`, or preemption by suspension)."""
     ENDED = "ended"
-    """Ended in order; the driver's exit code, if there was a driver, was 0."""
+    """Completed: shut down cleanly, and the driver's exit code, if there was a driver, was 0."""
     STOPPED = "stopped"
     """Ended because somebody wanted it: `raycluster stop`, scancel, Ctrl-C."""
     FAILED = "failed"
     """Ended with an exit code other than 0."""
     LOST = "lost"
-    """The record says that it runs, but neither Slurm nor its head know of it."""
+    """Its head exited without reporting how the cluster ended."""
 
 
 #: Phases of a cluster that is over.
@@ -113,7 +130,7 @@ IMPORTED, ANSWERED, RAYLET = "ray imported", "gcs answered", "raylet started"
 
 #: The steps of a start in which a node that has not joined may be, in their order.
 ON_THE_WAY = (
-    NodePhase.UNHEARD,
+    NodePhase.NOT_REPORTED,
     NodePhase.LAUNCHED,
     NodePhase.WAITING,
     NodePhase.FOUND,
@@ -154,9 +171,9 @@ class NodeStatus:
     address: str = ""
     message: str = ""
     updated: float = 0.0
-    """Unix seconds of the node's last word."""
+    """Unix seconds of the node's last report."""
     is_current: bool = True
-    """False when the last word does not tell how the node is now: its cluster is over, or lost."""
+    """False when the last report does not say how the node is now: its cluster is over, or lost."""
     node_id: str = ""
     """Ray's."""
     exit_code: int | None = None
@@ -174,7 +191,7 @@ class NodeStatus:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the node was a member and is none any more, without having said good-bye."""
+        """Whether the node was a member and is no longer one, without having reported its end."""
         return self.phase in MEMBER and self.alive is False
 
     @property
@@ -184,12 +201,17 @@ class NodeStatus:
 
     @property
     def state(self) -> str:
-        """The node's state in one or two words."""
+        """The node's state for programs."""
         if self.is_lost:
             return "lost"
         if self.phase in MEMBER:
             return "ready" if self.is_current else "unknown"
         return str(self.phase.value)
+
+    @property
+    def label(self) -> str:
+        """The node's state for people, in one or two words."""
+        return self.state if self.is_lost or self.phase in MEMBER else self.phase.label
 
 
 @dataclass(frozen=True)
@@ -217,19 +239,19 @@ class ClusterStatus:
     driver: tuple[str, ...] = ()
     exit_code: int | None = None
     reason: str = ""
-    """One word for programs: how it ended (lifecycle.End.reason)."""
+    """Value of EndReason; empty when the record does not say."""
     failed_host: str = ""
     """The host that caused the end."""
     message: str = ""
-    """In words: why it ended, or why it does not run."""
+    """Why it ended, or why it does not run."""
     slurm_cluster: str = ""
     slurm_state: str = ""
-    """The job's state in Slurm's word; empty when Slurm was not reached or does not know it."""
+    """The job's state as Slurm names it; empty when Slurm was not reached or does not know the job."""
     job_name: str = ""
     record: str = ""
     """Path of the record; empty for a job that has none yet."""
     stop_asked_by: str = ""
-    """user@host that asked for the end, while it has not come."""
+    """user@host that asked for the end, until the cluster has ended."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """raycluster, ray, python: of the head."""
     auth: bool = True
@@ -281,23 +303,25 @@ class ClusterStatus:
 
     @property
     def headline(self) -> str:
-        """The state in plain words, in one line."""
+        """The state in one line."""
         nodes = f"{self.ready_nodes} of {self.expected_nodes} nodes"
         if self.phase is ClusterPhase.PENDING:
             return self.message or "waiting in Slurm's queue"
         if self.phase is ClusterPhase.STARTING:
-            return f"{nodes} ready" if self.expected_nodes else "the head has not told of itself yet"
+            return f"{nodes} ready" if self.expected_nodes else "the head has not reported yet"
+        if self.phase in (ClusterPhase.NO_RECORD, ClusterPhase.SUSPENDED):
+            return self.message
         if self.phase is ClusterPhase.RUNNING:
-            what = "driver runs on" if self.driver_since else "ready, no driver:"
-            return f"{what} {self.ready_nodes} {'node' if self.ready_nodes == 1 else 'nodes'}"
+            ready = f"{self.ready_nodes} {'node' if self.ready_nodes == 1 else 'nodes'}"
+            return f"driver runs on {ready}" if self.driver_since else f"{ready} ready, no driver"
         if self.phase is ClusterPhase.DEGRADED:
             lost = [node.host for node in self.nodes if node.is_problem or node.phase is NodePhase.GONE]
-            absent = [node.host for node in self.nodes if node.phase is NodePhase.UNHEARD]
-            text = f"goes on with {nodes}"
+            absent = [node.host for node in self.nodes if node.phase is NodePhase.NOT_REPORTED]
+            text = f"continues with {nodes}"
             text += f"; lost: {_some(lost)}" if lost else ""
-            return text + (f"; not come: {_some(absent)}" if absent else "")
+            return text + (f"; never reported: {_some(absent)}" if absent else "")
         if self.phase is ClusterPhase.STOPPING:
-            return self.message or f"asked to end by {self.stop_asked_by or 'somebody'}"
+            return self.message or f"stop requested by {self.stop_asked_by or 'somebody'}"
         code = f" (exit code {self.exit_code})" if self.exit_code else ""
         return f"{self.message or self.phase.value}{code}"
 

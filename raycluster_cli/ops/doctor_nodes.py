@@ -1,4 +1,4 @@
-"""Checks between nodes: one srun on all, a meeting at the head's port, a canary in the state directory.
+"""Checks between nodes: one srun on all, a connection to the head's port, a file in the state directory.
 
 The node that would be the head listens on the port on which its GCS would listen; each other node
 connects to it, as a worker would, and compares clocks.  All leave a file in the state directory and look
@@ -24,7 +24,9 @@ from ..slurm.allocation import Allocation
 from ..slurm.hostlist import format_hostlist
 from ..system.ports import derived_gcs_ports
 from ..system.report import count
-from .doctor import Checkup, Finding, NodeReport, Verdict, addresses_of
+from .checkup import Checkup
+from .doctor_network import addresses_of
+from .findings import Finding, NodeFindings, Verdict
 
 #: Tells the tasks of the srun who meets whom: "ID HEAD NODES".
 VARIABLE = "RAYCLUSTER_DOCTOR"
@@ -103,7 +105,7 @@ class Meeting:
         if checkup.host == self.head:
             self._listen(checkup)
         else:
-            self._knock(checkup)
+            self._connect(checkup)
 
     def _listen(self, checkup: Checkup) -> None:
         address = checkup.address.ip if checkup.address else ""
@@ -115,7 +117,7 @@ class Meeting:
                     server.bind((address, port))
                     break
             else:
-                checkup.add(Verdict.WARNING, "no port for a meeting was free here; try again")
+                checkup.add(Verdict.WARNING, "no port was free for the connection test; try again")
                 return
             server.listen(min(self.nodes + 8, 1024))
             came: set[str] = set()
@@ -133,21 +135,21 @@ class Meeting:
         if len(came) == self.nodes - 1:
             checkup.add(Verdict.OK, f"reached by {count(self.nodes - 1, 'other node')}")
         else:
-            silent = [host for host in checkup.others if host not in came]
+            missing = [host for host in checkup.others if host not in came]
             checkup.add(
                 Verdict.FAIL,
-                f"not reached by {format_hostlist(silent)}" if silent else "not reached by all nodes",
-                "What they say stands beside their names.",
+                f"not reached by {format_hostlist(missing)}" if missing else "not reached by all nodes",
+                "See the findings of these nodes.",
             )
 
-    def _knock(self, checkup: Checkup) -> None:
+    def _connect(self, checkup: Checkup) -> None:
         """Connect as a worker would: the head's name, the port that follows from the job."""
         deadline = time.monotonic() + MEETING_S
         why = ""
         while time.monotonic() < deadline:
             for address in sorted(addresses_of(self.head)) or [""]:
                 if not address:
-                    why = f"{self.head} leads to no address"
+                    why = f"{self.head} has no address"
                     continue
                 for port in self.ports():
                     try:
@@ -161,7 +163,7 @@ class Meeting:
             time.sleep(0.2)
         checkup.add(
             Verdict.FAIL,
-            f"{self.head} is not reached from here ({why})",
+            f"{self.head} cannot be reached from here ({why})",
             "Is there a firewall between nodes, or several networks? Choose one by --network or --interface.",
         )
 
@@ -173,7 +175,7 @@ class Meeting:
             said = head.recv(200).decode("utf-8", "replace").split()
             took_s = time.time() - began
         if len(said) != 2 or said[0] != self.id:
-            raise ConnectionError("somebody else answers there")
+            raise ConnectionError("another program answers there")
         return float(said[1]) - (began + took_s / 2), took_s
 
     def _clock(self, checkup: Checkup, skew_s: float) -> None:
@@ -181,7 +183,7 @@ class Meeting:
             checkup.add(
                 Verdict.WARNING,
                 f"differs from that of {self.head} by {skew_s:+.0f} s: times in logs and records mislead",
-                "Have the site look at the time service (chrony, ntpd) of the node.",
+                "Ask the site to check the time service (chrony, ntpd) of the node.",
                 check="clock",
             )
         else:
@@ -190,13 +192,13 @@ class Meeting:
 
 def on_all_nodes(
     allocation: Allocation, env: Mapping[str, str], variables: Mapping[str, str], state_dir: Path
-) -> list[NodeReport]:
-    """One task a node of the allocation, by one srun; of a node that is silent the report says so."""
+) -> list[NodeFindings]:
+    """One task a node of the allocation, by one srun; for a node that does not answer the report says so."""
     hosts = list(allocation.job_nodes)
     meeting = Meeting(secrets.token_hex(8), allocation.first_job_node, len(hosts))
     program = shutil.which("srun", path=env.get("PATH"))
     if program is None:
-        return [_silent(host, "there is no srun here") for host in hosts]
+        return [_no_answer(host, "there is no srun here") for host in hosts]
     argv = [
         *(program, "--overlap", "--ntasks-per-node=1", *_shape(allocation)),
         *("--cpu-bind=none", "--mem=0", "--quiet", "--kill-on-bad-exit=0", "--wait=0", "--input=none"),
@@ -204,7 +206,7 @@ def on_all_nodes(
     ]
     child = subprocess.Popen(
         argv,
-        # The job's own SLURM_*, as the batch scripts' srun has them: the tasks shall see what a start would.
+        # The job's own SLURM_*, as the batch scripts' srun has them: the tasks see what a start would see.
         env={**env, **variables, VARIABLE: str(meeting)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -220,7 +222,7 @@ def on_all_nodes(
         shutil.rmtree(state_dir / f".doctor-{meeting.id}", ignore_errors=True)
     reports = {report.host: report for report in _reports(out)}
     said = " ".join((err.strip().splitlines() or [f"no answer within {SRUN_TIMEOUT_S:g} s"])[-1:])
-    return [reports.get(host) or _silent(host, said) for host in hosts]
+    return [reports.get(host) or _no_answer(host, said) for host in hosts]
 
 
 def _shape(allocation: Allocation) -> list[str]:
@@ -231,34 +233,34 @@ def _shape(allocation: Allocation) -> list[str]:
     return [f"--nodes={nodes}", f"--ntasks={nodes}"]
 
 
-def as_lines(report: NodeReport) -> list[str]:
+def as_lines(report: NodeFindings) -> list[str]:
     """A report in lines that srun keeps whole: it mixes the output of tasks in pieces of 1024 bytes."""
     text = json.dumps(report.as_json())
     parts = [text[begin : begin + PIECE] for begin in range(0, len(text), PIECE)]
     return [f"{_MARK} {report.host} {number} {len(parts)} {part}" for number, part in enumerate(parts)]
 
 
-def _reports(text: str) -> Iterable[NodeReport]:
+def _reports(text: str) -> Iterable[NodeFindings]:
     """What came whole of all that srun's tasks have said."""
     pieces: dict[str, dict[int, str]] = {}
     wanted: dict[str, int] = {}
     for line in text.splitlines():
-        words = line.split(" ", 4)
-        if len(words) == 5 and words[0] == _MARK and words[2].isdigit() and words[3].isdigit():
-            pieces.setdefault(words[1], {})[int(words[2])] = words[4]
-            wanted[words[1]] = int(words[3])
+        fields = line.split(" ", 4)
+        if len(fields) == 5 and fields[0] == _MARK and fields[2].isdigit() and fields[3].isdigit():
+            pieces.setdefault(fields[1], {})[int(fields[2])] = fields[4]
+            wanted[fields[1]] = int(fields[3])
     for host, parts in pieces.items():
         with contextlib.suppress(ValueError, KeyError, TypeError):
             if len(parts) == wanted[host]:
-                yield NodeReport.from_json(json.loads("".join(parts[number] for number in sorted(parts))))
+                yield NodeFindings.from_json(json.loads("".join(parts[number] for number in sorted(parts))))
 
 
-def _silent(host: str, why: str) -> NodeReport:
+def _no_answer(host: str, why: str) -> NodeFindings:
     remedy = f"`srun --overlap -w {host} hostname` shows whether Slurm reaches it."
-    return NodeReport(host, {}, (Finding("answer", Verdict.FAIL, f"none: {why}", remedy),))
+    return NodeFindings(host, {}, (Finding("answer", Verdict.FAIL, f"none: {why}", remedy),))
 
 
-def compare(reports: list[NodeReport]) -> list[Finding]:
+def compare(reports: list[NodeFindings]) -> list[Finding]:
     """What must be the same on all nodes."""
     findings = []
     for name, title in (("ray", "Ray"), ("python", "Python"), ("raycluster", "raycluster")):

@@ -1,7 +1,7 @@
-"""`raycluster env`: what a start on this node would work with, and where each value comes from.
+"""`raycluster env`: what a start on this node would use, and where each value comes from.
 
-Everything is asked as `raycluster head` asks it, port block and node directory included; they are
-taken for a moment and given back.
+Everything is determined as `raycluster head` does it, port block and node directory included; these are
+taken for a moment and released.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import platform
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,6 @@ from ..system.limits import LimitReport, raise_limits
 from ..system.network import NodeAddress, describe, interface_addresses, node_address
 from ..system.ports import claim_ports, derived_gcs_ports
 
-SCHEMA = 1
-
 
 @dataclass(frozen=True)
 class Value:
@@ -45,7 +43,7 @@ class Value:
 
 @dataclass
 class Surroundings:
-    """All of it.  What could not be found out is None, and ``problems`` says why."""
+    """All that a start would use.  What could not be determined is None, and ``problems`` says why."""
 
     settings: list[Value]
     job: dict[str, Any]
@@ -64,7 +62,7 @@ class Surroundings:
     """What would be set for Ray and the driver on this node."""
     warnings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    """What would keep a start on this node from working."""
+    """Why a start on this node would fail."""
 
 
 def look_around(
@@ -75,7 +73,7 @@ def look_around(
     *,
     head: bool = True,
 ) -> Surroundings:
-    """Find everything out.  ``source_of`` a setting: option, variable or default."""
+    """Determine everything.  ``source_of`` a setting: option, variable or default."""
     allocation = Allocation.from_environ(env)
     host = (allocation.node_name if allocation else None) or socket.gethostname().partition(".")[0]
     found = Surroundings(_settings(settings, allocation, state_dir, source_of), _job(allocation, host))
@@ -90,8 +88,8 @@ def look_around(
     attempt(lambda: _network(found, settings, env, allocation))
     if allocation is not None and allocation.node_name is None and host not in allocation.job_nodes:
         found.warnings.append(
-            f"this shell runs on {host}, which is not a node of job {allocation.job_id}: the figures are "
-            "of this machine; ask a node with `srun -N1 -n1 raycluster env`."
+            f"this shell runs on {host}, which is not a node of job {allocation.job_id}: the values are "
+            "those of this machine; `srun -N1 -n1 raycluster env` shows those of a node."
         )
     key = _key(settings, allocation, host)
     attempt(lambda: _ports(found, settings, key, head))
@@ -211,7 +209,7 @@ def _directories(
     root = make_node_root(key, env=env, base=base, role="env")
     try:
         found.directories["node"] = str(root.path.parent / "rc-UID-…")
-        found.directories["free there"] = _mib(shutil.disk_usage(root.path).free)
+        found.directories["free there"] = mib(shutil.disk_usage(root.path).free)
         found.warnings += root.warnings
     finally:
         root.remove()
@@ -232,162 +230,30 @@ def _versions() -> dict[str, str]:
 
 
 def _fill_in(found: Surroundings) -> None:
-    """Put what was worked out into the place of settings that were left to it."""
+    """Replace settings that were left open by what was determined."""
     plan = found.plan
-    worked_out: dict[str, tuple[Any, str]] = {}
+    determined: dict[str, tuple[Any, str]] = {}
     if plan is not None:
-        worked_out = {
+        determined = {
             "num_cpus": (plan.num_cpus, plan.sources.get("num_cpus", "")),
             "num_gpus": (plan.num_gpus, plan.sources.get("num_gpus", "")),
             "memory": (plan.memory_bytes, plan.sources.get("memory_bytes", "")),
             "object_store_memory": (plan.object_store_bytes, plan.sources.get("object_store_bytes", "")),
         }
     if found.ports is not None:
-        worked_out["master_port"] = (found.ports.get("gcs"), "a free block of ports on this node")
+        determined["master_port"] = (found.ports.get("gcs"), "a free block of ports on this node")
     if found.address is not None:
-        worked_out["interface"] = (found.address.interface, found.address.source)
+        determined["interface"] = (found.address.interface, found.address.source)
     if "node" in found.directories:
-        worked_out["temp_dir"] = (str(Path(found.directories["node"]).parent), "local, short and writable")
-        worked_out["spill_dir"] = (found.directories["spill"], "below the temp directory")
+        determined["temp_dir"] = (str(Path(found.directories["node"]).parent), "local, short and writable")
+        determined["spill_dir"] = (found.directories["spill"], "below the temp directory")
     found.settings = [
-        Value(one.name, worked_out[one.name][0], f"this node ({worked_out[one.name][1]})")
-        if one.source == "default" and one.value in (None, "") and one.name in worked_out
+        Value(one.name, determined[one.name][0], f"this node ({determined[one.name][1]})")
+        if one.source == "default" and one.value in (None, "") and one.name in determined
         else one
         for one in found.settings
     ]
 
 
-# --------------------------------------------------------------------------- for programs and people
-
-
-def as_json(found: Surroundings) -> dict[str, Any]:
-    """By the schema in docs/json.md."""
-    return {
-        "schema": SCHEMA,
-        "settings": [
-            {
-                "name": one.name,
-                "option": option_name(one.name),
-                "variable": variable_name(one.name),
-                "value": one.value,
-                "source": one.source,
-            }
-            for one in found.settings
-        ],
-        "slurm": found.job,
-        "granted": found.facts.as_dict() if found.facts else None,
-        "plan": found.plan.as_dict() if found.plan else None,
-        "address": {
-            "ip": found.address.ip,
-            "interface": found.address.interface,
-            "source": found.address.source,
-        }
-        if found.address
-        else None,
-        "addresses": found.addresses,
-        "ports": found.ports,
-        "derived_gcs_ports": found.gcs_ports,
-        "directories": found.directories,
-        "versions": found.versions,
-        "limits": {
-            "files": found.limits.files,
-            "files_before": found.limits.files_before,
-            "processes": found.limits.processes,
-            "processes_before": found.limits.processes_before,
-        }
-        if found.limits
-        else None,
-        "variables": found.variables,
-        "warnings": found.warnings,
-        "problems": found.problems,
-    }
-
-
-def as_lines(found: Surroundings, width: int) -> list[str]:
-    """For people: parts with a title, a line each."""
-    lines: list[str] = []
-
-    def part(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
-        if not rows:
-            return
-        lines.extend(("", title) if lines else (title,))
-        names = min(max(len(name) for name, _, _ in rows), 24)
-        values = min(max(len(value) for _, value, _ in rows), max(width - names - 40, 16))
-        for name, value, source in rows:
-            lines.append(f"  {name:<{names}}  {value:<{values}}  {source}".rstrip())
-
-    part(
-        "Where",
-        [(name, _shown(value), "") for name, value in found.job.items() if value not in ("", None, 0)],
-    )
-    if found.facts is not None:
-        facts, rows = found.facts, []
-        sized = {"memory": facts.memory_bytes, "/dev/shm": facts.shm_bytes}
-        for name, grant in {"CPUs": facts.cpus, "GPUs": facts.gpus, **sized}.items():
-            show = _mib if name in sized else str
-            ray = (
-                "" if grant.ray_would_assume is None else f"; Ray would assume {show(grant.ray_would_assume)}"
-            )
-            rows.append((name, show(grant.value), f"{grant.source}{ray}"))
-            rows += [
-                ("", show(each.value), f"  {each.source}")
-                for each in grant.candidates
-                if (each.value, each.source) != (grant.value, grant.source)
-            ]
-        part("This node grants", rows)
-    if found.plan is not None:
-        plan = found.plan
-        rows = [
-            ("CPUs", str(plan.num_cpus), plan.sources.get("num_cpus", "")),
-            ("GPUs", str(plan.num_gpus), plan.sources.get("num_gpus", "")),
-            ("memory", _mib(plan.memory_bytes), plan.sources.get("memory_bytes", "")),
-            ("object store", _mib(plan.object_store_bytes), plan.sources.get("object_store_bytes", "")),
-            ("kept for Ray itself", _mib(plan.reserve_bytes), ""),
-        ]
-        rows += [(f"resource {name}", f"{size:g}", "") for name, size in plan.resources.items()]
-        rows += [(f"label {name}", value, "") for name, value in plan.labels.items()]
-        part("Ray is told", rows)
-    if found.address is not None:
-        why = f"{found.address.interface}, {found.address.source}"
-        part("Address", [("ip", found.address.ip, why), ("all", found.addresses, "")])
-    if found.ports is not None:
-        part("Ports, as they would be taken now", _port_rows(found.ports))
-    part("Directories", [(name, _shown(value), "") for name, value in found.directories.items() if value])
-    part("Versions", [(name, value or "not installed", "") for name, value in found.versions.items()])
-    if found.limits is not None:
-        limits = found.limits
-        part(
-            "Limits",
-            [
-                ("open files", _limit(limits.files), f"before: {_limit(limits.files_before)}"),
-                ("processes", _limit(limits.processes), f"before: {_limit(limits.processes_before)}"),
-            ],
-        )
-    part("Set for Ray and the driver", [(name, value, "") for name, value in found.variables.items()])
-    part("Settings", [(option_name(one.name), _shown(one.value), one.source) for one in found.settings])
-    for title, texts in (("Warnings", found.warnings), ("Problems", found.problems)):
-        if texts:
-            lines += ["", title, *(f"  {text}" for text in texts)]
-    return lines
-
-
-def _port_rows(ports: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    rows = [(name, str(port), "") for name, port in ports.items() if not name.startswith("worker_")]
-    workers = f"{ports.get('worker_low')}–{ports.get('worker_high')}"
-    return [*rows, ("worker processes", workers, "")]
-
-
-def _mib(size: int) -> str:
+def mib(size: int) -> str:
     return f"{size / 2**20:.0f} MiB"
-
-
-def _limit(number: int) -> str:
-    return "none" if number < 0 else str(number)
-
-
-def _shown(value: Any) -> str:
-    if value is None or value == "":
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) and value < 1e6 else str(value)

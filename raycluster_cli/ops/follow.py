@@ -1,6 +1,6 @@
-"""A job from outside: what state it is in, where its output goes, and following both to the end.
+"""A job from outside: its state, where its output goes, and following both to its end.
 
-One `scontrol show job` a look, at intervals that grow: the controller is shared.
+The state is polled with `scontrol show job`, at intervals that grow: the controller is shared.
 """
 
 from __future__ import annotations
@@ -19,39 +19,51 @@ from typing import BinaryIO
 
 from ..model.errors import RayclusterError
 from ..slurm.queue import ENDED, WAITING
-from ..system.report import duration
+from ..system.report import duration, say
 
 SCONTROL_TIMEOUT_S = 15.0
 
-#: Looks at the job's output, and at its state: quick at first, then such that nobody is a burden.
+#: How often the job's output and its state are polled; the state first quickly, then less often.
 OUTPUT_POLL_S = 0.2
 STATE_POLL_S = (0.5, 5.0)
 
-#: How long output may trail behind the job's end on a network file system.
+#: How long output may arrive after behind the job's end on a network file system.
 OUTPUT_LAG_S = 2.0
 
 
-#: Slurm's reasons for which a job waits for something else than its turn, and what helps (squeue(1)).
+#: Slurm's reasons for which a job waits for something else than resources, and what to do (squeue(1)).
 _REASONS = (
     (
         r"PartitionConfig|PartitionNodeLimit|PartitionTimeLimit",
-        "it asks for more nodes or time than its partition gives, and will wait for ever; "
-        "`sinfo -o '%P %l %D'` shows the limits: cancel it, and ask for less or by another --partition",
+        "the job asks for more nodes or time than its partition allows and will never start; "
+        "`sinfo -o '%P %l %D'` shows the limits: cancel the job, and ask for less or use another --partition",
     ),
-    (r"PartitionDown|PartitionInactive", "its partition takes no jobs now; `sinfo -s` shows the others"),
-    (r"JobHeldUser", "it is held: `scontrol release JOB` lets it go"),
-    (r"JobHeldAdmin", "it is held by an administrator of the site: ask there"),
-    (r"BadConstraints", "no node can ever fulfil its --constraint or --gres: cancel it and ask for others"),
-    (r"DependencyNeverSatisfied", "the job it depends on has failed: it will wait for ever; cancel it"),
-    (r"InvalidAccount|InvalidQOS", "its account or QOS is not valid (any more): cancel it and give another"),
-    (r"(Assoc|QOS).*(Limit|Time|Mins)", "a limit of your account or QOS is used up: jobs that end make room"),
-    (r"ReqNodeNotAvail|Reserved for maintenance", "nodes it needs are down or reserved: `sinfo -R` says why"),
-    (r"launch failed requeued held", "its start failed on a node, and it is held: `scontrol release JOB`"),
+    (r"PartitionDown|PartitionInactive", "its partition accepts no jobs now; `sinfo -s` shows the others"),
+    (r"JobHeldUser", "the job is held; `scontrol release JOB` releases it"),
+    (r"JobHeldAdmin", "the job is held by an administrator: ask the site's support"),
+    (r"BadConstraints", "no node satisfies its --constraint or --gres: cancel the job and ask for others"),
+    (r"DependencyNeverSatisfied", "the job it depends on has failed, so it will never start: cancel it"),
+    (
+        r"InvalidAccount|InvalidQOS",
+        "its account or QOS is not valid (or no longer): cancel the job and use another",
+    ),
+    (
+        r"(Assoc|QOS).*(Limit|Time|Mins)",
+        "a limit of your account or QOS is reached; it starts when others end",
+    ),
+    (
+        r"ReqNodeNotAvail|Reserved for maintenance",
+        "nodes it needs are down or reserved; `sinfo -R` says why",
+    ),
+    (
+        r"launch failed requeued held",
+        "its start failed and it is held; `scontrol release JOB` releases it",
+    ),
 )
 
 
 def explain_reason(reason: str) -> str:
-    """What a reason for waiting means, where there is more to do than to wait; else empty.
+    """What a reason for waiting means, where waiting alone does not help; else empty.
 
     >>> explain_reason("Resources")
     ''
@@ -115,7 +127,7 @@ def parse_job(text: str) -> JobState:
 
 
 def job_state(job_id: str, env: Mapping[str, str]) -> JobState | None:
-    """Ask Slurm for a job; None when it does not know it (any more) or does not answer."""
+    """Ask Slurm for a job; None when Slurm does not know it (any more) or does not answer."""
     program = shutil.which("scontrol", path=env.get("PATH"))
     if program is None:
         return None
@@ -143,7 +155,7 @@ class Tail:
         self._file: BinaryIO | None = None
 
     def read(self) -> bytes:
-        """What has come since the last call."""
+        """What was written since the last call."""
         try:
             found = os.stat(self.path)
         except OSError:
@@ -161,7 +173,7 @@ class Tail:
         return self._file.read() if self._file is not None else b""
 
     def skip(self, size: int) -> None:
-        """Begin after so many bytes."""
+        """Start after this many bytes."""
         with contextlib.suppress(OSError):
             self._file = open(self.path, "rb")  # noqa: SIM115
             self._file.seek(size)
@@ -201,23 +213,23 @@ def follow(
                 unknown_since = unknown_since if unknown_since is not None else clock()
                 if clock() - unknown_since > 60.0:
                     raise RayclusterError(
-                        f"Slurm has not told anything of job {job_id} for a minute.",
-                        f"How it ended may stand in its record: raycluster status {job_id}.",
+                        f"Slurm has not answered about job {job_id} for a minute.",
+                        f"Its record may say how it ended: raycluster status {job_id}.",
                     )
             else:
                 unknown_since = None
-                words = _in_words(state)
-                if words != told:
-                    told = words
+                now = describe(state)
+                if now != told:
+                    told = now
                     poll_s = STATE_POLL_S[0]
-                    _say(f"job {job_id} {words} ({duration(clock() - began)})")
+                    say(f"job {job_id} {now} ({duration(clock() - began)})")
                     if (
                         state.state in WAITING
                         and (why := explain_reason(state.reason))
                         and why not in explained
                     ):
                         explained.add(why)
-                        _say(why)
+                        say(why)
                 if output and tail is None and state.output and state.state not in WAITING:
                     tail = Tail(Path(state.output))
         _copy(tail)
@@ -230,7 +242,7 @@ def follow(
 
 
 def _copy(tail: Tail | None) -> bool:
-    """Copy what is new to stdout; whether there was any."""
+    """Copy what is new to stdout; returns whether there was anything."""
     data = tail.read() if tail is not None else b""
     if data:
         sys.stdout.buffer.write(data)
@@ -238,10 +250,10 @@ def _copy(tail: Tail | None) -> bool:
     return bool(data)
 
 
-def _in_words(state: JobState) -> str:
-    """A state as a person reads it.
+def describe(state: JobState) -> str:
+    """A job's state for people.
 
-    >>> _in_words(JobState("PENDING", "Resources"))
+    >>> describe(JobState("PENDING", "Resources"))
     'waits in the queue (Resources)'
     """
     where = f" on {state.nodes}" if state.nodes else ""
@@ -252,9 +264,5 @@ def _in_words(state: JobState) -> str:
     if state.state == "COMPLETING":
         return "is ending"
     if state.state == "COMPLETED":
-        return "has ended well"
-    return f"has ended: {state.state.lower().replace('_', ' ')}, exit code {state.shell_code}"
-
-
-def _say(text: str) -> None:
-    print(f"raycluster: {text}", file=sys.stderr, flush=True)
+        return "completed"
+    return f"ended: {state.state.lower().replace('_', ' ')}, exit code {state.shell_code}"

@@ -1,8 +1,8 @@
-"""Into a running cluster: which node is meant, and the words that start something on it.
+"""Running something on a node of a running cluster.
 
-A node of a cluster on this machine, or of the job that this process is in and on this very node,
-is at hand.  Any other is reached by one `srun --jobid --overlap`: no ssh, no second login, and
-what is started stays in the job's limits and ends with it.
+On this machine (`run --local`), or on this node from inside its job, the command runs directly.  Any other
+node is reached by one `srun --jobid --overlap`: no ssh is needed, and the command stays within the job's
+limits and ends with the job.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..slurm.queue import outside_job
 from ..state.record import Record
 from ..system.container import Container, container_of
 from ..system.proctree import ProcessRef
+from ..system.report import say
 
 #: Phases in which a node has Ray.
 _UP = ("joined", "ready", "driver running")
@@ -33,31 +34,31 @@ def live_head(record: Record) -> HeadInfo:
     if end is not None:
         raise RayclusterError(
             f"cluster {record.path.name} has ended: {end.message or f'exit code {end.exit_code}'}.",
-            f"Its logs: raycluster logs {record.path.name}",
+            f"Its output: raycluster logs {record.path.name}",
         )
     head = record.read_head()
     if head is None:
         raise RayclusterError(
-            f"cluster {record.path.name} has no head yet.",
+            f"the head of cluster {record.path.name} has not started yet.",
             f"Watch it start: raycluster monitor {record.path.name}",
         )
     return head
 
 
 def choose_node(record: Record, host: str = "") -> NodeReport:
-    """The node's word; without ``host`` the head's.  Raises UsageError that names the nodes there are."""
-    words = record.read_nodes()
+    """The node's report; without ``host`` the head's.  Raises UsageError that names the nodes there are."""
+    reports = record.read_nodes()
     head = record.read_head()
     wanted = host or (head.host if head else "")
-    found = words.get(wanted) or words.get(wanted.partition(".")[0])
+    found = reports.get(wanted) or reports.get(wanted.partition(".")[0])
     if found is None and not host:
-        found = next((word for word in words.values() if word.role == "head"), None)
+        found = next((one for one in reports.values() if one.role == "head"), None)
     if found is None:
-        known = ", ".join(list(words)[:8]) + (" …" if len(words) > 8 else "")
+        known = ", ".join(list(reports)[:8]) + (" …" if len(reports) > 8 else "")
         raise UsageError(
             f"cluster {record.path.name} has no node {wanted!r}; it has {known or 'none yet'}."
             if wanted
-            else f"no node of cluster {record.path.name} has written a word yet.",
+            else f"no node of cluster {record.path.name} has reported yet.",
             f"`raycluster status {record.path.name}` shows each node.",
         )
     return found
@@ -66,16 +67,16 @@ def choose_node(record: Record, host: str = "") -> NodeReport:
 def choose_live_node(record: Record, host: str = "") -> NodeReport:
     """A node that has Ray now.  Raises RayclusterError."""
     live_head(record)
-    word = choose_node(record, host)
-    if word.phase not in _UP:
+    report = choose_node(record, host)
+    if report.phase not in _UP:
         raise RayclusterError(
-            f"{word.host} is not up: {word.message or word.phase}.",
+            f"Ray is not up on {report.host}: {report.message or report.phase}.",
             f"Watch it: raycluster monitor {record.path.name}",
         )
-    return word
+    return report
 
 
-def is_here(record: Record, word: NodeReport, env: Mapping[str, str]) -> bool:
+def is_here(record: Record, report: NodeReport, env: Mapping[str, str]) -> bool:
     """Whether a node of a cluster is this machine, and this process is where its processes may be.
 
     A shell on the node that is not in the job (by ssh) is not: it is outside the job's limits.
@@ -84,46 +85,46 @@ def is_here(record: Record, word: NodeReport, env: Mapping[str, str]) -> bool:
         return True
     if env.get("SLURM_JOB_ID") != record.job_id:
         return False
-    return word.host in (env.get("SLURMD_NODENAME", ""), socket.gethostname().partition(".")[0])
+    return report.host in (env.get("SLURMD_NODENAME", ""), socket.gethostname().partition(".")[0])
 
 
-def sees_directory(record: Record, word: NodeReport, env: Mapping[str, str]) -> bool:
-    """Whether the node's directory is to be seen from here, in the job or not."""
+def sees_directory(record: Record, report: NodeReport, env: Mapping[str, str]) -> bool:
+    """Whether the node's directory is visible from here, in the job or not."""
     here = (socket.gethostname().partition(".")[0], env.get("SLURMD_NODENAME", ""))
-    near = record.slurm_cluster == "local" or word.host in here
-    return bool(word.node_root) and near and os.path.isdir(word.node_root)
+    near = record.slurm_cluster == "local" or report.host in here
+    return bool(report.node_root) and near and os.path.isdir(report.node_root)
 
 
 def on_node(
-    record: Record, word: NodeReport, words: Sequence[str], env: Mapping[str, str], *, pty: bool = False
+    record: Record, report: NodeReport, arguments: Sequence[str], env: Mapping[str, str], *, pty: bool = False
 ) -> tuple[list[str], dict[str, str]]:
-    """(argument list, environment) that runs this raycluster with ``words`` on a node of a job.
+    """(argument list, environment) that runs this raycluster with ``arguments`` on a node of a job.
 
     Raises UsageError where there is no srun.
     """
     program = shutil.which("srun", path=env.get("PATH"))
     if program is None:
         raise UsageError(
-            f"{word.host} is reached by srun, and there is no srun here.",
-            "Do this on a node that has Slurm's commands: a login node, or one of the job.",
+            f"{report.host} is reached by srun, and there is no srun here.",
+            "Run this on a node that has Slurm's commands: a login node, or a node of the job.",
         )
     argv = [
         program,
         f"--jobid={record.job_id}",
-        *([f"--het-group={word.het_group}"] if word.het_group is not None else []),
+        *([f"--het-group={report.het_group}"] if report.het_group is not None else []),
         "--overlap",
-        f"--nodelist={word.host}",
+        f"--nodelist={report.host}",
         *("--nodes=1", "--ntasks=1", "--cpu-bind=none", "--mem=0", "--kill-on-bad-exit=0"),
         # One Ctrl-C goes to the command; srun alone would first show its status and ask for another.
         "--pty" if pty else "--disable-status",
-        *raycluster_command(*words),
+        *raycluster_command(*arguments),
     ]
     return argv, outside_job(env)
 
 
 def enter(
     record: Record,
-    word: NodeReport,
+    report: NodeReport,
     command: Sequence[str],
     env: Mapping[str, str],
     *,
@@ -134,28 +135,27 @@ def enter(
     Does not return: this process becomes srun or the command itself, so that signals, terminal and
     exit code are its own.  Raises RayclusterError.
     """
-    if is_here(record, word, env):
-        become(record, word, command, env)
-    words = ["in-node", str(record.path), word.host, *command]
-    argv, outer = on_node(record, word, words, env, pty=pty)
+    if is_here(record, report, env):
+        become(record, report, command, env)
+    arguments = ["in-node", str(record.path), report.host, *command]
+    argv, outer = on_node(record, report, arguments, env, pty=pty)
     _flush()
     os.execve(argv[0], argv, outer)
 
 
-def become(record: Record, word: NodeReport, command: Sequence[str], env: Mapping[str, str]) -> None:
-    """The same on the node itself."""
-    if not word.node_root:
-        raise RayclusterError(f"{word.host} has no Ray yet ({word.phase}).")
-    container = _container(word)
+def become(record: Record, report: NodeReport, command: Sequence[str], env: Mapping[str, str]) -> None:
+    """As :func:`enter`, on the node itself."""
+    if not report.node_root:
+        raise RayclusterError(f"Ray is not up on {report.host} yet ({report.phase}).")
+    container = _container(report)
     root = container.root if container else Path("/")
-    inner = read_client(root / word.node_root.lstrip("/"), env, word.host)
+    inner = read_client(root / report.node_root.lstrip("/"), env, report.host)
     if not command:
         command = (_shell(inner, root),)
         inner["RAYCLUSTER_JOB"] = record.path.name
-        print(
-            f"raycluster: {word.host} ({word.role}) of {record.path.name}; "
-            f"RAY_ADDRESS={inner['RAY_ADDRESS']}; leave with exit",
-            file=sys.stderr,
+        say(
+            f"shell on {report.host} ({report.role}) of cluster {record.path.name}; "
+            f"RAY_ADDRESS={inner['RAY_ADDRESS']}; `exit` closes it"
         )
     if container is not None:
         argv = container.command(command)
@@ -164,21 +164,20 @@ def become(record: Record, word: NodeReport, command: Sequence[str], env: Mappin
     program = shutil.which(command[0], path=inner.get("PATH"))
     if program is None:
         raise UsageError(
-            f"{command[0]!r} was not found on {word.host}.", f"PATH there is {inner.get('PATH')}."
+            f"{command[0]!r} was not found on {report.host}.", f"PATH there is {inner.get('PATH')}."
         )
     _flush()
     os.execve(program, [*command], inner)
 
 
-def _container(word: NodeReport) -> Container | None:
-    """The container that the node is in, if it can be entered; if it cannot, that is said."""
-    container = container_of(ProcessRef(word.pid, word.create_time))
+def _container(report: NodeReport) -> Container | None:
+    """The container that the node runs in, if it can be entered; if it cannot, a line says so."""
+    container = container_of(ProcessRef(report.pid, report.create_time))
     if container is None or container.can_be_entered():
         return container
-    print(
-        f"raycluster: {word.host} is in a container that cannot be entered from outside; this runs on the "
-        "node itself. For the image, start the command in it: apptainer exec IMAGE …",
-        file=sys.stderr,
+    say(
+        f"the container of {report.host} cannot be entered from outside; the command runs on the node "
+        "itself. To run it in the image: apptainer exec IMAGE …"
     )
     return None
 

@@ -1,8 +1,8 @@
 """A cluster's logs, wherever they are: the job's output file, a node's directory, the record.
 
-driver and raycluster are parts of the job's output: what srun's tasks have written, of which
-raycluster's own lines say so.  raylet and gcs are files in the node's session while it lives, and in
-the record's ``logs/HOST`` after that, where they were kept (--keep-logs).
+driver and raycluster are parts of the job's output: raycluster's lines begin with its name.  raylet and gcs
+are files in the node's session while it runs, and in the record's ``logs/HOST`` after that, where they were
+kept (--keep-logs).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..model.errors import RayclusterError
 from ..model.record import NodeReport
+from ..model.text import printable
 from ..node.places import RAY_DIR
 from ..state.record import Record
 from ..state.submitted import output_of
@@ -23,7 +24,7 @@ from .follow import Tail, job_state
 
 COMPONENTS = ("driver", "raycluster", "raylet", "gcs")
 
-#: The files of each of Ray's components, the telling one first.
+#: The files of each of Ray's components, the one with errors first.
 FILES = {
     "raylet": ("raylet.err", "raylet.out"),
     "gcs": ("gcs_server.err", "gcs_server.out"),
@@ -40,7 +41,7 @@ _OURS = re.compile(rb"(?:\d+: )?(?:raycluster|srun|slurmstepd(?:-\S+)?)(?:\[\S*\
 
 @dataclass(frozen=True)
 class Source:
-    """A file, and which of its lines are meant."""
+    """A file, and which of its lines to show."""
 
     path: Path
     component: str = ""
@@ -55,9 +56,9 @@ def job_output(record: Record, state_dir: Path, env: Mapping[str, str]) -> Path:
     """The file that the job's output goes to.  Raises RayclusterError that says who was asked."""
     if record.slurm_cluster == "local":
         raise RayclusterError(
-            f"{record.path.name} is a cluster of `run --local`: its driver writes to the terminal in which "
-            "it was started, and no file is kept.",
-            f"What happened: raycluster logs {record.path.name} --component raycluster",
+            f"{record.path.name} was started by `run --local`: its driver writes to the terminal in which it "
+            "was started, and there is no file.",
+            f"Its events: raycluster logs {record.path.name} --component raycluster",
         )
     head = record.read_head()
     known = head.output if head is not None else ""
@@ -67,18 +68,18 @@ def job_output(record: Record, state_dir: Path, env: Mapping[str, str]) -> Path:
         known = state.output if state is not None else ""
     if not known:
         raise RayclusterError(
-            f"where the output of job {record.job_id} is, is not known: neither the record nor Slurm says.",
+            f"the output file of job {record.job_id} is not known: neither the record nor Slurm names it.",
             "By default it is slurm-JOB.out in the directory from which it was submitted.",
         )
     path = Path(known)
     if not path.exists():
-        raise RayclusterError(f"the output of job {record.job_id}, {path}, is not to be seen from here.")
+        raise RayclusterError(f"the output of job {record.job_id}, {path}, is not visible from here.")
     return path
 
 
-def session_files(word: NodeReport, component: str) -> list[Path]:
+def session_files(report: NodeReport, component: str) -> list[Path]:
     """A component's logs in the node's own directory; the newest session's."""
-    found = (Path(word.node_root) / RAY_DIR).glob("session_*/logs")
+    found = (Path(report.node_root) / RAY_DIR).glob("session_*/logs")
     sessions = sorted(
         (path for path in found if not path.parent.is_symlink()), key=lambda path: path.stat().st_mtime
     )
@@ -86,12 +87,12 @@ def session_files(word: NodeReport, component: str) -> list[Path]:
 
 
 def kept_files(record: Record, host: str, component: str) -> list[Path]:
-    """Those that were copied to the record before the node's directory went."""
+    """Those that were copied to the record before the node's directory was removed."""
     return [path for name in FILES[component] if (path := record.path / "logs" / host / name).exists()]
 
 
 def last_lines(source: Source, count: int) -> tuple[list[bytes], int]:
-    """The last ``count`` lines that are meant (all for a negative number), and the bytes read so far.
+    """The last ``count`` wanted lines (all for a negative number), and the bytes read so far.
 
     Raises OSError.
     """
@@ -103,8 +104,8 @@ def last_lines(source: Source, count: int) -> tuple[list[bytes], int]:
     lines = data.splitlines(keepends=True)
     if start and lines:
         del lines[0]  # a part of one
-    meant = [line for line in lines if source.wants(line)]
-    return meant if count < 0 else meant[len(meant) - min(count, len(meant)) :], start + len(data)
+    wanted = [line for line in lines if source.wants(line)]
+    return wanted if count < 0 else wanted[len(wanted) - min(count, len(wanted)) :], start + len(data)
 
 
 def show(
@@ -121,7 +122,7 @@ def show(
     tails = []
     for number, source in enumerate(sources):
         if len(sources) > 1:
-            put(f"{chr(10) if number else ''}==> {source.path} <==\n".encode())
+            put(f"{chr(10) if number else ''}==> {printable(str(source.path))} <==\n".encode())
         lines, size = last_lines(source, count)
         for line in lines:
             put(line if line.endswith(b"\n") or follow else line + b"\n")
@@ -131,17 +132,17 @@ def show(
     last = sources[-1] if sources else None
     left: dict[Path, bytes] = {}
     while follow:
-        over = is_over()  # asked first, so that the last words are not missed
+        over = is_over()  # asked first, so that no last line is missed
         for source, tail in tails:
             data = left.pop(source.path, b"") + tail.read()
             lines = data.splitlines(keepends=True)
             if lines and not lines[-1].endswith(b"\n") and not over:
                 left[source.path] = lines.pop()
-            meant = [line for line in lines if source.wants(line)]
-            if meant and source is not last and len(sources) > 1:
-                put(f"\n==> {source.path} <==\n".encode())
+            wanted = [line for line in lines if source.wants(line)]
+            if wanted and source is not last and len(sources) > 1:
+                put(f"\n==> {printable(str(source.path))} <==\n".encode())
                 last = source
-            for line in meant:
+            for line in wanted:
                 put(line)
         if over:
             return
@@ -149,10 +150,10 @@ def show(
 
 
 def event_lines(record: Record, count: int) -> Iterable[bytes]:
-    """raycluster's own words from the record, where there is no output file."""
+    """The events in the record, where there is no output file."""
     for event in record.read_events(count if count >= 0 else 10_000):
         at = time.strftime("%H:%M:%S", time.localtime(event.when))
-        yield f"{at} {event.text}\n".encode()
+        yield f"{at} {printable(event.text)}\n".encode()
 
 
 def _write(data: bytes) -> None:

@@ -1,7 +1,7 @@
-"""`raycluster submit`: a batch script out of a readable template, handed to sbatch.
+"""`raycluster submit`: a batch script from a readable template, given to sbatch.
 
-Options of `raycluster run` are kept for it, options of submit itself are few, and everything
-else goes to sbatch as it is: raycluster need not know Slurm's options to pass them on.
+Options of `raycluster run` are passed to it, options of submit itself are few, and everything else goes to
+sbatch as it is: raycluster need not know Slurm's options to pass them on.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NEEDED = ("@SBATCH@", "@DRIVER@")
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
-#: Words of sbatch's refusals, and what helps.
+#: Texts of sbatch's refusals, and what to do.
 _HINTS = (
     ("Invalid partition", "`sinfo -s` lists the partitions that you can use."),
     ("invalid partition", "`sinfo -s` lists the partitions that you can use."),
@@ -39,7 +39,7 @@ _HINTS = (
     ),
     (
         "node configuration is not available",
-        "No node has all that was asked for; `sinfo -N -l` shows what there is.",
+        "No node has all that the job asks for; `sinfo -N -l` shows what there is.",
     ),
     ("Invalid account", "`sacctmgr show associations user=$USER` lists your accounts."),
     ("Invalid generic resource", "`sinfo -o '%n %G'` shows the GPUs that nodes have, by their names here."),
@@ -52,19 +52,19 @@ _HINTS = (
     ),
     (
         "unrecognized option",
-        "It is no option of raycluster, so it was given to sbatch, which does not know it.",
+        "It is not an option of raycluster, so it was passed to sbatch, which does not know it.",
     ),
     ("Unable to contact slurm controller", "Slurm does not answer; try again later."),
     (
         "Socket timed out",
-        "Slurm is busy; look with `squeue --me` whether the job is there before you try again.",
+        "Slurm is busy; check with `squeue --me` whether the job is there before you try again.",
     ),
 )
 
 
 @dataclass(frozen=True)
-class Words:
-    """The words of a submit command line, sorted out."""
+class CommandLine:
+    """The arguments of `raycluster submit`, by who takes them."""
 
     own: tuple[str, ...]
     """Options of submit and of run, for the option parser."""
@@ -73,36 +73,36 @@ class Words:
     driver: tuple[str, ...]
 
 
-def split_words(words: Sequence[str], flags: Collection[str], valued: Collection[str]) -> Words:
-    """Sort the words after `submit`: ours (flags, or options with a value), sbatch's, the driver.
+def split_line(arguments: Sequence[str], flags: Collection[str], valued: Collection[str]) -> CommandLine:
+    """Sort the arguments of submit: ours (flags, or options with a value), sbatch's, the driver.
 
-    >>> split_words(["-N", "4", "--dry-run", "--time=1:00", "--", "a", "-N"], {"--dry-run"}, set())
-    Words(own=('--dry-run',), sbatch=('-N 4', '--time=1:00'), driver=('a', '-N'))
+    >>> split_line(["-N", "4", "--dry-run", "--time=1:00", "--", "a", "-N"], {"--dry-run"}, set())
+    CommandLine(own=('--dry-run',), sbatch=('-N 4', '--time=1:00'), driver=('a', '-N'))
     """
-    words = list(words)
+    rest = list(arguments)
     driver: list[str] = []
-    if "--" in words:
-        cut = words.index("--")
-        words, driver = words[:cut], words[cut + 1 :]
+    if "--" in rest:
+        cut = rest.index("--")
+        rest, driver = rest[:cut], rest[cut + 1 :]
     own: list[str] = []
     sbatch: list[str] = []
-    while words:
-        word = words.pop(0)
+    while rest:
+        word = rest.pop(0)
         name, equals, _ = word.partition("=")
         if name in flags or (name in valued and equals):
             own.append(word)
         elif name in valued:
-            own += [word, *words[:1]]
-            del words[:1]
+            own += [word, *rest[:1]]
+            del rest[:1]
         elif not word.startswith("-") or word == "-":
             raise UsageError(
-                f"{word!r} stands before `--` and belongs to no option.",
+                f"{word!r} before `--` belongs to no option.",
                 "Put the driver after `--`: raycluster submit -N 2 --time 1:00:00 -- python train.py.",
             )
         else:
-            value = bool(words) and not words[0].startswith("-") and not equals
-            sbatch.append(_one_option(word, words.pop(0) if value else None))
-    return Words(tuple(own), tuple(sbatch), tuple(driver))
+            value = bool(rest) and not rest[0].startswith("-") and not equals
+            sbatch.append(_one_option(word, rest.pop(0) if value else None))
+    return CommandLine(tuple(own), tuple(sbatch), tuple(driver))
 
 
 def _one_option(name: str, value: str | None) -> str:
@@ -147,7 +147,7 @@ def sbatch_lines(sbatch: Sequence[str], driver: Sequence[str]) -> list[str]:
 
 
 def _job_name(driver: Sequence[str]) -> str:
-    """A name for people: of the script rather than of its interpreter.
+    """A name for people: the script's rather than its interpreter's.
 
     >>> _job_name(["/usr/bin/python", "-u", "src/train.py", "--lr", "1"])
     'train'
@@ -178,12 +178,12 @@ def environment_lines(env: Mapping[str, str], python: str) -> list[str]:
     return lines
 
 
-def container_words(image: str, gpus: bool) -> str:
-    """The words before raycluster that put it into a container, with a space behind; '' for none.
+def container_prefix(image: str, gpus: bool) -> str:
+    """What is written before raycluster to run it in a container, with a space at the end; '' for none.
 
     A file or an URL goes to apptainer, anything else is an image of pyxis (srun --container-image).
 
-    >>> container_words("ray.sif", gpus=True)
+    >>> container_prefix("ray.sif", gpus=True)
     'apptainer exec --nv ray.sif '
     """
     if not image:
@@ -196,7 +196,7 @@ def container_words(image: str, gpus: bool) -> str:
 
 
 def make_script(
-    words: Words,
+    line: CommandLine,
     *,
     options: Sequence[str],
     env: Mapping[str, str],
@@ -207,32 +207,32 @@ def make_script(
 ) -> str:
     """The batch script.
 
-    ``options`` are those of `raycluster run`, as words; ``srun_wait_s`` is srun's --wait.
+    ``options`` are those of `raycluster run`, one argument each; ``srun_wait_s`` is srun's --wait.
     """
     text = template if template is not None else default_template()
     missing = [mark for mark in _NEEDED if mark not in text]
     if missing:
         raise UsageError(
-            f"the template lacks {' and '.join(missing)}, which the job's options and driver replace.",
-            "`raycluster submit --dry-run …` shows what the project's own template gives.",
+            f"the template has no {' and '.join(missing)}, which the job's options and driver replace.",
+            "`raycluster submit --dry-run …` shows the script that the default template gives.",
         )
-    gpus = has_option(words.sbatch, "--gpus-per-node", "-G", "--gpus", "--gres", "--gpus-per-task")
+    gpus = has_option(line.sbatch, "--gpus-per-node", "-G", "--gpus", "--gres", "--gpus-per-task")
     inside = "raycluster" if container else _raycluster(python)
     values = {
-        "@SBATCH@": "\n".join(sbatch_lines(words.sbatch, words.driver)),
+        "@SBATCH@": "\n".join(sbatch_lines(line.sbatch, line.driver)),
         "@ENVIRONMENT@": "\n".join(environment_lines(env, python)),
         "@WAIT@": str(srun_wait_s),
-        "@CONTAINER@": container_words(container, gpus),
+        "@CONTAINER@": container_prefix(container, gpus),
         "@RAYCLUSTER@": inside,
         "@OPTIONS@": "".join(f" {shlex.quote(option)}" for option in options),
-        "@DRIVER@": shlex.join(words.driver),
+        "@DRIVER@": shlex.join(line.driver),
     }
-    # In one pass: a driver's argument that looks like a mark stays what it is.
+    # In one pass, so that a driver's argument that looks like a mark is left alone.
     return re.sub(r"@[A-Z]+@", lambda match: values.get(match.group(), match.group()), text)
 
 
 def _raycluster(python: str) -> str:
-    """The words that start this very raycluster, whatever PATH the job has."""
+    """The command that starts this very raycluster, whatever PATH the job has."""
     return shlex.join(raycluster_command(python=python))
 
 
@@ -253,12 +253,12 @@ def environment_for_sbatch(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def submit(script: str, env: Mapping[str, str], *, run: Run = subprocess.run) -> str:
-    """Hand a script to sbatch; returns the job id.  Raises RayclusterError with sbatch's words and a hint."""
+    """Give a script to sbatch; returns the job id.  Raises RayclusterError with sbatch's message."""
     program = shutil.which("sbatch", path=env.get("PATH"))
     if program is None:
         raise UsageError(
-            "there is no sbatch here.",
-            "Submit from a login node of the cluster, or --save the script and take it there.",
+            "sbatch was not found here.",
+            "Submit from a login node of the cluster, or write the script with --save and take it there.",
         )
     try:
         done = run(
@@ -273,7 +273,7 @@ def submit(script: str, env: Mapping[str, str], *, run: Run = subprocess.run) ->
     except subprocess.TimeoutExpired as error:
         raise RayclusterError(
             f"sbatch did not answer within {SBATCH_TIMEOUT_S:g} s.",
-            "Look with `squeue --me` whether the job is there before you try again.",
+            "Check with `squeue --me` whether the job was submitted before you try again.",
         ) from error
     if done.returncode != 0:
         said = " ".join(line.strip() for line in done.stderr.splitlines() if line.strip())

@@ -1,4 +1,4 @@
-"""The way to a dashboard that listens on its node's loopback: an ssh tunnel, in words or started."""
+"""An ssh tunnel to a dashboard that listens on its node's loopback address: the command, or a running one."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Tunnel:
             return self.address == "localhost"
 
     def from_afar(self) -> list[str]:
-        """ssh for the user's own machine, by way of the login node."""
+        """ssh for the user's own machine, through the login node."""
         if self.is_loopback:
             ends = f"{self.local_port}:{_bracketed(self.address)}:{self.port}"
             return ["ssh", "-N", "-L", ends, "-J", f"{self.user}@{self.login}", f"{self.user}@{self.host}"]
@@ -92,14 +92,14 @@ def free_local_port(wanted: int | None) -> int:
 
 
 def hold_tunnel(tunnel: Tunnel, env: Mapping[str, str], tell: Callable[[], object]) -> int:
-    """Start ssh, call ``tell`` once its end here listens, and stay until ssh ends or a signal asks for it.
+    """Start ssh, call ``tell`` once its local port listens, and wait until ssh ends or a signal comes.
 
     Returns ssh's exit code, or 128 + N for signal N; ssh has ended by then.  Raises RayclusterError
-    when there came no tunnel.
+    when no tunnel was opened.
     """
     program = shutil.which("ssh", path=env.get("PATH"))
     if program is None:
-        raise UsageError("there is no ssh here.", f"On your own machine: {shlex.join(tunnel.from_afar())}")
+        raise UsageError("ssh was not found here.", f"On your own machine: {shlex.join(tunnel.from_afar())}")
     with _signals() as got:
         child = subprocess.Popen([program, *tunnel.from_here()[1:]], env=dict(env))
         try:
@@ -119,9 +119,9 @@ def hold_tunnel(tunnel: Tunnel, env: Mapping[str, str], tell: Callable[[], objec
     if is_open:
         return code
     raise RayclusterError(
-        f"ssh to {tunnel.host} made no tunnel (code {code}); many sites let nobody log in to nodes.",
-        "Start the job with --dashboard-host 0.0.0.0: the login node then is enough (its pages "
-        "ask for the token all the same).",
+        f"ssh to {tunnel.host} opened no tunnel (exit code {code}); many sites do not allow logins to nodes.",
+        "Start the cluster with --dashboard-host 0.0.0.0: a tunnel to the login node is then enough (the "
+        "dashboard still asks for the token).",
     )
 
 

@@ -90,6 +90,10 @@ class Job:
         return self.state in ENDED
 
     @property
+    def is_suspended(self) -> bool:
+        return self.state == "SUSPENDED"
+
+    @property
     def is_waiting(self) -> bool:
         return self.state in WAITING
 

@@ -18,7 +18,7 @@ from ..policy import events as on
 from ..policy import head as policy
 from ..policy.head_state import HeadRules
 from ..policy.values import End, Worker
-from ..rayproc.plan import StartFailure
+from ..rayproc.failure import StartFailure
 from ..slurm.job_calls import requeue
 from ..system.process import Child
 from ..system.report import command_text, count, duration

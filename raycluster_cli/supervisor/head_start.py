@@ -13,11 +13,12 @@ from .._version import __version__
 from ..model.errors import HeadStartError, RayclusterError, UsageError
 from ..model.record import HeadInfo
 from ..model.status import HeadState, NodePhase
-from ..node.ray_node import RayNode, is_loopback
+from ..node.ray_node import RayNode
 from ..policy import events as on
 from ..policy.stopping import LOST_GRACE_S
+from ..rayproc.address import is_loopback
 from ..rayproc.companion_client import Started
-from ..rayproc.plan import StartFailure
+from ..rayproc.failure import StartFailure
 from ..slurm.hostlist import format_hostlist
 from ..state.record import Record
 from .driver import find_program

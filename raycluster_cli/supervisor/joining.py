@@ -14,11 +14,12 @@ from typing import Any
 from ..model.errors import ExitCode, RayclusterError, WorkersMissingError
 from ..model.record import EndReport, HeadInfo
 from ..model.status import HeadState, NodePhase
-from ..node.ray_node import RayNode, join_host_port
+from ..node.ray_node import RayNode
 from ..policy.values import End
 from ..policy.worker import end_of_cluster
+from ..rayproc.address import join_host_port
+from ..rayproc.failure import StartFailure
 from ..rayproc.health import Outcome, tcp_probe
-from ..rayproc.plan import StartFailure
 from ..slurm.task_probe import TASK_ENDED_HINT, TASK_PROBE_S, TaskProbe, hosts_without_task
 from ..state.catalogue import list_records
 from ..state.record import Record

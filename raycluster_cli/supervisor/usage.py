@@ -25,7 +25,7 @@ from typing import Any
 from ..model.errors import RayclusterError
 from ..model.record import ClusterUsage, NodeUsage
 from ..model.status import Role
-from ..rayproc.plan import StartFailure
+from ..rayproc.failure import StartFailure
 from ..state.record import Record
 from ..system.proctree import PROC, descendants
 from .run import NodeRun

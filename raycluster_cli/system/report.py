@@ -1,4 +1,4 @@
-"""What raycluster says while it works: lines on stderr, and the same as events of the record."""
+"""What raycluster tells people: lines on stderr, the same as events of the record, and texts in them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
+
+from ..model.text import printable, without_secrets
 
 
 def duration(seconds: float) -> str:
@@ -35,13 +37,18 @@ def count(number: int, noun: str, plural: str = "") -> str:
 
 
 def command_text(argv: Sequence[str], most: int = 200) -> str:
-    """A command on one line, as a shell would take it; long ones are cut.
+    """A command on one line, as a shell would take it, secrets masked; long ones are cut.
 
-    >>> command_text(["python", "a b.py", "x\\ny"])
-    "python 'a b.py' 'x\\\\ny'"
+    >>> command_text(["python", "a b.py", "x\\ny", "--api-key=7"])
+    "python 'a b.py' 'x\\\\ny' --api-key=REDACTED"
     """
-    text = shlex.join(argv).replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    text = printable(shlex.join(without_secrets(argv)))
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def say(text: str) -> None:
+    """A line on stderr from a command that a person runs."""
+    print(f"raycluster: {printable(text)}", file=sys.stderr, flush=True)
 
 
 @dataclass
@@ -54,6 +61,8 @@ class Report:
     clock: Callable[[], float] = time.time
     on_event: Callable[[float, str], None] | None = None
     """Called with (Unix seconds, text) for all but details: the record's event log."""
+    mask: Callable[[str], str] = str
+    """Takes secrets out of a text."""
 
     def say(self, text: str) -> None:
         """Something a person wants to know in a good run.  There are few of these."""
@@ -61,7 +70,7 @@ class Report:
         self._event(text)
 
     def warn(self, text: str) -> None:
-        """Something that goes on but deserves a look."""
+        """Something that does not end the cluster but needs attention."""
         self._write(f"warning: {text}")
         self._event(f"warning: {text}")
 
@@ -73,12 +82,12 @@ class Report:
 
     def _event(self, text: str) -> None:
         if self.on_event is not None:
-            self.on_event(self.clock(), text)
+            self.on_event(self.clock(), self.mask(text))
 
     def _write(self, text: str) -> None:
         try:
             # One write for a line: several tasks of a step share one log file.
-            self.stream.write(f"{self.prefix}: {text}\n")
+            self.stream.write(f"{self.prefix}: {printable(self.mask(text))}\n")
             self.stream.flush()
         except (OSError, ValueError):
             pass  # the terminal or the log is gone; the work must not end for that

@@ -17,7 +17,10 @@ from typing import Any
 import pytest
 
 from raycluster_cli.rayproc.companion_client import Started
-from raycluster_cli.rayproc.plan import StartFailure, TlsFiles, ports_for_restart, wake, was_drained
+from raycluster_cli.rayproc.failure import StartFailure
+from raycluster_cli.rayproc.lazy_agent import wake
+from raycluster_cli.rayproc.plan import TlsFiles, ports_for_restart
+from raycluster_cli.rayproc.raylet_log import drain_reason
 from raycluster_cli.system.proctree import descendants
 from tests.ray.nodes import Nodes, nodes, ray_version, run
 
@@ -90,7 +93,8 @@ def test_a_drained_worker_leaves_in_order_with_the_reason() -> None:
             )
             assert results[worker.node_id]["accepted"]
             assert await asyncio.wait_for(asyncio.shield(raylet.exited), 30) == 0
-            assert was_drained((Path(worker.session_dir) / "logs" / "raylet.out").read_text())
+            log = Path(worker.session_dir) / "logs" / "raylet.out"
+            assert drain_reason(log.read_text()) == "the driver has ended"
             while client.nodes[worker.node_id]["alive"]:
                 await asyncio.sleep(0.02)
             assert client.nodes[worker.node_id]["death"]["message"] == "the driver has ended"

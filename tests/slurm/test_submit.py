@@ -117,11 +117,11 @@ def test_a_job_that_waits_for_ever_is_told_so_once(slurm: Slurm) -> None:
         LOGIN, ["raycluster", "submit", "--nodes=33", "--follow", "--", "true"], user="alice"
     )
     with follower(argv) as (child, out, err):
-        wait_until(lambda: "will wait for ever" in err.read_text(), timeout_s=30, what="the reason")
+        wait_until(lambda: "will never start" in err.read_text(), timeout_s=30, what="the reason")
         job = submitted(slurm, out.read_text())
         job.cancel()
         assert child.wait(60) == 143
-        assert err.read_text().count("will wait for ever") == 1
+        assert err.read_text().count("will never start") == 1
 
 
 class follower:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from raycluster_cli.cli.monitor import Told, Wish, _turn, exit_code, monitor, split_keys, write_prometheus
+from raycluster_cli.cli.changes import Changes
+from raycluster_cli.cli.monitor import Options, exit_code, monitor, view_after, write_prometheus
 from raycluster_cli.cli.screen import View
+from raycluster_cli.cli.terminal import split_keys
 from raycluster_cli.model.errors import RayclusterError
 from raycluster_cli.model.record import EndReport
 from raycluster_cli.model.status import ClusterPhase, NodePhase
@@ -21,14 +23,14 @@ from tests.unit.records_by_hand import write_record
 
 def test_each_thing_is_told_once(tmp_path: Path) -> None:
     record = write_record(tmp_path, 3)
-    told = Told()
-    first = told.lines(read_cluster(record))
+    changes = Changes()
+    first = changes.lines(read_cluster(record))
     assert len(first) == 3
     assert first[-1].endswith("running: driver runs on 3 nodes; 89 min left") or "running:" in first[-1]
-    assert told.lines(read_cluster(record)) == []
+    assert changes.lines(read_cluster(record)) == []
     record.append_event("worker n003 is lost: raylet died")
-    assert [line[9:] for line in told.lines(read_cluster(record))] == ["worker n003 is lost: raylet died"]
-    assert len(told.lines(read_cluster(record, now=time.time() + 61))) == 1  # a sign of life
+    assert [line[9:] for line in changes.lines(read_cluster(record))] == ["worker n003 is lost: raylet died"]
+    assert len(changes.lines(read_cluster(record, now=time.time() + 61))) == 1  # a sign of life
 
 
 def test_lines_until_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,7 +46,7 @@ def test_lines_until_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
     timer = threading.Timer(0.5, end)
     timer.start()
-    status = monitor(record, lambda: None, Wish(prometheus=tmp_path / "out.prom"), {})
+    status = monitor(record, lambda: None, Options(prometheus=tmp_path / "out.prom"), {})
     timer.join()
     assert status.phase is ClusterPhase.FAILED
     assert exit_code(status) == 7
@@ -56,12 +58,12 @@ def test_lines_until_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_once_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = write_record(tmp_path, 3)
-    monitor(record, lambda: None, Wish(once=True, as_json=True), {})
+    monitor(record, lambda: None, Options(once=True, as_json=True), {})
     assert json.loads(capsys.readouterr().out)["state"] == "running"
 
 
 def test_once_without_a_terminal_has_no_escapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    monitor(write_record(tmp_path, 3), lambda: None, Wish(once=True), {})
+    monitor(write_record(tmp_path, 3), lambda: None, Options(once=True), {})
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert all(line == line.rstrip() for line in out.splitlines())
@@ -79,11 +81,11 @@ def test_keys(tmp_path: Path) -> None:
     assert split_keys("gj\x1b[6~\x1bOAq") == ["g", "j", "\x1b[6~", "\x1b[A", "q"]
     assert split_keys("\x1b") == ["\x1b"]
     status = read_cluster(write_record(tmp_path, 30))
-    view = _turn(View(), "\x1b[B", status, 24)
+    view = view_after(View(), "\x1b[B", status, 24)
     assert view.offset == 1
-    assert _turn(view, "\x1b[F", status, 24).offset == 29
-    assert _turn(view, "g", status, 24).groups is False
-    assert _turn(view, "x", status, 24) == view
+    assert view_after(view, "\x1b[F", status, 24).offset == 29
+    assert view_after(view, "g", status, 24).groups is False
+    assert view_after(view, "x", status, 24) == view
 
 
 def test_a_prometheus_file_that_cannot_be_written(tmp_path: Path) -> None:

@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from raycluster_cli.cli.screen import ASCII, UNICODE, View, bar, cluster_lines, facts, live_screen, report
+from raycluster_cli.cli.cluster_table import cluster_lines
+from raycluster_cli.cli.drawing import ASCII, UNICODE, bar
+from raycluster_cli.cli.screen import View, facts, live_screen, report
 from raycluster_cli.cli.timeline import slowest_phase, timing_lines
 from raycluster_cli.model.record import EndReport
 from raycluster_cli.model.status import ClusterStatus
-from raycluster_cli.ops.reader import read_all, read_cluster, waiting_job
+from raycluster_cli.ops.clusters import job_without_record, read_all
+from raycluster_cli.ops.reader import read_cluster
 from raycluster_cli.slurm.queue import Job
 from tests.unit.records_by_hand import write_record
 
@@ -39,7 +42,7 @@ def clusters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ClusterStatu
     for name, case in cases.items():
         record = write_record(tmp_path_factory.mktemp("state"), **case)  # type: ignore[arg-type]
         found[name] = read_cluster(record)
-    found["waiting"] = waiting_job(Job("9", "9", "PENDING", reason="Resources", nodes="n[1-4]"))
+    found["waiting"] = job_without_record(Job("9", "9", "PENDING", reason="Resources", nodes="n[1-4]"))
     return found
 
 
@@ -86,7 +89,7 @@ def test_five_hundred_nodes_are_summed_up(clusters: dict[str, ClusterStatus]) ->
     text = "\n".join(shown(clusters["many"], 80, 24))
     assert "495 ready" in text
     assert "2 failed" in text and "n[499-500]" in text
-    assert "3 no word" in text and "n[496-498]" in text
+    assert "3 not reported" in text and "n[496-498]" in text
     assert "of 500" in text
 
 
@@ -105,7 +108,7 @@ def test_start_up_shows_progress(clusters: dict[str, ClusterStatus]) -> None:
     text = "\n".join(shown(clusters["starting"], 80, 24))
     assert "1 of 4 ready" in text
     assert "PROGRESS" in text
-    assert "1 no word" in text
+    assert "1 not reported" in text
 
 
 def test_gpus_have_a_column_only_where_there_are_some(clusters: dict[str, ClusterStatus]) -> None:

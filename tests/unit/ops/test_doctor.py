@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,13 +14,17 @@ import pytest
 
 from raycluster_cli.cli.doctor import table
 from raycluster_cli.model.settings import Settings
-from raycluster_cli.ops.doctor import Checkup, Finding, NodeReport, Verdict, file_system
+from raycluster_cli.ops import doctor as doctor_checks
+from raycluster_cli.ops import doctor_host, doctor_network, doctor_ray
+from raycluster_cli.ops.checkup import Checkup
+from raycluster_cli.ops.doctor_host import file_system
 from raycluster_cli.ops.doctor_nodes import Meeting, as_lines, compare, on_all_nodes
+from raycluster_cli.ops.findings import Finding, NodeFindings, Verdict
 from raycluster_cli.slurm.allocation import Allocation
 
 
-def report(host: str, *findings: Finding, **facts: str) -> NodeReport:
-    return NodeReport(host, facts, findings)
+def report(host: str, *findings: Finding, **facts: str) -> NodeFindings:
+    return NodeFindings(host, facts, findings)
 
 
 def checkup(tmp_path: Path, env: Mapping[str, str] | None = None, **settings: Any) -> Checkup:
@@ -28,20 +32,28 @@ def checkup(tmp_path: Path, env: Mapping[str, str] | None = None, **settings: An
 
 
 def found(made: Checkup, name: str) -> list[Finding]:
-    return [finding for finding in made._findings if finding.check == name]
+    return [finding for finding in made.findings if finding.check == name]
 
 
-def run(made: Checkup, *names: str) -> Checkup:
-    for name in names:
-        made._check = name
-        getattr(made, f"_{name}")()
+def run(made: Checkup, *checks: Callable[[Checkup], None]) -> Checkup:
+    for check in checks:
+        made.make(check.__name__.removeprefix("check_"), check)
     return made
 
 
 def test_a_node_that_is_well(tmp_path: Path) -> None:
-    made = run(checkup(tmp_path), "python", "address", "grants", "temp_dir", "limits", "state_dir", "proxies")
-    assert {finding.check for finding in made._findings} >= {"cpus", "memory", "gpus", "/dev/shm", "limits"}
-    assert not [finding for finding in made._findings if finding.verdict is Verdict.FAIL]
+    made = run(
+        checkup(tmp_path),
+        doctor_ray.check_python,
+        doctor_network.check_address,
+        doctor_host.check_grants,
+        doctor_host.check_temp_dir,
+        doctor_host.check_limits,
+        doctor_host.check_state_dir,
+        doctor_network.check_proxies,
+    )
+    assert {finding.check for finding in made.findings} >= {"cpus", "memory", "gpus", "/dev/shm", "limits"}
+    assert not [finding for finding in made.findings if finding.verdict is Verdict.FAIL]
     assert list((tmp_path / "state").iterdir()) == []
     assert found(made, "proxies")[0].text == "none set"
 
@@ -49,22 +61,26 @@ def test_a_node_that_is_well(tmp_path: Path) -> None:
 def test_what_will_fail(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state").chmod(0o777)
-    made = run(checkup(tmp_path, {"HTTP_PROXY": "http://proxy"}), "state_dir", "proxies")
-    assert [finding.verdict for finding in made._findings] == [Verdict.FAIL, Verdict.NOTE]
-    assert "chmod" in made._findings[0].remedy
+    made = run(
+        checkup(tmp_path, {"HTTP_PROXY": "http://proxy"}),
+        doctor_host.check_state_dir,
+        doctor_network.check_proxies,
+    )
+    assert [finding.verdict for finding in made.findings] == [Verdict.FAIL, Verdict.NOTE]
+    assert "chmod" in made.findings[0].remedy
     (tmp_path / "file").touch()
     made = Checkup(Settings(), {}, tmp_path / "file" / "state")
-    run(made, "state_dir")
-    assert "cannot be written" in made._findings[0].text
+    run(made, doctor_host.check_state_dir)
+    assert "cannot be written" in made.findings[0].text
 
 
-def test_errors_of_the_start_are_findings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_the_start_arefindings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = checkup(tmp_path, temp_dir=str(tmp_path / ("long" * 20)), network="1.2.3.0/24")
     importing = SimpleNamespace(
         communicate=lambda timeout: ('{"version": "2.40.0", "path": "/x", "took_s": 1}\n', ""), returncode=0
     )
-    monkeypatch.setattr(made, "_begin_import", lambda: importing)
-    verdicts = {finding.check: finding for finding in made.run().findings}
+    monkeypatch.setattr(doctor_checks, "begin_import", lambda checkup: importing)
+    verdicts = {finding.check: finding for finding in doctor_checks.examine(made).findings}
     assert verdicts["address"].verdict is Verdict.FAIL
     assert verdicts["temp directory"].verdict is Verdict.FAIL
     assert "short local directory" in verdicts["temp directory"].text
@@ -82,8 +98,9 @@ def test_errors_of_the_start_are_findings(tmp_path: Path, monkeypatch: pytest.Mo
 )
 def test_importing_ray(tmp_path: Path, out: str, err: str, code: int, verdict: Verdict) -> None:
     made = checkup(tmp_path)
-    made._ray(SimpleNamespace(communicate=lambda timeout: (out, err), returncode=code))  # type: ignore[arg-type]
-    assert made._findings[0].verdict is verdict
+    importing: Any = SimpleNamespace(communicate=lambda timeout: (out, err), returncode=code)
+    doctor_ray.check_ray(made, importing)
+    assert made.findings[0].verdict is verdict
 
 
 def test_versions_must_be_equal() -> None:
@@ -106,13 +123,13 @@ def test_table_tells_what_is_common_once() -> None:
         ("ok", "ray    2.60.0 on ext4; import 0.81 to 1.3 s"),
         ("fail", "names  no address is known for n9 [n2]"),
         ("", "       → Ask the site."),
-        ("", "2 nodes (n[1-2]), 3.2 s: 1 thing will fail, 0 warnings."),
+        ("", "2 nodes (n[1-2]), 3.2 s: 1 check failed, 0 warnings."),
     ]
 
 
 def test_reports_travel_as_json() -> None:
     one = report("n1", Finding("ray", Verdict.NOTE, "x", "y", {"import s": 1.0}), ray="2.60.0")
-    assert NodeReport.from_json(json.loads(json.dumps(one.as_json()))) == one
+    assert NodeFindings.from_json(json.loads(json.dumps(one.as_json()))) == one
 
 
 def node(tmp_path: Path, host: str, others: list[str]) -> Any:
@@ -137,7 +154,7 @@ def test_nodes_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         thread.start()
     for thread in threads:
         thread.join(20)
-    assert [finding.verdict for finding in (*head._findings, *other._findings)] == [Verdict.OK] * 5
+    assert [finding.verdict for finding in (*head.findings, *other.findings)] == [Verdict.OK] * 5
     assert "agrees" in found(other, "clock")[0].text
 
 
@@ -148,14 +165,14 @@ def test_nodes_that_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     other = node(tmp_path, "n2", ["n1"])
     for _, check in meeting.checks():
         check(other)
-    canary, way = other._findings
+    canary, way = other.findings
     assert (canary.verdict, way.verdict) == (Verdict.FAIL, Verdict.FAIL)
-    assert "n1 is not reached from here (127.0.0.1 port" in way.text
+    assert "n1 cannot be reached from here (127.0.0.1 port" in way.text
     assert "not seen here" in canary.text
     head = node(tmp_path / "elsewhere", "n1", ["n2"])
     for _, check in meeting.checks():
         check(head)
-    assert head._findings[1].text == "not reached by n2"
+    assert head.findings[1].text == "not reached by n2"
 
 
 def test_one_srun_for_all(tmp_path: Path) -> None:

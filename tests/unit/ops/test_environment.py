@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.model.settings import Settings
-from raycluster_cli.ops.environment import as_json, as_lines, look_around
+from raycluster_cli.ops.environment import look_around
+from raycluster_cli.ops.environment_page import as_json, as_lines
 
 TASK = {
     "SLURM_JOB_ID": "12",
@@ -40,7 +41,15 @@ def test_outside_slurm(tmp_path: Path) -> None:
     assert by_name["memory"].source.startswith("this node (")
     assert by_name["state_dir"].value == str(tmp_path)
     text = "\n".join(as_lines(found, 100))
-    for title in ("Where", "This node grants", "Ray is told", "Ports", "Versions", "Limits", "Settings"):
+    for title in (
+        "This process",
+        "Granted on this node",
+        "Given to Ray",
+        "Ports",
+        "Versions",
+        "Limits",
+        "Settings",
+    ):
         assert title in text
     assert json.loads(json.dumps(as_json(found)))["schema"] == 1
     assert [

@@ -24,7 +24,7 @@ def test_which_node(tmp_path: Path) -> None:
     assert choose_node(record, "n002.site.example").host == "n002"
     with pytest.raises(UsageError, match="n001, n002, n003"):
         choose_node(record, "n9")
-    with pytest.raises(RayclusterError, match="n003 is not up"):
+    with pytest.raises(RayclusterError, match="not up on n003"):
         choose_live_node(record, "n003")
     record.write_end(EndReport(1.0, 7, "driver", "n001", "the driver ended with code 7"))
     with pytest.raises(RayclusterError, match="has ended: the driver ended with code 7"):
@@ -74,9 +74,9 @@ def test_tunnel_that_fails(tmp_path: Path) -> None:
     ssh.write_text("#!/bin/sh\nexit 255\n")
     ssh.chmod(0o755)
     tunnel = Tunnel("me", "login", "gpu01", "127.0.0.1", 20483, free_local_port(None))
-    with pytest.raises(RayclusterError, match="ssh to gpu01 made no tunnel"):
+    with pytest.raises(RayclusterError, match="ssh to gpu01 opened no tunnel"):
         hold_tunnel(tunnel, {"PATH": f"{tmp_path}:/bin:/usr/bin"}, pytest.fail)
-    with pytest.raises(UsageError, match="no ssh"):
+    with pytest.raises(UsageError, match="ssh was not found"):
         hold_tunnel(tunnel, {"PATH": str(tmp_path / "none")}, pytest.fail)
 
 
@@ -100,9 +100,9 @@ def test_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raycluster_cli.cli.completion.subprocess.run", squeue)
     monkeypatch.setattr("raycluster_cli.slurm.queue.shutil.which", lambda name, path=None: name)
     assert list(completion.complete_job("47")) == [
-        ("4711", "no end yet: python train.py --epochs 20"),
-        ("4713", "waits: wait"),
-        ("4712+blue", "ended with 7: python train.py --epochs 20"),
+        ("4711", "running: python train.py --epochs 20"),
+        ("4713", "in the queue: wait"),
+        ("4712+blue", "ended, exit code 7: python train.py --epochs 20"),
     ]
     assert list(completion.complete_job("5")) == []
     monkeypatch.setattr("raycluster_cli.cli.completion._state_dir", lambda given: 1 / 0)

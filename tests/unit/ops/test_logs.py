@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.model.errors import RayclusterError
+from raycluster_cli.ops.clusters import find_record
 from raycluster_cli.ops.follow import JobState, explain_reason, follow, parse_job
 from raycluster_cli.ops.logs import Source, job_output, kept_files, last_lines, session_files, show
-from raycluster_cli.ops.reader import find_record
 from tests.unit.records_by_hand import write_record
 
 OUTPUT = b"""\
@@ -74,7 +74,7 @@ def test_where_the_output_is(tmp_path: Path, output: Path) -> None:
     record.write_head(dataclasses.replace(head, output=str(output)))
     assert job_output(record, tmp_path, {}) == output
     output.unlink()
-    with pytest.raises(RayclusterError, match="not to be seen from here"):
+    with pytest.raises(RayclusterError, match="not visible from here"):
         job_output(record, tmp_path, {})
     local = write_record(tmp_path, 2, key="local-1", cluster="local")
     with pytest.raises(RayclusterError, match="terminal"):
@@ -129,7 +129,7 @@ def test_followed_to_the_end(output: Path, capfdbinary: pytest.CaptureFixture[by
     assert follow("7", {}, ask=ask, clock=clock, sleep=clock.sleep) == 7  # type: ignore[arg-type]
     out, err = capfdbinary.readouterr()
     assert out == OUTPUT
-    assert err.count(b"will wait for ever") == 1
+    assert err.count(b"will never start") == 1
     assert b"runs on n[1-2]" in err
     assert b"failed, exit code 7" in err
 
@@ -164,6 +164,6 @@ def test_scontrol() -> None:
 
 
 def test_reasons() -> None:
-    assert "for ever" in explain_reason("PartitionNodeLimit")
-    assert "used up" in explain_reason("QOSMaxCpuPerUserLimit")
+    assert "never start" in explain_reason("PartitionNodeLimit")
+    assert "is reached" in explain_reason("QOSMaxCpuPerUserLimit")
     assert explain_reason("Priority") == explain_reason("") == ""

@@ -12,7 +12,8 @@ import pytest
 from raycluster_cli.model.errors import UsageError
 from raycluster_cli.model.record import ClusterUsage, EndReport, NodeReport, NodeUsage
 from raycluster_cli.model.status import ClusterPhase, NodePhase
-from raycluster_cli.ops.reader import find_record, natural, read_all, read_cluster, waiting_job
+from raycluster_cli.ops.clusters import find_record, job_without_record, read_all
+from raycluster_cli.ops.reader import natural, read_cluster
 from raycluster_cli.ops.status_json import cluster_json, list_json, prometheus_text
 from raycluster_cli.slurm.queue import Job
 from raycluster_cli.state.record import Record
@@ -42,13 +43,15 @@ def test_starting(tmp_path: Path) -> None:
     status = read_cluster(write_record(tmp_path, 4, starting=2, silent=1, age_s=3))
     assert status.phase is ClusterPhase.STARTING
     assert status.headline == "1 of 4 nodes ready"
-    assert status.nodes[-1].phase is NodePhase.UNHEARD or status.nodes[-2].phase is NodePhase.UNHEARD
+    assert (
+        status.nodes[-1].phase is NodePhase.NOT_REPORTED or status.nodes[-2].phase is NodePhase.NOT_REPORTED
+    )
 
 
 def test_degraded_names_who_is_missing(tmp_path: Path) -> None:
     status = read_cluster(write_record(tmp_path, 6, failed=1, silent=1))
     assert status.phase is ClusterPhase.DEGRADED
-    assert status.headline == "goes on with 4 of 6 nodes; lost: n006; not come: n005"
+    assert status.headline == "continues with 4 of 6 nodes; lost: n006; never reported: n005"
 
 
 def test_a_node_that_the_gcs_does_not_know_is_lost(tmp_path: Path) -> None:
@@ -101,7 +104,7 @@ def test_asked_to_stop(tmp_path: Path) -> None:
     record.request_stop(by="ada@login")
     status = read_cluster(record)
     assert status.phase is ClusterPhase.STOPPING
-    assert status.headline == "asked to end by ada@login"
+    assert status.headline == "stop requested by ada@login"
 
 
 def test_lost_when_the_head_is_silent(tmp_path: Path) -> None:
@@ -145,8 +148,8 @@ def test_half_written_files_are_not_there_yet(tmp_path: Path) -> None:
     assert status.events == ()
 
 
-def test_waiting_job() -> None:
-    status = waiting_job(
+def test_job_without_record() -> None:
+    status = job_without_record(
         Job("9", "9", "PENDING", reason="Priority", name="train", start_time=time.time() + 60)
     )
     assert status.phase is ClusterPhase.PENDING
@@ -154,7 +157,7 @@ def test_waiting_job() -> None:
 
 
 def test_which_record(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no cluster has left a record"):
+    with pytest.raises(UsageError, match="there are no records"):
         find_record(tmp_path, "", {})
     first = write_record(tmp_path, 2, key="1")
     assert find_record(tmp_path, "", {}).path == first.path

@@ -10,15 +10,15 @@ import pytest
 
 from raycluster_cli.model.errors import RayclusterError, UsageError
 from raycluster_cli.ops.submit import (
-    Words,
-    container_words,
+    CommandLine,
+    container_prefix,
     default_template,
     environment_for_sbatch,
     environment_lines,
     has_option,
     make_script,
     sbatch_lines,
-    split_words,
+    split_line,
     submit,
 )
 from raycluster_cli.rayproc.boot import raycluster_command
@@ -43,7 +43,7 @@ ODD = (
 
 
 def script(*driver: str, sbatch: tuple[str, ...] = (), **more: object) -> str:
-    words = Words((), sbatch, driver)
+    words = CommandLine((), sbatch, driver)
     defaults = {"options": (), "env": {}, "srun_wait_s": 60, "python": "/env/bin/python"}
     return make_script(words, **{**defaults, **more})  # type: ignore[arg-type]
 
@@ -106,11 +106,11 @@ def test_containers(tmp_path: Path) -> None:
     words, _ = run(tmp_path, script("x", container="my image.sif", sbatch=("--gpus-per-node=2",)))
     here = words.index("apptainer")
     assert words[here : here + 6] == ["apptainer", "exec", "--nv", "my image.sif", "raycluster", "run"]
-    assert container_words("registry/image:1", gpus=False).startswith("--container-image=registry/image:1 ")
+    assert container_prefix("registry/image:1", gpus=False).startswith("--container-image=registry/image:1 ")
 
 
 def test_splitting() -> None:
-    words = split_words(
+    words = split_line(
         [
             "-N4",
             "--time",
@@ -130,10 +130,10 @@ def test_splitting() -> None:
     assert words.own == ("--follow", "--timeout", "9")
     assert words.sbatch == ("-N4", "--time=1:00", "--exclusive", "--gres=gpu:2")
     assert words.driver == ("a", "-N")
-    assert split_words(["--comment", "two words"], (), ()).sbatch == ("--comment='two words'",)
-    assert split_words(["--comment", "a\\b"], (), ()).sbatch == (r"--comment='a\\b'",)
+    assert split_line(["--comment", "two words"], (), ()).sbatch == ("--comment='two words'",)
+    assert split_line(["--comment", "a\\b"], (), ()).sbatch == (r"--comment='a\\b'",)
     with pytest.raises(UsageError, match="before `--`"):
-        split_words(["train.py"], (), ())
+        split_line(["train.py"], (), ())
 
 
 def test_sbatch_lines() -> None:
@@ -194,7 +194,7 @@ def test_submitting(tmp_path: Path) -> None:
     [
         ("invalid partition specified: x", "sinfo -s"),
         ("Batch job submission failed: Requested node configuration is not available", "sinfo -N -l"),
-        ("unrecognized option '--tmie=3'", "no option of raycluster"),
+        ("unrecognized option '--tmie=3'", "not an option of raycluster"),
     ],
 )
 def test_refusals(tmp_path: Path, said: str, hint: str) -> None:
@@ -205,5 +205,5 @@ def test_refusals(tmp_path: Path, said: str, hint: str) -> None:
 
 
 def test_no_sbatch(tmp_path: Path) -> None:
-    with pytest.raises(RayclusterError, match="no sbatch"):
+    with pytest.raises(RayclusterError, match="sbatch was not found"):
         submit("x", {"PATH": str(tmp_path)})

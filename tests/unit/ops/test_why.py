@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 
 from raycluster_cli.cli.app import app
 from raycluster_cli.model.record import EndReport, HeadInfo, NodeReport, ProcessDeath
-from raycluster_cli.ops.why import judge, page, post_mortem
+from raycluster_cli.ops.post_mortem import post_mortem
+from raycluster_cli.ops.verdict import judge
+from raycluster_cli.ops.why import page
 from raycluster_cli.state.record import Record
 
 NOW = time.time()
@@ -25,7 +27,7 @@ def record(tmp_path: Path) -> Record:
     return record
 
 
-def word(host: str, role: str = "worker", phase: str = "gone", **more: object) -> NodeReport:
+def reported(host: str, role: str = "worker", phase: str = "gone", **more: object) -> NodeReport:
     return NodeReport(host, role, phase, **{"updated": time.time(), "exit_code": 0, **more})  # type: ignore[arg-type]
 
 
@@ -33,36 +35,36 @@ def test_who_ended_first(record: Record) -> None:
     record.write_end(
         EndReport(NOW, 5, "worker-lost", "n2", "worker n2 (10.0.0.2) is lost: the raylet on n2 …")
     )
-    record.write_node(word("n1", "head", "failed", exit_code=5))
+    record.write_node(reported("n1", "head", "failed", exit_code=5))
     deaths = (ProcessDeath("raylet", 7, -9, NOW - 2),)
-    record.write_node(word("n2", phase="failed", exit_code=5, deaths=deaths, oom_kills=0))
+    record.write_node(reported("n2", phase="failed", exit_code=5, deaths=deaths, oom_kills=0))
     drained = (ProcessDeath("raylet", 7, 0, NOW + 0.1),)
-    record.write_node(word("n3", deaths=drained))
+    record.write_node(reported("n3", deaths=drained))
     logs = record.log_dir("n2")
-    (logs / "raylet.out").write_text("health check failed\nlast words of the raylet\n")
+    (logs / "raylet.out").write_text("health check failed\nlast lines of the raylet\n")
     post = post_mortem(record)
     assert [str(death) for death in post.deaths] == ["raylet on n2 was killed by SIGKILL"]
     text = page(post)
     assert "exit code 5" in text
     assert "raylet on n2 was killed from outside" in text
-    assert "last words of the raylet" in text
+    assert "last lines of the raylet" in text
     assert str(logs) in text
-    assert "1 node ended in order" in text
+    assert "1 node exited cleanly" in text
 
 
 def test_memory_is_told_before_everything_else(record: Record) -> None:
     record.write_end(EndReport(NOW, 1, "driver", "n1", "the driver ended with code 1"))
-    record.write_node(word("n1", "head", oom_kills=0))
-    record.write_node(word("n2", oom_kills=2))
+    record.write_node(reported("n1", "head", oom_kills=0))
+    record.write_node(reported("n2", oom_kills=2))
     verdict, remedies = judge(post_mortem(record))
-    assert verdict.startswith("Memory: the kernel killed 2 processes")
+    assert verdict.startswith("Out of memory: the kernel killed 2 processes")
     assert "n2 (2)" in verdict
     assert "--mem" in remedies[0]
 
 
 def test_known_text_in_a_log(record: Record) -> None:
     record.write_end(EndReport(NOW, 3, "error", "n1", "the head did not start on n1"))
-    record.write_node(word("n1", "head", "failed", exit_code=3))
+    record.write_node(reported("n1", "head", "failed", exit_code=3))
     (record.log_dir("n1") / "gcs_server.out").write_text("x\nbind: Address already in use [/tmp]\n")
     text = page(post_mortem(record))
     assert "A port was taken" in text
@@ -72,7 +74,7 @@ def test_known_text_in_a_log(record: Record) -> None:
 
 def test_broken_connections_after_a_driver_that_failed_by_itself_are_no_cause(record: Record) -> None:
     record.write_end(EndReport(NOW, 3, "driver", "n1", "the driver ended with code 3 after 2 s"))
-    record.write_node(word("n1", "head", exit_code=3))
+    record.write_node(reported("n1", "head", exit_code=3))
     (record.log_dir("n1") / "raylet.out").write_text("Failed to read the next message: End of file\n")
     verdict, _ = judge(post_mortem(record))
     assert verdict.startswith("The driver itself failed: it ended with code 3")
@@ -80,12 +82,12 @@ def test_broken_connections_after_a_driver_that_failed_by_itself_are_no_cause(re
 
 def test_silent_host(record: Record) -> None:
     record.write_end(EndReport(NOW, 5, "worker-lost", "n2", "worker n2 is lost: no answer"))
-    record.write_node(word("n1", "head", "failed", exit_code=5))
-    record.write_node(word("n2", phase="joined", exit_code=None))
+    record.write_node(reported("n1", "head", "failed", exit_code=5))
+    record.write_node(reported("n2", phase="joined", exit_code=None))
     verdict, remedies = judge(post_mortem(record))
     assert "n2 stopped responding" in verdict
     assert "--exclude=n2" in remedies[0]
-    assert "no last word" in page(post_mortem(record))
+    assert "exited without reporting" in page(post_mortem(record))
 
 
 def test_clock_two_minutes_off(record: Record) -> None:
@@ -93,7 +95,7 @@ def test_clock_two_minutes_off(record: Record) -> None:
     record.write_end(EndReport(NOW, 5, "worker-lost", "n2", "worker n2 is lost"))
     for host, skew_s, ago_s in (("n2", 0, 3), ("n3", -120, 1)):
         deaths = (ProcessDeath("raylet", 7, -9, NOW - ago_s + skew_s),)
-        record.write_node(word(host, phase="failed", updated=NOW + skew_s, deaths=deaths))
+        record.write_node(reported(host, phase="failed", updated=NOW + skew_s, deaths=deaths))
         os.utime(record.path / "nodes" / f"{host}.json", (NOW, NOW))
     post = post_mortem(record)
     assert [death.host for death in post.deaths] == ["n2", "n3"]
@@ -101,31 +103,31 @@ def test_clock_two_minutes_off(record: Record) -> None:
 
 
 def test_good_end_and_no_end(record: Record) -> None:
-    record.write_node(word("n1", "head", "driver running", exit_code=None))
-    assert "no end in its record" in page(post_mortem(record))
+    record.write_node(reported("n1", "head", "driver running", exit_code=None))
+    assert "does not say that it has ended" in page(post_mortem(record))
     record.write_end(EndReport(NOW, 0, "driver", "", "the driver ended with code 0"))
     assert judge(post_mortem(record)) == ("Nothing went wrong.", ())
 
 
 @pytest.mark.parametrize(
-    ("end", "words"),
+    ("end", "text"),
     [
         (EndReport(NOW, 137, "driver", "n1", "the driver was killed by SIGKILL"), "was killed by SIGKILL"),
         (EndReport(NOW, 7, "driver", "n1", "the driver ended with code 7"), "ended with code 7"),
-        (EndReport(NOW, 143, "signal", "n1", "ended by SIGTERM"), "scancel"),
+        (EndReport(NOW, 143, "signal", "n1", "ended by SIGTERM"), "cancelled"),
         (EndReport(NOW, 4, "error", "", "1 of 2 workers did not join"), "missing at the deadline"),
     ],
 )
-def test_reasons_without_a_known_text(record: Record, end: EndReport, words: str) -> None:
+def test_reasons_without_a_known_text(record: Record, end: EndReport, text: str) -> None:
     record.write_end(end)
-    assert words in judge(post_mortem(record))[0]
+    assert text in judge(post_mortem(record))[0]
 
 
 def test_one_page(record: Record) -> None:
     """Of 500 nodes that failed together a page tells the first, and counts the rest."""
     record.write_end(EndReport(NOW, 5, "head-lost", "n1", "the head's GCS is gone"))
     for number in range(500):
-        record.write_node(word(f"n{number}", phase="failed", exit_code=5))
+        record.write_node(reported(f"n{number}", phase="failed", exit_code=5))
     text = page(post_mortem(record))
     assert "and 488 more" in text
     assert len(text.splitlines()) < 60
@@ -136,5 +138,5 @@ def test_command(record: Record, tmp_path: Path) -> None:
     state = ["--state-dir", str(tmp_path / "state")]
     done = CliRunner().invoke(app, ["why", "4711", "--json", *state])
     assert done.exit_code == 0, done.output
-    assert json.loads(done.output)["culprit"] == "n2"
+    assert json.loads(done.output)["failed_host"] == json.loads(done.output)["culprit"] == "n2"
     assert "Likely cause" in CliRunner().invoke(app, ["why", *state]).output

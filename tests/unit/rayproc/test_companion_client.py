@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.rayproc.companion_client import CompanionClient
-from raycluster_cli.rayproc.plan import StartFailure
+from raycluster_cli.rayproc.failure import StartFailure
 from raycluster_cli.system.process import Reaper
 from raycluster_cli.system.proctree import ProcessRef, identify, is_running
 from tests.unit.rayproc.test_plan import HEAD

@@ -1,8 +1,7 @@
-"""The record on a real file system: claims between processes, words, the token, and what can be wrong."""
+"""The record on a real file system: leases between processes, reports, and what can be wrong."""
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
 import os
@@ -17,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from raycluster_cli.model.errors import RayclusterError, UsageError
-from raycluster_cli.model.record import SCHEMA, EndReport, Event, HeadInfo, NodeReport
+from raycluster_cli.model.errors import UsageError
+from raycluster_cli.model.record import SCHEMA, EndReport, HeadInfo, NodeReport, encode
 from raycluster_cli.state import record as module
 from raycluster_cli.state.catalogue import list_records, prune, record_of
 from raycluster_cli.state.record import Record
@@ -43,24 +42,24 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-# -- words ---------------------------------------------------------------------------------------
+# -- reports ---------------------------------------------------------------------------------------
 
 
 def test_what_is_written_is_read(record: Record) -> None:
     head = HeadInfo(
         "a1", "10.0.0.1", 20480, driver=("python", "train.py"), ports={"gcs": 20480, "worker_list": [1]}
     )
-    word = NodeReport(
+    report = NodeReport(
         "a1", "head", "joined", phases={"launched": 1.5}, pid=7, create_time=99, exit_code=0, updated=2.5
     )
     end = EndReport(3.5, 7, "driver", "a1", "ended with code 7")
     record.write_head(head)
-    record.write_node(word)
+    record.write_node(report)
     record.write_end(end)
     other = Record.open(record.path)
     assert other.read_head() == head
-    assert other.read_node("a1") == word
-    assert other.read_nodes() == {"a1": word}
+    assert other.read_node("a1") == report
+    assert other.read_nodes() == {"a1": report}
     assert other.read_end() == end
     assert (other.slurm_cluster, other.key, other.name) == ("tux", "123", "")
 
@@ -133,7 +132,7 @@ def test_a_stale_handle_is_asked_again_after_the_directory_was_opened(
     assert calls == ["end.json", "123", "end.json"]
 
 
-def test_a_link_or_fifo_in_place_of_a_word_is_not_followed(record: Record, tmp_path: Path) -> None:
+def test_a_link_or_fifo_in_place_of_a_report_is_not_followed(record: Record, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_text('{"host": "a", "address_ip": "x", "port": 1}')
     (record.path / "head.json").symlink_to(tmp_path / "elsewhere")
     assert record.read_head() is None
@@ -141,7 +140,7 @@ def test_a_link_or_fifo_in_place_of_a_word_is_not_followed(record: Record, tmp_p
     assert record.read_end() is None  # and does not hang
 
 
-def test_readers_never_see_half_a_word_while_it_is_replaced(record: Record) -> None:
+def test_readers_never_see_half_a_report_while_it_is_replaced(record: Record) -> None:
     code = """
         import sys, time
         from pathlib import Path
@@ -160,29 +159,27 @@ def test_readers_never_see_half_a_word_while_it_is_replaced(record: Record) -> N
     )
     seen = 0
     while writer.poll() is None:
-        word = record.read_node("a")
-        assert word is not None or seen == 0
-        seen += word is not None
+        report = record.read_node("a")
+        assert report is not None or seen == 0
+        seen += report is not None
     assert seen > 10
     assert writer.returncode == 0
     assert [path.name for path in (record.path / "nodes").iterdir()] == ["a.json"]
 
 
-def test_a_thousand_nodes_are_listed_and_no_word_is_opened_twice(
+def test_a_thousand_nodes_are_listed_and_no_report_is_opened_twice(
     record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for n in range(1000):
         (record.path / "nodes" / f"n{n:04}.json").write_bytes(
-            record._encode(
-                NodeReport(f"n{n:04}", "worker", "joined", phases={"launched": 1.0, "joined": 2.0})
-            )
+            encode(NodeReport(f"n{n:04}", "worker", "joined", phases={"launched": 1.0})).encode()
         )
     assert len(record.read_nodes()) == 1000
     monkeypatch.setattr(module, "read_bytes", lambda path: pytest.fail(f"{path} is opened again"))
     assert len(record.read_nodes()) == 1000
 
 
-def test_an_unchanged_word_is_not_opened_again_and_a_changed_one_is(
+def test_an_unchanged_report_is_not_opened_again_and_a_changed_one_is(
     record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record.write_node(NodeReport("a", "worker", "launched"))
@@ -323,49 +320,7 @@ def test_the_alive_check_gets_pid_and_start(record: Record) -> None:
     assert asked == [ProcessRef(claim.pid, claim.create_time)]
 
 
-# -- the token -----------------------------------------------------------------------------------
-
-
-def test_the_token_is_long_made_once_and_read_back(record: Record) -> None:
-    token = record.make_token()
-    assert len(token) == 64
-    assert Record.open(record.path).read_token() == token
-    with pytest.raises(RayclusterError, match="is there already"):
-        record.make_token()
-
-
-@pytest.mark.parametrize("bits", [0o640, 0o604, 0o660, 0o666])
-def test_a_token_that_others_can_read_is_refused(record: Record, bits: int) -> None:
-    record.make_token()
-    record.token_path.chmod(bits)
-    with pytest.raises(UsageError, match=rf"can be read by others \(mode {bits:04o}\); 0600 is needed"):
-        record.read_token()
-
-
-def test_a_token_that_is_a_link_or_not_whole_yet(record: Record, tmp_path: Path) -> None:
-    record.token_path.write_text("")
-    record.token_path.chmod(0o600)
-    assert record.read_token() is None
-    record.token_path.unlink()
-    (tmp_path / "other").write_text("f" * 64)
-    record.token_path.symlink_to(tmp_path / "other")
-    with pytest.raises(UsageError, match="symbolic link"):
-        record.read_token()
-
-
-def test_the_token_gets_into_no_word_and_no_event(record: Record) -> None:
-    token = record.make_token()
-    record.write_head(HeadInfo("a", "10.0.0.1", 1, driver=("run", f"--token={token}")))
-    record.write_node(NodeReport("a", "head", "failed", message=f"bad token {token}"))
-    record.append_event(f"refused {token}")
-    for path in record.path.rglob("*"):
-        if path.is_file() and path.name != "token":
-            assert token not in path.read_text()
-    head = record.read_head()
-    assert head is not None and head.driver == ("run", "--token=[token]")
-
-
-# -- stop and events -----------------------------------------------------------------------------
+# -- stop and losses ------------------------------------------------------------------------------
 
 
 def test_a_node_tells_of_its_dead_raylet(record: Record) -> None:
@@ -386,24 +341,6 @@ def test_the_first_who_asks_for_the_end_stands(record: Record) -> None:
     record.request_stop("me too", by="bob@login2")
     asked = Record.open(record.path).stop_requested()
     assert asked is not None and (asked.by, asked.reason) == ("ann@login1", "tired")
-
-
-def test_events_keep_their_order_and_a_broken_line_is_left_out(record: Record) -> None:
-    record.append_event("one", when=1.0)
-    with (record.path / "events.log").open("a") as file:
-        file.write('{"t": 2, "te\n')
-    record.append_event("two\nlines – ü", when=3.0)
-    assert record.read_events() == [Event(1.0, "one"), Event(3.0, "two\nlines – ü")]
-    assert record.read_events(limit=1) == [Event(3.0, "two\nlines – ü")]
-
-
-def test_the_event_log_does_not_grow_without_end(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_EVENTS_MAX_BYTES", 2000)
-    for n in range(200):
-        assert record.append_event(f"event {n}")
-    size = sum((record.path / name).stat().st_size for name in ("events.log", "events.log.1"))
-    assert size < 5000
-    assert record.read_events(limit=3)[-1].text == "event 199"
 
 
 # -- places that will not do ---------------------------------------------------------------------
@@ -638,8 +575,3 @@ def test_prune_takes_the_oldest_and_only_so_many(state: Path) -> None:
     for n in (1, 2, 3):
         os.utime(state / "tux" / str(n) / "nodes", (1000, 1000))
     assert [path.name for path in prune(state, limit=2)] == ["1", "2"]
-
-
-def test_words_are_frozen() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        EndReport(1.0, 0).exit_code = 1  # type: ignore[misc]

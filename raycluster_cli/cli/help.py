@@ -1,0 +1,74 @@
+"""The help of a command as a manual page has it: arguments by their own names, options in groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+from typer.core import TyperArgument, TyperCommand
+
+from ..model.settings import Settings
+
+#: Groups of options, each with the first field of Settings that is in it.
+_GROUPS = {
+    "expected_workers": "The cluster",
+    "master_ip": "Addresses and ports",
+    "num_cpus": "Resources given to Ray",
+    "start_timeout": "How Ray is started",
+    "on_worker_loss": "Failures, the end, and logs",
+    "state_dir": "Directories and output",
+}
+
+
+def group_titles() -> dict[str, str]:
+    """The group of each setting's option, by the setting's name."""
+    title = ""
+    titles = {}
+    for field in fields(Settings):
+        title = _GROUPS.get(field.name, title)
+        titles[field.name] = title
+    return titles
+
+
+class Command(TyperCommand):
+    """A command whose arguments are shown as their metavar says: JOB, [JOB], -- COMMAND [ARG]..."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        pieces = [self.options_metavar] if self.options_metavar else []
+        return [*pieces, *(shown(argument) for argument in self._arguments())]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        for title, rows in self._sections(ctx):
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+    def _sections(self, ctx: Any) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+        arguments = self._arguments()
+        rows = [(alone(shown(argument)), argument.help or "") for argument in arguments]
+        groups: dict[str, list[tuple[str, str]]] = {"Arguments": rows, "Options": []}
+        titles = group_titles()
+        many = sum(parameter.name in titles for parameter in self.params) > 2
+        for parameter in self.get_params(ctx):
+            record = None if parameter in arguments else parameter.get_help_record(ctx)
+            if record is not None:
+                title = titles.get(parameter.name or "", "Options") if many else "Options"
+                groups.setdefault(title, []).append(record)
+        return ((title, rows) for title, rows in groups.items() if rows)
+
+    def _arguments(self) -> list[TyperArgument]:
+        return [each for each in self.params if isinstance(each, TyperArgument)]
+
+
+def shown(argument: TyperArgument) -> str:
+    """An argument in the usage line."""
+    return argument.metavar or (argument.name or "").upper()
+
+
+def alone(text: str) -> str:
+    """An argument in the list below it, where brackets say nothing.
+
+    >>> alone("[JOB]"), alone("[JOB]..."), alone("[RAY OPTIONS] -- COMMAND [ARG]...")
+    ('JOB', 'JOB...', '[RAY OPTIONS] -- COMMAND [ARG]...')
+    """
+    return text.replace("[", "").replace("]", "") if text.count("[") == 1 and text.startswith("[") else text

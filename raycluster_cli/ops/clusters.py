@@ -1,0 +1,111 @@
+"""Which clusters there are: the one that a person means, all of them, and jobs that have no record."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..model.errors import UsageError
+from ..model.status import ClusterPhase, ClusterStatus
+from ..slurm.queue import Job
+from ..state.catalogue import list_records, record_of
+from ..state.record import Record
+from .reader import SILENT_S, hosts_of, read_cluster, waiting_message
+
+#: What to do about a job that runs and has no record.
+NO_RECORD_HINT = (
+    "If the records are elsewhere, give their directory with --state-dir. The job's output says whether "
+    "raycluster has started; `scancel {job}` cancels the job."
+)
+
+
+def job_without_record(job: Job, now: float | None = None) -> ClusterStatus:
+    """A job that has no record: it waits, raycluster has not started in it, or the record was removed."""
+    when = time.time() if now is None else now
+    if job.is_waiting:
+        phase, message = ClusterPhase.PENDING, waiting_message(job, when)
+    else:
+        phase = ClusterPhase.NO_RECORD
+        message = (
+            f"Slurm says {job.state.lower()}, but there is no record of a cluster: raycluster has not "
+            "started in this job, or the record was removed"
+        )
+    return ClusterStatus(
+        job=job.id,
+        name="",
+        phase=phase,
+        nodes=(),
+        expected_nodes=len(hosts_of(job.nodes)),
+        started=0.0,
+        read_at=when,
+        end_time=None if job.is_waiting else job.end_time,
+        message=message,
+        slurm_state=job.state,
+        job_name=job.name,
+    )
+
+
+def no_records(state_dir: Path) -> UsageError:
+    return UsageError(
+        f"there are no records of clusters in {state_dir}.",
+        "Start one with `raycluster submit` or `raycluster run --local 2 -- …`, or give the directory of the "
+        "records with --state-dir.",
+    )
+
+
+def find_record(state_dir: Path, job: str, env: Mapping[str, str]) -> Record:
+    """The record meant by JOB; without one this job's own, else the one that runs, else the newest.
+
+    UsageError when there is none, or several run.
+    """
+    if job:
+        return record_of(state_dir, job)
+    inside = env.get("SLURM_JOB_ID", "")
+    if inside:
+        with contextlib.suppress(UsageError):
+            return record_of(state_dir, inside)
+    records = list_records(state_dir)
+    running = [record for record in records if record.read_end() is None and is_alive(record)]
+    if len(running) > 1:
+        names = ", ".join(record.path.name for record in running[:6])
+        raise UsageError(f"{len(running)} clusters run: {names}.", "Name one of them.")
+    if running:
+        return running[0]
+    if records:
+        return records[0]
+    raise no_records(state_dir)
+
+
+def is_alive(record: Record, now: float | None = None) -> bool:
+    """Whether a record without an end may be of a cluster that runs; asks no Slurm."""
+    here = record.leases.head_runs_here()
+    if here is not None:
+        return here
+    heard = record.leases.heard()
+    if heard is None:  # no head yet: as young as its directory
+        with contextlib.suppress(OSError):
+            heard = record.path.stat().st_mtime
+    return heard is not None and (time.time() if now is None else now) - heard < SILENT_S
+
+
+def read_all(
+    state_dir: Path, jobs: Mapping[str, Job] | None, *, now: float | None = None, limit: int = 20
+) -> list[ClusterStatus]:
+    """Clusters that run, all of them, then those that have ended, ``limit`` at most, newest first."""
+    running: list[ClusterStatus] = []
+    over: list[ClusterStatus] = []
+    known = set()
+    for record in list_records(state_dir):
+        known.add(record.job_id)
+        if len(over) >= limit and record.read_end() is not None:
+            continue
+        status = read_cluster(record, jobs, now=now, events=0, brief=True)
+        if status.is_over:
+            over.append(status)
+        elif status.started or status.nodes or status.slurm_state:
+            running.append(status)
+    running.sort(key=lambda status: -status.started)
+    over.sort(key=lambda status: -(status.ended or status.started))
+    return running + over[:limit]
