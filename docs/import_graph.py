@@ -1,8 +1,8 @@
 """Draws the picture of the packages and their imports: python -m docs.import_graph
 
 The arrows come from the code, as tests/unit/test_layout.py reads it. An import that a longer way along the
-arrows covers is left out. The program `dot` (graphviz) draws docs/images/import-graph.svg, which is committed,
-so that the site and the tests need no such program. A unit test compares the picture with the code.
+arrows covers is left out. The program `dot` (graphviz) draws docs/images/import-graph.svg. The picture is
+committed, so the site and the tests do not need the program. A unit test compares the picture with the code.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _two_lines(text: str) -> str:
     """Text for a box, broken near its middle.
 
     >>> _two_lines("the functions for Python programs")
-    'the functions<br/>for Python programs'
+    'the functions for<br/>Python programs'
     """
     spaces = [place for place, sign in enumerate(text) if sign == " "]
     middle = min(spaces, key=lambda place: abs(place - len(text) / 2))
