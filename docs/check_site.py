@@ -1,8 +1,8 @@
 """Checks the built site: python docs/check_site.py site
 
-Each link to a page, an image or an anchor of the site leads somewhere; no page loads a script, a style, a font
-or a picture from another server; the page of the Python API has every public name. Prints what is wrong and exits
-with 1.
+Each link to a page, an image or an anchor of the site leads somewhere; no page loads a script, a style, a
+font or a picture from another server; the page of the Python API has every public name. Prints what is wrong
+and exits with 1.
 """
 
 from __future__ import annotations

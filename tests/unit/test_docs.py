@@ -1,4 +1,4 @@
-"""The documentation agrees with the code: generated pages, the picture of the packages, links, batch scripts."""
+"""The documentation agrees with the code: generated pages, picture of the packages, links, batch scripts."""
 
 from __future__ import annotations
 
