@@ -29,10 +29,11 @@ PACKAGES = {
     "cli": "the commands: options in, exit code out",
     "ops": "what works from outside: status, why, logs, attach, stop, doctor, submit",
     "library": "the functions for Python programs",
-    "supervisor": "the run of a head or worker: keeper, policy, driver",
+    "supervisor": "the run of a head or worker: keeper, guards, driver",
     "node": "one Ray node on this machine: directory, grants, resources",
     "rayproc": "Ray's processes: plan, start, companion, health, private parts",
     "state": "the cluster's record: read, write, lease, catalogue",
+    "policy": "what is decided: losses, quorum, recovery, time limit, signals",
     "slurm": "what Slurm says and is asked: allocation, queue, calls of a job",
     "system": "Linux: processes, cgroups, limits, network, ports",
     "model": "plain values: settings, states, errors, what the record holds",
@@ -212,7 +213,8 @@ def _first(docstring: str) -> str:
     >>> _first("What is\\ngranted.\\n\\nMore.")
     'What is granted.'
     """
-    return " ".join(docstring.split("\n\n")[0].split())
+    text = " ".join(docstring.split("\n\n")[0].split())
+    return re.sub(r":(?:mod|class|func|meth):`\.?([^`]+)`", r"`\1`", text)
 
 
 PAGES: dict[str, tuple[str, Callable[[], list[str]]]] = {

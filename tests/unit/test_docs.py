@@ -40,6 +40,14 @@ def test_documented_packages() -> None:
     assert [name for name in MAY_IMPORT if f"| raycluster_cli/{name} |" not in table] == []
 
 
+def test_code_that_the_architecture_names_exists() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    named = re.findall(r"`((?:raycluster_cli|tests|docs)/[\w/.]+)`", text)
+    named += [f"raycluster_cli/{path}" for path in re.findall(r"`((?:cli|policy|supervisor)/\w+\.py)`", text)]
+    assert len(named) > 15
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
