@@ -1,34 +1,41 @@
-# raycluster: everything a fresh clone needs.  Needs Python 3.10 or newer, pip, git and make.
+# raycluster: everything that a fresh clone needs.  Needs Python 3.10 or newer, pip, git and make.
 #
-#   make demo    the main job on this machine: a head and two workers, on a real workload
-#   make test    lint, unit tests, tests on a local Ray, tests on a real Slurm (skipped where Slurm or root is missing)
-#   make unit    the unit tests alone (seconds)
-#   make lint    ruff and mypy
-#   make ray-oldest   the Ray tests on the oldest Ray that is supported, in a virtual environment of its own
-#   make ray-default  the tests of what needs ray[default] (dashboard, job API, ray://), in another one
-#   make chaos   every fault of docs/reliability.md, random ones five times (needs Slurm and root; half an hour)
-#   make bench   start and stop times beside `ray symmetric-run` (needs Slurm and root)
+#   make demo          a head and two workers on this machine, with a real workload
+#   make test          lint, unit tests, tests on a local Ray, tests on a real Slurm (skipped without Slurm or root)
+#   make lint          ruff and mypy
+#   make unit          unit tests only (seconds)
+#   make ray           tests on a local Ray
+#   make ray-oldest    the Ray tests on the oldest supported Ray, in a virtual environment of its own
+#   make ray-default   the tests that need ray[default] (dashboard, job API, ray://), in another one
+#   make slurm         tests on a real Slurm (needs Slurm's programs and root)
+#   make chaos         every fault of docs/reliability.md, random ones five times (needs Slurm and root; half an hour)
+#   make docs          build the documentation into site/ and check it
+#   make import-graph  draw the picture of the packages in docs/architecture.md (needs graphviz)
+#   make packaging     build sdist and wheel into dist/ and check them
+#   make bench         start and end times compared with `ray symmetric-run` (needs Slurm and root)
+#   make format        let ruff format the code
+#   make clean         remove what the other targets made
 #
-# PYTHON=python3.12 make test    another Python
-# VENV=/scratch/me/venv make test    another place for the virtual environment
+# PYTHON=python3.12 make test        use another Python
+# VENV=/scratch/me/venv make test    put the virtual environment in another place
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-# Ray reports usage to its makers unless told not to: tests and demo never do.
+# Tests and demo never report usage statistics to Ray's developers.
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit ray ray-oldest ray-default slurm chaos lint format bench clean
+.PHONY: help venv demo test unit ray ray-oldest ray-default slurm chaos lint format docs import-graph packaging bench clean
 
 help:
 	@awk '!/^#/ {exit} {sub(/^# ?/, ""); print}' Makefile
 
-# The stamps keep a second run from installing again; pip runs anew when pyproject.toml has changed.
-# For the demo only what it runs is installed, and of Ray only what is imported is compiled: twice as fast.
+# The stamps keep a second run from installing again; pip runs again when pyproject.toml has changed.
+# For the demo only what it needs is installed, and of Ray only what is imported is compiled: twice as fast.
 RUN := $(VENV)/.run-installed
 DEV := $(VENV)/.dev-installed
 PIP := $(BIN)/python -m pip install -qq
@@ -44,7 +51,7 @@ $(RUN): pyproject.toml
 	@$(BIN)/python -c 'import ray.scripts.scripts, typer, rich.live'
 	@touch $@
 
-# Compiled whole, since tests also run as users who cannot write here.
+# Everything is compiled, since tests also run as users who cannot write here.
 $(DEV): $(RUN)
 	@echo "Adding the tools for development"
 	@$(PIP) --editable '.[dev]'
@@ -75,13 +82,13 @@ $(OLDEST)/.installed: pyproject.toml $(DEV)
 ray-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest tests/ray -m "not slow" $(PYTEST_ARGS)
 
-# The project itself does with the small Ray; its dashboard, job API and client come with ray[default].
+# The project itself needs only plain ray; dashboard, job API and client come with ray[default].
 DEFAULT := $(VENV)-default
 $(DEFAULT)/.installed: pyproject.toml $(DEV)
 	@echo "Setting up $(DEFAULT) with ray[default]"
 	@test -x $(DEFAULT)/bin/python || $(PYTHON) -m venv $(DEFAULT)
 	@$(DEFAULT)/bin/python -m pip install -qq --editable '.[demo]' 'ray[default]' 'pytest>=8'
-	@$(DEFAULT)/bin/python -c 'import aiohttp_cors' # without which the tests would skip themselves
+	@$(DEFAULT)/bin/python -c 'import aiohttp_cors' # without it the tests would be skipped
 	@touch $@
 
 ray-default: $(DEFAULT)/.installed
@@ -102,8 +109,32 @@ format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The build reads no network: theme and fonts are local. mkdocs is not called with --quiet: --strict then finds nothing.
+$(VENV)/.docs-installed: $(DEV)
+	@echo "Adding the tools for the documentation"
+	@$(PIP) --editable '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.docs-installed
+	$(BIN)/python docs/generate.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
+	$(BIN)/python docs/check_site.py site
+
+import-graph: $(DEV)
+	$(BIN)/python -m docs.import_graph
+
+$(VENV)/.packaging-installed: $(DEV)
+	@echo "Adding the tools for packaging"
+	@$(PIP) --editable '.[packaging]'
+	@touch $@
+
+packaging: $(VENV)/.packaging-installed
+	rm -rf build dist
+	$(BIN)/python -m pytest tests/packaging $(PYTEST_ARGS)
+	$(BIN)/twine check --strict dist/*
+
 bench: $(DEV)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(DEFAULT) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -218,7 +218,7 @@ def on_the_cluster(
     running = {}
     answers: dict[int, list[Sounds]] = {}
     done: Counter[str] = Counter(dict.fromkeys(nodes, 0))
-    # Two batches under way on each node, so that none waits for the driver; whoever is quicker gets more.
+    # Two batches under way on each node, so that none waits for the driver; faster nodes get more.
     for node, (number, batch) in zip(itertools.chain(nodes, nodes), work, strict=False):
         running[actors[node].pronounce_all.remote(batch)] = (node, number)
     while running:
