@@ -60,6 +60,8 @@ class Tasks:
 
     def start(self, name: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
         """Run something once, in the background."""
+        if self._closed:
+            work.close()  # it is cancelled before it begins
         return self._run(name, self._once(name, work))
 
     def guard(self, name: str, watch: Callable[[], Coroutine[Any, Any, object]]) -> asyncio.Task[None]:

@@ -119,8 +119,18 @@ BAD: list[tuple[str, list[str], dict[str, str], list[str]]] = [
     ),
     ("job id", ["run"], slurm(HEAD_TASK, SLURM_JOB_ID="../12"), ["SLURM_JOB_ID", "'../12'", "needed"]),
     ("rank", ["run"], slurm(HEAD_TASK, SLURM_PROCID="first"), ["SLURM_PROCID", "'first'", "needed"]),
-    ("no rank", ["run"], slurm(WORKER_TASK, SLURM_PROCID=None), ["SLURM_PROCID is not set", "pass all SLURM_* variables"]),
-    ("no rank 2", ["worker"], slurm(WORKER_TASK, SLURM_NODEID=None), ["SLURM_NODEID is not set", "pass all SLURM_* variables"]),
+    (
+        "no rank",
+        ["run"],
+        slurm(WORKER_TASK, SLURM_PROCID=None),
+        ["SLURM_PROCID is not set", "pass all SLURM_*"],
+    ),
+    (
+        "no rank 2",
+        ["worker"],
+        slurm(WORKER_TASK, SLURM_NODEID=None),
+        ["SLURM_NODEID is not set", "pass all SLURM_*"],
+    ),
     (
         "rank of head",
         ["head"],
