@@ -1,10 +1,9 @@
-"""Settings: one table of what can be set, and where each value came from.
+"""Settings: one table of everything that can be set.
 
-Every field of :class:`Settings` is one option of the command line (`--field-name`)
-and one environment variable (`RAYCLUSTER_FIELD_NAME`).  The command line, the page
-docs/configuration.md and `raycluster env` are all made from this table, so they
-cannot disagree.  An option beats a variable, a variable beats what Slurm says, and
-that beats the default.
+Every field of :class:`Settings` is an option of the command line (`--field-name`) and an environment variable
+(`RAYCLUSTER_FIELD_NAME`).  The command line, docs/configuration.md and `raycluster env` are made from this
+table, so they always agree.  An option overrides a variable, a variable overrides what Slurm says, and that
+overrides the default.
 """
 
 from __future__ import annotations
@@ -27,129 +26,142 @@ STARTERS = ("head", "worker", "run")
 
 
 def setting(default: Any, text: str, commands: tuple[str, ...] = STARTERS, **more: Any) -> Any:
-    """A field of Settings with its help text and the commands that take it."""
+    """A field of Settings, with its help text and the commands that take it."""
     return field(default=default, metadata={"help": text, "commands": commands, **more})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user set, or its default.  None means: worked out from Slurm and this node."""
+    """What the user set, or the default.  None and "" mean: determined from Slurm and this node."""
 
     # -- the cluster ---------------------------------------------------------------------------
     expected_workers: int | None = setting(
         None,
-        "Workers to wait for: nodes besides the head. Default: the job's nodes less one.",
+        "Number of workers to wait for (default: one for each node of the job but the head's).",
         ("head", "run"),
     )
     min_workers: int | None = setting(
         None,
-        "Start with at least this many workers once --settle has passed. Default: all of them.",
+        "Smallest number of workers to start with, after --settle seconds (default: all workers).",
         ("head", "run"),
     )
     settle: float = setting(
         30.0,
-        "Seconds to wait for the rest once --min-workers have joined.",
+        "Seconds to wait for the remaining workers once --min-workers have joined.",
         ("head", "run"),
         unit="s",
     )
     timeout: float = setting(
-        300.0, "Seconds from start in which all workers must have joined, or the head be found.", unit="s"
+        300.0,
+        "Seconds from the start within which all workers must join, or a worker must find the head.",
+        unit="s",
     )
-    name: str = setting("", "Name of this cluster, where one job holds several.", metavar="NAME")
+    name: str = setting("", "Name of this cluster, needed only if one job runs several.", metavar="NAME")
     local: int | None = setting(
-        None, "Start a head and N workers on this machine, with no Slurm.", ("run",), metavar="N"
+        None, "Start a head and N workers on this machine, without Slurm.", ("run",), metavar="N"
     )
 
     # -- addresses and ports -------------------------------------------------------------------
     master_ip: str = setting(
-        "", "Address or host name of the head. Default: from the job's record or node list."
+        "", "IP address or host name of the head (default: from the job's record or node list)."
     )
     master_port: int | None = setting(
         None,
-        "Port of the head's GCS. Default: a free one, told to workers by the record.",
+        "Port of the head's GCS (default: a free port, which workers read from the record).",
         aliases=("--port",),
         unit="port",
     )
     interface: str = setting("", "Network interface to use on this node.", metavar="NAME")
-    network: str = setting("", "Network to use, as CIDR: 10.1.0.0/16.", metavar="CIDR")
-    max_retries: int = setting(5, "Attempts of a worker to join.", ("worker",))
-    retry_delay: float = setting(10.0, "Seconds between a worker's attempts.", ("worker",), unit="s")
+    network: str = setting(
+        "", "Network to use on this node, in CIDR notation such as 10.1.0.0/16.", metavar="CIDR"
+    )
+    max_retries: int = setting(5, "Number of times a worker tries to join the cluster.", ("worker",))
+    retry_delay: float = setting(10.0, "Seconds between a worker's attempts to join.", ("worker",), unit="s")
 
     # -- what Ray gets -------------------------------------------------------------------------
-    num_cpus: int | None = setting(None, "CPUs of this node. Default: what Slurm granted.")
-    num_gpus: int | None = setting(None, "GPUs of this node. Default: what Slurm granted.")
+    num_cpus: int | None = setting(None, "Number of CPUs for Ray on this node (default: what Slurm granted).")
+    num_gpus: int | None = setting(None, "Number of GPUs for Ray on this node (default: what Slurm granted).")
     memory: str = setting(
-        "", "Memory for tasks and actors (4G, 900M, bytes). Default: the grant less store and reserve."
+        "",
+        "Memory for tasks and actors, such as 4G (default: what Slurm granted, minus what Ray itself needs).",
     )
     object_store_memory: str = setting(
-        "", "Object store size. Default: least of 30 % of memory, /dev/shm, 200 GB."
+        "", "Size of the object store (default: the least of 30 % of the memory, /dev/shm and 200 GB)."
     )
-    resources: str = setting("", "Custom resources of this node, as JSON or name=2,other=1.", metavar="R")
+    resources: str = setting("", "Custom resources of this node, as name=2,other=1 or JSON.", metavar="R")
     labels: str = setting("", "Labels of this node, as key=value,key=value or JSON.", metavar="L")
 
     # -- how Ray is started --------------------------------------------------------------------
     start_timeout: float = setting(
-        300.0, "Seconds for one start of Ray on a node, imports included.", unit="s"
+        300.0, "Seconds that one start of Ray on a node may take, including its imports.", unit="s"
     )
     quick: str = setting(
         "auto",
-        "How Ray is started: node (in a warm Python), ray-start (the public command), auto.",
+        "How to start Ray: in a prepared Python (node), by `ray start` (ray-start), or either (auto).",
         choices=("auto", "node", "ray-start"),
     )
-    dashboard: bool = setting(False, "Start Ray's dashboard beside the driver.", ("head", "run"))
+    dashboard: bool = setting(False, "Start Ray's dashboard once the driver runs.", ("head", "run"))
     dashboard_host: str = setting(
-        "127.0.0.1", "Address on which the dashboard listens.", ("head", "run"), metavar="IP"
+        "127.0.0.1", "IP address on which the dashboard listens.", ("head", "run"), metavar="IP"
     )
-    client_server: bool = setting(False, "Start Ray's client server (ray://).", ("head", "run"))
-    log_monitor: bool = setting(True, "Show what tasks print in the driver's output.")
-    auth: bool = setting(True, "Token authentication on every process of the cluster.")
-    tls: bool = setting(False, "TLS between all nodes, with keys made for this cluster.")
-    scrub_env: bool = setting(False, "Keep SLURM_*, PMI_* and PMIX_* from Ray's worker processes.")
+    client_server: bool = setting(
+        False, "Start Ray's client server, for ray:// connections.", ("head", "run")
+    )
+    log_monitor: bool = setting(True, "Show what tasks and actors print in the driver's output.")
+    auth: bool = setting(True, "Use Ray's token authentication in every process of the cluster.")
+    tls: bool = setting(False, "Encrypt the traffic between nodes with TLS, with keys made for this cluster.")
+    scrub_env: bool = setting(
+        False, "Remove SLURM_*, PMI_* and PMIX_* variables from Ray's worker processes."
+    )
 
     # -- faults --------------------------------------------------------------------------------
     on_worker_loss: str = setting(
-        "fail", "When a worker is lost: fail, continue, or wait:SECONDS.", metavar="POLICY"
+        "fail",
+        "What to do when a worker is lost: fail, continue, or wait:SECONDS for a replacement.",
+        metavar="POLICY",
     )
     max_restarts: int = setting(
-        3, "Times a worker starts Ray again after its raylet died, unless the policy is fail."
+        3, "Number of times a worker restarts Ray after its raylet died, unless --on-worker-loss is fail."
     )
     head_recovery: bool = setting(
-        False, "Keep the GCS's state on disk and start it again when it dies (Ray 2.58+).", ("head", "run")
+        False,
+        "Keep the GCS's state on disk and restart the GCS when it dies (needs Ray 2.58 or newer).",
+        ("head", "run"),
     )
     stop_before: float = setting(
         0.0,
-        "Seconds before the job's time limit at which the driver is told to end.",
+        "Seconds before the job's time limit at which the driver is sent SIGTERM (0: not at all).",
         ("head", "run"),
         unit="s",
     )
     requeue_on_preempt: bool = setting(
-        False, "Requeue the job when the driver, told to end, ends with --requeue-code.", ("head", "run")
+        False,
+        "Requeue the job when the driver, after it was signalled, exits with --requeue-code.",
+        ("head", "run"),
     )
-    requeue_code: int = setting(75, "The driver's exit code that asks for a requeue.", ("head", "run"))
+    requeue_code: int = setting(75, "Exit code with which the driver asks for a requeue.", ("head", "run"))
     grace: float = setting(
-        10.0, "Seconds that a driver gets between SIGTERM and SIGKILL.", ("head", "run"), unit="s"
+        10.0, "Seconds that the driver has between SIGTERM and SIGKILL.", ("head", "run"), unit="s"
     )
-    check_interval: float = setting(4.0, "Seconds between a node's checks of the GCS.", unit="s")
+    check_interval: float = setting(4.0, "Seconds between a node's health checks of the GCS.", unit="s")
     keep_logs: str = setting(
         "on-failure",
-        "When Ray's logs are copied to the record: always, on-failure, never.",
+        "When to copy Ray's logs to the record: always, on-failure or never.",
         choices=("always", "on-failure", "never"),
     )
 
     # -- places --------------------------------------------------------------------------------
     state_dir: str = setting(
         "",
-        "Directory of the records, on a file system that all nodes share. Default: ~/.raycluster.",
+        "Directory for the records, on a file system that all nodes share (default: ~/.raycluster).",
         ("head", "worker", "run", "monitor", "stop", "env"),
         metavar="DIR",
     )
     temp_dir: str = setting(
-        "", "Node-local directory for Ray's sessions. Default: TMPDIR or /tmp.", metavar="DIR"
+        "", "Node-local directory for Ray's sessions (default: $TMPDIR or /tmp).", metavar="DIR"
     )
-    spill_dir: str = setting(
-        "", "Directory for spilled objects. Default: below the temp directory.", metavar="DIR"
-    )
-    verbose: bool = setting(False, "Say more on stderr.")
+    spill_dir: str = setting("", "Directory for spilled objects (default: inside --temp-dir).", metavar="DIR")
+    verbose: bool = setting(False, "Print more details on stderr.")
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -159,13 +171,16 @@ class Settings:
         if self.min_workers is not None and self.min_workers > most:
             raise UsageError(
                 f"--min-workers is {self.min_workers}, more than --expected-workers {self.expected_workers}.",
-                "Give at most the number of expected workers.",
+                "Give --min-workers at most the number of expected workers.",
             )
         if not 0 <= self.requeue_code <= 255:
-            raise UsageError(f"--requeue-code is {self.requeue_code}; it must be from 0 to 255.")
+            raise UsageError(
+                f"--requeue-code is {self.requeue_code}; an exit code is a number from 0 to 255."
+            )
         if self.name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}", self.name):
             raise UsageError(
-                f"--name is {self.name!r}; a name has 1 to 40 letters, digits, '-' or '_'.",
+                f"--name is {self.name!r}; a name has 1 to 40 letters, digits, '-' and '_', and "
+                "begins with a letter or digit.",
             )
 
     @functools.cached_property
@@ -179,7 +194,7 @@ class Settings:
         if meta.get("unit") == "port" and value is not None and not 1 <= value <= 65535:
             raise UsageError(
                 f"{option} is {value}; a port is a number from 1 to 65535.",
-                "Leave it out to have a free one chosen.",
+                "Leave the option out, and raycluster chooses a free port.",
             )
         if isinstance(value, bool):
             return
@@ -211,7 +226,7 @@ def variable_name(field_name: str) -> str:
 
 
 def option_words(field_name: str, value: Any) -> list[str]:
-    """The words that give a setting on a command line; none for one that is left to be worked out.
+    """A setting as arguments of a command line; none for a setting that has no value.
 
     >>> option_words("num_cpus", 2), option_words("auth", False), option_words("name", "")
     (['--num-cpus=2'], ['--no-auth'], [])
@@ -226,8 +241,8 @@ def settings_of(command: str) -> Iterator[Any]:
     """The dataclass fields that a command takes, in the table's order."""
     for one in fields(Settings):
         commands = one.metadata["commands"]
-        # What `raycluster submit` is given for the cluster goes to the job's `raycluster run`.
-        # `raycluster env` shows what any command would be given.
+        # `raycluster submit` passes options of the cluster on to the job's `raycluster run`.
+        # `raycluster env` shows the value of every setting.
         submitted = command == "submit" and "run" in commands and one.name != "local"
         if command in commands or submitted or command == "env":
             yield one
@@ -237,7 +252,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
 
 
 def parse_size_bytes(option: str, text: str) -> int:
-    """Read a size with an optional suffix; K, M, G and T are powers of 1024, as Slurm's are.
+    """Read a size in bytes; the suffixes K, M, G and T are powers of 1024, as in Slurm.  Raises UsageError.
 
     >>> parse_size_bytes("--memory", "4G")
     4294967296
@@ -252,7 +267,7 @@ def parse_size_bytes(option: str, text: str) -> int:
 
 
 def parse_pairs(option: str, text: str) -> dict[str, str]:
-    """Read ``key=value,key=value`` or a JSON object into strings.
+    """Read ``key=value,key=value`` or a JSON object; all values as text.  Raises UsageError.
 
     >>> parse_pairs("--labels", "zone=a,disk=nvme")
     {'zone': 'a', 'disk': 'nvme'}
@@ -266,14 +281,14 @@ def parse_pairs(option: str, text: str) -> dict[str, str]:
         try:
             value = json.loads(text)
         except ValueError as e:
-            raise UsageError(f"{option} is not readable as JSON: {e}.", "For example: name=2,other=1.") from e
+            raise UsageError(f"{option} cannot be read as JSON: {e}.", "For example: name=2,other=1.") from e
         return {str(key): str(item) for key, item in value.items()}
     pairs: dict[str, str] = {}
     for part in text.split(","):
         key, equals, value = part.partition("=")
         if not key.strip() or not equals:
             raise UsageError(
-                f"{option} has {part!r}; each part must be key=value.", "For example: name=2,other=1."
+                f"{option} contains {part!r}; each part must be key=value.", "For example: name=2,other=1."
             )
         pairs[key.strip()] = value.strip()
     return pairs

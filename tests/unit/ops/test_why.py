@@ -67,7 +67,7 @@ def test_known_text_in_a_log(record: Record) -> None:
     record.write_node(reported("n1", "head", "failed", exit_code=3))
     (record.log_dir("n1") / "gcs_server.out").write_text("x\nbind: Address already in use [/tmp]\n")
     text = page(post_mortem(record))
-    assert "A port was taken" in text
+    assert "A port is already in use" in text
     assert "n1/gcs_server.out: bind: Address already in use" in text
     assert "--master-port" in text
 
