@@ -83,7 +83,7 @@ def is_alive(record: Record, now: float | None = None) -> bool:
     here = record.leases.head_runs_here()
     if here is not None:
         return here
-    heard = record.leases.heard()
+    heard = record.leases.last_heartbeat()
     if heard is None:  # no head yet: as young as its directory
         with contextlib.suppress(OSError):
             heard = record.path.stat().st_mtime

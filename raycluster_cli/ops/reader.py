@@ -280,7 +280,7 @@ def _why_lost(status: ClusterStatus, record: Record, job: Job | None, slurm_answ
         return ""
     if job is not None and job.is_ended:
         return f"Slurm ended the job ({job.state.lower()}) before the head reported why"
-    heard = record.leases.heard()
+    heard = record.leases.last_heartbeat()
     if heard is None:
         with contextlib.suppress(OSError):
             heard = record.path.stat().st_mtime

@@ -1,4 +1,4 @@
-"""All records of a user: which one a person means, and which are too old to keep."""
+"""All records of a user: finding the one that the user means, and removing old ones."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ KEEP_RECORDS_S = 30 * 86400.0
 
 
 def record_of(state_dir: Path, job: str) -> Record:
-    """The record that a person means by ``job``.
+    """The record that the user means by ``job``.
 
-    ``job`` is a path, ``cluster/key``, a key (``123``, ``123.r2``, ``123+name``, ``123.r2+name``) or
-    a name.  Of a requeued job the latest restart is taken.  Where several fit,
-    one that has not ended is preferred; if that leaves several, UsageError lists them.
-    Where none fits, the aliases of the newest 200 heads are looked through.
+    ``job`` is a path, ``cluster/key``, a key (``123``, ``123.r2``, ``123+name``, ``123.r2+name``) or a
+    name.  For a requeued job it is the record of the last restart.  If several records match, those of
+    clusters that have not ended are preferred; if none matches, the aliases of the newest 200 heads are
+    searched.  Raises UsageError when no record matches, or still several.
     """
     if job.startswith(("/", "~", "./", "../")):
         return Record.open(Path(os.path.realpath(Path(job).expanduser())))
@@ -39,14 +39,14 @@ def record_of(state_dir: Path, job: str) -> Record:
     if len(found) == 1:
         return found[0]
     if found and all(record.name == job or _is_alias(record, job) for record in found):
-        return found[0]  # a name used again: the newest, which stands first
+        return found[0]  # a name that was used again: the newest, which is first
     if found:
         names = ", ".join(f"{record.slurm_cluster}/{record.path.name}" for record in found)
-        raise UsageError(f"{job!r} could be any of several clusters: {names}.", "Give one of these in full.")
+        raise UsageError(f"{job!r} matches several clusters: {names}.", "Give one of these names in full.")
     known = ", ".join(record.path.name for record in everything[:5]) or "none"
     raise UsageError(
-        f"no record of {job!r} below {state_dir}; the newest there: {known}.",
-        "`raycluster status` lists them all; --state-dir looks elsewhere.",
+        f"no record of {job!r} was found in {state_dir}; the newest records there: {known}.",
+        "`raycluster status` lists all clusters; --state-dir searches another directory.",
     )
 
 
@@ -66,9 +66,9 @@ def _is_alias(record: Record, job: str) -> bool:
 
 
 def list_records(state_dir: Path) -> list[Record]:
-    """All records of this user, the last changed first.
+    """All records of this user, the most recently changed first.
 
-    Costs a directory listing per Slurm cluster and one stat per record; opens no file.
+    Costs a directory listing for each Slurm cluster and a stat for each record; opens no file.
     """
     found: list[tuple[float, Record]] = []
     me = os.geteuid()
@@ -96,9 +96,10 @@ def _directories(path: Path, uid: int) -> Iterable[os.DirEntry[str]]:
 def prune(
     state_dir: Path, *, older_than_s: float = KEEP_RECORDS_S, limit: int = 20, now: float | None = None
 ) -> list[Path]:
-    """Remove records that nobody has touched for long; at most ``limit``, the oldest first.
+    """Remove records that have not changed for ``older_than_s``, at most ``limit``, the oldest first.
 
-    A head that runs touches its claim (:meth:`claims.Leases.beat`), so a cluster of two months is safe.
+    Returns their paths.  A running head touches its lease (:meth:`Leases.beat`), so its record stays, however
+    old.
     """
     before = (time.time() if now is None else now) - older_than_s
     removed: list[Path] = []
@@ -107,7 +108,7 @@ def prune(
             break
         try:
             if os.stat(record.path).st_mtime >= before:
-                break  # sorted: the rest is newer still
+                break  # the rest is newer
             with os.scandir(record.path) as entries:
                 touched = max((e.stat(follow_symlinks=False).st_mtime for e in entries), default=0.0)
         except OSError:

@@ -1,7 +1,7 @@
-"""The place of the head: of all that ask for it at once exactly one gets it, on NFS too.
+"""The head's lease: of all processes that want to be the head of a record exactly one is, on NFS too.
 
-``head.claim.N`` in the record's directory says who is head; the highest N counts.  It is made
-with link(2), so that only one can win, and touched by its holder now and then.
+``head.claim.N`` in the record's directory is a lease; the one with the highest N counts.  It is made with
+link(2), so that only one process can succeed, and its holder touches it from time to time.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from ..system.proctree import ProcessRef, identify, is_running, kernel_identity
 from .files import needs, read_bytes, write_whole
 
 HEARTBEAT_S = 30.0
-"""How often the head touches its claim (:meth:`Leases.beat`)."""
-CLAIM_STALE_S = 180.0
-"""A claim of a process that cannot be seen from here counts as gone after this long without a beat."""
+"""How often the head touches its lease (:meth:`Leases.beat`)."""
+LEASE_STALE_S = 180.0
+"""A lease that has not been touched for so long has expired, if its holder cannot be seen from this host."""
 
 
 class Leases:
-    """The claims to be head in one record."""
+    """The leases of one record.  All methods block on the file system."""
 
     def __init__(self, path: Path, has_ended: Callable[[], bool]) -> None:
-        """``path`` is the record's directory; ``has_ended`` tells whether the record says how it ended."""
+        """``path`` is the record's directory; ``has_ended`` says whether the cluster's end is recorded."""
         self.path = path
         self._has_ended = has_ended
-        self._claim: Path | None = None
+        self._mine: Path | None = None
 
     def take(
         self,
@@ -41,15 +41,16 @@ class Leases:
         host: str = "",
         pid: int = 0,
         alive: Callable[[ProcessRef], bool] = is_running,
-        stale_s: float = CLAIM_STALE_S,
+        stale_s: float = LEASE_STALE_S,
     ) -> tuple[Lease, int]:
-        """Become the head of this record, or UsageError naming the one that is.
+        """Become the head of this record.
 
-        Returns the claim and the number of the one before it (0: there was none).
+        Returns the new lease and the number of the one before it (0: none).  Raises UsageError, which names
+        the present head, when there is one.
 
-        The earlier holder is gone when the record says how it ended; when it ran under the
-        same kernel and pid namespace and no such process lives; or when it ran elsewhere and
-        has not touched its claim for ``stale_s`` (by the file server's clock).
+        An earlier lease is over when the record has the cluster's end; when its holder ran in the same kernel
+        and PID namespace as this process and no longer runs; or when the holder ran elsewhere and has not
+        touched its lease for ``stale_s`` (by the file server's clock).
         """
         me = identify(pid or os.getpid())
         mine = Lease(
@@ -61,66 +62,66 @@ class Leases:
             nonce=secrets.token_hex(16),
         )
         for _ in range(20):
-            number, holder = self._last_claim()
+            number, holder = self._last()
             if holder is not None and not self._gone(number, holder, alive, stale_s):
                 since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since))
                 raise UsageError(
                     f"this job already has a head: raycluster on {holder.host}, pid {holder.pid}, "
                     f"since {since} ({self.path}).",
-                    "Start only one head, or give a second cluster of the same allocation a --name.",
+                    "Start only one head, or give a second cluster in the same allocation a --name.",
                 )
-            if self._make_claim(number + 1, mine):
-                self._claim = self._claim_path(number + 1)
+            if self._make(number + 1, mine):
+                self._mine = self._path_of(number + 1)
                 return mine, number
         raise RayclusterError(
-            f"could not become the head of {self.path}: others claimed it again and again.",
+            f"could not become the head of {self.path}: other processes took the lease each time.",
             "Start only one head per job.",
         )
 
     def beat(self) -> None:
-        """Touch the claim; the head does so every HEARTBEAT_S.  Never raises."""
-        if self._claim is not None:
+        """Touch the lease; the head does so every HEARTBEAT_S.  Never raises."""
+        if self._mine is not None:
             with contextlib.suppress(OSError):
-                os.utime(self._claim)
+                os.utime(self._mine)
 
-    def heard(self) -> float | None:
-        """When the head last touched its claim, in the file server's Unix seconds; None: no head yet."""
+    def last_heartbeat(self) -> float | None:
+        """When the head last touched its lease, in Unix seconds of the file server; None without a head."""
         try:
-            return os.stat(self._claim_path(self._last_claim_number())).st_mtime
+            return os.stat(self._path_of(self._last_number())).st_mtime
         except (OSError, RayclusterError):
             return None
 
     def holder(self) -> Lease | None:
-        """Who last claimed to be head (alive or not)."""
-        return self._last_claim()[1]
+        """The last lease, whether or not its holder still runs; None without one."""
+        return self._last()[1]
 
-    def _claim_path(self, number: int) -> Path:
+    def _path_of(self, number: int) -> Path:
         return self.path / f"head.claim.{number}"
 
-    def _last_claim_number(self) -> int:
-        """The highest claim's number; 0: none yet."""
+    def _last_number(self) -> int:
+        """The number of the last lease; 0 without one."""
         try:
             names = os.listdir(self.path)
         except OSError as error:
             raise needs(self.path, error, "read") from error
-        claims = (name[11:] for name in names if name.startswith("head.claim."))
-        return max((int(number) for number in claims if number.isdigit()), default=0)
+        numbers = (name[11:] for name in names if name.startswith("head.claim."))
+        return max((int(number) for number in numbers if number.isdigit()), default=0)
 
-    def _last_claim(self) -> tuple[int, Lease | None]:
-        """The highest claim's number (0: none yet) and holder."""
-        number = self._last_claim_number()
+    def _last(self) -> tuple[int, Lease | None]:
+        """The last lease and its number; 0 without one."""
+        number = self._last_number()
         if not number:
             return 0, None
         for _ in range(20):
-            claim = decode(Lease, read_bytes(self._claim_path(number)))
-            if claim is not None:
-                return number, claim
-            time.sleep(0.05)  # only where link(2) is missing: its maker is about to fill it
+            lease = decode(Lease, read_bytes(self._path_of(number)))
+            if lease is not None:
+                return number, lease
+            time.sleep(0.05)  # only where link(2) is not supported: its maker is about to write it
         return number, None
 
-    def _make_claim(self, number: int, mine: Lease) -> bool:
-        """Whether ``mine`` became claim ``number``: link(2) lets only one win, on NFS too."""
-        path = self._claim_path(number)
+    def _make(self, number: int, mine: Lease) -> bool:
+        """Whether ``mine`` became lease ``number``; link(2) succeeds for one process only, on NFS too."""
+        path = self._path_of(number)
         data = encode(mine).encode()
         beside = self.path / f".head.claim.{mine.nonce}"
         write_whole(beside, data)
@@ -132,7 +133,7 @@ class Leases:
             except OSError as error:
                 if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
                     raise needs(path, error, "write") from error
-                with contextlib.suppress(FileExistsError):  # no hard links here: O_EXCL instead
+                with contextlib.suppress(FileExistsError):  # no hard links on this file system: O_EXCL
                     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                     try:
                         os.write(fd, data)
@@ -141,7 +142,7 @@ class Leases:
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(beside)
-        # An NFS reply can be lost and the repeated request then fail with EEXIST: what is there counts.
+        # If an NFS reply is lost, the repeated request fails with EEXIST: the content decides.
         found = decode(Lease, read_bytes(path))
         return found is not None and found.nonce == mine.nonce
 
@@ -152,12 +153,12 @@ class Leases:
         if here[0] and here == (holder.boot_id, holder.pid_namespace):
             return not alive(ProcessRef(holder.pid, holder.create_time))
         try:
-            return self._server_now() - os.stat(self._claim_path(number)).st_mtime > stale_s
+            return self._server_now() - os.stat(self._path_of(number)).st_mtime > stale_s
         except OSError:
             return False
 
     def head_runs_here(self) -> bool | None:
-        """Whether the head's raycluster process lives, where that can be seen from here; else None."""
+        """Whether the head's raycluster process runs; None when that cannot be seen from this host."""
         with contextlib.suppress(RayclusterError):
             holder = self.holder()
             here = tuple(kernel_identity().values())
@@ -166,7 +167,7 @@ class Leases:
         return None
 
     def _server_now(self) -> float:
-        """Unix seconds by the clock that stamps the files here."""
+        """The present time in Unix seconds, by the clock of the file server."""
         probe = self.path / f".now.{secrets.token_hex(8)}"
         try:
             os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))

@@ -1,6 +1,7 @@
-"""What `raycluster submit` remembers of a job until its cluster has a record: a small file a job.
+"""Submitted jobs: what `raycluster submit` remembers of a job until its cluster has a record.
 
-``<state dir>/submitted/<job id>`` lets status show a job that still waits, and logs find its output.
+A small file for each job, ``<state dir>/submitted/<job id>``: with it `raycluster status` shows a pending
+job and `raycluster logs` finds its output.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ KEEP_S = 30 * 86400.0
 
 
 def remember(state_dir: Path, job_id: str, output: str, driver: Sequence[str]) -> None:
-    """Write it, and forget those of a month ago.  Never raises: the job is submitted all the same."""
+    """Write a job's file, and remove those older than KEEP_S.  Ignores errors: the job is submitted."""
     with contextlib.suppress(OSError):
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         where = state_dir / "submitted"
@@ -31,7 +32,7 @@ def remember(state_dir: Path, job_id: str, output: str, driver: Sequence[str]) -
 
 
 def output_of(state_dir: Path, job_id: str) -> str:
-    """The job's output file as Slurm named it at its submission; empty when not known."""
+    """The job's output file, as Slurm named it when the job was submitted; empty when unknown."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return str(json.loads((state_dir / "submitted" / job_id).read_text())["output"])
     return ""
