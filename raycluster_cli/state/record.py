@@ -47,7 +47,7 @@ from ..model.record import EndReport, HeadInfo, Lease, NodeReport, StopRequest, 
 from ..system.proctree import ProcessRef, is_running
 from .events import EventLog
 from .files import needs, own_directory, own_state_dir, part, read_bytes, user, write_whole
-from .lease import CLAIM_STALE_S, Leases
+from .lease import LEASE_STALE_S, Leases
 from .usage import UsageFiles
 
 _RESTART = re.compile(r"(?P<job>.+?)(?:\.r(?P<restart>\d+))?\Z")
@@ -108,7 +108,7 @@ class Record(EventLog, UsageFiles):
         host: str = "",
         pid: int = 0,
         alive: Callable[[ProcessRef], bool] = is_running,
-        stale_s: float = CLAIM_STALE_S,
+        stale_s: float = LEASE_STALE_S,
     ) -> Lease:
         """Become the head of this record, or UsageError naming the one that is (:meth:`Leases.take`).
 
