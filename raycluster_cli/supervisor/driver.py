@@ -1,14 +1,36 @@
-"""The driver: the user's program, run beside the head with the cluster's address set."""
+"""The driver: the user's program and all that it starts, run beside the head with the cluster's address set.
+
+docs/decisions/0013-signals-and-the-driver.md says who gets which signal, and when.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import secrets
 import shutil
+import signal
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..model.errors import UsageError
-from ..system.process import Child, Reaper, Signals
+from ..system.process import Child, Reaper, Request, Signals
+from ..system.proctree import PROC, ProcessRef, Stat, all_stats, has_terminal, identify, send_signal
+from ..system.waiting import set_within
+
+#: In the environment of the driver's processes: which supervisor started it.
+MARK = "RAYCLUSTER_DRIVER_OF"
+
+#: How long after SIGKILL the processes may take to end.
+KILL_WAIT_S = 5.0
+
+#: Between two looks at the processes that are left.
+FIRST_POLL_S = 0.01
+LAST_POLL_S = 0.1
+
+#: What programs that a driver left running get, once it has ended by itself (or --grace, if that is less).
+LEFT_RUNNING_GRACE_S = 5.0
 
 
 def find_program(argv: Sequence[str], env: Mapping[str, str]) -> str:
@@ -38,29 +60,188 @@ def find_program(argv: Sequence[str], env: Mapping[str, str]) -> str:
 
 
 class Driver:
-    """A running driver."""
+    """A running driver: its process, and every process that it started.
 
-    def __init__(self, child: Child, signals: Signals) -> None:
+    Without a controlling terminal the driver gets a session of its own: ``kill 0`` in a driver's script then
+    ends the script's programs and not the cluster.  With one it stays in the terminal's foreground group, so
+    that it can read from the terminal and gets Ctrl-C.
+
+    What has left the group, the session or the tree is still found: the supervisor is a child subreaper, so
+    an orphan of the driver becomes the supervisor's child.  It differs from Ray's daemons by its session, by
+    the mark in its environment, or because it was seen below the driver before.
+    """
+
+    def __init__(self, child: Child, signals: Signals, *, mark: str = "", own_session: bool = False) -> None:
         self.child = child
         self.started = time.time()
         self._signals = signals
+        self._since = signals.clock()
+        self._mark = f"{MARK}={mark}".encode() if mark else b""
+        self._own_session = own_session
+        self._seen: set[ProcessRef] = set()
+        self._end: asyncio.Task[None] | None = None
+        self._told_last = 0
+        self._kill_at = 0.0
+        self._sooner = asyncio.Event()
+        """Set when the time to kill has changed."""
 
     @classmethod
-    def start(cls, argv: Sequence[str], env: Mapping[str, str], reaper: Reaper, signals: Signals) -> Driver:
-        """Start it with this process's stdin, stdout and stderr."""
+    def start(
+        cls,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        reaper: Reaper,
+        signals: Signals,
+        *,
+        own_session: bool | None = None,
+    ) -> Driver:
+        """Start it with this process's stdin, stdout and stderr.  Raises UsageError, OSError.
+
+        ``own_session``: None for what the class's docstring says.
+        """
         program = find_program(argv, env)
-        return cls(reaper.spawn([program, *argv[1:]], "driver", env=dict(env)), signals)
+        if own_session is None:
+            own_session = not has_terminal()
+        me = identify(os.getpid())
+        mark = f"{me.pid}-{me.start_ticks}" if me else secrets.token_hex(8)
+        child = reaper.spawn(
+            [program, *argv[1:]], "driver", env={**env, MARK: mark}, start_new_session=own_session
+        )
+        return cls(child, signals, mark=mark, own_session=own_session)
+
+    # -- its processes ---------------------------------------------------------------------------
+
+    def processes(self) -> list[Stat]:
+        """All of its processes that run now, parents first."""
+        below: dict[int, list[Stat]] = {}
+        for stat in all_stats():
+            below.setdefault(stat.parent, []).append(stat)
+        todo = [stat for stat in below.get(os.getpid(), ()) if self._is_own(stat)]
+        found = []
+        while todo:
+            stat = todo.pop(0)
+            todo += below.get(stat.pid, ())
+            if stat.state not in "ZX":
+                found.append(stat)
+        self._seen.update(stat.ref for stat in found)
+        return found
+
+    def _is_own(self, stat: Stat) -> bool:
+        """Whether a child of this process is the driver, or an orphan of it."""
+        if stat.ref == self.child.ref or stat.ref in self._seen:
+            return True
+        if self._own_session and stat.session == self.child.pid:
+            return True
+        return bool(self._mark) and self._mark in _environment_of(stat.pid)
+
+    # -- signals ---------------------------------------------------------------------------------
 
     def tell(self, number: int) -> None:
-        """Send a signal, unless the driver has had it already.
+        """Send a signal to all of its processes, but not to those that have got it already.
 
-        scancel and a terminal's Ctrl-C reach the driver by themselves; a second SIGINT
-        would make many programs give up their own orderly end.
+        scancel and a terminal's Ctrl-C can reach the driver directly; a second SIGINT would make many
+        programs break off their own clean end.  Whether a signal did reach it is known SETTLE_S after it
+        came: until then nothing is sent.
         """
-        if not self._signals.sent_to_all(number):
-            self.child.send(number)
+        request = self._signals.latest(number, self._since)
+        wait_s = self._signals.undecided_s(request) if request else 0.0
+        if wait_s:
+            asyncio.get_running_loop().call_later(wait_s, self._send, number, request)
+        else:
+            self._send(number, request)
+
+    def _send(self, number: int, request: Request | None) -> None:
+        reached_group = 0
+        if request is not None and request.to_both:
+            if self._own_session:  # this process has a group of its own too: all of the step got it
+                return
+            reached_group = os.getpgrp()
+        began_ticks = time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
+        told: set[ProcessRef] = set()
+        for _ in range(2):  # once more for what was forked meanwhile
+            for stat in self.processes():
+                if stat.ref not in told and stat.start_ticks <= began_ticks and stat.group != reached_group:
+                    told.add(stat.ref)
+                    send_signal(stat.ref, number)
+
+    # -- the end ---------------------------------------------------------------------------------
 
     async def stop(self, number: int, grace_s: float) -> int | None:
-        """Ask it to end by a signal (unless it has had it) and see that it does; returns its code."""
-        asked = self._signals.sent_to_all(number)
-        return await self.child.stop(grace_s, ask=0 if asked else number)
+        """Tell all of its processes to end, give the last of them ``grace_s`` seconds, and kill what is left.
+
+        Returns the code of the driver's own process, or None when not even SIGKILL ended it.  After a driver
+        that has ended by itself this ends the programs that it left running.
+
+        When the caller is cancelled the end goes on.  A later call joins it, with the shorter grace of the
+        two, and sends its signal only if that is another one.
+        """
+        if self._end is not None and not self._end.done():
+            if number != self._told_last:
+                self._told_last = number
+                self.tell(number)
+            return await self._join(min(self._kill_at, self._now() + grace_s))
+        if self.child.running or self.processes():
+            self._told_last = number
+            self.tell(number)
+            self._kill_at = self._now() + grace_s
+            self._end = asyncio.ensure_future(self._see_end())
+            return await self._join(self._kill_at)
+        return self._code()
+
+    async def kill(self) -> int | None:
+        """Kill all of its processes now.  Returns as :meth:`stop`, which returns too if it was waiting."""
+        if self._end is None or self._end.done():
+            self._end = asyncio.ensure_future(self._see_end())
+        return await self._join(self._now())
+
+    async def _join(self, kill_at: float) -> int | None:
+        self._kill_at = kill_at
+        self._sooner.set()
+        assert self._end is not None
+        await asyncio.shield(self._end)
+        return self._code()
+
+    async def _see_end(self) -> None:
+        """Wait for the last process, kill from ``_kill_at`` on, and give up KILL_WAIT_S later."""
+        poll_s = FIRST_POLL_S
+        while True:
+            self._sooner.clear()
+            left_s = self._kill_at - self._now()
+            if left_s <= -KILL_WAIT_S:
+                return
+            if self.child.running and left_s > 0:
+                await self._wait_for_child(left_s)
+                continue
+            left = self.processes()
+            if not left and not self.child.running:
+                return
+            if left_s <= 0:
+                poll_s = FIRST_POLL_S
+                for stat in left:
+                    send_signal(stat.ref, signal.SIGKILL)
+            await set_within(poll_s, self._sooner)
+            poll_s = min(poll_s * 2, LAST_POLL_S)
+
+    async def _wait_for_child(self, wait_s: float) -> None:
+        """Until the driver's own process has ended, the time is over, or the time to kill has changed."""
+        sooner = asyncio.ensure_future(self._sooner.wait())
+        try:
+            both: set[asyncio.Future[Any]] = {self.child.exited, sooner}
+            await asyncio.wait(both, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sooner.cancel()
+
+    def _code(self) -> int | None:
+        return self.child.exited.result() if self.child.exited.done() else None
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _environment_of(pid: int) -> list[bytes]:
+    """NAME=VALUE as the process was started with; empty when it cannot be read."""
+    try:
+        return (PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return []

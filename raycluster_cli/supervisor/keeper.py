@@ -22,7 +22,7 @@ from typing import NoReturn
 
 from ..model.errors import ExitCode
 from ..system.keeper_link import RELAYED, Keeper
-from ..system.proctree import become_subreaper, end_descendants_of_this_process
+from ..system.proctree import become_subreaper, end_descendants_of_this_process, has_terminal
 
 
 def guard() -> Keeper:  # noqa: RET503  # _keep never returns
@@ -38,6 +38,9 @@ def guard() -> Keeper:  # noqa: RET503  # _keep never returns
         if os.getppid() != keeper_pid:
             os._exit(int(ExitCode.FAILURE))
         os.set_blocking(relay_read, False)
+        if not has_terminal():
+            # A signal that both get was then sent to every process, not to one process group.
+            os.setpgid(0, 0)
         # Signals stay blocked until the supervisor has its handlers; see process.Signals.
         return Keeper(relay_read, notes_write)
     os.close(relay_read)

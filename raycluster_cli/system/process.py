@@ -16,12 +16,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
 from .keeper_link import RELAYED, Keeper
 from .proctree import ProcessRef, Stat, TreeEnd, identify, send_signal
+from .waiting import done_within
 
 
 def code_of(status: int) -> int:
@@ -160,8 +161,8 @@ class Child:
             if wait_s > 0 or number == signal.SIGKILL:
                 if number:
                     self.send(number)
-                with contextlib.suppress(asyncio.TimeoutError):
-                    return await asyncio.wait_for(asyncio.shield(self.exited), wait_s)
+                if await done_within(wait_s, self.exited):
+                    return self.exited.result()
         return None
 
 
@@ -183,29 +184,62 @@ ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 #: SIGTERM twice within milliseconds, once for the step and once for the job (seen on 22.05).
 SAME_REQUEST_S: dict[int, float] = {signal.SIGTERM: 2.0, signal.SIGUSR1: 0.2, signal.SIGUSR2: 0.2}
 
+#: What keeper and supervisor get within this time belongs to one request.
+PAIR_S = 1.0
+
+#: How many requests are remembered.
+REQUESTS_KEPT = 16
+
+#: A request that only one of the two has got for so long was sent to that one alone.  The copies are a
+#: millisecond apart; a busy machine runs the keeper later.
+SETTLE_S = 0.2
+
+
+@dataclass
+class Request:
+    """One signal that somebody sent: to the keeper, to this process, or to both."""
+
+    number: int
+    at: float
+    """By the clock of :class:`Signals`."""
+    direct: bool = False
+    """This process got it."""
+    relayed: bool = False
+    """The keeper got it."""
+
+    @property
+    def to_both(self) -> bool:
+        """Sent by Slurm to every process of the step, or by a terminal to its foreground group."""
+        return self.direct and self.relayed
+
 
 @dataclass
 class Signals:
     """The signals that this process, or its keeper, got.  Handlers only record.
 
-    scancel signals every process of a step, `kill` only the keeper, whose process id the
-    shell knows.  The count of a signal is therefore the larger of the two, not the sum.
+    Slurm signals every process of a step (proctrack/linuxproc) or the keeper alone (proctrack/cgroup), a
+    terminal the foreground group, `kill` the keeper, whose process id the shell knows.  What both got is
+    one request.
     """
 
     direct: dict[int, int] = field(default_factory=dict)
     relayed: dict[int, int] = field(default_factory=dict)
     keeper_gone: bool = False
     _listeners: list[Callable[[int, int], None]] = field(default_factory=list)
-    _told: dict[int, int] = field(default_factory=dict)
-    _last: dict[tuple[int, int], float] = field(default_factory=dict)
+    _counts: dict[int, int] = field(default_factory=dict)
+    _requests: list[Request] = field(default_factory=list)
+    _last: dict[tuple[str, int], float] = field(default_factory=dict)
+    kept: bool = False
+    """There is a keeper, which gets signals too."""
     clock: Callable[[], float] = time.monotonic
 
     def attach(self, loop: asyncio.AbstractEventLoop, keeper: Keeper | None) -> None:
         """Record from now on; signals that came before (blocked by the keeper) arrive now."""
         for number in RELAYED:
-            loop.add_signal_handler(number, self._got, self.direct, number)
+            loop.add_signal_handler(number, self.record, number)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, RELAYED)
         if keeper is not None:
+            self.kept = True
             loop.add_reader(keeper.relay_fd, self._read, loop, keeper.relay_fd)
 
     def _read(self, loop: asyncio.AbstractEventLoop, fd: int) -> None:
@@ -213,40 +247,46 @@ class Signals:
         if not numbers:
             loop.remove_reader(fd)
             self.keeper_gone = True
-            self._got(self.relayed, signal.SIGTERM)
+            self.record(signal.SIGTERM, relayed=True)
         for number in numbers:
-            self._got(self.relayed, number)
+            self.record(number, relayed=True)
 
-    def _got(self, log: dict[int, int], number: int) -> None:
-        now = self.clock()
-        if now - self._last.get((id(log), number), -math.inf) < SAME_REQUEST_S.get(number, 0.0):
+    def record(self, number: int, relayed: bool = False) -> None:
+        """This process got a signal, or the keeper did and relayed it."""
+        now, side = self.clock(), "relayed" if relayed else "direct"
+        if now - self._last.get((side, number), -math.inf) < SAME_REQUEST_S.get(number, 0.0):
             return
-        self._last[id(log), number] = now
+        self._last[side, number] = now
+        log = self.relayed if relayed else self.direct
         log[number] = log.get(number, 0) + 1
-        count = self.count(number)
-        if count > self._told.get(number, 0):
-            self._told[number] = count
-            for listener in self._listeners:
-                listener(number, count)
+        for request in self._requests:  # the oldest first
+            if request.number == number and not getattr(request, side) and now - request.at <= PAIR_S:
+                setattr(request, side, True)
+                return
+        request = Request(number, now)
+        setattr(request, side, True)
+        self._requests = [*self._requests[-REQUESTS_KEPT:], request]
+        count = self._counts[number] = self.count(number) + 1
+        for listener in self._listeners:
+            listener(number, count)
 
     def count(self, number: int) -> int:
         """How often this signal was sent to us."""
-        return max(self.direct.get(number, 0), self.relayed.get(number, 0))
+        return self._counts.get(number, 0)
 
     def listen(self, listener: Callable[[int, int], None]) -> None:
         """Call ``listener(number, count)`` on each signal, also for those that have come already."""
         self._listeners.append(listener)
-        for number, count in list(self._told.items()):
+        for number, count in list(self._counts.items()):
             listener(number, count)
 
-    def sent_to_all(self, number: int) -> bool:
-        """Whether supervisor and keeper both got it: then the driver, a sibling, has it too."""
-        return bool(self.direct.get(number)) and bool(self.relayed.get(number))
+    def latest(self, number: int, since: float) -> Request | None:
+        """The latest request of this number, if it came after ``since`` (by the clock)."""
+        found = [one for one in self._requests if one.number == number and one.at >= since]
+        return found[-1] if found else None
 
-
-def environment_for(base: Mapping[str, str], *more: Mapping[str, str]) -> dict[str, str]:
-    """An environment: the base with the others laid over it, later ones winning."""
-    merged = dict(base)
-    for one in more:
-        merged.update(one)
-    return merged
+    def undecided_s(self, request: Request) -> float:
+        """For how long it is not known yet whether both got it; 0.0 when it is."""
+        if request.to_both or not self.kept or self.keeper_gone:
+            return 0.0
+        return max(0.0, request.at + SETTLE_S - self.clock())

@@ -38,6 +38,11 @@ class Stat:
     state: str
     parent: int
     start_ticks: int
+    group: int = 0
+    """Process group."""
+    session: int = 0
+    terminal: int = 0
+    """Device number of the controlling terminal; 0 without one."""
 
     @property
     def ref(self) -> ProcessRef:
@@ -53,7 +58,8 @@ def parse_stat(text: str) -> Stat:
     pid, _, rest = text.partition(" (")
     name, _, rest = rest.rpartition(") ")
     parts = rest.split()
-    return Stat(int(pid), name, parts[0], int(parts[1]), int(parts[19]))
+    parent, group, session, terminal = map(int, parts[1:5])
+    return Stat(int(pid), name, parts[0], parent, int(parts[19]), group, session, terminal)
 
 
 def read_stat(pid: int) -> Stat | None:
@@ -74,6 +80,12 @@ def is_running(ref: ProcessRef) -> bool:
     """Whether exactly this process still runs.  A zombie does not."""
     stat = read_stat(ref.pid)
     return stat is not None and stat.start_ticks == ref.start_ticks and stat.state not in "ZX"
+
+
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal: Ctrl-C then signals the whole foreground group."""
+    stat = read_stat(os.getpid())
+    return stat is not None and stat.terminal != 0
 
 
 def kernel_identity() -> dict[str, str]:

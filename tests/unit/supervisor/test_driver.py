@@ -1,0 +1,298 @@
+"""The driver and all of its processes, with real ones: who is told, who is waited for, who is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from raycluster_cli.model.errors import UsageError
+from raycluster_cli.supervisor.driver import Driver, find_program
+from raycluster_cli.system.process import Child, Reaper, Signals
+from raycluster_cli.system.proctree import (
+    PR_SET_CHILD_SUBREAPER,
+    become_subreaper,
+    identify,
+    is_running,
+)
+from raycluster_cli.system.waiting import within
+from tests.unit.loops import in_loop
+
+DEADLINE_S = 30.0
+TERM, INT, USR1 = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1
+
+#: Writes "ready" and then what it gets, a line each; with an argument it saves for so long after SIGTERM.
+PROGRAM = """
+import os, signal, sys, time
+path, save_s = sys.argv[1], float(sys.argv[2])
+
+def say(text):
+    with open(path, "a") as file:
+        file.write(text + "\\n")
+
+def got(number, frame):
+    say(signal.Signals(number).name)
+    if number == signal.SIGTERM and save_s >= 0:
+        time.sleep(save_s)
+        say("saved")
+        os._exit(3)
+
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    signal.signal(number, got)
+say("ready")
+while True:
+    time.sleep(0.01)
+"""
+
+
+class Scene:
+    """A supervisor that is this test's process, its driver, and the files that the programs write."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.reaper = Reaper()
+        self.signals = Signals(kept=True)
+        (directory / "program.py").write_text(PROGRAM)
+
+    def program(self, name: str, save_s: float = 0.0) -> str:
+        """A shell command that runs the program, which writes to a file of this name."""
+        return f"{sys.executable} -S {self.directory}/program.py {self.directory}/{name} {save_s}"
+
+    def start(self, script: str, *, own_session: bool = True) -> Driver:
+        self.reaper.attach(asyncio.get_running_loop())
+        env = {"PATH": os.environ["PATH"]}
+        return Driver.start(["sh", "-c", script], env, self.reaper, self.signals, own_session=own_session)
+
+    def stranger(self, name: str) -> Child:
+        """A process of the supervisor's that is not the driver's: as Ray's daemons are."""
+        return self.reaper.spawn(self.program(name, -1).split(), name)
+
+    def lines(self, name: str) -> list[str]:
+        path = self.directory / name
+        return path.read_text().splitlines() if path.exists() else []
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async def poll() -> None:
+            while not condition():
+                await asyncio.sleep(0.005)
+
+        await within(DEADLINE_S, poll())
+
+    async def ready(self, *names: str) -> None:
+        await self.until(lambda: all("ready" in self.lines(name) for name in names))
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    become_subreaper()
+    yield Scene(tmp_path)
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("own_session", [True, False])
+@in_loop
+async def test_the_last_process_gets_the_grace(scene: Scene, own_session: bool) -> None:
+    """The shell ends at once; the program that it ran saves its work."""
+    driver = scene.start(f"{scene.program('train', 0.3)}; echo done", own_session=own_session)
+    await scene.ready("train")
+    assert await driver.stop(TERM, DEADLINE_S) == -TERM
+    assert scene.lines("train") == ["ready", "SIGTERM", "saved"]
+    assert not driver.processes()
+
+
+@in_loop
+async def test_what_does_not_end_within_the_grace_is_killed(scene: Scene) -> None:
+    driver = scene.start(f"trap 'exit 5' TERM; {scene.program('train', -1)} & wait")
+    await scene.ready("train")
+    assert await driver.stop(TERM, 0.2) == 5
+    assert scene.lines("train") == ["ready", "SIGTERM"]
+    assert not driver.processes()
+
+
+ORPHANS = {
+    "in the session": "({program} &)",
+    "in a session of its own": "(setsid {program} &)",
+    "without its environment": "(env -i {program} &)",
+}
+
+
+@pytest.mark.parametrize("how", ORPHANS)
+@in_loop
+async def test_orphans_are_found_and_told_and_ray_is_not(scene: Scene, how: str) -> None:
+    orphan = ORPHANS[how].format(program=scene.program("daemon", 0.1))
+    driver = scene.start(f"{orphan}; {scene.program('train')}")
+    raylet = scene.stranger("raylet")
+    await scene.ready("train", "daemon", "raylet")
+    assert len(driver.processes()) == 3  # the shell, train, daemon
+    await driver.stop(TERM, DEADLINE_S)
+    assert scene.lines("daemon") == ["ready", "SIGTERM", "saved"]
+    assert scene.lines("raylet") == ["ready"]
+    await raylet.stop(0.0)
+
+
+@in_loop
+async def test_an_orphan_seen_before_is_known_without_session_and_environment(scene: Scene) -> None:
+    driver = scene.start(f"env -i setsid {scene.program('daemon')} & exec {scene.program('train')}")
+    await scene.ready("daemon", "train")
+    assert len(driver.processes()) == 2
+    driver.child.send(signal.SIGKILL)
+    await within(DEADLINE_S, driver.child.exited)
+    await driver.stop(TERM, DEADLINE_S)
+    assert scene.lines("daemon") == ["ready", "SIGTERM", "saved"]
+
+
+@in_loop
+async def test_programs_left_running_by_a_driver_that_ended_are_told(scene: Scene) -> None:
+    driver = scene.start(f"{scene.program('train', 0.1)} & exit 4")
+    await scene.ready("train")
+    assert await within(DEADLINE_S, driver.child.exited) == 4
+    assert await driver.stop(TERM, DEADLINE_S) == 4
+    assert scene.lines("train") == ["ready", "SIGTERM", "saved"]
+
+
+@in_loop
+async def test_a_driver_that_left_nothing_is_not_waited_for(scene: Scene) -> None:
+    driver = scene.start("exit 4")
+    await within(DEADLINE_S, driver.child.exited)
+    assert await driver.stop(TERM, DEADLINE_S) == 4
+
+
+@pytest.mark.parametrize(
+    ("got", "own_session", "sent"),
+    [
+        ((), True, True),
+        (("keeper",), True, True),
+        (("supervisor",), True, True),
+        (("keeper", "supervisor"), True, False),
+        (("keeper", "supervisor"), False, False),
+    ],
+)
+@in_loop
+async def test_a_signal_is_delivered_once(
+    scene: Scene, got: tuple[str, ...], own_session: bool, sent: bool
+) -> None:
+    """What keeper and supervisor both got has reached the driver without us."""
+    driver = scene.start(f"exec {scene.program('train')}", own_session=own_session)
+    await scene.ready("train")
+    for who in got:
+        scene.signals.record(INT, relayed=who == "keeper")
+    driver.tell(INT)
+    driver.tell(USR1)  # after it, to know that the other has had its time
+    await scene.until(lambda: "SIGUSR1" in scene.lines("train"))
+    if sent:
+        await scene.until(lambda: "SIGINT" in scene.lines("train"))
+    await driver.stop(TERM, DEADLINE_S)
+    assert scene.lines("train").count("SIGINT") == sent
+
+
+@in_loop
+async def test_a_signal_that_reached_the_terminals_group_is_sent_to_the_others(scene: Scene) -> None:
+    driver = scene.start(f"setsid {scene.program('far')} & exec {scene.program('near')}", own_session=False)
+    await scene.ready("far", "near")
+    for relayed in (True, False):
+        scene.signals.record(INT, relayed=relayed)
+    driver.tell(INT)
+    await scene.until(lambda: "SIGINT" in scene.lines("far"))
+    await driver.stop(TERM, DEADLINE_S)
+    assert scene.lines("near") == ["ready", "SIGTERM", "saved"]
+
+
+@in_loop
+async def test_a_signal_from_before_the_driver_did_not_reach_it(scene: Scene) -> None:
+    for relayed in (True, False):
+        scene.signals.record(TERM, relayed=relayed)
+    driver = scene.start(f"exec {scene.program('train')}")
+    await scene.ready("train")
+    assert await driver.stop(TERM, DEADLINE_S) == 3
+
+
+@in_loop
+async def test_kill_cuts_a_stop_short(scene: Scene) -> None:
+    driver = scene.start(f"{scene.program('train', -1)} & exec {scene.program('other', -1)}")
+    await scene.ready("train", "other")
+    stop = asyncio.ensure_future(driver.stop(TERM, 1000.0))
+    await scene.until(lambda: "SIGTERM" in scene.lines("train") and "SIGTERM" in scene.lines("other"))
+    assert await driver.kill() == -signal.SIGKILL
+    assert await within(DEADLINE_S, stop) == -signal.SIGKILL
+    assert not driver.processes()
+
+
+@in_loop
+async def test_a_stop_whose_caller_was_cancelled_goes_on(scene: Scene) -> None:
+    driver = scene.start(f"exec {scene.program('train', 0.2)}")
+    await scene.ready("train")
+    caller = asyncio.ensure_future(driver.stop(TERM, DEADLINE_S))
+    await scene.until(lambda: "SIGTERM" in scene.lines("train"))
+    caller.cancel()
+    await asyncio.wait({caller})
+    assert caller.cancelled()
+    assert await driver.stop(TERM, DEADLINE_S) == 3
+    assert scene.lines("train") == ["ready", "SIGTERM", "saved"]
+
+
+@in_loop
+async def test_a_script_that_signals_its_group_hits_only_itself(scene: Scene) -> None:
+    driver = scene.start("kill 0; sleep 60")
+    assert await within(DEADLINE_S, driver.child.exited) == -TERM
+
+
+@pytest.mark.parametrize(
+    ("program", "message", "hint"),
+    [
+        ("no-such-program", "was not found in PATH", "python train.py"),
+        ("./nothing", "does not exist", "a path that exists"),
+        ("{directory}/train.py", "is not executable", "-- python"),
+    ],
+)
+def test_a_program_that_cannot_be_run(tmp_path: Path, program: str, message: str, hint: str) -> None:
+    (tmp_path / "train.py").write_text("")
+    with pytest.raises(UsageError, match=message) as caught:
+        find_program([program.format(directory=tmp_path)], {"PATH": "/usr/bin:/bin"})
+    assert hint in caught.value.hint
+
+
+#: Runs a driver as the supervisor does, in the terminal that it was given.
+IN_TERMINAL = """
+import asyncio, os, sys
+from raycluster_cli.supervisor.driver import Driver
+from raycluster_cli.system.process import Reaper, Signals
+
+async def main():
+    reaper = Reaper()
+    reaper.attach(asyncio.get_running_loop())
+    check = (
+        "import os; print('GROUP', os.tcgetpgrp(0) == os.getpgrp() == os.getpgid(os.getppid()));"
+        "print('READ', input())"
+    )
+    driver = Driver.start([sys.executable, "-S", "-c", check], dict(os.environ), reaper, Signals())
+    print("CODE", await driver.child.exited, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_in_a_terminal_the_driver_reads_what_is_typed() -> None:
+    pid, terminal = os.forkpty()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", IN_TERMINAL])
+    ref = identify(pid)
+    os.write(terminal, b"hello\n")
+    text = b""
+    try:
+        while chunk := os.read(terminal, 4096):
+            text += chunk
+    except OSError:
+        pass  # the terminal's last process has ended
+    os.waitpid(pid, 0)
+    os.close(terminal)
+    assert b"GROUP True" in text, text
+    assert b"READ hello" in text
+    assert b"CODE 0" in text
+    assert ref is None or not is_running(ref)
