@@ -1,12 +1,13 @@
-"""`raycluster stop`: the orderly end first, then Slurm's, then what a crash left behind.
+"""`raycluster stop`: asks the head first, then signals it, then cancels it, then clears what a crash left.
 
-1. A word in the record (``stop.json``), which the head looks for twice a second: it ends its driver,
-   drains the workers, and every node clears itself.
-2. A head that does not answer by the deadline: SIGTERM and then SIGKILL of exactly its process, whose
+1. A request in the record (``stop.json``), which the head reads twice a second: it ends its driver,
+   drains the workers, and every node clears itself.  A head that reports that it is ending gets the time
+   that its own --grace gives the driver.
+2. A head that does not react by the deadline: SIGTERM and then SIGKILL of exactly its process, whose
    keeper clears the node; where that is another node, by one `srun --overlap` into its job.  The workers
    end when their head has gone.
-3. A head that is gone without a word (killed together with its keeper): what it left on its node is
-   cleared in the same way.
+3. A head that has gone without reporting its end (killed together with its keeper): what it left on its
+   node is cleared in the same way.
 4. What then still runs is Slurm's: scancel of the step, or of the job when the head runs in its batch script.
 """
 
@@ -34,7 +35,7 @@ from ..system.proctree import ProcessRef, is_running, send_signal
 from ..system.report import count, duration
 from .reader import read_cluster
 
-#: How often the record is looked at while waiting.
+#: How often the record is read while waiting.
 POLL_S = 0.2
 
 #: How often Slurm is asked while waiting.
@@ -46,7 +47,10 @@ FORCED_S = 45.0
 #: A head under the same kernel gets so long between SIGTERM and SIGKILL.
 TERM_S = 10.0
 
-#: How long ending the head from within its job may take: TERM_S twice, and srun.
+#: What the end of a head takes beyond its driver's --grace: draining, logs, Ray.
+END_S = 10.0
+
+#: How long ending the head from within its job may take beyond --grace: TERM_S twice, and srun.
 SRUN_S = 60.0
 
 #: How long the workers get to see that their head has gone.
@@ -57,11 +61,11 @@ class Outcome(enum.Enum):
     """How a stop went."""
 
     ENDED = "ended"
-    """In order: the head answered."""
+    """Cleanly: the head reacted."""
     OVER = "over"
     """It had ended before."""
     FORCED = "forced"
-    """It did not answer, and was ended by Slurm or by signals."""
+    """It did not react, and was ended by Slurm or by signals."""
     CLEARED = "cleared"
     """Its head was gone already; what it had left is cleared."""
     FAILED = "failed"
@@ -98,7 +102,10 @@ class Surroundings:
 
 
 def stop_cluster(record: Record, around: Surroundings, *, deadline_s: float = 60.0) -> Outcome:
-    """End one cluster.  Raises RayclusterError when the record cannot be written."""
+    """End one cluster.  Raises RayclusterError when the record cannot be written.
+
+    ``deadline_s``: how long the head may take; longer if it is ending and its --grace is longer.
+    """
     local = record.slurm_cluster == "local"
     status = read_cluster(record, None if local else around.jobs(), events=0)
     if status.phase is ClusterPhase.LOST:
@@ -120,9 +127,10 @@ def stop_cluster(record: Record, around: Surroundings, *, deadline_s: float = 60
         if status.is_over:
             around.say(f"{status.title} ended after {duration(waited_s)}: {status.headline}")
             return Outcome.ENDED
-        if waited_s >= deadline_s:
+        allowed_s = _allowed_s(record, deadline_s)
+        if waited_s >= allowed_s:
             return _force(record, status, around, waited_s)
-        around.progress(f"{status.title}: {_doing(status)} ({waited_s:.0f} s of {deadline_s:g})")
+        around.progress(f"{status.title}: {_doing(status)} ({waited_s:.0f} s of {allowed_s:g})")
         around.sleep(POLL_S)
 
 
@@ -133,7 +141,21 @@ def _doing(status: ClusterStatus) -> str:
     return "the head has been asked to end"
 
 
-# --------------------------------------------------------------------------- when it does not answer
+def _grace_s(record: Record) -> float:
+    """The head's --grace; 0.0 when its record is too old to say."""
+    head = record.read_head()
+    return head.grace_s if head is not None else 0.0
+
+
+def _allowed_s(record: Record, wait_s: float) -> float:
+    """How long a head may take: ``wait_s``, or --grace and END_S if it reports that it is ending."""
+    head, grace_s = record.read_head(), _grace_s(record)
+    node = record.read_node(head.host) if head is not None and grace_s > 0 else None
+    ending = node is not None and node.phase == NodePhase.STOPPING.value
+    return max(wait_s, grace_s + END_S) if ending else wait_s
+
+
+# --------------------------------------------------------------------------- when it does not react
 
 
 def _force(record: Record, status: ClusterStatus, around: Surroundings, waited_s: float) -> Outcome:
@@ -149,7 +171,7 @@ def _force(record: Record, status: ClusterStatus, around: Surroundings, waited_s
                 return Outcome.FORCED
         return _cancel(record, status, job, around)
     if record.slurm_cluster != "local" and around.jobs() is not None:
-        gone = f"Slurm has ended job {record.job_id}, and its head left no word"
+        gone = f"Slurm has ended job {record.job_id}, and its head did not report its end"
         return _clear(record, replace(status, phase=ClusterPhase.LOST, message=gone), around)
     if head is not None and here:
         around.say(f"{silent}; ending its process {head.pid}")
@@ -195,12 +217,12 @@ def _cancel(record: Record, status: ClusterStatus, job: Job, around: Surrounding
 def _await_slurm(
     record: Record, job: Job, around: Surroundings, wait_s: float, *, head_too: bool = False
 ) -> bool:
-    """Until the record tells of the end, or Slurm knows the job no more; whether it came to that.
+    """Wait until the record has the end, or Slurm no longer knows the job; False if neither came.
 
-    ``head_too``: the head's node must have said good-bye as well.
+    ``head_too``: the head's node must have reported its end as well.
     """
     began = asked = around.clock()
-    while around.clock() - began < wait_s:
+    while around.clock() - began < _allowed_s(record, wait_s):
         status = read_cluster(record, None, events=0)
         told = status.is_over and status.phase is not ClusterPhase.LOST
         if told and _are_gone(record, head_too=head_too):
@@ -210,7 +232,7 @@ def _await_slurm(
             asked = around.clock()
             found = (around.jobs(again=True) or {}).get(job.id)
             if found is None or found.is_ended:
-                _write_end(record, "ended by scancel; its head left no word")
+                _write_end(record, "ended by scancel; its head did not report its end")
                 around.say(f"{status.title}: Slurm has ended job {job.id}")
                 return True
         around.progress(f"{status.title}: waiting for Slurm to end it")
@@ -219,16 +241,16 @@ def _await_slurm(
 
 
 def _are_gone(record: Record, *, head_too: bool = False) -> bool:
-    """Whether all workers have said good-bye, and the head's node."""
+    """Whether all workers have reported their end, and the head's node too."""
     final = (NodePhase.GONE.value, NodePhase.FAILED.value)
-    words = record.read_nodes().values()
-    return all(word.phase in final for word in words if head_too or word.role != Role.HEAD.value)
+    reports = record.read_nodes().values()
+    return all(report.phase in final for report in reports if head_too or report.role != Role.HEAD.value)
 
 
 def end_here(record: Record, around: Surroundings) -> Outcome:
     """End a head that runs on this node: SIGTERM to its supervisor, then SIGKILL; its keeper clears the node.
 
-    Of a head that is gone: clear what it left here.
+    A head that reacts to SIGTERM gets its own --grace.  Of a head that has gone: clear what it left here.
     """
     head = record.read_head()
     if head is None or not record.leases.head_runs_here():
@@ -237,8 +259,8 @@ def end_here(record: Record, around: Surroundings) -> Outcome:
     supervisor = ProcessRef(head.pid, head.create_time)
     for number, wait_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, TERM_S)):
         send_signal(supervisor, number)
-        until = around.clock() + wait_s
-        while around.clock() < until:
+        began = around.clock()
+        while around.clock() - began < (_allowed_s(record, wait_s) if number == signal.SIGTERM else wait_s):
             if not is_running(supervisor):
                 _sweep_here(record, around)
                 _write_end(record, f"ended by {number.name} from `raycluster stop`")
@@ -263,7 +285,7 @@ def _from_within(record: Record, head: HeadInfo, job: Job, around: Surroundings)
     env = {name: value for name, value in around.env.items() if not name.startswith("SLURM_")}
     options: dict[str, Any] = {"env": env, "capture_output": True, "text": True, "check": False}
     try:
-        done = around.run(argv, **options, timeout=SRUN_S, stdin=subprocess.DEVNULL)
+        done = around.run(argv, **options, timeout=SRUN_S + _grace_s(record), stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):
         around.say(f"{head.host} could not be reached by srun")
         return False
@@ -283,7 +305,7 @@ def _from_within(record: Record, head: HeadInfo, job: Job, around: Surroundings)
 
 
 def _clear(record: Record, status: ClusterStatus, around: Surroundings) -> Outcome:
-    """Its head is gone without a word: clear what it left, here, on its node, and in Slurm."""
+    """Its head has gone without reporting its end: clear what it left, here, on its node, and in Slurm."""
     around.say(f"{status.title}: {status.message}")
     head = record.read_head()
     _sweep_here(record, around)
@@ -298,7 +320,7 @@ def _clear(record: Record, status: ClusterStatus, around: Surroundings) -> Outco
 
 
 def _write_end(record: Record, message: str) -> None:
-    """Say in the head's place how it ended, so that nobody takes it for running."""
+    """Say in the head's place how it ended, so that nothing shows it as running."""
     if record.read_end() is None:
         head = record.read_head()
         host = head.host if head else ""
@@ -306,8 +328,8 @@ def _write_end(record: Record, message: str) -> None:
 
 
 def _sweep_here(record: Record, around: Surroundings) -> None:
-    words = record.read_nodes().values()
-    bases = {Path(word.node_root).parent for word in words if word.node_root}
+    reports = record.read_nodes().values()
+    bases = {Path(report.node_root).parent for report in reports if report.node_root}
     tell_swept(sweep_here(around.env, bases), around.say)
 
 

@@ -60,7 +60,7 @@ def world() -> World:
 
 
 def end(record: Record) -> None:
-    """As a head that has been asked ends."""
+    """As a head that was asked to end ends."""
     assert record.stop_requested() is not None
     head = record.read_node("n001")
     assert head is not None
@@ -69,12 +69,52 @@ def end(record: Record) -> None:
     record.write_node(dataclasses.replace(head, phase=NodePhase.GONE.value, updated=now))
 
 
-def test_in_order(tmp_path: Path, world: World) -> None:
+def test_a_head_that_reacts(tmp_path: Path, world: World) -> None:
     record = write_record(tmp_path, 3)
     world.then = [(3.0, lambda: end(record))]
     assert stop_cluster(record, world.around) is Outcome.ENDED
     assert world.cancelled == []
     assert world.said[0].startswith("4711 ended after 3")
+
+
+def ending(record: Record) -> None:
+    """As a head that waits for its driver to end."""
+    head = record.read_node("n001")
+    assert head is not None
+    record.write_node(dataclasses.replace(head, phase=NodePhase.STOPPING.value, updated=time.time()))
+
+
+@pytest.mark.parametrize(
+    ("grace_s", "reacts", "ends_at", "outcome", "at_s"),
+    [
+        (12.0, True, 15.0, Outcome.ENDED, 15.0),
+        (12.0, True, 99.0, Outcome.FORCED, 22.0),
+        (12.0, False, 99.0, Outcome.FORCED, 4.0),
+        (0.0, True, 99.0, Outcome.FORCED, 4.0),
+    ],
+    ids=["within the grace", "beyond the grace", "does not react", "old record"],
+)
+def test_a_head_that_is_ending_gets_its_own_grace(
+    tmp_path: Path,
+    world: World,
+    grace_s: float,
+    reacts: bool,
+    ends_at: float,
+    outcome: Outcome,
+    at_s: float,
+) -> None:
+    record = write_record(tmp_path, 3)
+    head = record.read_head()
+    assert head is not None
+    record.write_head(dataclasses.replace(head, grace_s=grace_s))
+    world.jobs = {"4711": Job("4711", "4711", "RUNNING")}
+    world.then = [(1.0, lambda: ending(record))] if reacts else []
+    world.then.append((ends_at, lambda: end(record)))
+    first: list[float] = []
+    say = world.around.say
+    world.around.say = lambda text: (first.append(world.now), say(text))[1]
+    assert stop_cluster(record, world.around, deadline_s=4.0) is outcome
+    assert first[0] == pytest.approx(at_s, abs=1.0)
 
 
 def test_twice_is_no_error(tmp_path: Path, world: World) -> None:
@@ -124,7 +164,7 @@ def test_a_lost_cluster_is_cleared(tmp_path: Path, world: World) -> None:
 
 @pytest.fixture
 def stubborn(tmp_path: Path) -> Iterator[tuple[Record, subprocess.Popen[bytes]]]:
-    """A head on this machine that answers neither the record nor SIGTERM."""
+    """A head on this machine that reacts neither to the record nor to SIGTERM."""
     code = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout is not None
