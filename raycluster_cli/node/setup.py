@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -126,10 +126,19 @@ class NodeSetup:
 
     # -- the steps -------------------------------------------------------------------------------
 
-    async def make_directory(self, keeper: ProcessRef | None, timeout_s: float = DIRECTORY_S) -> NodeRoot:
-        """Make and lock the node's directory.  Raises RayclusterError, also at the deadline."""
+    async def make_directory(
+        self,
+        keeper: ProcessRef | None = None,
+        *,
+        timeout_s: float = DIRECTORY_S,
+        make_root: Callable[..., NodeRoot] = make_node_root,
+    ) -> NodeRoot:
+        """Make and lock the node's directory.  Raises RayclusterError, also at the deadline.
+
+        ``keeper`` clears it if this process is killed.
+        """
         base = Path(self.settings.temp_dir) if self.settings.temp_dir else None
-        make = partial(make_node_root, self.key, env=self.env, base=base, role=self.role.value, keeper=keeper)
+        make = partial(make_root, self.key, env=self.env, base=base, role=self.role.value, keeper=keeper)
         handover = _Handover()
         making = in_thread(lambda: handover.give(make()))
         try:
@@ -149,11 +158,17 @@ class NodeSetup:
             self._report.warn(warning)
         return root
 
-    async def measure(self, route_to: str | None, timeout_s: float = MEASURE_S) -> None:
+    async def measure(
+        self,
+        route_to: str | None,
+        *,
+        timeout_s: float = MEASURE_S,
+        find: Callable[..., Measured] = measure_node,
+    ) -> None:
         """Find the node's address and grants.  Raises RayclusterError, also at the deadline."""
         measuring = in_thread(
             partial(
-                measure_node,
+                find,
                 settings=self.settings,
                 role=self.role,
                 env=self.env,

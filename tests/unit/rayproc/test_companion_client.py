@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,6 +25,9 @@ import json, os, subprocess, sys, time
 def say(**event): print(json.dumps(event), flush=True)
 def commands():
     for line in sys.stdin: yield json.loads(line)
+"""
+
+READY = """
 say(event="ready", ray_version="9.9", python_version="3.10.1", import_s=0.1, pid=os.getpid())
 """
 
@@ -45,18 +49,24 @@ for c in commands():
 """
 
 
+CANNOT_IMPORT = """
+say(event="failed", kind="ray", message="Ray cannot be imported: no module")
+sys.exit(1)
+"""
+
+
 def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(test(), 20))  # type: ignore[arg-type]
 
 
 @asynccontextmanager
-async def companion(tmp_path: Path, script: str) -> AsyncIterator[CompanionClient]:
+async def companion(tmp_path: Path, script: str, ready: str = READY) -> AsyncIterator[CompanionClient]:
     """A stand-in at the place of the real module, so that the real spawn is used."""
     package = tmp_path / "raycluster_cli" / "rayproc"
     package.mkdir(parents=True, exist_ok=True)
     (package.parent / "__init__.py").touch()
     (package / "__init__.py").touch()
-    (package / "companion.py").write_text(textwrap.dedent(PRELUDE + script))
+    (package / "companion.py").write_text(textwrap.dedent(PRELUDE + ready + script))
     reaper = Reaper()
     reaper.attach(asyncio.get_running_loop())
     with (tmp_path / "stderr").open("wb") as stderr:
@@ -153,21 +163,61 @@ def test_a_companion_that_dies_answers_every_question(tmp_path: Path) -> None:
 
 
 def test_ray_that_cannot_be_imported_is_said(tmp_path: Path) -> None:
-    script = 'say(event="failed", kind="ray", message="Ray cannot be imported: no module"); sys.exit(1)'
-
     async def test() -> None:
-        async with companion(tmp_path, script) as client:
+        async with companion(tmp_path, CANNOT_IMPORT, ready="") as client:
             with pytest.raises(StartFailure, match="cannot be imported") as caught:
                 await client.ready(5)
             assert caught.value.kind == "ray"
 
-    # The stand-in's prelude says "ready" first; here it must not.
-    global PRELUDE
-    whole, PRELUDE = PRELUDE, PRELUDE.rpartition("say(event")[0]
-    try:
-        run(test)
-    finally:
-        PRELUDE = whole
+    run(test)
+
+
+def test_what_was_printed_before_there_was_a_log_is_kept_when_the_import_fails(tmp_path: Path) -> None:
+    async def test() -> None:
+        early = os.open(tmp_path / "early", os.O_RDWR | os.O_CREAT, 0o600)
+        os.write(early, b"Traceback ...\n")
+        async with companion(tmp_path, CANNOT_IMPORT, ready="") as client:
+            client.log_to(tmp_path / "companion.log", early)
+            with pytest.raises(StartFailure):
+                await client.ready(5)
+        assert (tmp_path / "companion.log").read_text() == "Traceback ...\n"
+
+    run(test)
+
+
+def test_a_companion_that_reads_nothing_holds_nobody_up(tmp_path: Path) -> None:
+    script = """
+    for c in commands():
+        say(event="answer", size=len(c["filler"]), id=c["id"])
+    """
+
+    async def test() -> None:
+        async with companion(tmp_path, textwrap.dedent(script)) as client:
+            await client.ready(5)
+            os.kill(client.child.pid, signal.SIGSTOP)
+            filler = "x" * (1 << 20)  # more than a pipe holds
+            with pytest.raises(StartFailure) as caught:
+                await client.request("usage", 0.01, filler=filler)
+            assert caught.value.kind == "timed out"
+            questions = [asyncio.ensure_future(client.request("usage", 15, filler=filler)) for _ in range(2)]
+            await asyncio.sleep(0)
+            os.kill(client.child.pid, signal.SIGCONT)
+            assert [(await question)["size"] for question in questions] == [1 << 20] * 2
+
+    run(test)
+
+
+def test_a_stopped_companion_is_killed_in_the_end(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with companion(tmp_path, "time.sleep(60)") as client:
+            await client.ready(5)
+            os.kill(client.child.pid, signal.SIGSTOP)
+            await client.close(0.01)
+            assert client.child.exited.result() == -signal.SIGKILL
+            with pytest.raises(StartFailure, match="has ended"):
+                await client.request("usage", 5)
+
+    run(test)
 
 
 def test_nodes_are_kept_from_what_changed(tmp_path: Path) -> None:

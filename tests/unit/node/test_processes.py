@@ -1,0 +1,117 @@
+"""Processes of a node: adopted, reported when they end, ended in order.  `sleep` stands in for Ray's."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from raycluster_cli.node.processes import NodeProcesses
+from raycluster_cli.system.process import Child, Reaper
+from raycluster_cli.system.proctree import is_running
+from raycluster_cli.system.report import Report
+
+
+@dataclass
+class Scene:
+    reaper: Reaper
+    out: io.StringIO = field(default_factory=io.StringIO)
+    noted: list[tuple[str, int]] = field(default_factory=list)
+    died: list[tuple[str, int]] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+
+    def processes(self) -> NodeProcesses:
+        return NodeProcesses(
+            host="n1",
+            reaper=self.reaper,
+            report=Report(stream=self.out),
+            note=lambda name, pid: self.noted.append((name, pid)),
+            on_death=lambda child, code: self.died.append((child.name, code)),
+        )
+
+    def spawn(self, *command: str) -> int:
+        return self.reaper.spawn(command or ("sleep", "60"), "x").pid
+
+    def adopt(self, processes: NodeProcesses, name: str, *command: str) -> Child:
+        child = processes.adopt(name, self.spawn(*command))
+        child.exited.add_done_callback(lambda _: self.ended.append(name))
+        return child
+
+
+def run(scene: Callable[[Scene], Awaitable[None]]) -> None:
+    async def within() -> None:
+        reaper = Reaper()
+        reaper.attach(asyncio.get_running_loop())
+        await asyncio.wait_for(scene(Scene(reaper)), 30)
+
+    asyncio.run(within())
+
+
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+def test_the_end_of_a_process_that_the_node_needs_is_a_death(name: str) -> None:
+    async def test(scene: Scene) -> None:
+        child = scene.adopt(scene.processes(), name)
+        assert scene.noted == [(name, child.pid)]
+        os.kill(child.pid, signal.SIGKILL)
+        while not scene.died:
+            await asyncio.sleep(0.005)
+        assert scene.died == [(name, -signal.SIGKILL)]
+
+    run(test)
+
+
+def test_without_the_others_the_cluster_continues() -> None:
+    async def test(scene: Scene) -> None:
+        child = scene.adopt(scene.processes(), "log_monitor")
+        os.kill(child.pid, signal.SIGTERM)
+        await child.exited
+        await asyncio.sleep(0)
+        assert scene.died == []
+        assert "log_monitor on n1 was killed by SIGTERM; the cluster continues" in scene.out.getvalue()
+
+    run(test)
+
+
+def test_the_end_of_a_process_that_has_a_successor_is_none() -> None:
+    async def test(scene: Scene) -> None:
+        processes = scene.processes()
+        first, second = scene.adopt(processes, "raylet"), scene.adopt(processes, "raylet")
+        await first.stop(0)
+        await asyncio.sleep(0)
+        assert scene.died == []
+        await second.stop(0)
+        await asyncio.sleep(0)
+        assert scene.died == [("raylet", -signal.SIGKILL)]
+
+    run(test)
+
+
+@pytest.mark.parametrize("hurried", [False, True])
+def test_the_raylet_ends_first_and_the_gcs_is_killed(hurried: bool) -> None:
+    async def test(scene: Scene) -> None:
+        processes = scene.processes()
+        gcs = scene.adopt(processes, "gcs_server")
+        raylet, monitor = (scene.adopt(processes, name) for name in ("raylet", "log_monitor"))
+        orphan = scene.adopt(processes, "agent")
+        hurry = asyncio.Event()
+        if hurried:
+            hurry.set()
+        await processes.end(hurry)
+        assert scene.ended[0] == "raylet"
+        assert not any(is_running(child.ref) for child in (gcs, raylet, monitor, orphan))
+        assert raylet.exited.result() == -(signal.SIGKILL if hurried else signal.SIGTERM)
+        assert await gcs.exited == -signal.SIGKILL  # it was never asked
+        assert scene.died == []
+        assert scene.out.getvalue() == ""
+        processes.start_again()
+        again = scene.adopt(processes, "raylet")
+        await again.stop(0)
+        await asyncio.sleep(0)
+        assert scene.died == [("raylet", -signal.SIGKILL)]
+
+    run(test)
