@@ -188,7 +188,8 @@ def root(
 def head(settings: Settings, driver: list[str] | None = _DRIVER) -> None:
     """Start the head and run the driver on it.
 
-    The driver starts when the workers have joined. The exit code is the driver's. Without a driver the cluster runs until it is stopped.
+    The driver starts when the workers have joined. The exit code is the driver's. Without a driver the
+    cluster runs until it is stopped.
 
     \b
     Example:

@@ -30,10 +30,11 @@ def doctor(
 ) -> None:
     """Run preflight checks on all nodes of a job.
 
-    Outside a job, or with --here: on this node. In a batch script or a salloc shell one srun checks all nodes, in under 20 s: versions of Python and
-    Ray, the time of `import ray`, CPUs, memory, GPUs, /dev/shm, temp directory, limits, ports, host names,
-    the connection to the head, clocks, the shared directory, proxies, other Ray processes. Each check has
-    a verdict and says what to do. Takes the options of head, worker and run.
+    Outside a job, or with --here: on this node. In a batch script or a salloc shell one srun checks all
+    nodes, in under 20 s: versions of Python and Ray, the time of `import ray`, CPUs, memory, GPUs,
+    /dev/shm, temp directory, limits, ports, host names, the connection to the head, clocks, the shared
+    directory, proxies, other Ray processes. Each check has a verdict and says what to do. Takes the
+    options of head, worker and run.
 
     Exit codes: 0 nothing will fail; 1 something will fail; 2 usage.
 

@@ -67,6 +67,7 @@ def submit(
     """
     from ..ops import submit as core
     from ..ops.follow import explain_reason, job_state
+    from ..policy.loss import srun_wait_s
     from ..state.submitted import remember
     from .look import state_dir
 
@@ -81,8 +82,8 @@ def submit(
         line,
         options=[*_options_of_environment(context, settings), *_run_options(line.own)],
         env=env,
-        srun_wait_s=settings.worker_loss.srun_wait_s(
-            min_workers=settings.min_workers, grace_s=settings.grace
+        srun_wait_s=srun_wait_s(
+            settings.worker_loss, spare=settings.min_workers is not None, grace_s=settings.grace
         ),
         container=container,
         template=_read(template) if template else None,

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import enum
-import math
 import re
 from dataclasses import dataclass
 
 from .errors import UsageError
-
-#: The shortest srun --wait: how long srun waits for a node that stopped responding while the job ends.
-SHORTEST_SRUN_WAIT_S = 60
-
-#: What the driver's grace period is extended by for the rest of the shutdown.
-SHUTDOWN_S = 30
 
 
 class WorkerLossAction(str, enum.Enum):
@@ -60,17 +53,3 @@ class WorkerLossPolicy:
         """
         seconds = f"{self.wait_s:f}".rstrip("0").rstrip(".")
         return f"wait:{seconds}" if self.kind is WorkerLossAction.WAIT else self.kind.value
-
-    def srun_wait_s(self, *, min_workers: int | None, grace_s: float) -> int:
-        """srun's --wait in seconds: how long its other tasks may run once one has ended; 0: without limit.
-
-        With FAIL, all tasks end soon after the first; one that does not is on a node that died.  The driver
-        may use its grace period first.  Where the cluster goes on without a worker, srun must not end it: not
-        with CONTINUE or WAIT, nor with --min-workers, when a worker may fail before the driver starts.
-
-        >>> WorkerLossPolicy.parse("fail").srun_wait_s(min_workers=None, grace_s=120)
-        150
-        """
-        if self.kind is not WorkerLossAction.FAIL or min_workers is not None:
-            return 0
-        return max(SHORTEST_SRUN_WAIT_S, math.ceil(grace_s) + SHUTDOWN_S)

@@ -205,10 +205,8 @@ def make_script(
     template: str | None = None,
     python: str = sys.executable,
 ) -> str:
-    """The batch script.
-
-    ``options`` are those of `raycluster run`, one argument each; ``srun_wait_s`` is srun's --wait.
-    """
+    """The batch script.  ``options`` are those of `raycluster run`, one argument each;
+    ``srun_wait_s`` is srun's --wait."""
     text = template if template is not None else default_template()
     missing = [mark for mark in _NEEDED if mark not in text]
     if missing:

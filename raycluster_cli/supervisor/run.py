@@ -21,6 +21,7 @@ from typing import Any, NoReturn, TypeVar
 from ..model.errors import ExitCode, RayclusterError
 from ..model.record import NodeReport, ProcessDeath
 from ..model.status import EndReason, NodePhase
+from ..model.text import hide
 from ..node.log_archive import copy_logs
 from ..node.ray_node import RayNode
 from ..policy import actions as do
@@ -59,7 +60,9 @@ class NodeRun:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.settings = context.settings
-        self.report = Report(prefix="raycluster", verbose=context.settings.verbose)
+        self.report = Report(
+            verbose=context.settings.verbose, mask=lambda text: hide(text, context.own_token)
+        )
         self.reaper = Reaper()
         self.signals = Signals()
         self.tasks = Tasks(self._task_failed, self._guard_restarts)
@@ -278,6 +281,7 @@ class NodeRun:
         arguments = (context.state_dir, context.slurm_cluster, context.key, context.settings.name)
         try:
             self.record = await self.on_record(Record.create, *arguments)
+            self.record.hide(context.own_token)
         except RayclusterError as error:
             if context.settings.state_dir:
                 raise

@@ -1,4 +1,4 @@
-"""--on-worker-loss: every text that it takes, the ones that it refuses, and srun's --wait."""
+"""--on-worker-loss: every text that it takes, and the ones that it refuses."""
 
 from __future__ import annotations
 
@@ -35,22 +35,3 @@ def test_anything_else_is_refused(text: str) -> None:
         WorkerLossPolicy.parse(text)
     with pytest.raises(UsageError):
         Settings(on_worker_loss=text)
-
-
-@pytest.mark.parametrize(
-    ("settings", "wait_s"),
-    [
-        (Settings(), 60),
-        (Settings(on_worker_loss="fail"), 60),
-        (Settings(grace=120), 150),
-        (Settings(grace=29.5), 60),
-        (Settings(grace=30.5), 61),
-        (Settings(on_worker_loss="continue"), 0),
-        (Settings(on_worker_loss="wait:60"), 0),
-        (Settings(min_workers=2), 0),
-        (Settings(min_workers=2, on_worker_loss="fail"), 0),
-    ],
-)
-def test_srun_waits_for_the_rest_unless_the_cluster_goes_on(settings: Settings, wait_s: int) -> None:
-    policy = settings.worker_loss
-    assert policy.srun_wait_s(min_workers=settings.min_workers, grace_s=settings.grace) == wait_s

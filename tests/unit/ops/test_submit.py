@@ -44,8 +44,9 @@ ODD = (
 
 def script(*driver: str, sbatch: tuple[str, ...] = (), **more: object) -> str:
     words = CommandLine((), sbatch, driver)
-    defaults = {"options": (), "env": {}, "srun_wait_s": 60, "python": "/env/bin/python"}
-    return make_script(words, **{**defaults, **more})  # type: ignore[arg-type]
+    return make_script(
+        words, **{"options": (), "env": {}, "srun_wait_s": 60, "python": "/env/bin/python", **more}
+    )  # type: ignore[arg-type]
 
 
 def run(tmp_path: Path, text: str) -> tuple[list[str], dict[str, str]]:
