@@ -4,7 +4,7 @@
     python docs/images/picture.py timing JOB 100 24 > docs/images/timing.svg
     python docs/images/picture.py status "" 100 12 > docs/images/status.svg
 
-While somebody watches (`raycluster monitor JOB` beside it), use is in the picture too.
+While `raycluster monitor JOB` runs beside it, the picture shows resource use too.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main(what: str, job: str, width: int, height: int) -> None:
         console.print(line, no_wrap=True, crop=False, overflow="ignore")
     words = {"status": "raycluster status", "timing": f"raycluster status {job} --timing"}
     svg = console.export_svg(title=words.get(what, f"raycluster monitor {job}".strip()))
-    # Without fonts from elsewhere: who looks at the page fetches nothing but the page.
+        # Without fonts from other servers: the picture loads nothing.
     print(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL))
 
 
