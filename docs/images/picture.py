@@ -47,7 +47,7 @@ def main(what: str, job: str, width: int, height: int) -> None:
         console.print(line, no_wrap=True, crop=False, overflow="ignore")
     words = {"status": "raycluster status", "timing": f"raycluster status {job} --timing"}
     svg = console.export_svg(title=words.get(what, f"raycluster monitor {job}".strip()))
-        # Without fonts from other servers: the picture loads nothing.
+    # Without fonts from other servers: the picture loads nothing.
     print(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL))
 
 
