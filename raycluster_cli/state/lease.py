@@ -29,10 +29,13 @@ LEASE_STALE_S = 180.0
 class Leases:
     """The leases of one record.  All methods block on the file system."""
 
-    def __init__(self, path: Path, has_ended: Callable[[], bool]) -> None:
+    def __init__(
+        self, path: Path, has_ended: Callable[[], bool], *, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         """``path`` is the record's directory; ``has_ended`` says whether the cluster's end is recorded."""
         self.path = path
         self._has_ended = has_ended
+        self._sleep = sleep
         self._mine: Path | None = None
 
     def take(
@@ -116,7 +119,7 @@ class Leases:
             lease = decode(Lease, read_bytes(self._path_of(number)))
             if lease is not None:
                 return number, lease
-            time.sleep(0.05)  # only where link(2) is not supported: its maker is about to write it
+            self._sleep(0.05)  # only where link(2) is not supported: its maker is about to write it
         return number, None
 
     def _make(self, number: int, mine: Lease) -> bool:
