@@ -2,23 +2,23 @@
 
 ``<base>/rc-<uid>-<8 hex>``, mode 0700.  Ray's --temp-dir is ``r`` inside it, at most 39 bytes long, so
 that the sockets which Ray makes below it stay within the 107 bytes of a unix socket's path.
-Not the directory itself: Ray makes its --temp-dir and all below writable for everybody (0777).
+Not the directory itself: Ray makes its --temp-dir and all below writable for all users (0777).
 
 ==============  ==================================================================================
 (itself)        the directory is locked with flock(2) as long as a raycluster process of this node lives
-``about.json``  whose it is: key, role, host, boot, supervisor
+``about.json``  what it belongs to: key, role, host, boot, supervisor
 ``processes``   the journal: a line "pid start-ticks name" for each process started
 ``token``       a copy of the cluster's token, mode 0600
 ``logs/``       output of what raycluster itself starts
 ``r``           Ray's own --temp-dir
 ==============  ==================================================================================
 
-**Where.**  The first that will do of: what the user gave, RAY_TMPDIR, TMPDIR, /tmp, /var/tmp,
-/dev/shm.  "Will do" means local (Ray hangs on network file systems), short enough, writable, with
-room, and not open to be swapped by others (places).
+**Where.**  The first that is usable of: what the user gave, RAY_TMPDIR, TMPDIR, /tmp, /var/tmp,
+/dev/shm.  "Usable" means local (Ray hangs on network file systems), short enough, writable, with
+room, and safe from being replaced by other users (places).
 
-**The lock** is on the directory and not on a file in it, since those who tidy /tmp remove files that
-nobody has read for days; systemd-tmpfiles leaves a locked directory alone altogether.
+**The lock** is on the directory and not on a file in it, since programs that clean /tmp remove files that
+were not read for days; systemd-tmpfiles leaves a locked directory alone altogether.
 
 **After a crash** the next start ends and removes what is left (sweep).
 """
@@ -71,7 +71,7 @@ class NodeRoot:
         return self.path / "logs"
 
     def write_token(self, token: str) -> Path:
-        """Put the cluster's token beside Ray's files, for this user's eyes only."""
+        """Write the cluster's token into the directory, readable for this user only.  Raises OSError."""
         beside = self.path / f".token.{secrets.token_hex(4)}"
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -82,7 +82,7 @@ class NodeRoot:
         return self.token_path
 
     def journal(self, name: str, pid: int, start_ticks: int = 0) -> None:
-        """Note a process that was started, so that a later start can end it.  Never raises.
+        """Write down a process that was started, so that a later start can end it.  Never raises.
 
         ``start_ticks`` is that of proctree.ProcessRef; 0: read now.
         """
@@ -98,13 +98,13 @@ class NodeRoot:
             os.write(self._journal, f"{pid} {start_ticks} {name.split()[0] if name else '-'}\n".encode())
 
     def remove(self) -> list[str]:
-        """Remove the directory and give up the lock.  Returns what could not be removed."""
+        """Remove the directory and release the lock.  Returns what could not be removed."""
         left = remove_tree(self.path)
         self.close()
         return left
 
     def close(self) -> None:
-        """Give up the lock and leave the directory (for a keeper, or for the next sweep)."""
+        """Release the lock and leave the directory (for a keeper, or for the next sweep)."""
         for fd in (self._lock, self._journal):
             if fd >= 0:
                 with contextlib.suppress(OSError):
@@ -124,10 +124,10 @@ def make_node_root(
 ) -> NodeRoot:
     """Make and lock this cluster's directory on this node.
 
-    ``base`` is the user's choice: a UsageError says why it will not do.  Without it, the first of ``env``'s
-    RAY_TMPDIR and TMPDIR and of ``fallbacks`` that will do is taken; a RayclusterError lists
-    what is wrong with each when none does.  ``keeper`` is a process that clears the root if this one is
-    killed: while it lives no sweep gets in its way.  ``mounts`` gives the text of /proc/self/mountinfo.
+    ``base`` is the user's choice: a UsageError says why it cannot be used.  Without it, the first of
+    ``env``'s RAY_TMPDIR and TMPDIR and of ``fallbacks`` that is usable is taken; a RayclusterError lists
+    what is wrong with each when none is.  ``keeper`` is a process that clears the root if this one is
+    killed: while it lives no sweep touches the root.  ``mounts`` gives the text of /proc/self/mountinfo.
     """
     table = parse_mountinfo((mounts or mountinfo)())
     name_bytes = len(root_name(os.geteuid(), "0" * 8).encode())
@@ -154,7 +154,7 @@ def make_node_root(
             )
         passed_over.append(f"{each.given}: {why}")
     raise RayclusterError(
-        "no directory on this node will do for Ray's files. " + "; ".join(passed_over) + ".",
+        "no directory on this node can be used for Ray's files. " + "; ".join(passed_over) + ".",
         "Give a short local directory by --temp-dir or RAYCLUSTER_TEMP_DIR, or free some space.",
     )
 
@@ -215,17 +215,17 @@ def _make(
 
 
 def _lock_new(fd: int) -> None:
-    """Lock a directory that we have just made; a sweep may hold it for a moment to look at it."""
+    """Lock a directory that we have just made; a sweep may hold its lock for a moment."""
     for _ in range(50):
         try:
             return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             time.sleep(0.01)
-    raise OSError(errno.EWOULDBLOCK, "somebody else locks it")
+    raise OSError(errno.EWOULDBLOCK, "another process has locked it")
 
 
 def _was_asked_for(text: str) -> bool:
-    """Whether a place passed over is worth a warning: a full or broken one is, a long TMPDIR is not."""
+    """Whether the user should know that a place was not used: yes if full or broken, no for a long TMPDIR."""
     return "bytes long" not in text
 
 

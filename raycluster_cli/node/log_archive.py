@@ -1,6 +1,6 @@
-"""Logs that outlive the node's directory: copied to the record before the directory goes.
+"""The log archive: logs of a node, copied to the record before the node's directory is removed.
 
-Bounded: of each file the last part, of a node at most MAX_NODE_BYTES in all, the telling
+Bounded: of each file the last part, of a node at most MAX_NODE_BYTES in all, the most useful
 files (raylet, GCS, errors) first.  A thousand nodes that fail together must not fill a
 shared file system.
 """
@@ -56,7 +56,7 @@ def copy_logs(root: Path, target: Path) -> int:
 
 
 def _logs(root: Path) -> Iterator[Path]:
-    """The logs of a node's directory, the telling ones first, workers' own last and newest first."""
+    """The logs of a node's directory, the most useful first, worker processes' last and newest first."""
     found = {path for path in root.glob("*.log") if path.is_file()}
     ray = root / RAY_DIR
     found |= {path for path in ray.glob("*.log") if path.is_file()}

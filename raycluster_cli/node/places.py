@@ -1,7 +1,7 @@
-"""Where a node's directory can lie: local, short, writable, with room, and not to be swapped by others.
+"""Where a node's directory can be: local, short, writable, with room, safe from other users.
 
-The type of file system is read from /proc/self/mountinfo before anything else is asked, since asking
-a dead NFS server hangs.
+The type of file system is read from /proc/self/mountinfo first, since any call on the mount of a dead NFS
+server hangs.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def unique(paths: Iterable[Path]) -> list[Path]:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A directory in which a root could be made, and why not."""
+    """A directory in which a root could be made, or why it cannot."""
 
     given: Path
     real: Path
@@ -112,7 +112,7 @@ class Candidate:
 
     @classmethod
     def look(cls, given: Path, mounts: Sequence[Mount], name_bytes: int) -> Candidate:
-        """Look at a directory, touching nothing on a network file system."""
+        """Check a directory; no call is made on a network file system."""
         text = os.path.normpath(given)
         mount = mount_of(text, mounts)
         if not given.is_absolute():
@@ -139,10 +139,10 @@ class Candidate:
             if not stat.S_ISDIR(found.st_mode):
                 return "it is not a directory"
             if found.st_uid not in (0, os.geteuid()):
-                return f"it belongs to somebody else (uid {found.st_uid})"
+                return f"it belongs to another user (uid {found.st_uid})"
             if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
                 mode = stat.S_IMODE(found.st_mode)
-                return f"others may rename what is in it (mode {mode:04o} without the sticky bit)"
+                return f"other users can rename what is in it (mode {mode:04o} without the sticky bit)"
             if not os.access(real, os.W_OK | os.X_OK, effective_ids=True):
                 return "it is read-only" if mount.read_only else "you may not write there"
             space = os.statvfs(real)

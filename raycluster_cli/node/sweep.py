@@ -1,9 +1,9 @@
 """After a crash: what clusters of this user left on this node is ended and removed by the next start.
 
 The kernel drops the lock of a node's directory with the last process that holds it.  One of this user
-whose lock is free is stale.  What counts as one of its processes, beside those in the journal that still
-have the same start time, is evidence that only a part of the cluster gives (see :func:`evidence`):
-somebody who looks at a log there with ``tail`` or sits there with a shell is left alone.
+whose lock is free is stale.  Its processes are those in the journal that still have the same start
+time, and those that :func:`why_part_of` recognizes.  A person who reads a log there with ``tail`` or has a
+shell there is left alone.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from .directory import ENV_MARK, root_name
 from .places import NETWORK, asked_for, mount_of, mountinfo, parse_mountinfo, unique
 
 _YOUNG_S = 60.0
-"""A root that says nothing of itself is left alone for so long: its maker may be about to lock it."""
+"""A root without about.json is left alone for so long: the process that makes it may be about to lock it."""
 
 
 @dataclass(frozen=True)
 class Swept:
-    """A stale root and what became of it."""
+    """A stale root, and what the sweep did with it."""
 
     path: Path
     key: str
@@ -93,7 +93,7 @@ def sweep_root(path: Path, *, term_grace_s: float = 0.5, kill_wait_s: float = 5.
     try:
         about = _read_about(path)
         if not about and time.time() - os.fstat(lock).st_mtime < _YOUNG_S:
-            return None  # its maker is about to lock it
+            return None  # it is being made
         if _keeper_is_alive(about):
             return None
         ended, alive = _end_processes(path, about, term_grace_s, kill_wait_s)
@@ -106,7 +106,7 @@ def sweep_root(path: Path, *, term_grace_s: float = 0.5, kill_wait_s: float = 5.
 
 
 def _lock_stale(path: Path) -> int | None:
-    """Take the lock of a root that nobody holds; None when it is in use, or has gone meanwhile."""
+    """Take the lock of a root that no process holds; None when it is in use, or has gone meanwhile."""
     try:
         lock = open_directory(path)
     except OSError:
@@ -127,7 +127,7 @@ def _keeper_is_alive(about: Mapping[str, object]) -> bool:
     if not (isinstance(keeper, list) and len(keeper) == 2 and all(isinstance(n, int) for n in keeper)):
         return False
     if keeper[0] == os.getpid():
-        return False  # that is us
+        return False  # this process
     return _is_of_this_kernel(about) and is_running(ProcessRef(keeper[0], keeper[1]))
 
 
@@ -176,10 +176,10 @@ def processes_of(path: Path, journal: Iterable[ProcessRef] = ()) -> list[Stat]:
         for pid, each in stats.items()
         if pid not in spared
         and _is_of_this_user(pid)
-        and ((pid, each.start_ticks) in known or evidence(pid, str(path), job))
+        and ((pid, each.start_ticks) in known or why_part_of(pid, str(path), job))
     }
     grown = True
-    while grown:  # descendants: a process that nothing else gives away was started by one that did
+    while grown:  # descendants: those that nothing else shows were started by one that something does
         more = {
             each.pid
             for each in stats.values()
@@ -190,8 +190,8 @@ def processes_of(path: Path, journal: Iterable[ProcessRef] = ()) -> list[Stat]:
     return [stats[pid] for pid in sorted(ours)]
 
 
-def evidence(pid: int, root: str, job: str = "") -> str:
-    """What proves that a process is part of the cluster whose directory is ``root``; empty: nothing.
+def why_part_of(pid: int, root: str, job: str = "") -> str:
+    """Why a process is part of the cluster whose directory is ``root``; empty: it is not.
 
     - it was started with RAYCLUSTER_NODE_ROOT set to the root (Ray's worker processes overwrite this), and
       not in another Slurm job than ``job``: sbatch hands a driver's environment on to the jobs it submits;
@@ -200,7 +200,7 @@ def evidence(pid: int, root: str, job: str = "") -> str:
     - its program lies below the root (a runtime environment's Python);
     - its working directory lies below the root and it has no terminal.
 
-    Reading a file there proves nothing: that may be a person with ``tail -f``.
+    Reading a file there does not count: that may be a person with ``tail -f``.
     """
     here = PROC / str(pid)
     inside = root + "/"
@@ -272,13 +272,13 @@ def _end_processes(
         wait_until = time.monotonic() + (term_grace_s if number == signal.SIGTERM else 1.0)
         while time.monotonic() < wait_until and any(is_running(each.ref) for each in found):
             time.sleep(0.01)
-        # With those seen before: an orphan of one that has ended may bear no other evidence.
+        # With those seen before: only its parent may have shown that an orphan is part of the cluster.
         found = processes_of(path, [*journal, *seen])
     return [each for ref, each in seen.items() if not is_running(ref)], found
 
 
 def _signal(ref: ProcessRef, number: int) -> None:
-    """Signal exactly this process: by descriptor, so that its pid cannot change hands in between."""
+    """Signal exactly this process: by descriptor, so that its pid cannot become another's in between."""
     try:
         fd = os.pidfd_open(ref.pid)
     except ProcessLookupError:

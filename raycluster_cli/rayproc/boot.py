@@ -1,4 +1,4 @@
-"""How our own Pythons are called.  Imports next to nothing: the command's first act needs it."""
+"""Command lines of our own Python processes.  Imports almost nothing: every start needs it first."""
 
 from __future__ import annotations
 

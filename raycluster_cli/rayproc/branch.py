@@ -120,17 +120,3 @@ def start_extra(request: Event, emit: Emit, _: int) -> None:
     emit({"event": "starting", "pid": os.getpid()})
     done = private.start_extra(request["what"], plan, request["started"], lambda event: emit(dict(event)))
     emit({"event": "extra", **done})
-
-
-def identity(request: Event, emit: Emit, _: int) -> None:
-    from . import private
-
-    found: dict[str, str] = {}
-    try:
-        private.apply_settings(request.get("env") or os.environ)
-        cluster = private.Cluster(request["address"])
-        found = cluster.found()
-        cluster.check(request.get("expect", {}).get("identity", ""))
-        emit({"event": "identity", "ok": True, "kind": "", "message": "", "found": found})
-    except StartFailure as e:
-        emit({"event": "identity", "ok": False, "kind": e.kind, "message": e.message, "found": found})

@@ -316,14 +316,6 @@ class CompanionClient:
         results: Mapping[str, Event] = event["results"]
         return results
 
-    async def identity(
-        self, address: str, env: Mapping[str, str], *, expect: str = "", timeout_s: float = 30.0
-    ) -> Event:
-        """Which cluster answers at this address: {ok, kind, message, found}."""
-        return await self.request(
-            "identity", timeout_s, address=address, env=_ray_part(env), expect={"identity": expect}
-        )
-
     # -- the end
 
     def kill(self) -> None:

@@ -1,8 +1,8 @@
-"""Modules that are imported when they are first used, not when somebody writes `import`.
+"""Modules that are loaded when they are first used, not when they are imported.
 
 A third of the time of `import ray` goes to packages that a start of a node never uses: requests (for
 the metadata of cloud machines), jsonschema and yaml (for runtime environments).  The companion puts a
-place-holder in their place before it imports Ray; the first attribute that is asked for loads the real thing.
+placeholder in their place before it imports Ray; the first use of an attribute loads the real module.
 
 Not importlib.util.LazyLoader, whose modules load as soon as a second module imports them: the import system
 looks at their __spec__.

@@ -19,9 +19,6 @@ from .failure import StartFailure as StartFailure  # callers import plan and fai
 Quick = Literal["auto", "node", "ray-start"]
 """How to start: by Ray's Node class in a warm Python, by `ray start`, or by whichever works."""
 
-Agents = Literal["idle", "now"]
-"""When the dashboard agent of a node starts: when it is asked for, or with the raylet."""
-
 # Options of `ray start` and the names of their ports in PortMap (and in NodePlan.ports).
 _PORT_OPTIONS = (
     ("node_manager", "--node-manager-port"),
@@ -63,20 +60,14 @@ class NodePlan:
     node_name: str = ""
     identity: str = ""
     """Random name of the cluster; a head leaves it in the GCS, a worker looks for it before joining."""
-    dashboard: bool = False
-    """Start the dashboard *with* the head.  The quick way is to start it later, beside the driver."""
     dashboard_host: str = "127.0.0.1"
     client_server: bool = False
-    log_monitor: bool = False
-    """Start the log monitor *with* the node, not beside the driver."""
-    agents: Agents = "idle"
     auth_token_path: str | None = None
     """File that holds the cluster's token; None: authentication is switched off, explicitly."""
     tls: TlsFiles | None = None
     system_config: Mapping[str, Any] = field(default_factory=dict)
     """Head only."""
     spill_dir: str | None = None
-    plasma_dir: str | None = None
     gcs_storage_path: str | None = None
     """Where the GCS keeps its state (RocksDB, Ray 2.58 and newer), so that a head can come back."""
     session_name: str | None = None
@@ -90,13 +81,9 @@ class NodePlan:
     """Variables taken out of every environment on this node, the driver's too."""
     scrub: tuple[str, ...] = ()
     """Variables kept from Ray's processes, and so from worker processes; one that ends in `*` is a prefix."""
-    extra_args: tuple[str, ...] = ()
-    """More arguments for `ray start`; any makes `ray start` the way to start."""
     quick: Quick = "auto"
     env: Mapping[str, str] = field(default_factory=dict)
     """Set for Ray's processes over everything else."""
-    output_path: str = ""
-    """File for what Ray's start prints; default <temp_dir>/ray-start.log."""
 
     @property
     def is_head(self) -> bool:
@@ -104,12 +91,13 @@ class NodePlan:
 
     @property
     def agent_gate(self) -> str:
-        """FIFO that starts the dashboard agent when something is written to it (agents="idle")."""
+        """FIFO: the dashboard agent starts when something is written to it (lazy_agent.py)."""
         return f"{self.temp_dir}/agent.gate"
 
     @property
     def log_path(self) -> str:
-        return self.output_path or f"{self.temp_dir}/ray-start.log"
+        """File for what Ray's start prints."""
+        return f"{self.temp_dir}/ray-start.log"
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -122,7 +110,7 @@ class NodePlan:
         fields["role"] = Role(fields["role"])
         if fields.get("tls"):
             fields["tls"] = TlsFiles(**fields["tls"])
-        for name in ("no_proxy", "unset", "scrub", "extra_args"):
+        for name in ("no_proxy", "unset", "scrub"):
             fields[name] = tuple(fields.get(name, ()))
         return cls(**fields)
 
@@ -177,7 +165,7 @@ def start_command(plan: NodePlan, python: str = sys.executable) -> list[str]:
         f"--memory={plan.memory_bytes}",
         f"--object-store-memory={plan.object_store_bytes}",
         f"--temp-dir={plan.temp_dir}",
-        f"--include-log-monitor={plan.log_monitor}",
+        "--include-log-monitor=False",  # it starts beside the driver
         "--disable-usage-stats",
     ]
     if plan.resources:
@@ -186,10 +174,9 @@ def start_command(plan: NodePlan, python: str = sys.executable) -> list[str]:
         command += ["--labels=" + ",".join(f"{key}={value}" for key, value in plan.labels.items())]
     if plan.spill_dir:
         command += [f"--object-spilling-directory={plan.spill_dir}"]
-    if plan.plasma_dir:
-        command += [f"--plasma-directory={plan.plasma_dir}"]
     if plan.is_head:
-        command += [f"--include-dashboard={plan.dashboard}", f"--dashboard-host={plan.dashboard_host}"]
+        # The dashboard starts beside the driver too.
+        command += ["--include-dashboard=False", f"--dashboard-host={plan.dashboard_host}"]
         if ports.get("dashboard"):
             command += [f"--dashboard-port={ports['dashboard']}"]
         if plan.client_server and ports.get("ray_client_server"):
@@ -199,4 +186,4 @@ def start_command(plan: NodePlan, python: str = sys.executable) -> list[str]:
         if plan.system_config:
             command += [f"--system-config={json.dumps(dict(plan.system_config), separators=(',', ':'))}"]
         command += ["--no-monitor"]
-    return [*command, *plan.extra_args]
+    return command

@@ -4,12 +4,10 @@ Commands go to the companion, events come back.  A command may carry an ``id``, 
 
     start        {"plan": NodePlan}                       -> starting, spawned …, then started | failed
     start_extra  {"what": "log_monitor" | "dashboard", "plan": …, "started": …} -> spawned, extra | failed
-    identity     {"address", "expect": {"identity": …}}   -> identity {ok, kind, message, found}
     watch        {"address", "expected"}                  -> nodes {changed, total} now and at every change,
                                                              unreachable {message}: the GCS does not answer
-    usage | drain | put_identity                          -> usage | drained | identity_put | failed
+    usage | drain                                         -> usage | drained | failed
     log          {"path"}                                 what it prints goes to that file from now on
-    quit
 """
 
 from __future__ import annotations
@@ -26,8 +24,8 @@ Emit = Callable[[Event], None]
 def encode(event: Mapping[str, Any]) -> bytes:
     r"""One line.
 
-    >>> encode({"do": "quit"})
-    b'{"do":"quit"}\n'
+    >>> encode({"do": "usage"})
+    b'{"do":"usage"}\n'
     """
     return json.dumps(event, separators=(",", ":")).encode() + b"\n"
 

@@ -1,8 +1,8 @@
 """A companion started before anything else, so that Ray's import overlaps our own.
 
-Importing Ray is the longest step of a start (0.4 s and more), and all that it needs is a Python.  So the
-command's very first act is to start the companion; what it prints goes to memory until the node's directory
-exists.  When no node is started after all (a mistyped option) the end of its stdin ends it.
+Importing Ray is the longest step of a start (0.4 s and more), and needs nothing but a Python.  So the
+command starts the companion first of all; what it prints goes to memory until the node's directory
+exists.  If no node is started after all (a mistyped option), the companion ends with its stdin.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .boot import companion_command
 
 @dataclass(frozen=True)
 class WarmCompanion:
-    """A companion that imports Ray already."""
+    """A companion that is importing Ray."""
 
     pid: int
     stdin: int
@@ -28,7 +28,7 @@ class WarmCompanion:
 
 
 def worth_it(arguments: Sequence[str], env: Mapping[str, str]) -> bool:
-    """Whether this command line will start a Ray node in this process, as far as can be told at a glance."""
+    """Whether this command line probably starts a Ray node in this process."""
     options = arguments[1 : arguments.index("--")] if "--" in arguments else arguments[1:]
     asks = "-h" in options or "--help" in options
     # Of several tasks on a node only the first joins.
@@ -38,7 +38,7 @@ def worth_it(arguments: Sequence[str], env: Mapping[str, str]) -> bool:
 
 
 def begin(env: Mapping[str, str]) -> WarmCompanion | None:
-    """Start a companion.  None where that does not work: it is then started later, the usual way."""
+    """Start a companion.  None where that fails: the node then starts one itself."""
     commands_read, commands_write = os.pipe()
     events_read, events_write = os.pipe()
     log = -1

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.node.directory import NodeRoot, make_node_root
-from raycluster_cli.node.sweep import evidence, processes_of, sweep_stale
+from raycluster_cli.node.sweep import processes_of, sweep_stale, why_part_of
 from raycluster_cli.rayproc.health import HealthChannel
 from raycluster_cli.system.ports import PortClaim, claim_ports
 from raycluster_cli.system.proctree import is_running
@@ -127,7 +127,7 @@ def test_sweep_ends_all_of_a_crashed_cluster_and_nothing_of_its_neighbour(
         assert {"gcs_server", "raylet"} <= {each.name for each in ours}
         child = next(each for each in ours if each.pid == sleeper)  # found as a child of the actor's process
         assert not {each.ref for each in ours} & {each.ref for each in theirs}
-        assert not [each for each in theirs if evidence(each.pid, str(crashed.path))]
+        assert not [each for each in theirs if why_part_of(each.pid, str(crashed.path))]
 
         crashed.close()  # what the kernel does when the last raycluster process of the node dies
         swept = sweep_stale({}, only_bases=[base])

@@ -1,7 +1,7 @@
 """The private parts of Ray that raycluster uses, all of them, each with a public fallback.
 
 Runs in the companion only (and in `ray start`, by RAY_START_HOOK).  What is used, why, and
-what takes its place when it is missing stands in docs/decisions/0001-how-ray-is-started.md.
+what replaces it when it is missing is in docs/decisions/0001-how-ray-is-started.md.
 Importing this package imports Ray: 0.4 to 0.6 s on a local disk.
 """
 

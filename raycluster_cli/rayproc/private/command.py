@@ -1,4 +1,4 @@
-"""A Ray node started by `ray start`: the public way, where the quick one is not to be had."""
+"""A Ray node started by `ray start`: the public way, where the quick one does not work."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def start_hook(parameters: Any, head: bool) -> None:
 
 
 def _tell_raylets_their_ports(plan: NodePlan) -> None:
-    """As in the quick way; else a raylet aborts when its agents take more than 15 s to be imported."""
+    """As the quick way does; else a raylet aborts when its agents take more than 15 s to be imported."""
     original = ray_services.start_ray_process
 
     def start_ray_process(command: list[str], process_type: str, *args: Any, **kwargs: Any) -> Any:

@@ -183,7 +183,7 @@ class Cluster:
 
 
 class PublicCluster:
-    """What of :class:`Cluster` Ray's public API can do, for a Ray whose private parts are not as known.
+    """What Ray's public API can do of :class:`Cluster`, for a Ray whose private parts have changed.
 
     It is a driver: it needs a raylet on this node, and a process whose environment had the settings when
     Ray was imported.
@@ -198,9 +198,6 @@ class PublicCluster:
             raise StartFailure.from_text(
                 str(e), default=("timed out", f"The cluster at {address}: {e}")
             ) from e
-
-    def put_identity(self, value: str) -> None:
-        ray.experimental.internal_kv._internal_kv_put(_IDENTITY_KEY, value.encode(), namespace=_NAMESPACE)
 
     def nodes(self) -> list[dict[str, Any]]:
         return [

@@ -21,7 +21,7 @@ class Releases:
         return isinstance(release, tuple) and self.first <= release <= self.last
 
 
-#: What the quick way was tried with: the oldest, one between and the newest, see tests/ray.
+#: Releases that the quick way was tested with: the oldest, one between and the newest, see tests/ray.
 TRIED = Releases((2, 52), (2, 60))
 
 #: The first release whose GCS can keep its state without a server.

@@ -42,7 +42,7 @@ def start(plan: NodePlan, report: Report) -> dict[str, Any]:
         if not plan.is_head:
             Cluster(plan.gcs_address).check(plan.identity)
             clock.mark("checked")
-        if not plan.extra_args and plan.quick != "ray-start":
+        if plan.quick != "ray-start":
             return _start_by_node(plan, report, clock)
     except NOT_AS_KNOWN as e:
         if plan.quick == "node":
@@ -69,8 +69,6 @@ def _start_by_node(plan: NodePlan, report: Report, clock: Phases) -> dict[str, A
             if plan.is_head and plan.identity:
                 # Only now: a worker that comes before the head's raylet is there sleeps for 2 s (2.55+).
                 Cluster(plan.gcs_address).put_identity(plan.identity)
-            if plan.is_head and plan.dashboard:
-                ray_node.Node.start_api_server(node, include_dashboard=True, raise_on_failure=True)
             return {
                 "how": "node",
                 "processes": [{"name": name, "pid": info.process.pid} for name, info in spawned],
@@ -119,9 +117,8 @@ def _ray_params(plan: NodePlan) -> Any:
         "min_worker_port": ports.get("worker_low"),
         "max_worker_port": ports.get("worker_high"),
         "worker_port_list": worker_port_list(ports),
-        "plasma_directory": plan.plasma_dir,
         "object_spilling_directory": plan.spill_dir,
-        "include_log_monitor": plan.log_monitor,
+        "include_log_monitor": False,
         "no_monitor": True,
     }
     if plan.is_head:
@@ -151,7 +148,7 @@ def _ray_params(plan: NodePlan) -> Any:
 def _patched_wait(plan: NodePlan, spawned: list[tuple[str, Any]]) -> Iterator[None]:
     """Wait for the registration in steps of milliseconds, and end when the raylet has died.
 
-    Ray's own way sleeps 0.1 s and then asks in calls that last up to 30 s, dead raylet or not.
+    Ray itself sleeps 0.1 s and then asks in calls that last up to 30 s, even when the raylet has died.
     """
     original_get, original_time = ray_services.get_node, ray_node.time
 

@@ -78,19 +78,16 @@ def raylet_command(command: list[str], plan: NodePlan) -> list[str]:
 
     Since 2.53 a raylet registers when its agents have written their port files, unless it was told their
     ports.  services.py passes three of the four; the raylet's own flag for the fourth exists.  And the
-    agents themselves, 2 s of CPU, start when they are wanted (lazy_agent.py).
+    agents themselves, 2 s of CPU, start when a client needs them (lazy_agent.py).
     """
     port = plan.ports.get("dashboard_agent_listen")
     # The flag came with the port files; an older raylet refuses it.
     if port and hasattr(ray._raylet, "persist_port") and not _has(command, "--dashboard_agent_listen_port"):
         command = [*command, f"--dashboard_agent_listen_port={port}"]
-    if plan.agents == "idle":
-        port = plan.ports.get("runtime_env_agent")
-        wrappers = {"--dashboard_agent_command": _lazy("gate", plan.agent_gate)}
-        if port:
-            wrappers["--runtime_env_agent_command"] = _lazy("port", plan.node_ip, str(port))
-        command = [_wrap(part, wrappers) for part in command]
-    return command
+    wrappers = {"--dashboard_agent_command": _lazy("gate", plan.agent_gate)}
+    if port := plan.ports.get("runtime_env_agent"):
+        wrappers["--runtime_env_agent_command"] = _lazy("port", plan.node_ip, str(port))
+    return [_wrap(part, wrappers) for part in command]
 
 
 def _lazy(*how: str) -> list[str]:

@@ -19,7 +19,7 @@ import pytest
 from raycluster_cli.model.errors import RayclusterError, UsageError
 from raycluster_cli.node.directory import ENV_MARK, NodeRoot, make_node_root
 from raycluster_cli.node.places import Mount, mount_of, mountinfo, parse_mountinfo
-from raycluster_cli.node.sweep import Swept, evidence, processes_of, sweep_root, sweep_stale
+from raycluster_cli.node.sweep import Swept, processes_of, sweep_root, sweep_stale, why_part_of
 from raycluster_cli.system.proctree import identify
 from raycluster_cli.system.removal import remove_tree
 
@@ -267,7 +267,7 @@ def test_bytes_count_not_letters(base: Path) -> None:
 def test_a_place_of_somebody_else_is_refused(base: Path) -> None:
     (base / "bob").mkdir()
     os.chown(base / "bob", NOBODY, NOBODY)
-    with pytest.raises(UsageError, match=r"belongs to somebody else \(uid 65534\)"):
+    with pytest.raises(UsageError, match=r"belongs to another user \(uid 65534\)"):
         make_node_root("1", env={}, role="head", base=base / "bob")
 
 
@@ -428,9 +428,9 @@ def test_processes_of_a_stale_root_are_ended_and_onlookers_are_not(
     root.journal("gone", 4_000_000)
     until(lambda: all(Path(f"/proc/{p.pid}/exe").resolve().name != "python" for p in ours.values()))
     for name in ("environment", "command line", "open file", "program", "working directory"):
-        assert evidence(ours[name].pid, below) == name
+        assert why_part_of(ours[name].pid, below) == name
     for name, process in others.items():
-        assert evidence(process.pid, below) == "", name
+        assert why_part_of(process.pid, below) == "", name
 
     root.close()
     swept = sweep(base)
@@ -501,7 +501,7 @@ def test_children_without_a_sign_of_their_own_are_found_by_descent(
     )
     until(lambda: pid_file.exists() and pid_file.read_text().strip())
     orphan = int(pid_file.read_text())
-    assert evidence(orphan, str(root.path)) == ""
+    assert why_part_of(orphan, str(root.path)) == ""
     assert {middle.pid, orphan} <= {each.pid for each in processes_of(root.path)}
     root.close()
     swept = sweep(base)

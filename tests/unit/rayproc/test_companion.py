@@ -53,13 +53,11 @@ class Cluster:
     def __init__(self, address):
         if os.environ.get("CHANGED"): raise Missing("GcsClient")
         self.address = address
-    def found(self): return {"identity": "ours"}
-    def check(self, identity):
-        if identity != "ours": raise StartFailure("wrong cluster", "not ours")
     def nodes(self):
         with open(os.environ["NODES"]) as file: return json.load(file)
-    def usage(self): return {"nodes": [], "pending": 3}
-    def put_identity(self, value): raise OSError("disk full")
+    def usage(self):
+        if self.address == "broken:1": raise OSError("no answer")
+        return {"nodes": [], "pending": 3}
     def drain(self, node_id, reason, message, deadline_s):
         if node_id == "silent": time.sleep(60)
         if node_id == "broken": raise OSError("unreachable")
@@ -151,11 +149,11 @@ def test_a_start_in_a_process_of_its_own(tmp_path: Path) -> None:
         async with companion(tmp_path) as client:
             pids: list[int] = []
             client.listen(lambda e: pids.append(e["pid"]) if e["event"] == "starting" else None)
-            plan = replace(HEAD, output_path=str(tmp_path / "new" / "start.log"))
+            plan = replace(HEAD, temp_dir=str(tmp_path / "new"))
             started = await client.start(plan, 30)
             assert (started.how, started.processes) == ("node", {"raylet": 77})
             assert pids != [client.child.pid]
-            assert (tmp_path / "new" / "start.log").read_text() == "starting gpu01\n"
+            assert (tmp_path / "new" / "ray-start.log").read_text() == "starting gpu01\n"
             await until(lambda: identify(pids[0]) is None)
             done = await client.start_extra("dashboard", plan, started, 30)
             assert (done["url"], done["of"]) == ("h:1", "s")
@@ -174,7 +172,7 @@ def test_a_start_in_a_process_of_its_own(tmp_path: Path) -> None:
 def test_a_start_that_fails(tmp_path: Path, name: str, kind: str, message: str, log: str) -> None:
     async def scene() -> None:
         async with companion(tmp_path) as client:
-            plan = replace(HEAD, node_name=name, output_path=str(tmp_path / "start.log"))
+            plan = replace(HEAD, node_name=name, temp_dir=str(tmp_path))
             with pytest.raises(StartFailure) as caught:
                 await client.start(plan, 30)
             assert (caught.value.kind, caught.value.message) == (kind, message)
@@ -189,17 +187,6 @@ def test_an_unknown_command_is_refused(tmp_path: Path) -> None:
         async with companion(tmp_path) as client:
             with pytest.raises(StartFailure, match="unknown command 'dance'"):
                 await client.request("dance", 30)
-
-    run(scene)
-
-
-def test_whose_cluster_it_is(tmp_path: Path) -> None:
-    async def scene() -> None:
-        async with companion(tmp_path) as client:
-            right = await client.identity("h:1", {}, expect="ours")
-            wrong = await client.identity("h:1", {}, expect="another")
-            assert (right["ok"], right["found"]) == (True, {"identity": "ours"})
-            assert (wrong["ok"], wrong["kind"], wrong["message"]) == (False, "wrong cluster", "not ours")
 
     run(scene)
 
@@ -248,9 +235,10 @@ def test_before_it_watches_the_watcher_knows_no_address(tmp_path: Path) -> None:
 def test_an_exception_of_the_watcher_is_the_answer(tmp_path: Path) -> None:
     async def scene() -> None:
         async with companion(tmp_path) as client:
-            with pytest.raises(StartFailure, match="OSError: disk full"):
-                await client.request("put_identity", 30, address="h:1", value="x")
-            await client.watch("h:1", {})  # it is still there
+            with pytest.raises(StartFailure, match="OSError: no answer"):
+                await client.request("usage", 30, address="broken:1")
+            await client.watch("h:1", {})
+            assert (await client.usage())["pending"] == 3  # it is still there
 
     run(scene)
 

@@ -101,9 +101,9 @@ def test_at_the_deadline_all_that_a_start_began_is_killed(tmp_path: Path) -> Non
             begun: list[ProcessRef | None] = []
             client.listen(lambda event: begun.append(identify(event["pid"])))
             with pytest.raises(StartFailure) as caught:
-                await client.start(replace(HEAD, output_path="/x/start.log"), 0.5)
+                await client.start(replace(HEAD, temp_dir="/x"), 0.5)
             assert caught.value.kind == "timed out"
-            assert caught.value.log == "/x/start.log"
+            assert caught.value.log == "/x/ray-start.log"
             await client.child.exited
             processes = [ref for ref in begun if ref]
             assert len(processes) == 2

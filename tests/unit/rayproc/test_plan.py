@@ -81,7 +81,6 @@ def test_a_worker_gets_no_option_of_a_head() -> None:
         resources={"slurm": 1.0},
         labels={"partition": "gpu", "switch": "s1"},
         spill_dir="/scratch/spill",
-        extra_args=("--verbose",),
     )
     assert start_command(plan, python="python")[3:] == [
         "start",
@@ -105,7 +104,6 @@ def test_a_worker_gets_no_option_of_a_head() -> None:
         '--resources={"slurm":1.0}',
         "--labels=partition=gpu,switch=s1",
         "--object-spilling-directory=/scratch/spill",
-        "--verbose",
     ]
 
 
@@ -115,7 +113,7 @@ def test_no_command_line_shows_the_token() -> None:
 
 def test_a_plan_survives_its_journey_as_json() -> None:
     plan = replace(
-        HEAD, tls=TlsFiles("c", "k", "ca"), no_proxy=("a", "b"), extra_args=("--x",), env={"A": "1"}
+        HEAD, tls=TlsFiles("c", "k", "ca"), no_proxy=("a", "b"), scrub=("SLURM_*",), env={"A": "1"}
     )
     assert NodePlan.from_json(json.loads(json.dumps(plan.as_json()))) == plan
 
