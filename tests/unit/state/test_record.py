@@ -175,9 +175,3 @@ def test_the_first_who_asks_for_the_end_stands(record: Record) -> None:
     record.request_stop("me too", by="bob@login2")
     asked = Record.open(record.path).stop_requested()
     assert asked is not None and (asked.by, asked.reason) == ("ann@login1", "tired")
-
-
-# -- places that will not do ---------------------------------------------------------------------
-
-
-# -- finding -------------------------------------------------------------------------------------
