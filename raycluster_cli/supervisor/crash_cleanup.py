@@ -1,4 +1,4 @@
-"""What the keeper does when the supervisor was killed: the directory, and the last words.
+"""What the keeper does after a crash of the supervisor: it reports it, keeps the logs, removes the directory.
 
 By then every process of the node has been ended; see keeper.
 """
@@ -13,51 +13,60 @@ from pathlib import Path
 
 from ..model.errors import RayclusterError
 from ..model.record import EndReport, ProcessDeath
-from ..model.status import NodePhase, Role
+from ..model.status import EndReason, NodePhase, Role
 from ..node.log_archive import copy_logs
 from ..node.sweep import sweep_root, sweep_stale
 from ..state.record import Record
 from ..system.cgroups import oom_kills
 
 
-def record_killed_supervisor(notes: Mapping[str, str], message: str, exit_code: int) -> None:
-    """Keep the logs, remove the node's directory, and write how it ended.  Never raises what a full
-    disk or a missing record can cause: there is nobody left to tell."""
-    root = Path(notes["node_root"]) if notes.get("node_root") else None
+def report_crash(notes: Mapping[str, str], message: str, code: int) -> None:
+    """Write to the record how the supervisor ended, and copy the node's logs to it.
+
+    ``code``: the supervisor's, as subprocess gives it.  What a full disk or a missing record causes is left
+    alone: nothing is left that could be told.
+    """
     with contextlib.suppress(RayclusterError, OSError):
-        if notes.get("record"):
-            _write_reports(Record.open(Path(notes["record"])), notes, message, exit_code)
-    with contextlib.suppress(RayclusterError, OSError):
-        if notes.get("record") and notes.get("keep_logs") != "never" and root is not None:
-            copy_logs(root, Record.open(Path(notes["record"])).log_dir(notes["host"]))
-    if root is not None:
-        with contextlib.suppress(OSError):
-            sweep_root(root)
-            # `run --local`: its workers were children of the killed one, and their keepers are ended too.
-            sweep_stale({}, only_bases=[root.parent])
+        _write_reports(Record.open(Path(notes["record"])), notes, message, code)
+    if notes.get("keep_logs") != "never" and notes.get("node_root"):
+        with contextlib.suppress(RayclusterError, OSError):
+            log_dir = Record.open(Path(notes["record"])).log_dir(notes["host"])
+            copy_logs(Path(notes["node_root"]), log_dir)
 
 
-def _write_reports(record: Record, notes: Mapping[str, str], message: str, exit_code: int) -> None:
-    """The end first: other nodes wait for it before they believe in a loss."""
+def clear_node(notes: Mapping[str, str]) -> None:
+    """Remove the node's directory."""
+    if not notes.get("node_root"):
+        return
+    root = Path(notes["node_root"])
+    with contextlib.suppress(OSError):
+        sweep_root(root)
+        # `run --local`: its workers were children of the supervisor, and their keepers are ended too.
+        sweep_stale({}, only_bases=[root.parent])
+
+
+def _write_reports(record: Record, notes: Mapping[str, str], message: str, code: int) -> None:
+    """The cluster's end first: other nodes wait for it before they report a lost head."""
     host, now = notes["host"], time.time()
+    exit_code = 128 - code if code < 0 else code
     if notes.get("role") == Role.HEAD.value and record.read_end() is None:
-        end = EndReport(now, exit_code, "supervisor-killed", host, message)
+        reason = EndReason.SUPERVISOR_KILLED if code < 0 else EndReason.BUG
+        end = EndReport(now, exit_code, reason.value, host, message)
         record.write_end(end)
         if notes.get("step") and record.read_head() is None:
             record.write_refusal(notes["step"], end)
-    word = record.read_node(host)
-    if word is None:
+    report = record.read_node(host)
+    if report is None or report.phase in (NodePhase.GONE.value, NodePhase.FAILED.value):
         return
-    death = ProcessDeath("raycluster", word.pid, 128 - exit_code, now)
     record.write_node(
         replace(
-            word,
+            report,
             phase=NodePhase.FAILED.value,
-            phases={**word.phases, NodePhase.FAILED.value: now},
+            phases={**report.phases, NodePhase.FAILED.value: now},
             message=message,
             exit_code=exit_code,
             updated=now,
-            deaths=(*word.deaths, death),
+            deaths=(*report.deaths, ProcessDeath("raycluster", report.pid, code, now)),
             oom_kills=oom_kills(),
         )
     )

@@ -4,8 +4,9 @@ The supervisor is the parent of everything on a node; if it is killed with SIGKI
 cannot clean up.  So `raycluster head`, `worker` and `run` fork first of all: the child
 becomes the supervisor, and the parent stays as its keeper.  The keeper is a child
 subreaper, so whatever the supervisor leaves behind becomes the keeper's, which ends it,
-removes the node's directory and writes the node's last word.  If the keeper is killed
-instead, the supervisor sees the end of their pipe and ends in order.
+reports to the record what happened and removes the node's directory.  It does the same
+when the supervisor exits without having removed the directory (an error in raycluster).
+If the keeper is killed instead, the supervisor sees the end of their pipe and exits cleanly.
 
 Weighed: PR_SET_PDEATHSIG (follows the *thread* that forked, is lost by setuid programs
 and by daemons that fork twice), a cgroup of its own (not ours to make under Slurm), and
@@ -18,14 +19,20 @@ import json
 import os
 import signal
 import sys
+import time
+import traceback
+from collections.abc import Callable
 from typing import NoReturn
 
 from ..model.errors import ExitCode
 from ..system.keeper_link import RELAYED, Keeper
 from ..system.proctree import become_subreaper, end_descendants_of_this_process, has_terminal
 
+#: How long the record may take in which the keeper reports a crash.
+RECORD_WAIT_S = 5.0
 
-def guard() -> Keeper:  # noqa: RET503  # _keep never returns
+
+def guard(record_wait_s: float = RECORD_WAIT_S) -> Keeper:  # noqa: RET503  # _keep never returns
     """Fork.  Returns in the child, which goes on as the supervisor; the parent never returns."""
     relay_read, relay_write = os.pipe()
     notes_read, notes_write = os.pipe()
@@ -45,10 +52,10 @@ def guard() -> Keeper:  # noqa: RET503  # _keep never returns
         return Keeper(relay_read, notes_write)
     os.close(relay_read)
     os.close(notes_write)
-    _keep(child, relay_write, notes_read)
+    _keep(child, relay_write, notes_read, record_wait_s)
 
 
-def _keep(child: int, relay_write: int, notes_read: int) -> NoReturn:
+def _keep(child: int, relay_write: int, notes_read: int, record_wait_s: float) -> NoReturn:
     become_subreaper()
     os.set_blocking(relay_write, False)
 
@@ -56,22 +63,26 @@ def _keep(child: int, relay_write: int, notes_read: int) -> NoReturn:
         try:
             os.write(relay_write, bytes([number]))
         except OSError:
-            pass  # the supervisor is gone or floods; either way it has been told
+            pass  # the supervisor has gone or its pipe is full of signals that it has not read yet
 
     for number in RELAYED:
         signal.signal(number, relay)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, RELAYED)
     _, status = os.waitpid(child, 0)
-    killed_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    code = os.waitstatus_to_exitcode(status)
     left = end_descendants_of_this_process()
-    if killed_by:
-        _clear(_read_notes(notes_read), child, killed_by)
+    notes = _read_notes(notes_read)
+    if code < 0 or os.path.isdir(notes.get("node_root", "")):
+        _clear(notes, child, code, record_wait_s)
     if left:
         names = ", ".join(f"{stat.name} ({stat.pid})" for stat in left[:5])
-        print(f"raycluster: could not end {names}: not even SIGKILL ended them.", file=sys.stderr)
+        _say(f"could not end {names}: not even SIGKILL ended them.")
     sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(128 + killed_by if killed_by else os.WEXITSTATUS(status))
+    os._exit(128 - code if code < 0 else code)
+
+
+def _say(text: str) -> None:
+    print(f"raycluster: {text}", file=sys.stderr, flush=True)
 
 
 def _read_notes(fd: int) -> dict[str, str]:
@@ -88,14 +99,48 @@ def _read_notes(fd: int) -> dict[str, str]:
     return notes
 
 
-def _clear(notes: dict[str, str], supervisor_pid: int, killed_by: int) -> None:
-    """Remove what the killed supervisor left, and say so on the screen and in the record."""
-    name = signal.Signals(killed_by).name
-    message = (
-        f"raycluster on {notes.get('host', 'this node')} (process {supervisor_pid}) was killed by {name}"
-    )
-    print(f"raycluster: {message}; its processes on this node have been ended.", file=sys.stderr)
-    # Imported only now: in a good run the keeper never needs them.
-    from .crash_cleanup import record_killed_supervisor
+def _clear(notes: dict[str, str], supervisor_pid: int, code: int, record_wait_s: float) -> None:
+    """Report on the screen and in the record what happened, and remove what the supervisor left.
 
-    record_killed_supervisor(notes, message, 128 + killed_by)
+    The record may be on a file server that does not respond.  So a child of this process writes it, and is
+    left to itself after ``record_wait_s``.
+    """
+    message = f"raycluster on {notes.get('host', 'this node')} (process {supervisor_pid}) "
+    if code < 0:
+        message += f"was killed by {signal.Signals(-code).name}"
+    else:
+        message += f"exited with code {code} without clearing up"
+    _say(f"{message}; its processes on this node have been ended.")
+
+    def report() -> None:
+        # Imported only now: normally the keeper never needs it.
+        from .crash_cleanup import report_crash
+
+        report_crash(notes, message, code)
+
+    if notes.get("record") and not _in_child(report, record_wait_s):
+        _say(f"{notes['record']} does not hold all of this: it did not respond within {record_wait_s:g} s.")
+    from .crash_cleanup import clear_node
+
+    clear_node(notes)
+
+
+def _in_child(call: Callable[[], None], wait_s: float) -> bool:
+    """Run a call in a child process; False when it did not return in time.
+
+    A process and not a thread: one that hangs in the kernel would keep the keeper from exiting.
+    """
+    child = os.fork()
+    if child == 0:
+        try:
+            call()
+        except BaseException:
+            traceback.print_exc()
+        os._exit(0)
+    deadline = time.monotonic() + wait_s
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            return False
+        time.sleep(0.01)
+    return True

@@ -1,14 +1,15 @@
-"""What the keeper writes when its supervisor was killed."""
+"""What the keeper reports when its supervisor crashed."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from raycluster_cli.model.record import HeadInfo, NodeReport
+from raycluster_cli.model.record import EndReport, HeadInfo, NodeReport
 from raycluster_cli.state.record import Record
-from raycluster_cli.supervisor.crash_cleanup import record_killed_supervisor
+from raycluster_cli.supervisor.crash_cleanup import clear_node, report_crash
 
 MESSAGE = "raycluster on n1 (process 7) was killed by SIGKILL"
 
@@ -25,33 +26,56 @@ def notes(record: Record, host: str, role: str, **more: str) -> dict[str, str]:
     return {"host": host, "role": role, "record": str(record.path), "keep_logs": "never", "step": "0"} | more
 
 
-def test_the_end_of_a_head_is_written_and_its_own_word(record: Record) -> None:
+def test_the_end_of_a_head_is_written_and_its_nodes_report(record: Record) -> None:
     record.write_head(HeadInfo("n1", "10.0.0.1", 20000))
-    record_killed_supervisor(notes(record, "n1", "head"), MESSAGE, 137)
-    end, word = record.read_end(), record.read_node("n1")
-    assert end is not None and word is not None
+    report_crash(notes(record, "n1", "head"), MESSAGE, -9)
+    end, report = record.read_end(), record.read_node("n1")
+    assert end is not None
+    assert report is not None
     assert (end.exit_code, end.reason, end.failed_host) == (137, "supervisor-killed", "n1")
-    assert (word.phase, word.exit_code, word.message) == ("failed", 137, MESSAGE)
-    assert [(one.name, one.code) for one in word.deaths] == [("raycluster", -9)]
+    assert (report.phase, report.exit_code, report.message) == ("failed", 137, MESSAGE)
+    assert [(one.name, one.code) for one in report.deaths] == [("raycluster", -9)]
     assert record.read_refusal("0") is None
 
 
-def test_a_head_that_had_not_named_itself_leaves_a_word_for_its_step(record: Record) -> None:
-    record_killed_supervisor(notes(record, "n1", "head"), MESSAGE, 137)
+def test_a_head_that_had_not_named_itself_tells_its_step(record: Record) -> None:
+    report_crash(notes(record, "n1", "head"), MESSAGE, -9)
     refusal = record.read_refusal("0")
     assert refusal is not None
     assert refusal.message == MESSAGE
 
 
-def test_a_worker_writes_its_own_word_alone(record: Record) -> None:
-    record_killed_supervisor(notes(record, "n2", "worker"), MESSAGE, 137)
-    word = record.read_node("n2")
-    assert word is not None
-    assert word.phase == "failed"
+def test_a_worker_reports_only_its_own_end(record: Record) -> None:
+    report_crash(notes(record, "n2", "worker"), MESSAGE, -9)
+    report = record.read_node("n2")
+    assert report is not None
+    assert report.phase == "failed"
     assert record.read_end() is record.read_refusal("0") is None
 
 
-def test_nobody_is_left_to_be_told_of_a_record_that_has_gone(tmp_path: Path) -> None:
+def test_an_exit_by_an_error(record: Record) -> None:
+    report_crash(notes(record, "n1", "head"), "exited with code 1", 1)
+    end, report = record.read_end(), record.read_node("n1")
+    assert end is not None
+    assert report is not None
+    assert (end.exit_code, end.reason) == (1, "bug")
+    assert (report.phase, report.exit_code, report.deaths[-1].code) == ("failed", 1, 1)
+
+
+def test_what_was_reported_already_stays(record: Record) -> None:
+    report = record.read_node("n1")
+    assert report is not None
+    record.write_node(dataclasses.replace(report, phase="gone", message="done", exit_code=0))
+    record.write_end(EndReport(1.0, 0, "driver", "", "done"))
+    report_crash(notes(record, "n1", "head"), MESSAGE, -9)
+    end, report = record.read_end(), record.read_node("n1")
+    assert end is not None
+    assert report is not None
+    assert (end.message, report.message) == ("done", "done")
+
+
+def test_a_record_or_a_directory_that_has_gone_is_no_error(tmp_path: Path) -> None:
     lost = {"host": "n1", "role": "head", "record": str(tmp_path / "gone"), "keep_logs": "always"}
-    record_killed_supervisor(lost, MESSAGE, 137)
-    record_killed_supervisor({"host": "n1"}, MESSAGE, 137)
+    report_crash(lost, MESSAGE, -9)
+    clear_node({"host": "n1"})
+    clear_node({"host": "n1", "node_root": str(tmp_path / "none" / "here")})

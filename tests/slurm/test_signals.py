@@ -1,0 +1,109 @@
+"""Who gets which signal on real Slurm: the table of docs/decisions/0013-signals-and-the-driver.md."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.bed.bed import REPOSITORY
+from tests.bed.spec import LOGIN
+from tests.slurm.cluster import Cluster
+from tests.slurm.jobs import Slurm
+
+#: A shell that runs the training program, and does something after it: the most common batch driver.
+#: A helper runs beside it in a session of its own.  Each prints what it gets; after SIGTERM it saves for
+#: three seconds.
+DRIVER = """
+import os, sys
+
+program = '''
+import os, signal, sys, time
+name = sys.argv[1]
+def got(number, frame):
+    print(name, "GOT", signal.Signals(number).name, flush=True)
+    if number == signal.SIGTERM:
+        time.sleep(3)
+        print(name, "SAVED", flush=True)
+        os._exit(0)
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    signal.signal(number, got)
+print(name, "RUNS", flush=True)
+while True:
+    time.sleep(0.05)
+'''
+with open("/home/admin/program.py", "w") as file:
+    file.write(program)
+run = f"{sys.executable} /home/admin/program.py"
+os.execv("/bin/bash", ["bash", "-c", f"(setsid {run} helper &); {run} train; echo done"])
+"""
+
+NAMES = ("train", "helper")
+
+
+def start(slurm: Slurm, *, options: str = "", sbatch: tuple[str, ...] = ()) -> Cluster:
+    """One node, --grace 10 by default; returns when both programs run."""
+    cluster = Cluster.start(slurm, "", preamble=DRIVER, nodes=1, options=options, sbatch=sbatch)
+    for name in NAMES:
+        cluster.job.wait_for(f"{name} RUNS")
+    return cluster
+
+
+def check_saved(cluster: Cluster) -> None:
+    """Both have got SIGTERM once and had the time to save, and nothing is left."""
+    cluster.job.wait()
+    output = cluster.job.output()
+    for name in NAMES:
+        assert output.count(f"{name} GOT SIGTERM") == 1, output
+        assert output.count(f"{name} SAVED") == 1, output
+    cluster.slurm.assert_nothing_left()
+
+
+def test_scancel_lets_all_of_the_driver_save(slurm: Slurm) -> None:
+    cluster = start(slurm)
+    cluster.job.cancel()
+    assert cluster.wait_end()["exit_code"] == 143
+    check_saved(cluster)
+
+
+def test_scancel_where_slurm_signals_the_task_alone(strict_slurm: Slurm) -> None:
+    """proctrack/cgroup: only the process that slurmstepd started, the keeper, gets the signal."""
+    cluster = start(strict_slurm)
+    cluster.job.cancel("--signal=USR1")
+    for name in NAMES:
+        cluster.job.wait_for(f"{name} GOT SIGUSR1")
+    cluster.job.cancel()
+    assert cluster.wait_end()["exit_code"] == 143
+    check_saved(cluster)
+    assert cluster.job.output().count("GOT SIGUSR1") == len(NAMES)
+
+
+def test_stop_waits_for_the_grace_of_the_head(slurm: Slurm) -> None:
+    """--timeout is shorter than what the programs need, --grace is not."""
+    cluster = start(slurm)
+    stop = [sys.executable, "-m", "raycluster_cli", "stop", cluster.job.id, "--timeout", "2"]
+    done = slurm.run(LOGIN, stop, env={"PYTHONPATH": str(REPOSITORY)}, timeout_s=120)
+    assert done.returncode == 0, done.stderr
+    assert "ended after" in done.stderr
+    assert (cluster.end["exit_code"], cluster.end["reason"]) == (143, "stop")
+    check_saved(cluster)
+
+
+def test_stop_before_the_time_limit(slurm: Slurm) -> None:
+    cluster = start(slurm, options="--stop-before 50", sbatch=("--time=1",))
+    assert cluster.wait_end(timeout_s=90)["reason"] == "time-limit"
+    check_saved(cluster)
+
+
+@pytest.mark.parametrize("number", ["USR1", "INT"])
+def test_a_signal_to_the_step_comes_once(slurm: Slurm, number: str) -> None:
+    cluster = start(slurm, options="--grace 1")
+    slurm.run(LOGIN, ["scancel", f"--signal={number}", f"{cluster.job.id}.0"], check=True)
+    for name in NAMES:
+        cluster.job.wait_for(f"{name} GOT SIG{number}")
+    if number == "USR1":
+        cluster.job.cancel()
+    cluster.job.wait()
+    for name in NAMES:
+        assert cluster.job.output().count(f"{name} GOT SIG{number}") == 1
+    slurm.assert_nothing_left()

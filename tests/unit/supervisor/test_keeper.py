@@ -1,0 +1,159 @@
+"""The keeper, with a real supervisor below it that is a few lines, a real directory and a real record."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raycluster_cli.model.record import NodeReport
+from raycluster_cli.state.record import Record
+from raycluster_cli.system.proctree import identify, is_running
+from tests.waiting import wait_until
+
+DEADLINE_S = 60.0
+
+#: A supervisor: it makes its directory, starts a daemon, prints "up PID-OF-DAEMON", and ends as it is told.
+SUPERVISOR = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+from raycluster_cli.supervisor.keeper import guard
+
+base, record, wait_s, ending = sys.argv[1:]
+keeper_pid = os.getpid()
+keeper = guard(float(wait_s))
+from raycluster_cli.node.directory import make_node_root
+from raycluster_cli.system.proctree import become_subreaper, identify
+
+become_subreaper()
+root = make_node_root("1", env={}, role="worker", base=Path(base), keeper=identify(keeper_pid))
+keeper.note(host="n1", role="head", record=record, keep_logs="always")
+keeper.note(node_root=str(root.path))
+(root.path / "some.log").write_text("a line")
+daemon = subprocess.Popen(["setsid", "sleep", "600"])
+print("up", daemon.pid, root.path, os.getpgrp() == os.getpid(), flush=True)
+
+def hear():
+    os.set_blocking(keeper.relay_fd, True)
+    return os.read(keeper.relay_fd, 1)
+
+exec(ending)
+"""
+
+
+class Node:
+    """One keeper and its supervisor."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.record = Record.create(directory / "state", "tux", "12")
+        self.record.write_node(NodeReport("n1", "head", "joined", pid=7))
+        self.process: subprocess.Popen[str] | None = None
+        self.daemon = 0
+        self.root = Path()
+        self.own_group = False
+
+    def start(self, ending: str, wait_s: float = DEADLINE_S) -> Node:
+        words = [sys.executable, "-c", SUPERVISOR, str(self.directory), str(self.record.path), str(wait_s)]
+        self.process = subprocess.Popen(
+            [*words, ending],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self.process.stdout is not None
+        line = shlex.split(self.process.stdout.readline())
+        assert line and line[0] == "up", self.process.communicate(timeout=DEADLINE_S)
+        self.daemon, self.root, self.own_group = int(line[1]), Path(line[2]), line[3] == "True"
+        return self
+
+    @property
+    def supervisor(self) -> int:
+        assert self.process is not None
+        text = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return int(text.split()[0])
+
+    def wait(self) -> tuple[int, str]:
+        """(code, stderr); nothing may be left."""
+        assert self.process is not None
+        _, errors = self.process.communicate(timeout=DEADLINE_S)
+        assert identify(self.daemon) is None
+        assert not self.root.exists()
+        return self.process.returncode, errors
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:  # pytest's own are too long for a root
+        made = Node(Path(name))
+        yield made
+        if made.process is not None and made.process.poll() is None:
+            made.process.kill()
+            made.process.wait()
+
+
+def test_a_supervisor_that_is_killed(node: Node) -> None:
+    node.start("time.sleep(600)")
+    os.kill(node.supervisor, signal.SIGKILL)
+    code, errors = node.wait()
+    assert code == 137
+    assert "was killed by SIGKILL; its processes on this node have been ended" in errors
+    end = node.record.read_end()
+    assert end is not None
+    assert (end.exit_code, end.reason, end.failed_host) == (137, "supervisor-killed", "n1")
+    assert (node.record.log_dir("n1") / "some.log").read_text() == "a line"
+
+
+def test_a_supervisor_that_exits_by_an_error(node: Node) -> None:
+    code, errors = node.start("raise ValueError('broken')").wait()
+    assert code == 1
+    assert "ValueError: broken" in errors
+    assert "exited with code 1 without clearing up" in errors
+    end = node.record.read_end()
+    assert end is not None
+    assert (end.exit_code, end.reason) == (1, "bug")
+
+
+def test_a_clean_exit_is_not_reported(node: Node) -> None:
+    code, errors = node.start("daemon.kill(); daemon.wait(); root.remove(); os._exit(3)").wait()
+    assert (code, errors) == (3, "")
+    assert node.record.read_end() is None
+
+
+def test_a_record_that_does_not_respond_does_not_keep_the_node_from_being_cleared(node: Node) -> None:
+    node.record.log_dir("n1").mkdir(parents=True, exist_ok=True)
+    os.mkfifo(node.record.log_dir("n1") / "some.log")  # who writes to it waits
+    node.start("time.sleep(600)", wait_s=0.2)
+    os.kill(node.supervisor, signal.SIGKILL)
+    code, errors = node.wait()
+    assert code == 137
+    assert f"{node.record.path} does not hold all of this: it did not respond within 0.2 s" in errors
+
+
+def test_signals_are_relayed_and_the_supervisor_has_a_group_of_its_own(node: Node) -> None:
+    node.start("print(hear()[0], flush=True); daemon.kill(); root.remove(); os._exit(0)")
+    assert node.own_group
+    assert node.process is not None
+    os.kill(node.process.pid, signal.SIGUSR1)
+    assert node.process.stdout is not None
+    assert int(node.process.stdout.readline()) == signal.SIGUSR1
+    node.wait()
+
+
+def test_a_keeper_that_is_killed_is_seen_by_the_supervisor(node: Node) -> None:
+    seen = node.directory / "seen"
+    node.start(f"Path({str(seen)!r}).write_bytes(hear()); daemon.kill(); root.remove(); os._exit(0)")
+    supervisor = identify(node.supervisor)
+    assert supervisor is not None
+    assert node.process is not None
+    node.process.kill()
+    wait_until(lambda: seen.exists() and not is_running(supervisor), timeout_s=DEADLINE_S, what="its end")
+    assert seen.read_bytes() == b""
