@@ -15,8 +15,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..model.errors import UsageError
-from ..system.process import Child, Reaper, Request, Signals
-from ..system.proctree import PROC, ProcessRef, Stat, all_stats, has_terminal, identify, send_signal
+from ..system.process import ENDING, Child, Reaper, Request, Signals
+from ..system.proctree import (
+    PROC,
+    ProcessRef,
+    Stat,
+    all_stats,
+    handles_signal,
+    has_terminal,
+    identify,
+    send_signal,
+)
 from ..system.waiting import set_within
 
 #: In the environment of the driver's processes: which supervisor started it.
@@ -142,6 +151,10 @@ class Driver:
         scancel and a terminal's Ctrl-C can reach the driver directly; a second SIGINT would make many
         programs break off their own clean end.  Whether a signal did reach it is known SETTLE_S after it
         came: until then nothing is sent.
+
+        A signal that does not ask for the end (SIGUSR1, SIGUSR2) goes to those processes that handle it: it
+        kills all others, such as the shell that runs the program.  When none does it goes to the driver's own
+        process, as Slurm would send it.
         """
         request = self._signals.latest(number, self._since)
         wait_s = self._signals.undecided_s(request) if request else 0.0
@@ -159,8 +172,13 @@ class Driver:
         began_ticks = time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
         told: set[ProcessRef] = set()
         for _ in range(2):  # once more for what was forked meanwhile
-            for stat in self.processes():
-                if stat.ref not in told and stat.start_ticks <= began_ticks and stat.group != reached_group:
+            found = [stat for stat in self.processes() if stat.start_ticks <= began_ticks]
+            if number not in ENDING:
+                found = [stat for stat in found if handles_signal(stat.pid, number)] or [
+                    stat for stat in found if stat.ref == self.child.ref
+                ]
+            for stat in found:
+                if stat.ref not in told and stat.group != reached_group:
                     told.add(stat.ref)
                     send_signal(stat.ref, number)
 

@@ -88,6 +88,16 @@ def has_terminal() -> bool:
     return stat is not None and stat.terminal != 0
 
 
+def handles_signal(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal, or blocks it to wait for it (SigCgt, SigBlk: proc(5))."""
+    try:
+        text = (PROC / str(pid) / "status").read_text(errors="replace")
+    except OSError:
+        return False
+    masks = [int(line.split()[1], 16) for line in text.splitlines() if line.startswith(("SigCgt", "SigBlk"))]
+    return any(mask >> (number - 1) & 1 for mask in masks)
+
+
 def kernel_identity() -> dict[str, str]:
     """Where process numbers and start times mean the same processes: ``boot_id`` and ``pid_namespace``.
 

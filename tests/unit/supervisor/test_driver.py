@@ -20,6 +20,7 @@ from raycluster_cli.system.proctree import (
     become_subreaper,
     identify,
     is_running,
+    send_signal,
 )
 from raycluster_cli.system.waiting import within
 from tests.unit.loops import in_loop
@@ -202,6 +203,27 @@ async def test_a_signal_that_reached_the_terminals_group_is_sent_to_the_others(s
     await scene.until(lambda: "SIGINT" in scene.lines("far"))
     await driver.stop(TERM, DEADLINE_S)
     assert scene.lines("near") == ["ready", "SIGTERM", "saved"]
+
+
+@in_loop
+async def test_sigusr1_goes_to_those_that_handle_it(scene: Scene) -> None:
+    """Not to the shell, which it would kill."""
+    driver = scene.start(f"{scene.program('train')}; exit 6")
+    await scene.ready("train")
+    driver.tell(USR1)
+    await scene.until(lambda: "SIGUSR1" in scene.lines("train"))
+    for stat in driver.processes():
+        if stat.pid != driver.child.pid:
+            send_signal(stat.ref, TERM)
+    assert await within(DEADLINE_S, driver.child.exited) == 6
+
+
+@in_loop
+async def test_sigusr1_that_nothing_handles_goes_to_the_driver(scene: Scene) -> None:
+    driver = scene.start("exec sleep 600")
+    await scene.until(lambda: driver.processes()[0].name == "sleep")
+    driver.tell(USR1)
+    assert await within(DEADLINE_S, driver.child.exited) == -USR1
 
 
 @in_loop
