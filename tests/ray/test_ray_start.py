@@ -20,7 +20,7 @@ from raycluster_cli.rayproc.companion_client import Started
 from raycluster_cli.rayproc.failure import StartFailure
 from raycluster_cli.rayproc.lazy_agent import wake
 from raycluster_cli.rayproc.plan import TlsFiles, ports_for_restart
-from raycluster_cli.rayproc.raylet_log import drain_reason
+from raycluster_cli.rayproc.raylet_log import read_drain_reason
 from raycluster_cli.system.proctree import descendants
 from tests.ray.nodes import Nodes, nodes, ray_version, run
 
@@ -93,8 +93,7 @@ def test_a_drained_worker_leaves_in_order_with_the_reason() -> None:
             )
             assert results[worker.node_id]["accepted"]
             assert await asyncio.wait_for(asyncio.shield(raylet.exited), 30) == 0
-            log = Path(worker.session_dir) / "logs" / "raylet.out"
-            assert drain_reason(log.read_text()) == "the driver has ended"
+            assert read_drain_reason(f"{worker.session_dir}/logs/raylet.out") == "the driver has ended"
             while client.nodes[worker.node_id]["alive"]:
                 await asyncio.sleep(0.02)
             assert client.nodes[worker.node_id]["death"]["message"] == "the driver has ended"
@@ -177,6 +176,11 @@ def test_another_cluster_is_not_joined() -> None:
             with pytest.raises(StartFailure) as caught:
                 await cluster.start(1, identity="another")
             assert caught.value.kind == "wrong cluster"
+            answer = await cluster.companions[1].identity(
+                cluster.plan(0).gcs_address, _auth(cluster.token), expect="the cluster meant"
+            )
+            assert answer["ok"], answer
+            assert answer["found"]["identity"] == "the cluster meant"
 
     run(test)
 
