@@ -44,12 +44,3 @@ class WorkerLossPolicy:
             f"--on-worker-loss is {text!r}; it must be fail, continue or wait:SECONDS.",
             "For example: --on-worker-loss wait:120.",
         )
-
-    def __str__(self) -> str:
-        """The text that parses to this policy.
-
-        >>> str(WorkerLossPolicy.parse("wait:2.5")), str(WorkerLossPolicy.parse("fail"))
-        ('wait:2.5', 'fail')
-        """
-        seconds = f"{self.wait_s:f}".rstrip("0").rstrip(".")
-        return f"wait:{seconds}" if self.kind is WorkerLossAction.WAIT else self.kind.value

@@ -1,0 +1,1 @@
+"""The state directory on a shared file system: records and their files, the head's lease, the catalogue."""

@@ -1,0 +1,1 @@
+"""Linux: processes, control groups, limits, network addresses, ports, containers, deadlines."""

@@ -1,9 +1,9 @@
-"""The limits of this process's control groups, its own and those above, version 1 and 2.
+"""The limits of this process's control groups, its own and all above it, in cgroup version 1 and 2.
 
-Slurm's limits lie in nested groups (``…/slurm/uid_1000/job_7/step_0``), so neither the
-root of the tree nor the own group alone tells the truth: every level from the own group
-up to what is mounted counts.  /proc/self/cgroup names the group, /proc/self/mountinfo
-where its tree is mounted and which part of it: inside containers often a part only.
+Slurm's limits are in nested groups (``…/slurm/uid_1000/job_7/step_0``), so every level from the own group up
+to the mounted top counts; neither the root of the tree nor the own group alone has the
+limit.  /proc/self/cgroup names the group, /proc/self/mountinfo where its tree is mounted and which part of
+it: in containers often only a part.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 UNLIMITED_BYTES = 1 << 60
-"""Version 1 writes 9223372036854771712 (or a little less on other page sizes) for no limit."""
+"""There is no limit from this value on: version 1 has 9223372036854771712, depending on the page size."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """One limit, and the file and group that set it."""
+    """A limit, and the file and group that set it."""
 
     value: int
     source: str
@@ -27,7 +27,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class _Mount:
-    """A mounted cgroup tree: where, and which group of the tree is its top."""
+    """A mounted cgroup tree: its mount point, and the group at its top."""
 
     point: PurePosixPath
     top: PurePosixPath
@@ -35,9 +35,9 @@ class _Mount:
 
 
 def memory_limits(root: Path = Path("/")) -> list[Limit]:
-    """Memory limits in bytes, from the own group up; empty where there is none.
+    """Memory limits in bytes, from the own group upwards; empty without a limit.
 
-    memory.high counts too: above it the kernel throttles until hardly anything moves.
+    memory.high counts too: above it the kernel slows the processes down until they hardly run.
     """
     limits = []
     for version, group, directory in _groups(root, "memory"):
@@ -50,7 +50,7 @@ def memory_limits(root: Path = Path("/")) -> list[Limit]:
 
 
 def cpu_quotas(root: Path = Path("/")) -> list[Limit]:
-    """CPUs that each quota allows, from the own group up: whole ones, rounded down, at least 1."""
+    """CPUs that each quota allows, from the own group upwards, rounded down but at least 1."""
     quotas = []
     for version, group, directory in _groups(root, "cpu"):
         if version == 2:
@@ -66,7 +66,7 @@ def cpu_quotas(root: Path = Path("/")) -> list[Limit]:
 
 
 def process_limits(root: Path = Path("/")) -> list[Limit]:
-    """Processes and threads that each pids.max allows, from the own group up."""
+    """Processes and threads that each pids.max allows, from the own group upwards."""
     limits = []
     for _, group, directory in _groups(root, "pids"):
         value = _number(directory / "pids.max")
@@ -76,19 +76,19 @@ def process_limits(root: Path = Path("/")) -> list[Limit]:
 
 
 def oom_kills(root: Path = Path("/")) -> int | None:
-    """How many processes of the own group the kernel has killed for memory; None where it does not say."""
+    """How many processes of the own group the kernel has killed for lack of memory; None when unknown."""
     for version, _, directory in _groups(root, "memory"):
         text = _text(directory / ("memory.events" if version == 2 else "memory.oom_control"))
         for line in (text or "").splitlines():
             name, _, count = line.partition(" ")
             if name == "oom_kill":
                 return _integer(count)
-        return None  # the own group alone: parents count other jobs
+        return None  # only the own group: those above it include other jobs
     return None
 
 
 def _groups(root: Path, controller: str) -> Iterator[tuple[int, str, Path]]:
-    """(version, group's name, directory) from the own group up to the top of what is mounted."""
+    """(version, group's name, directory) of each level from the own group up to the mounted top."""
     mounts = _mounts(root, controller)
     for version, own in _own_groups(root, controller):
         directory = _find(root, [mount for mount in mounts if mount.version == version], own)
@@ -104,7 +104,7 @@ def _groups(root: Path, controller: str) -> Iterator[tuple[int, str, Path]]:
 
 
 def _own_groups(root: Path, controller: str) -> Iterator[tuple[int, PurePosixPath]]:
-    """This process's groups for a controller: version 1 first, a hybrid's version 2 has none."""
+    """This process's groups for a controller, version 1 first: on a hybrid system it has the controllers."""
     found: list[tuple[int, PurePosixPath]] = []
     for line in (_text(root / "proc/self/cgroup") or "").splitlines():
         number, controllers, path = (*line.split(":", 2), "", "")[:3]
@@ -118,7 +118,7 @@ def _own_groups(root: Path, controller: str) -> Iterator[tuple[int, PurePosixPat
 
 
 def _mounts(root: Path, controller: str) -> list[_Mount]:
-    """Mounted trees of a controller; of several at one place the last, which covers the others."""
+    """The mounted trees of a controller; of several at one mount point the last, which hides the others."""
     mounts: dict[PurePosixPath, _Mount | None] = {}
     for line in (_text(root / "proc/self/mountinfo") or "").splitlines():
         head, separator, tail = line.partition(" - ")
@@ -131,15 +131,15 @@ def _mounts(root: Path, controller: str) -> list[_Mount]:
         elif kind[0] == "cgroup" and controller in kind[2].split(","):
             mounts[point] = _Mount(point, top, 1)
         else:
-            mounts[point] = None  # something else covers what was mounted there
+            mounts[point] = None  # another file system hides what was mounted there
     return [mount for mount in mounts.values() if mount is not None]
 
 
 def _find(root: Path, mounts: list[_Mount], own: PurePosixPath) -> tuple[_Mount, PurePosixPath] | None:
-    """The mount that shows the own group, and the group's path below it.
+    """The mount in which the own group is visible, and the group's path in it.
 
-    Where none does (a container that sees its own part of the tree under another name),
-    the top of a mount is the nearest that can be read.
+    Where there is none (in a container that sees a part of the tree under another name), it is the top of a
+    mount, which is the nearest group that can be read.
     """
     for mount in mounts:
         for inside in _paths_below(mount, own):
@@ -164,7 +164,7 @@ def _relative(path: PurePosixPath) -> PurePosixPath:
 
 
 def unescape(text: str) -> str:
-    r"""mountinfo writes blanks and the like as \040."""
+    r"""A path of /proc/self/mountinfo, in which spaces and the like are written as \040."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 

@@ -1,8 +1,8 @@
-"""Into the container in which a node's raycluster runs, where it runs in one.
+"""Containers: how to run a command in the container of another raycluster process on this node.
 
-The node's namespaces are those of its raycluster process.  nsenter leads into them: enroot (pyxis),
-podman and apptainer without setuid make a user namespace, which its owner may enter.  Into a container
-made by a setuid program only root can: what is started then runs on the node, outside of it.
+The container's namespaces are those of its raycluster process, and nsenter enters them.  enroot (pyxis),
+podman and apptainer without setuid make a user namespace, which its owner may enter.  Only root can enter a
+container that a setuid program made; commands for it run outside, on the node itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 
 from .proctree import PROC, ProcessRef, all_stats, is_running
 
-#: By their names in /proc/PID/ns, with nsenter's options.  Not the cgroup's: Slurm's step has its own.
+#: Names in /proc/PID/ns and nsenter's options.  Without the cgroup namespace: a Slurm step has its own
+#: cgroup.
 NAMESPACES = {
     "user": "--user",
     "mnt": "--mount",
@@ -27,26 +28,26 @@ NAMESPACES = {
     "pid": "--pid",
 }
 
-#: What a try to enter takes at most; it takes milliseconds.
+#: The deadline of a test whether a container can be entered, which usually takes milliseconds.
 TRY_S = 10.0
 
 
 @dataclass(frozen=True)
 class Container:
-    """The namespaces of a process in which this process is not."""
+    """A process in other namespaces than this one, and which ones these are."""
 
     pid: int
-    """As this process sees it."""
+    """The process id, as seen from this process."""
     namespaces: tuple[str, ...]
     """Keys of :data:`NAMESPACES`."""
 
     @property
     def root(self) -> Path:
-        """The container's file system as it can be read from here."""
+        """The container's root directory, as a path for this process."""
         return PROC / str(self.pid) / "root"
 
     def command(self, argv: Sequence[str]) -> list[str]:
-        """``argv`` in the container, started in the directory of its raycluster.
+        """The command that runs ``argv`` in the container, in its raycluster process's working directory.
 
         >>> Container(7, ("user", "mnt")).command(["hostname"])[1:]
         ['--target=7', '--user', '--mount', '--preserve-credentials', '--wd', '--', 'hostname']
@@ -58,7 +59,7 @@ class Container:
         return [program, f"--target={self.pid}", *options, "--wd", "--", *argv]
 
     def can_be_entered(self) -> bool:
-        """Whether the kernel lets this user in (and there is nsenter)."""
+        """Whether nsenter exists and the kernel lets this user enter.  Blocks for TRY_S at most."""
         try:
             done = subprocess.run(
                 self.command(["/bin/sh", "-c", ":"]),
@@ -74,9 +75,9 @@ class Container:
 
 
 def container_of(ref: ProcessRef) -> Container | None:
-    """The container of a process of this node, which it knows by ``ref``; None when it is in none.
+    """The container of a process on this node, of which ``ref`` is its own view.
 
-    None as well when there is no such process to be seen from here.
+    None when it is not in a container, and when it cannot be seen from this process.
     """
     pid = _seen_from_here(ref)
     if pid is None:
@@ -86,7 +87,7 @@ def container_of(ref: ProcessRef) -> Container | None:
 
 
 def _seen_from_here(ref: ProcessRef) -> int | None:
-    """The number that a process has here: another than its own where it has a PID namespace of its own."""
+    """The process id as seen from here, which differs from its own in another PID namespace."""
     if is_running(ref):
         return ref.pid
     for stat in all_stats():
@@ -96,7 +97,7 @@ def _seen_from_here(ref: ProcessRef) -> int | None:
 
 
 def _innermost_pid(pid: int) -> int | None:
-    """The number of a process in its own PID namespace: the last of NSpid in /proc/PID/status."""
+    """The process id in the process's own PID namespace: the last of NSpid in /proc/PID/status."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in (PROC / str(pid) / "status").read_text(errors="replace").splitlines():
             if line.startswith("NSpid:"):
@@ -105,7 +106,7 @@ def _innermost_pid(pid: int) -> int | None:
 
 
 def _namespace(pid: int, name: str) -> str:
-    """Its identity, such as ``mnt:[4026531841]``; empty when it is not for us to see."""
+    """The identity of a namespace, such as ``mnt:[4026531841]``; empty without permission to see it."""
     try:
         return os.readlink(PROC / str(pid) / "ns" / name)
     except OSError:

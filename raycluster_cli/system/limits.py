@@ -1,9 +1,8 @@
-"""File and process limits: raised to the hard limit, and reported when that is too low.
+"""Limits on open files and processes: raised to the hard limit, with a warning where that is too low.
 
-Slurm hands the soft limits of the submitting host on, often 1024 open files.  Ray opens
-a few files for every worker process and connection and starts tens of threads in each
-process; what it says when it runs out ("pthread_create failed", "Too many open files")
-names no limit.
+Slurm passes the soft limits of the submitting host on, often 1024 open files.  Ray opens a few files for each
+worker process and connection, and starts tens of threads in each process.  Its errors ("pthread_create
+failed", "Too many open files") do not name the limit.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ from dataclasses import dataclass
 from .cgroups import Limit, process_limits
 
 NEEDED_FILES = 4096
-"""Open files that a node's raylet and GCS may need; Ray's own advice for large clusters is 65536."""
+"""Open files that a node's raylet and GCS can need; Ray recommends 65536 for large clusters."""
 
 THREADS_PER_CPU = 64
-"""Threads of one worker process (30 to 50 measured), rounded up: Ray starts one worker process a CPU."""
+"""Threads of one worker process (30 to 50 measured), rounded up; Ray starts one for each CPU."""
 
 THREADS_OF_RAY = 1000
-"""Threads of Ray's own processes on a node, with those of other jobs of the user left some room."""
+"""Threads of Ray's own processes on a node, with some to spare for the user's other jobs."""
 
 
 @dataclass(frozen=True)
 class LimitReport:
-    """What the limits are now, and what may bite.  Counts; -1 stands for no limit."""
+    """The limits, as counts (-1: no limit), before and after they were raised, and warnings."""
 
     files: int
     files_before: int
@@ -36,9 +35,9 @@ class LimitReport:
 
 
 def raise_limits(*, num_cpus: int = 1, pids_limits: Sequence[Limit] | None = None) -> LimitReport:
-    """Raise the soft limits of this process (and its children to come) to the hard ones.
+    """Raise the soft limits of this process, which its later children inherit, to the hard limits.
 
-    ``num_cpus`` is what Ray is told; ``pids_limits`` stand in for those of this process's control groups.
+    ``num_cpus`` is the number of CPUs for Ray; ``pids_limits`` replaces the limits of this process's cgroups.
     """
     if pids_limits is None:
         pids_limits = process_limits()
@@ -56,35 +55,35 @@ def raise_limits(*, num_cpus: int = 1, pids_limits: Sequence[Limit] | None = Non
 def limit_warnings(
     files: int, processes: int, *, num_cpus: int, pids_limits: Sequence[Limit] = ()
 ) -> tuple[str, ...]:
-    """One line for each limit that is too low, with what to do.  -1 stands for no limit.
+    """A sentence for each limit that is too low, with what to do.  -1 means no limit.
 
     >>> limit_warnings(1024, -1, num_cpus=8)[0]
-    'the hard limit of open files (ulimit -Hn) is 1024, Ray may need 4096: ask the site to raise it for jobs.'
+    'the hard limit on open files (ulimit -Hn) is 1024, Ray can need 4096: ask the site to raise it for jobs.'
     """
     warnings = []
     threads = THREADS_OF_RAY + THREADS_PER_CPU * num_cpus
     if 0 <= files < NEEDED_FILES:
         warnings.append(
-            f"the hard limit of open files (ulimit -Hn) is {files}, Ray may need {NEEDED_FILES}: "
+            f"the hard limit on open files (ulimit -Hn) is {files}, Ray can need {NEEDED_FILES}: "
             "ask the site to raise it for jobs."
         )
     if 0 <= processes < threads:
         warnings.append(
-            f"the hard limit of processes and threads of this user (ulimit -Hu) is {processes}, Ray with "
-            f"{num_cpus} CPUs may need {threads}: ask the site to raise it, or set OMP_NUM_THREADS=1 and "
+            f"the hard limit on processes and threads of this user (ulimit -Hu) is {processes}, Ray with "
+            f"{num_cpus} CPUs can need {threads}: ask the site to raise it, or set OMP_NUM_THREADS=1 and "
             "RAY_worker_num_grpc_internal_threads=1."
         )
     lowest = min(pids_limits, key=lambda limit: limit.value, default=None)
     if lowest is not None and lowest.value < threads:
         warnings.append(
-            f"{lowest.source} allows {lowest.value} processes and threads, Ray with {num_cpus} CPUs may need "
+            f"{lowest.source} allows {lowest.value} processes and threads, Ray with {num_cpus} CPUs can need "
             f"{threads}: ask the site to raise it, or give Ray fewer CPUs (--num-cpus)."
         )
     return tuple(warnings)
 
 
 def _raise(kind: int) -> tuple[int, int]:
-    """(before, now) of a soft limit; left alone where the system does not let us."""
+    """A soft limit before and after it was raised; not raised where the system refuses it."""
     soft, hard = resource.getrlimit(kind)
     if soft == hard:
         return soft, soft

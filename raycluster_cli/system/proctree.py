@@ -1,8 +1,8 @@
-"""Processes as the kernel shows them in /proc: who they are, whose child, alive or not.
+"""Processes as /proc shows them: identity, parents, state, and the end of a whole tree.
 
-A process is known by its number *and* its start time, so that a number that the
-kernel gave to somebody else in the meantime is never signalled.  Nothing here uses
-asyncio or psutil: the keeper, which must stay small, works with this module alone.
+A process is identified by its process id *and* its start time, so that an id which the kernel has reused is
+never signalled.  Nothing here uses asyncio or psutil: the keeper, which has to stay small, needs only this
+module.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>, since Linux 3.4
 
 @dataclass(frozen=True)
 class ProcessRef:
-    """A process: its number and its start in clock ticks since boot (/proc/PID/stat, field 22)."""
+    """A process: its id, and its start in clock ticks since boot (/proc/PID/stat, field 22)."""
 
     pid: int
     start_ticks: int
@@ -31,7 +31,7 @@ class ProcessRef:
 
 @dataclass(frozen=True)
 class Stat:
-    """The fields of /proc/PID/stat that are needed here."""
+    """The fields of /proc/PID/stat that this module uses."""
 
     pid: int
     name: str
@@ -50,7 +50,7 @@ class Stat:
 
 
 def parse_stat(text: str) -> Stat:
-    """Read one line of /proc/PID/stat; the name may hold spaces and brackets.
+    """Read the line of /proc/PID/stat; the name can contain spaces and parentheses.
 
     >>> parse_stat("7 (a) b) S 1 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 991 0 0").start_ticks
     991
@@ -63,7 +63,7 @@ def parse_stat(text: str) -> Stat:
 
 
 def read_stat(pid: int) -> Stat | None:
-    """The process's stat, or None when there is no such process."""
+    """The stat of a process; None when there is no such process."""
     try:
         return parse_stat((PROC / str(pid) / "stat").read_bytes().decode("utf-8", "replace"))
     except (OSError, ValueError, IndexError):
@@ -71,13 +71,13 @@ def read_stat(pid: int) -> Stat | None:
 
 
 def identify(pid: int) -> ProcessRef | None:
-    """Number and start time of a process that exists now."""
+    """The identity of the process that has this id now; None when there is none."""
     stat = read_stat(pid)
     return stat.ref if stat else None
 
 
 def is_running(ref: ProcessRef) -> bool:
-    """Whether exactly this process still runs.  A zombie does not."""
+    """Whether exactly this process runs.  A zombie does not."""
     stat = read_stat(ref.pid)
     return stat is not None and stat.start_ticks == ref.start_ticks and stat.state not in "ZX"
 
@@ -99,9 +99,9 @@ def handles_signal(pid: int, number: int) -> bool:
 
 
 def kernel_identity() -> dict[str, str]:
-    """Where process numbers and start times mean the same processes: ``boot_id`` and ``pid_namespace``.
+    """``boot_id`` and ``pid_namespace``: where both are equal, a ProcessRef means the same process.
 
-    Texts that are only to be compared; empty where they cannot be read.
+    The texts are only for comparison; they are empty when they cannot be read.
     """
     found = {"boot_id": "", "pid_namespace": ""}
     with contextlib.suppress(OSError):
@@ -111,7 +111,7 @@ def kernel_identity() -> dict[str, str]:
 
 
 def send_signal(ref: ProcessRef, number: int) -> bool:
-    """Signal exactly this process; False when it is gone (or is somebody else by now)."""
+    """Signal exactly this process; False when it has ended or cannot be signalled."""
     if not is_running(ref):
         return False
     try:
@@ -122,14 +122,14 @@ def send_signal(ref: ProcessRef, number: int) -> bool:
 
 
 def all_stats() -> Iterator[Stat]:
-    """Every process that /proc shows."""
+    """All processes that /proc shows."""
     for entry in os.listdir(PROC):
         if entry.isdigit() and (stat := read_stat(int(entry))):
             yield stat
 
 
 def descendants(root: int, skip: Iterable[int] = ()) -> list[Stat]:
-    """All live processes below ``root``, parents first, without those in ``skip`` and below them."""
+    """All running descendants of ``root``, parents first, without those in ``skip`` and their descendants."""
     below: dict[int, list[Stat]] = {}
     for stat in all_stats():
         below.setdefault(stat.parent, []).append(stat)
@@ -146,10 +146,10 @@ def descendants(root: int, skip: Iterable[int] = ()) -> list[Stat]:
 
 
 def become_subreaper() -> None:
-    """Make this process the parent of its descendants' orphans (prctl(2), PR_SET_CHILD_SUBREAPER).
+    """Make this process the parent of its orphaned descendants (prctl(2), PR_SET_CHILD_SUBREAPER).
 
-    This is what makes "end exactly what is ours" possible: a daemon that forks twice
-    and starts a session of its own is still a descendant.
+    With this, exactly the processes that it started can be ended: a daemon that forks twice and starts its
+    own session is still a descendant.  Raises OSError.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -158,10 +158,10 @@ def become_subreaper() -> None:
 
 
 class TreeEnd:
-    """The end of everything below a process, step by step: SIGTERM once, then SIGKILL.
+    """Ends all descendants of a process, step by step: SIGTERM once, then SIGKILL.
 
-    Each :meth:`step` looks again, so that a process that forks while it is being ended
-    does not get away.  The keeper and the supervisor each bring their own way to wait.
+    Each :meth:`step` looks for processes again, so that one that forks meanwhile is ended too.  Keeper and
+    supervisor wait between the steps in their own ways.
     """
 
     def __init__(
@@ -180,10 +180,10 @@ class TreeEnd:
         self._give_up_at = self._kill_at + kill_wait_s
         self._told: set[ProcessRef] = set()
         self.left: list[Stat] = []
-        """What still runs; after the end, what not even SIGKILL could end (a hung file system, say)."""
+        """What still runs; at the end, what SIGKILL did not end, as in a call on a hung file system."""
 
     def step(self) -> bool:
-        """Signal what is there.  True when nothing is left, or the time is over."""
+        """Signal what runs.  True when nothing is left, or the time has passed."""
         self.left = descendants(self._root, self._skip)
         now = self._clock()
         if not self.left or now > self._give_up_at:
@@ -198,7 +198,7 @@ class TreeEnd:
 
 
 def end_descendants_of_this_process(grace_s: float = 0.5) -> list[Stat]:
-    """End every process below this one, reaping; for the keeper, which has no event loop."""
+    """End all descendants of this process and reap them; for the keeper, which has no event loop."""
     end = TreeEnd(os.getpid(), grace_s=grace_s)
     while True:
         with contextlib.suppress(ChildProcessError):

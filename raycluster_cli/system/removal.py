@@ -1,4 +1,4 @@
-"""A directory of ours, removed with all that is in it, and nothing that is not."""
+"""Removal of a directory tree of this user's, and of nothing else."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from ..model.errors import in_words
 
 
 def open_directory(path: Path) -> int:
-    """A descriptor of a directory; a link in its place is not followed.  Raises OSError."""
+    """A file descriptor of a directory; a symbolic link is not followed.  Raises OSError."""
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def remove_tree(path: Path) -> list[str]:
-    """Remove a directory of ours with all that is in it; returns what could not be removed.
+    """Remove a directory of this user's with its content; returns what is left, with the reasons.
 
-    Works by descriptors: never follows a link, never leaves the file system it began on (something may
-    be mounted inside), opens directories that lack permissions when they are ours.
+    Works with file descriptors: it follows no links, stays on one file system (another can be mounted
+    inside), and gives itself access to directories of this user's that have no permissions.  Blocks on the
+    file system.
     """
     left: list[str] = []
     try:
@@ -31,7 +32,7 @@ def remove_tree(path: Path) -> list[str]:
     try:
         found = os.fstat(fd)
         if found.st_uid != os.geteuid():
-            return [f"{path}: it belongs to somebody else (uid {found.st_uid})"]
+            return [f"{path}: it belongs to another user (uid {found.st_uid})"]
         _empty(fd, str(path), found.st_dev, left)
         if not left:
             os.rmdir(path)
@@ -71,7 +72,7 @@ def _empty(fd: int, shown: str, device: int, left: list[str]) -> None:
 
 
 def _open_up(fd: int, name: str) -> None:
-    """Give ourselves access to a directory of ours; by descriptor, so that no link is followed."""
+    """Make a directory of this user's accessible, by its descriptor, so that no link is followed."""
     below = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
     try:
         os.chmod(f"/proc/self/fd/{below}", 0o700)
