@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import subprocess
 import sys
 
 import pytest
 
-from raycluster_cli.system import limits
 from raycluster_cli.system.cgroups import Limit
 from raycluster_cli.system.limits import limit_warnings
 
@@ -20,10 +18,6 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
 from raycluster_cli.system.limits import raise_limits
 print(json.dumps([hard, resource.getrlimit(resource.RLIMIT_NPROC)[1], dataclasses.asdict(raise_limits())]))
 """
-
-
-def test_docstring_examples() -> None:
-    assert doctest.testmod(limits).failed == 0
 
 
 def test_soft_limits_become_the_hard_ones() -> None:

@@ -1,0 +1,54 @@
+"""What is printed and what is recorded."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from raycluster_cli.system.report import Report, command_text, count, duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        *((0, "0.0 s"), (9.94, "9.9 s"), (10, "10 s"), (59.4, "59 s")),
+        *((60, "1 min 0 s"), (3599, "59 min 59 s"), (3600, "1 h 0 min"), (90000, "25 h 0 min")),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_counts() -> None:
+    assert [count(n, "worker") for n in (0, 1, 2)] == ["0 workers", "1 worker", "2 workers"]
+    assert count(2, "entry", "entries") == "2 entries"
+
+
+def test_commands_are_one_line_and_not_too_long() -> None:
+    assert command_text(["python", "-c", "a\nb\tc\r"]) == "python -c 'a\\nb\\tc\\r'"
+    assert command_text(["x" * 500]) == "x" * 199 + "…"
+
+
+@pytest.mark.parametrize(
+    ("verbose", "printed"),
+    [(False, "rc: one\nrc: warning: two\n"), (True, "rc: one\nrc: warning: two\nrc: three\n")],
+)
+def test_all_lines_are_recorded_and_notes_printed_only_when_asked_for(verbose: bool, printed: str) -> None:
+    events: list[tuple[float, str]] = []
+    stream = io.StringIO()
+    report = Report("rc", verbose, stream, clock=lambda: 7.0, on_event=lambda *event: events.append(event))
+    report.say("one")
+    report.warn("two")
+    report.note("three")
+    assert stream.getvalue() == printed
+    assert events == [(7.0, "one"), (7.0, "warning: two"), (7.0, "three")]
+
+
+def test_a_closed_stream_does_not_end_the_run() -> None:
+    stream = io.StringIO()
+    stream.close()
+    events: list[str] = []
+    report = Report(stream=stream, on_event=lambda _, text: events.append(text))
+    report.say("one")
+    assert events == ["one"]
