@@ -137,7 +137,7 @@ class ReportLoss:
 
 @dataclass(frozen=True)
 class LookForEnd:
-    """Look into the record for the cluster's end; the answer is events.EndLookedUp."""
+    """Look into the record for the cluster's end; each is answered by one events.EndLookedUp."""
 
     wait_s: float
     """How long to wait for it: the file server may be slow."""

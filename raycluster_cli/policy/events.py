@@ -32,7 +32,10 @@ class ParentEnded:
 
 @dataclass(frozen=True)
 class StartEnded:
-    """The start is over without a node: an error, or a cluster that has ended meanwhile."""
+    """The start is over without a node: an error, or a cluster that has ended meanwhile.
+
+    Of a head also: the driver could not be started.
+    """
 
     end: End
 
@@ -114,7 +117,7 @@ class GcsSilent:
 
 @dataclass(frozen=True)
 class Recovered:
-    """The head's Ray is back."""
+    """The head's Ray is back: what was started again runs at this moment (otherwise: RecoveryFailed)."""
 
     took_s: float = 0.0
 
@@ -122,6 +125,7 @@ class Recovered:
 @dataclass(frozen=True)
 class RecoveryFailed:
     error: str
+    log: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ class TimeLimitKnown:
     """How much time the job has left."""
 
     left_s: float | None
-    """None: Slurm does not say."""
+    """None: Slurm does not say; what it said before still counts."""
     asked_now: bool = False
     """Slurm was asked just now; otherwise it is what was known at the job's start."""
 
@@ -164,7 +168,7 @@ class DriverStopped:
 
 @dataclass(frozen=True)
 class Joined:
-    """This node's raylet is registered with the head's GCS; also after a restart."""
+    """This node's raylet is registered with the head's GCS and runs at this moment; also after a restart."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,7 @@ class RayletDied:
 
     code: int
     drained: str | None = None
-    """Why the head told it to leave, from its log; None when it was not told to."""
+    """Why the head told it to leave, from its log; None when it was not told to.  Counts with code 0 only."""
     log: str = ""
 
 
@@ -200,7 +204,7 @@ class GcsBack:
 
 @dataclass(frozen=True)
 class EndLookedUp:
-    """What the record says of the cluster's end; an answer to actions.LookForEnd."""
+    """What the record says of the cluster's end: one answer to each actions.LookForEnd."""
 
     end: EndReport | None
 

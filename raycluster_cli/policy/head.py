@@ -17,8 +17,8 @@ from dataclasses import replace
 from typing import Any
 
 from . import events as on
-from .actions import AskTimeLimit, Hurry, ReadReports
-from .head_driver import VERDICT, driver_exited
+from .actions import AskTimeLimit, ReadReports
+from .head_driver import DRIVER_FAILED, driver_exited
 from .head_end import (
     TIME_LIMIT,
     driver_stopped,
@@ -41,7 +41,7 @@ from .head_workers import (
     worker_lost,
     workers_timer,
 )
-from .stopping import HURRY
+from .stopping import HURRY, on_ceiling
 from .values import Phase
 
 
@@ -57,12 +57,13 @@ def step(rules: HeadRules, state: HeadState, event: object, now: float) -> Step:
 
 def _timer_fired(rules: HeadRules, state: HeadState, event: on.TimerFired, now: float) -> Step:
     if event.name == HURRY:
-        return replace(state, hurried=True), [Hurry()]
+        hurrying, actions = on_ceiling(state.hurrying)
+        return replace(state, hurrying=hurrying), actions
     if state.phase is Phase.STOPPING:
         return state, []
     if event.name == HEAD_DEATH:
         return head_death(rules, state)
-    if event.name == VERDICT:
+    if event.name == DRIVER_FAILED:
         return state, [ReadReports()] if state.driver_exit is not None else []
     if event.name == TIME_LIMIT:
         return state, [AskTimeLimit(now=True)]

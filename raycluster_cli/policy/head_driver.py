@@ -15,13 +15,18 @@ from .head_state import HeadRules, HeadState, Step, then
 from .values import End, Phase, WorkerReport
 
 #: How long a driver's failure waits for the death of a raylet that it may come from (--head-recovery).
-VERDICT_S = 0.2
+RAYLET_DEATH_S = 0.2
 
-#: The timer at which the wait is over.
-VERDICT = "driver-verdict"
+#: The timer at which that wait is over.
+DRIVER_FAILED = "driver-failed"
+
+#: A worker that ended longer ago than this is not why the driver failed.
+LOSS_BEFORE_S = 30.0
 
 
 def driver_exited(rules: HeadRules, state: HeadState, event: on.DriverExited, now: float) -> Step:
+    if not state.driver_running:
+        return state, []
     state = replace(state, driver_running=False)
     if state.phase is Phase.STOPPING:
         return state, []  # DriverStopped follows, once the last of its processes has ended
@@ -31,12 +36,14 @@ def driver_exited(rules: HeadRules, state: HeadState, event: on.DriverExited, no
     if event.code == 0:
         return driver_failed(rules, state, None)
     if rules.head_recovery:
-        return state, [Arm(VERDICT, now + VERDICT_S)]  # it may have seen the raylet's end before we did
+        return state, [
+            Arm(DRIVER_FAILED, now + RAYLET_DEATH_S)
+        ]  # it may have seen the raylet's end before we did
     return state, [ReadReports()]
 
 
 def driver_failed(rules: HeadRules, state: HeadState, loss: tuple[str, str] | None) -> Step:
-    """The driver's end is the run's; ``loss``: (host, text) of a worker that was lost just before."""
+    """The driver's end is the run's end; ``loss``: (host, text) of a worker that was lost just before."""
     assert state.driver_exit is not None
     code = state.driver_exit.code
     text = f"the driver {describe_code(code)} after {duration(state.driver_exit.ran_s)}"
@@ -48,5 +55,14 @@ def driver_failed(rules: HeadRules, state: HeadState, loss: tuple[str, str] | No
 
 
 def lost_just_now(reports: Mapping[str, WorkerReport]) -> tuple[str, str] | None:
+    """The host of a worker that ended just now, and what it reported; None when there is none.
+
+    >>> lost_just_now({"n2": WorkerReport("failed", "the raylet on n2 was killed by SIGKILL", age_s=0.4)})
+    ('n2', 'the raylet on n2 was killed by SIGKILL')
+    >>> lost_just_now({"n2": WorkerReport("failed", "n2 has another Ray", age_s=3600)}) is None
+    True
+    """
     ending = (NodePhase.STOPPING.value, NodePhase.FAILED.value)
-    return next(((host, one.message) for host, one in reports.items() if one.phase in ending), None)
+    lost = (host for host, one in reports.items() if one.phase in ending and one.age_s <= LOSS_BEFORE_S)
+    host = next(lost, None)
+    return None if host is None else (host, reports[host].message)

@@ -15,7 +15,6 @@ from .actions import (
     Arm,
     AskTimeLimit,
     EnterPhase,
-    Hurry,
     Leave,
     Note,
     Say,
@@ -27,6 +26,7 @@ from .head_state import HeadRules, HeadState, Step, then
 from .stopping import (
     ENDING,
     HANDED_ON,
+    bug_end,
     driver_grace_s,
     driver_signal,
     keeper_end,
@@ -44,6 +44,8 @@ TIME_LIMIT = "time-limit"
 
 
 def start_ended(rules: HeadRules, state: HeadState, event: on.StartEnded, now: float) -> Step:
+    if state.phase is Phase.RUNNING:
+        state = replace(state, driver_running=False)  # the driver could not be started
     return finish(rules, state, event.end)
 
 
@@ -55,12 +57,12 @@ def signal_received(rules: HeadRules, state: HeadState, event: on.SignalReceived
     if event.number not in ENDING:
         return state, []
     stopping = state.phase is Phase.STOPPING
-    actions = on_ending_signal(event, now, stopping=stopping, hurried=state.hurried, grace_s=rules.grace_s)
-    if event.number == signal.SIGINT and state.driver_running and not stopping and event.count == 1:
-        grace = f"{rules.grace_s:g} s to end" if rules.grace_s else "a moment to end"
-        actions.insert(0, Say(f"SIGINT: the driver has {grace}; another Ctrl-C ends everything at once"))
-    if any(isinstance(action, Hurry) for action in actions):
-        state = replace(state, hurried=True)
+    hurrying, actions = on_ending_signal(event, state.hurrying, now, stopping=stopping, grace_s=rules.grace_s)
+    by_hand = event.number == signal.SIGINT and event.count == 1
+    if by_hand and state.driver_running and not stopping and rules.grace_s > 0:
+        text = f"SIGINT: the driver has {rules.grace_s:g} s to end; a second Ctrl-C ends everything at once"
+        actions.insert(0, Say(text))
+    state = replace(state, hurrying=hurrying)
     return then(finish(rules, state, signal_end(event.number, rules.host)), before=actions)
 
 
@@ -73,8 +75,7 @@ def parent_ended(rules: HeadRules, state: HeadState, event: on.ParentEnded, now:
 
 
 def guard_failed(rules: HeadRules, state: HeadState, event: on.GuardFailed, now: float) -> Step:
-    text = f"an error in raycluster ({event.name}): {event.error}"
-    return finish(rules, state, End(ExitCode.FAILURE, text, EndReason.BUG.value, failed_host=rules.host))
+    return finish(rules, state, bug_end(event.name, event.error, rules.host))
 
 
 def stop_requested(rules: HeadRules, state: HeadState, event: on.StopRequested, now: float) -> Step:
@@ -87,14 +88,20 @@ def stop_requested(rules: HeadRules, state: HeadState, event: on.StopRequested, 
 def time_limit_known(rules: HeadRules, state: HeadState, event: on.TimeLimitKnown, now: float) -> Step:
     if rules.stop_before_s <= 0 or state.phase is Phase.STOPPING:
         return state, []
-    if event.left_s is None:
-        return state, [Warn("--stop-before has no effect: Slurm does not say when this job ends")]
-    left_s = event.left_s - rules.stop_before_s
-    if left_s > 0:
-        return state, [Arm(TIME_LIMIT, now + min(left_s, LIMIT_AGAIN_S))]
+    if event.left_s is not None:
+        state = replace(state, limit_at=now + event.left_s)
+    if state.limit_at is None:
+        again = Arm(TIME_LIMIT, now + LIMIT_AGAIN_S)  # its controller may be away for a while
+        if state.limit_warned:
+            return state, [again]
+        text = "--stop-before has no effect: Slurm does not say when this job ends"
+        return replace(state, limit_warned=True), [Warn(text), again]
+    left_s = state.limit_at - now
+    if left_s > rules.stop_before_s:
+        return state, [Arm(TIME_LIMIT, now + min(left_s - rules.stop_before_s, LIMIT_AGAIN_S))]
     if not event.asked_now:
         return state, [AskTimeLimit(now=True)]  # the limit may have been raised meanwhile
-    text = f"the job's time limit is {duration(max(event.left_s, 0))} away"
+    text = f"the job's time limit is {duration(max(left_s, 0))} away"
     code = ExitCode.SIGTERM if rules.has_driver else ExitCode.OK
     return finish(rules, state, End(code, text, EndReason.TIME_LIMIT.value))
 
@@ -108,14 +115,17 @@ def finish(rules: HeadRules, state: HeadState, end: End) -> Step:
         actions.insert(0, Say(f"error: {end.message}"))
     state = replace(state, phase=Phase.STOPPING, end=end)
     if not state.driver_running:
-        return state, [*actions, _leave(rules, state, end)]
+        return then(_leave(rules, state, end), before=actions)
     grace_s = driver_grace_s(end, grace_s=rules.grace_s, stop_before_s=rules.stop_before_s)
     return replace(state, told=True), [*actions, StopDriver(driver_signal(end), grace_s)]
 
 
-def _leave(rules: HeadRules, state: HeadState, end: End) -> Leave:
+def _leave(rules: HeadRules, state: HeadState, end: End) -> Step:
+    if state.left:
+        return state, []
     asks = rules.requeue_on_preempt and rules.in_job and end.code == rules.requeue_code
-    return Leave(end, requeue=asks and rules.has_driver and state.told)
+    leave = Leave(end, requeue=asks and rules.has_driver and state.told)
+    return replace(state, end=end, left=True), [leave]
 
 
 def driver_stopped(rules: HeadRules, state: HeadState, event: on.DriverStopped, now: float) -> Step:
@@ -123,10 +133,11 @@ def driver_stopped(rules: HeadRules, state: HeadState, event: on.DriverStopped, 
     asks for a requeue."""
     state = replace(state, driver_running=False)
     end = state.end
-    assert end is not None
+    if end is None:  # ended for a recovery of the head
+        return replace(state, restart_driver=state.phase is Phase.RECOVERING), []
     if event.code is not None:
         code = shell_code(event.code)
         asks = code == rules.requeue_code and rules.requeue_on_preempt
         if end.reason == EndReason.TIME_LIMIT.value or asks:
             end = replace(end, code=code, message=f"{end.message}; the driver ended with code {code}")
-    return replace(state, end=end), [_leave(rules, state, end)]
+    return _leave(rules, state, end)

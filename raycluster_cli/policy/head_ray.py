@@ -13,7 +13,7 @@ from . import events as on
 from .actions import Action, Arm, KillGcs, RestartGcs, RestartHead, Say, StartDriver, Warn
 from .head_end import finish
 from .head_state import HeadRules, HeadState, Step, then
-from .head_workers import wait_on
+from .head_workers import wait_on, wait_timers
 from .values import End, Phase
 
 #: Rest before the head's Ray is started again, doubled each time.
@@ -31,20 +31,37 @@ def head_process_died(rules: HeadRules, state: HeadState, event: on.HeadProcessD
         return state, []
     if state.phase is Phase.RECOVERING:
         if event.name == "raylet" and state.recovers == "gcs":
-            text = f"the head's raylet on {rules.host} {describe_code(event.code)} meanwhile"
-            return replace(state, recovers="head"), [Warn(text), RestartHead(0.0)]
+            # The driver and this node's tasks are gone with it: the GCS alone is not enough any more.
+            text = _death_text(rules, event)
+            warning = Warn(f"{text} during the recovery; starting the whole head again")
+            return replace(state, recovers="head", recovers_from=text), [
+                warning,
+                RestartHead(_delay_s(state)),
+            ]
         return state, []  # the recovery itself finds out, and says so
-    text = f"the head's {event.name} on {rules.host} {describe_code(event.code)}"
-    if rules.head_recovery and state.recoveries < rules.max_restarts:
-        return _recover(rules, state, event, text)
+    # Before its Ray is up there is nothing to recover: a start that fails ends the run.
+    up = state.phase in (Phase.WAITING, Phase.RUNNING)
+    if up and rules.head_recovery and state.recoveries < rules.max_restarts:
+        return _recover(rules, state, event, _death_text(rules, event))
     if event.code in (0, -signal.SIGTERM):  # told to end: by the signal, perhaps, that is on its way to us
+        if state.death is not None:
+            return state, []
         return replace(state, death=event), [Arm(HEAD_DEATH, now + HEAD_DEATH_S)]
-    return head_lost(rules, state, again(state, text), event.log)
+    return _head_died(rules, state, event)
 
 
-def again(state: HeadState, text: str) -> str:
-    times = count(state.recoveries, "recovery", "recoveries")
-    return f"{text} after {times}" if state.recoveries else text
+def _death_text(rules: HeadRules, event: on.HeadProcessDied) -> str:
+    return f"the head's {event.name} on {rules.host} {describe_code(event.code)}"
+
+
+def _head_died(rules: HeadRules, state: HeadState, event: on.HeadProcessDied) -> Step:
+    times = f" after {count(state.recoveries, 'recovery', 'recoveries')}" if state.recoveries else ""
+    return head_lost(rules, state, _death_text(rules, event) + times, event.log)
+
+
+def _delay_s(state: HeadState) -> float:
+    """The rest before this recovery; ``state.recoveries`` counts it already."""
+    return RECOVERY_DELAY_S * 2 ** (state.recoveries - 1)
 
 
 def _recover(rules: HeadRules, state: HeadState, event: on.HeadProcessDied, text: str) -> Step:
@@ -54,7 +71,6 @@ def _recover(rules: HeadRules, state: HeadState, event: on.HeadProcessDied, text
     raylet is gone, the driver and the tasks of this node are gone with it, and all of the head is started
     again; then the driver is.
     """
-    delay_s = RECOVERY_DELAY_S * 2**state.recoveries
     whole = event.name == "raylet"
     state = replace(
         state,
@@ -62,29 +78,37 @@ def _recover(rules: HeadRules, state: HeadState, event: on.HeadProcessDied, text
         resumes=state.phase,
         recoveries=state.recoveries + 1,
         recovers="head" if whole else "gcs",
+        recovers_from=text,
         restart_driver=state.restart_driver or state.driver_exit is not None,
         driver_exit=None,
     )
-    again = RestartHead(delay_s) if whole else RestartGcs(delay_s)
-    return state, [Warn(f"{text}; recovering ({state.recoveries} of {rules.max_restarts})"), again]
+    restart = RestartHead(_delay_s(state)) if whole else RestartGcs(_delay_s(state))
+    return state, [Warn(f"{text}; recovering ({state.recoveries} of {rules.max_restarts})"), restart]
 
 
 def recovered(rules: HeadRules, state: HeadState, event: on.Recovered, now: float) -> Step:
     if state.phase is not Phase.RECOVERING:
         return state, []
-    what = "the head is back" if state.recovers == "head" else "the GCS is back; the driver goes on"
+    what = "the head is back" if state.recovers == "head" else "the GCS is back"
+    if state.recovers == "gcs" and state.driver_running:
+        what = f"{what}; the driver goes on"
     actions: list[Action] = [Say(f"{what} ({duration(event.took_s)})")]
-    state = replace(state, phase=state.resumes, recovers="")
+    state = replace(state, phase=state.resumes, recovers="", recovers_from="")
     if state.restart_driver:
         restarts = state.driver_restarts + 1
         state = replace(state, restart_driver=False, driver_running=True, driver_restarts=restarts)
         actions += [Say(f"starting the driver again ({restarts})"), StartDriver(restarts)]
+    if state.phase is Phase.WAITING:
+        actions += wait_timers(state, now)  # those that fired meanwhile had no effect
     return then(wait_on(rules, state, now), before=actions)
 
 
 def recovery_failed(rules: HeadRules, state: HeadState, event: on.RecoveryFailed, now: float) -> Step:
-    text = f"the head's Ray on {rules.host} ended and could not be recovered: {event.error}"
-    return head_lost(rules, state, text)
+    if state.phase is not Phase.RECOVERING:
+        return state, []
+    return head_lost(
+        rules, state, f"{state.recovers_from}, and could not be recovered: {event.error}", event.log
+    )
 
 
 def gcs_silent(rules: HeadRules, state: HeadState, event: on.GcsSilent, now: float) -> Step:
@@ -105,5 +129,4 @@ def head_death(rules: HeadRules, state: HeadState) -> Step:
     """No signal came: the process was ended by somebody else."""
     if state.death is None:
         return state, []
-    text = f"the head's {state.death.name} on {rules.host} {describe_code(state.death.code)}"
-    return head_lost(rules, state, again(state, text), state.death.log)
+    return _head_died(rules, state, state.death)

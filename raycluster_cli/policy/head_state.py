@@ -9,6 +9,7 @@ from ..model.loss_policy import WorkerLossPolicy
 from . import events as on
 from .actions import Action
 from .loss import workers_needed
+from .stopping import Hurrying
 from .values import End, Phase, Worker, WorkerReport
 
 
@@ -50,7 +51,7 @@ class HeadRules:
 class HeadState:
     """Where a head's run is."""
 
-    phase: Phase = Phase.CLAIMING
+    phase: Phase = Phase.LAUNCHED
     deadline: float = 0.0
     """Of the wait for the workers."""
     workers: Mapping[str, Worker] = field(default_factory=dict)
@@ -69,6 +70,8 @@ class HeadState:
     recoveries: int = 0
     recovers: str = ""
     """What is being recovered: gcs or head."""
+    recovers_from: str = ""
+    """The death that it recovers from, for people."""
     resumes: Phase = Phase.RUNNING
     """The phase that a recovery goes back to."""
     losses: Mapping[str, on.WorkerLost] = field(default_factory=dict)
@@ -77,8 +80,14 @@ class HeadState:
     """The loss since which too few workers are left."""
     death: on.HeadProcessDied | None = None
     """A process of the head that was told to end, perhaps by a signal that is on its way to us."""
+    limit_at: float | None = None
+    """When the job ends, as Slurm last said."""
+    limit_warned: bool = False
+    """Whether it was told that Slurm does not say when the job ends."""
     end: End | None = None
-    hurried: bool = False
+    hurrying: Hurrying = field(default_factory=Hurrying)
+    left: bool = False
+    """Leave was given: it is given once."""
 
 
 Step = tuple[HeadState, list[Action]]

@@ -32,8 +32,7 @@ from .worker_wait import (
     TOLD_AGAIN_S,
     missing_workers,
     too_late,
-    too_many_failed,
-    too_many_tasks_ended,
+    too_many_cannot_join,
 )
 
 #: Names of timers; LOSS is followed by a node id.
@@ -41,16 +40,21 @@ WORKERS, SETTLE, PROGRESS, SHORTAGE, LOSS = "workers", "settle", "progress", "sh
 
 
 def lease_taken(rules: HeadRules, state: HeadState, event: on.LeaseTaken, now: float) -> Step:
-    return (replace(state, phase=Phase.STARTING), []) if state.phase is Phase.CLAIMING else (state, [])
+    return (replace(state, phase=Phase.STARTING), []) if state.phase is Phase.LAUNCHED else (state, [])
 
 
 def ray_started(rules: HeadRules, state: HeadState, event: on.RayStarted, now: float) -> Step:
-    if state.phase is Phase.STOPPING:
+    if state.phase not in (Phase.LAUNCHED, Phase.STARTING):
         return state, []
-    actions: list[Action] = [Arm(WORKERS, state.deadline), Arm(PROGRESS, now + FIRST_TOLD_S)]
+    actions = wait_timers(state, now)
     if rules.in_job:
         actions.append(AskTimeLimit(now=False))
     return then(wait_on(rules, replace(state, phase=Phase.WAITING), now), before=actions)
+
+
+def wait_timers(state: HeadState, now: float) -> list[Action]:
+    """The timers of the wait for the workers."""
+    return [Arm(WORKERS, max(state.deadline, now)), Arm(PROGRESS, now + FIRST_TOLD_S)]
 
 
 def wait_on(rules: HeadRules, state: HeadState, now: float) -> Step:
@@ -62,17 +66,14 @@ def wait_on(rules: HeadRules, state: HeadState, now: float) -> Step:
         return _ready(rules, state)
     if not rules.spare or here < rules.quorum:
         return replace(state, quorum_since=None), []
-    if state.quorum_since is None:
-        state = replace(state, quorum_since=now)
-        if rules.settle_s > 0:
-            return state, [Arm(SETTLE, now + rules.settle_s)]
-    assert state.quorum_since is not None
-    if now < state.quorum_since + rules.settle_s:
-        return state, []
-    missing = _missing(rules, replace(state, reports={}), now)
+    since = now if state.quorum_since is None else state.quorum_since
+    settled_at = min(since + rules.settle_s, state.deadline)  # at the deadline a quorum is enough
+    if now < settled_at:
+        arm: list[Action] = [Arm(SETTLE, settled_at)] if state.quorum_since is None else []
+        return replace(state, quorum_since=since), arm
     text = (
         f"starting with {here} of {count(rules.expected, 'worker')} (--min-workers {rules.quorum}); "
-        f"missing: {missing}. Workers that come later still join."
+        f"missing: {_missing(rules, state, now)}. Workers that start later can still join."
     )
     return then(_ready(rules, state), before=[Warn(text)])
 
@@ -111,9 +112,13 @@ def reports_read(rules: HeadRules, state: HeadState, event: on.ReportsRead, now:
         return driver_failed(rules, state, lost_just_now(event.reports))
     if state.phase is not Phase.WAITING:
         return state, []
-    text = too_many_failed(event.reports, expected=rules.expected, quorum=rules.quorum)
-    text = text or too_many_tasks_ended(event.without_task, expected=rules.expected, quorum=rules.quorum)
+    text = too_many_cannot_join(
+        event.reports, event.without_task, expected=rules.expected, quorum=rules.quorum
+    )
     if text is None and now >= state.deadline:
+        state, actions = wait_on(rules, state, now)
+        if state.phase is not Phase.WAITING:
+            return state, actions
         text = too_late(
             _missing(rules, state, now),
             awaited=rules.expected - len(state.workers),
@@ -158,6 +163,8 @@ def worker_lost(rules: HeadRules, state: HeadState, event: on.WorkerLost, now: f
 
 def decide_loss(rules: HeadRules, state: HeadState, event: on.WorkerLost, now: float) -> Step:
     text = _loss_text(event)
+    losses = {name: loss for name, loss in state.losses.items() if name != event.worker.node_id}
+    state = replace(state, losses=losses)
     if state.driver_exit is not None:
         return driver_failed(rules, state, (event.worker.host, text))
     driving = Phase.RUNNING in (state.phase, state.resumes if state.phase is Phase.RECOVERING else None)
@@ -177,9 +184,8 @@ def too_few(rules: HeadRules, state: HeadState) -> Step:
     if state.shortage is None:
         return state, []
     wait_s = rules.loss.wait_s
-    waited = f" and no other came within {wait_s:g} s" if wait_s else ""
-    left = f"{len(state.workers)} left, {rules.enough()} needed"
-    text = f"{_loss_text(state.shortage)}{waited}; {left}"
+    left = f"{len(state.workers)} left{f' after {wait_s:g} s' if wait_s else ''}, {rules.enough()} needed"
+    text = f"{_loss_text(state.shortage)}; {left}"
     return finish(rules, state, _worker_lost_end(state.shortage, text))
 
 
@@ -197,7 +203,8 @@ def workers_timer(rules: HeadRules, state: HeadState, name: str, now: float) -> 
         loss = state.losses.get(name.removeprefix(LOSS))
         return decide_loss(rules, state, loss, now) if loss is not None else (state, [])
     if name == WORKERS:
-        return state, [ReadReports()] if state.phase is Phase.WAITING else []
+        state, actions = wait_on(rules, state, now)
+        return state, [*actions, ReadReports()] if state.phase is Phase.WAITING else actions
     if name == PROGRESS:
         return progress(rules, state, now)
     if name == SETTLE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import dataclass
 
 from ..model.errors import ExitCode
 from ..model.status import EndReason
@@ -33,6 +34,16 @@ SAME_SIGNAL_S = 1.5
 HURRY = "hurry"
 
 
+@dataclass(frozen=True)
+class Hurrying:
+    """Whether the end is cut short, and when it will be."""
+
+    at: float | None = None
+    """The ceiling that the first signal set, on the clock of ``now``; later ones do not move it."""
+    asked: bool = False
+    """The end is to be quick from now on."""
+
+
 def signal_end(number: int, host: str) -> End:
     """The end of a run that was told to end by a signal."""
     name = signal.Signals(number).name
@@ -50,20 +61,36 @@ def parent_end() -> End:
     return End(ExitCode.SIGTERM, "the program that started this node has ended", EndReason.STOP.value)
 
 
+def bug_end(name: str, error: str, host: str) -> End:
+    """The end of a run that an error in raycluster itself ends."""
+    text = f"an error in raycluster ({name}): {error}"
+    return End(ExitCode.FAILURE, text, EndReason.BUG.value, failed_host=host)
+
+
 def on_ending_signal(
-    event: SignalReceived, now: float, *, stopping: bool, hurried: bool, grace_s: float
-) -> list[Action]:
+    event: SignalReceived, hurrying: Hurrying, now: float, *, stopping: bool, grace_s: float
+) -> tuple[Hurrying, list[Action]]:
     """What a signal that asks for the end brings beside the end itself.
 
-    SIGTERM is repeated by Slurm (to the step, and through srun); only a second SIGINT means "at once".
+    SIGTERM is repeated by Slurm (to the step, and through srun); only SIGINT means "at once", when it comes
+    again or while the run ends already.
     """
     actions: list[Action] = []
-    if event.number == signal.SIGINT and (stopping or event.count > 1):
-        if not hurried:
-            actions.append(Say(f"{signal.Signals(event.number).name} again: ending at once"))
-        actions.append(Hurry())
-    # Also for an end that was under way: from here on Slurm counts.
-    return [*actions, Arm(HURRY, now + max(SIGNAL_CEILING_S, grace_s + RESERVE_S))]
+    if event.number == signal.SIGINT and (stopping or event.count > 1) and not hurrying.asked:
+        again = " again" if event.count > 1 else ""
+        actions += [Say(f"SIGINT{again}: ending at once"), Hurry()]
+        hurrying = Hurrying(hurrying.at, asked=True)
+    if hurrying.at is None:
+        # Also for an end that was under way: from here on Slurm counts.
+        at = now + max(SIGNAL_CEILING_S, grace_s + RESERVE_S)
+        actions.append(Arm(HURRY, at))
+        hurrying = Hurrying(at, hurrying.asked)
+    return hurrying, actions
+
+
+def on_ceiling(hurrying: Hurrying) -> tuple[Hurrying, list[Action]]:
+    """The time since the first signal is over."""
+    return Hurrying(hurrying.at, asked=True), [] if hurrying.asked else [Hurry()]
 
 
 def driver_signal(end: End) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..model.errors import ExitCode
@@ -13,7 +12,7 @@ from ..model.status import EndReason
 class Phase(enum.Enum):
     """What a run does, as its policy sees it."""
 
-    CLAIMING = "claiming"
+    LAUNCHED = "launched"
     """The head takes the lease of the cluster's record."""
     STARTING = "starting"
     """The head starts its GCS and raylet; a worker looks for its head and joins it."""
@@ -87,7 +86,3 @@ class WorkerReport:
     message: str = ""
     age_s: float = 0.0
     """Seconds since the report, when the reports were read."""
-
-
-Reports = Mapping[str, WorkerReport]
-"""The last reports by host."""

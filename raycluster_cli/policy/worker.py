@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..model.errors import ExitCode
@@ -22,7 +22,6 @@ from .actions import (
     Action,
     Arm,
     EnterPhase,
-    Hurry,
     Leave,
     LookForEnd,
     Note,
@@ -32,7 +31,18 @@ from .actions import (
     Warn,
 )
 from .loss import worker_restarts
-from .stopping import ENDING, HURRY, keeper_end, on_ending_signal, parent_end, signal_end
+from .stopping import (
+    ENDING,
+    HANDED_ON,
+    HURRY,
+    Hurrying,
+    bug_end,
+    keeper_end,
+    on_ceiling,
+    on_ending_signal,
+    parent_end,
+    signal_end,
+)
 from .values import End, Phase
 
 #: How long a worker looks for the reason of its head's end before it calls it a loss.
@@ -88,8 +98,10 @@ class WorkerState:
     away: str = ""
     """Why a GCS that may come back is away; empty when it is not."""
     away_told: bool = False
+    looks: int = 0
+    """How many looks for the cluster's end have not been answered yet."""
     end: End | None = None
-    hurried: bool = False
+    hurrying: Hurrying = field(default_factory=Hurrying)
 
 
 Step = tuple[WorkerState, list[Action]]
@@ -133,7 +145,7 @@ def _start_ended(rules: WorkerRules, state: WorkerState, event: on.StartEnded, n
 
 
 def _raylet_died(rules: WorkerRules, state: WorkerState, event: on.RayletDied, now: float) -> Step:
-    if state.phase is not Phase.RUNNING:
+    if state.phase is not Phase.RUNNING or state.raylet is not None:
         return state, []  # ended by us, or a start that failed and says so
     phase = NodePhase.STOPPING if _final(rules, state) else NodePhase.STARTING
     actions: list[Action] = [EnterPhase(phase, _raylet_text(rules, event))]
@@ -141,7 +153,8 @@ def _raylet_died(rules: WorkerRules, state: WorkerState, event: on.RayletDied, n
         actions.append(ReportLoss())
     # On purpose a raylet ends with 0: then the reason is there, or on its way.
     wait_s = REASON_WAIT_S if event.code == 0 and event.drained is None else LOOK_AGAIN_S
-    return replace(state, raylet=event), [*actions, LookForEnd(wait_s)]
+    state, look = _look(replace(state, raylet=event), wait_s)
+    return state, [*actions, *look]
 
 
 def _raylet_text(rules: WorkerRules, event: on.RayletDied) -> str:
@@ -155,7 +168,7 @@ def _final(rules: WorkerRules, state: WorkerState) -> bool:
 
 def _after_raylet(rules: WorkerRules, state: WorkerState, event: on.RayletDied) -> Step:
     """The record says nothing of an end: what does the death of our raylet mean?"""
-    if event.drained is not None or (event.code == 0 and not rules.has_record):
+    if event.code == 0 and (event.drained is not None or not rules.has_record):
         # The record cannot say it: none is shared, its disk is full, or it hangs.
         text = f"the cluster ended: {event.drained or 'this node was drained'}"
         return _finish(state, End(ExitCode.OK, text, EndReason.ENDED.value))
@@ -173,7 +186,7 @@ def _after_raylet(rules: WorkerRules, state: WorkerState, event: on.RayletDied) 
 def _restart_failed(rules: WorkerRules, state: WorkerState, event: on.RestartFailed, now: float) -> Step:
     if state.phase is not Phase.RECOVERING:
         return state, []
-    return replace(state, failure=event), [LookForEnd(AFTER_RESTART_S)]
+    return _look(replace(state, failure=event), AFTER_RESTART_S)
 
 
 def _raylet_lost(rules: WorkerRules, state: WorkerState, text: str, log: str) -> Step:
@@ -187,54 +200,74 @@ def _raylet_lost(rules: WorkerRules, state: WorkerState, text: str, log: str) ->
 
 
 def _gcs_lost(rules: WorkerRules, state: WorkerState, event: on.GcsLost, now: float) -> Step:
-    if state.phase is Phase.STOPPING:
+    if state.phase is Phase.STOPPING or state.lost is not None:
         return state, []
-    return replace(state, lost=event), [LookForEnd(LOOK_AGAIN_S if event.silent else REASON_WAIT_S)]
+    return _look(replace(state, lost=event), LOOK_AGAIN_S if event.silent else REASON_WAIT_S)
 
 
 def _gcs_away(rules: WorkerRules, state: WorkerState, event: on.GcsAway, now: float) -> Step:
-    return replace(state, away=event.why, away_told=False), [LookForEnd(LOOK_AGAIN_S)]
+    if state.phase is Phase.STOPPING:
+        return state, []
+    return _look(replace(state, away=event.why or "no reason given", away_told=False), LOOK_AGAIN_S)
 
 
 def _gcs_back(rules: WorkerRules, state: WorkerState, event: on.GcsBack, now: float) -> Step:
-    return replace(state, away=""), [Warn(f"the GCS at {rules.head_address} is back")]
+    told = state.away_told and state.phase is not Phase.STOPPING
+    state = replace(state, away="", away_told=False)
+    return state, [Say(f"the GCS at {rules.head_address} is reachable again")] if told else []
+
+
+# -- what the record says ----------------------------------------------------------------------------
+
+
+def _look(state: WorkerState, wait_s: float) -> Step:
+    return replace(state, looks=state.looks + 1), [LookForEnd(wait_s)]
 
 
 def _end_looked_up(rules: WorkerRules, state: WorkerState, event: on.EndLookedUp, now: float) -> Step:
+    state = replace(state, looks=max(state.looks - 1, 0))
     if state.phase is Phase.STOPPING:
         return state, []
     if event.end is not None:
         return _finish(state, end_of_cluster(event.end))
-    if state.failure is not None:
-        assert state.raylet is not None
-        text = f"{_raylet_text(rules, state.raylet)}, and did not start again: {state.failure.error}"
-        return _raylet_lost(rules, state, text, state.failure.log or state.raylet.log)
-    if state.raylet is not None and state.phase is Phase.RUNNING:
-        return _after_raylet(rules, state, state.raylet)
+    if state.looks:
+        return state, []  # another look has more time: its answer counts
+    # The head first: a raylet ends, and does not start again, because its head is lost.
     if state.lost is not None:
         text = f"the head at {rules.head_address} is lost: {state.lost.why}"
         end = End(ExitCode.UNHEALTHY, text, EndReason.HEAD_LOST.value, failed_host=rules.head_host)
         return _finish(state, end)
-    if not state.away:
-        return state, []
-    actions: list[Action] = [Arm(LOOK, now + LOOK_AGAIN_S)]
+    if state.raylet is not None and state.failure is not None:
+        text = f"{_raylet_text(rules, state.raylet)}, and did not start again: {state.failure.error}"
+        return _raylet_lost(rules, state, text, state.failure.log or state.raylet.log)
+    if state.raylet is not None and state.phase is Phase.RUNNING:
+        state, actions = _after_raylet(rules, state, state.raylet)
+    else:
+        actions = []
+    return _while_away(rules, state, actions, now)
+
+
+def _while_away(rules: WorkerRules, state: WorkerState, actions: list[Action], now: float) -> Step:
+    """While a head that recovers is away, the record is asked again and again whether it has ended."""
+    if not state.away or state.phase is Phase.STOPPING:
+        return state, actions
     if not state.away_told:
-        text = f"the GCS at {rules.head_address} is lost ({state.away}); it may come back"
-        actions.insert(0, Warn(text))
-    return replace(state, away_told=True), actions
+        text = f"the GCS at {rules.head_address} is not reachable ({state.away}); waiting for the head to recover it"
+        actions = [*actions, Warn(text)]
+    return replace(state, away_told=True), [*actions, Arm(LOOK, now + LOOK_AGAIN_S)]
 
 
 # -- the end -----------------------------------------------------------------------------------------
 
 
 def _signal_received(rules: WorkerRules, state: WorkerState, event: on.SignalReceived, now: float) -> Step:
-    if event.number not in ENDING:
+    if event.number in HANDED_ON:
         return state, [Note(f"{signal.Signals(event.number).name} ignored: the driver runs on the head")]
+    if event.number not in ENDING:
+        return state, []
     stopping = state.phase is Phase.STOPPING
-    actions = on_ending_signal(event, now, stopping=stopping, hurried=state.hurried, grace_s=rules.grace_s)
-    if any(isinstance(action, Hurry) for action in actions):
-        state = replace(state, hurried=True)
-    state, more = _finish(state, signal_end(event.number, rules.host))
+    hurrying, actions = on_ending_signal(event, state.hurrying, now, stopping=stopping, grace_s=rules.grace_s)
+    state, more = _finish(replace(state, hurrying=hurrying), signal_end(event.number, rules.host))
     return state, [*actions, *more]
 
 
@@ -247,15 +280,15 @@ def _parent_ended(rules: WorkerRules, state: WorkerState, event: on.ParentEnded,
 
 
 def _guard_failed(rules: WorkerRules, state: WorkerState, event: on.GuardFailed, now: float) -> Step:
-    text = f"an error in raycluster ({event.name}): {event.error}"
-    return _finish(state, End(ExitCode.FAILURE, text, EndReason.BUG.value, failed_host=rules.host))
+    return _finish(state, bug_end(event.name, event.error, rules.host))
 
 
 def _timer_fired(rules: WorkerRules, state: WorkerState, event: on.TimerFired, now: float) -> Step:
     if event.name == HURRY:
-        return replace(state, hurried=True), [Hurry()]
+        hurrying, actions = on_ceiling(state.hurrying)
+        return replace(state, hurrying=hurrying), actions
     if event.name == LOOK and state.away and state.phase is not Phase.STOPPING:
-        return state, [LookForEnd(LOOK_AGAIN_S)]
+        return _look(state, LOOK_AGAIN_S)
     return state, []
 
 

@@ -17,37 +17,40 @@ FIRST_TOLD_S, TOLD_AGAIN_S = 10.0, 30.0
 NAMED = 8
 
 
-def too_many_failed(reports: Mapping[str, WorkerReport], *, expected: int, quorum: int) -> str | None:
-    """The error once so many workers report that they cannot join that none need be waited for.
+#: So many failed workers are told with their reason.
+EXPLAINED = 3
+
+
+def too_many_cannot_join(
+    reports: Mapping[str, WorkerReport], without_task: Sequence[str], *, expected: int, quorum: int
+) -> str | None:
+    """The error once so many workers cannot join that the wait for the others is useless.
+
+    ``without_task``: hosts that reported nothing and have no task any more.
 
     >>> reports = {"n3": WorkerReport("failed", "n3 has another Ray")}
-    >>> too_many_failed(reports, expected=3, quorum=3)
+    >>> too_many_cannot_join(reports, [], expected=3, quorum=3)
     '1 worker of 3 cannot join: n3: has another Ray'
-    >>> too_many_failed(reports, expected=3, quorum=2) is None
+    >>> too_many_cannot_join(reports, [], expected=3, quorum=2) is None
     True
     """
-    failed = {host: report for host, report in reports.items() if report.phase == NodePhase.FAILED.value}
-    if not failed or expected - len(failed) >= quorum:
+    failed = sorted(host for host, report in reports.items() if report.phase == NodePhase.FAILED.value)
+    number = len(failed) + len(without_task)
+    if not number or expected - number >= quorum:
         return None
-    told = [f"{host}: {one.message.removeprefix(f'{host} ')}" for host, one in sorted(failed.items())[:3]]
-    return f"{count(len(failed), 'worker')} of {expected} cannot join: {'; '.join(told)}"
-
-
-def too_many_tasks_ended(without_task: Sequence[str], *, expected: int, quorum: int) -> str | None:
-    """The error once so many silent nodes have no task any more that none need be waited for."""
-    if not without_task or expected - len(without_task) >= quorum:
-        return None
-    return (
-        f"{count(len(without_task), 'worker')} of {expected} cannot join: on {format_hostlist(without_task)} "
-        f"the task ended before raycluster ran in it. {TASK_ENDED_HINT}"
-    )
+    told = [f"{host}: {reports[host].message.removeprefix(f'{host} ')}" for host in failed[:EXPLAINED]]
+    hint = ""
+    if without_task:
+        told.append(f"on {format_hostlist(without_task)} the task ended before raycluster ran in it")
+        hint = f". {TASK_ENDED_HINT}"
+    return f"{count(number, 'worker')} of {expected} cannot join: {'; '.join(told)}{hint}"
 
 
 def too_late(missing: str, *, awaited: int, expected: int, timeout_s: float) -> str:
     """The error at the deadline."""
     return (
         f"{awaited} of {count(expected, 'worker')} did not join within {timeout_s:g} s: {missing}. "
-        "Look at these hosts' lines above, or give more time with --timeout."
+        "See these hosts' lines above, or give more time with --timeout."
     )
 
 
@@ -68,13 +71,13 @@ def missing_workers(
     >>> missing_workers(["n3"], [], {"n3": WorkerReport("waiting for head", "importing ray", 41)}, awaited=1)
     'n3 (last report 41 s ago: importing ray)'
     >>> missing_workers([], [], {}, awaited=2)
-    '2 more (their hosts are not known here)'
+    '2 more (their hosts are not known)'
     """
     left = [host for host in hosts if host not in joined] or sorted(
         host for host in reports if host not in joined
     )
     if not left:
-        return f"{awaited} more (their hosts are not known here)"
+        return f"{awaited} more (their hosts are not known)"
     told = []
     for host in left[:NAMED]:
         report = reports.get(host)
