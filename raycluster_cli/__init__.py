@@ -1,8 +1,10 @@
 """raycluster: starts, watches and stops a Ray cluster inside a Slurm allocation.
 
-The command line is the usual way in.  Programs that are a rank of a job themselves (an
-inference server, say) call the six functions below; they are imported when first used,
-so that `import raycluster_cli` costs nothing.
+The command line is the usual way in.  Programs that are a rank of a job themselves (an inference server,
+say) call the six functions below, which raise the errors below.  Everything is imported when it is first
+used, so that `import raycluster_cli` costs nothing.
+
+``__all__`` is the public API: what is not in it may change in any release.
 """
 
 from __future__ import annotations
@@ -12,6 +14,12 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 __all__ = [
+    "ClusterUnhealthyError",
+    "ExitCode",
+    "HeadStartError",
+    "RayclusterError",
+    "UsageError",
+    "WorkersMissingError",
     "__version__",
     "calculate_object_store_memory",
     "cleanup_ray",
@@ -30,11 +38,23 @@ if TYPE_CHECKING:
         monitor_ray_cluster_health,
         monitor_ray_workers,
     )
+    from .model.errors import (
+        ClusterUnhealthyError,
+        ExitCode,
+        HeadStartError,
+        RayclusterError,
+        UsageError,
+        WorkersMissingError,
+    )
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from .library import ray_cluster as api
+        from .model import errors
 
-        return getattr(api, name)
+        if hasattr(errors, name):
+            return getattr(errors, name)
+        from .library import ray_cluster
+
+        return getattr(ray_cluster, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,10 +18,9 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -35,6 +34,7 @@ from ..model.errors import (
 )
 from ..rayproc.boot import raycluster_command
 from ..supervisor.parent_link import ParentLink
+from ..system.waiting import done_within, in_thread
 
 T = TypeVar("T")
 
@@ -50,6 +50,8 @@ class _Node:
     process: subprocess.Popen[bytes]
     link: socket.socket
     address: str = ""
+    replaced: dict[str, str | None] = field(default_factory=dict)
+    """Values that variables of this process had before; None: they were not set."""
 
 
 _node: _Node | None = None
@@ -106,12 +108,13 @@ async def init_ray_worker(
 
 
 async def monitor_ray_cluster_health(check_interval: float = 30.0) -> None:
-    """Ask the GCS for its health every ``check_interval`` seconds; return when the answer is no.
+    """Ask the GCS for its health every ``check_interval`` seconds; return when the cluster is lost.
 
-    It asks what `ray health-check --skip-version-check` asks, without starting a Python for it,
-    and returns at once when the GCS or this node's raycluster ends.
+    It asks what `ray health-check --skip-version-check` asks, without starting a Python for it.  The GCS
+    counts as lost as it does for every node: when it is gone, or when two checks in a row were not answered.
+    Returns at once when this node's raycluster ends.
     """
-    from ..rayproc.health import HealthChannel
+    from ..rayproc.gcs_monitor import gcs_lost
     from ..rayproc.tls import client_context, files_in
 
     address = _node.address if _node else os.environ.get("RAY_ADDRESS", "")
@@ -120,18 +123,15 @@ async def monitor_ray_cluster_health(check_interval: float = 30.0) -> None:
         return
     files = files_in(os.environ)
     context = client_context(files) if files else None
+    lost = asyncio.ensure_future(
+        gcs_lost(host.strip("[]"), int(port), interval_s=check_interval, context=context)
+    )
     try:
-        channel = await HealthChannel.connect(host.strip("[]"), int(port), timeout_s=10.0, context=context)
-    except OSError:
-        return
-    try:
-        while await channel.check(timeout_s=min(check_interval, 10.0)):
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(channel.closed.wait(), check_interval)
-            if channel.closed.is_set() or (_node and _node.process.poll() is not None):
+        while not await done_within(lost, ENDED_POLL_S):
+            if _node is not None and _node.process.poll() is not None:
                 return
     finally:
-        channel.close()
+        lost.cancel()
 
 
 async def monitor_ray_workers(expected_workers: int) -> None:
@@ -161,39 +161,17 @@ async def monitor_ray_workers(expected_workers: int) -> None:
 async def _unless_it_ends(call: Callable[[], T]) -> T:
     """The result of a call that blocks; ClusterUnhealthyError when this node's raycluster ends meanwhile.
 
-    Ray's calls block for a minute when the GCS is gone.  So the call has a thread of its own, which
-    nobody waits for (asyncio.run would wait for one of the loop's executor).
+    Ray's calls block for a minute when the GCS is gone.
     """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def work() -> None:
-        try:
-            done = partial(_settle, future, call(), None)
-        except BaseException as error:
-            done = partial(_settle, future, None, error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(done)
-
-    threading.Thread(target=work, daemon=True, name="raycluster").start()
-    while True:
-        with contextlib.suppress(asyncio.TimeoutError):
-            return await asyncio.wait_for(asyncio.shield(future), ENDED_POLL_S)
+    answer = in_thread(call)
+    while not await done_within(answer, ENDED_POLL_S):
         if _node is not None and _node.process.poll() is not None:
-            raise ClusterUnhealthyError(f"the cluster has ended: {_last_word(_node)}")
+            raise ClusterUnhealthyError(f"the cluster has ended: {_end_of(_node)}")
+    return answer.result()
 
 
-def _settle(future: asyncio.Future[T], result: Any, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)
-
-
-def _last_word(node: _Node) -> str:
-    """What the child said of its end, else its code."""
+def _end_of(node: _Node) -> str:
+    """What the child reported of its end, else its code."""
     text = b""
     with contextlib.suppress(OSError):
         while chunk := node.link.recv(65536):
@@ -206,7 +184,10 @@ def _last_word(node: _Node) -> str:
 
 
 def cleanup_ray() -> None:
-    """Disconnect, then end this cluster's processes on this node.  Never raises."""
+    """Disconnect, then end this cluster's processes on this node.  Never raises.
+
+    Variables that the start set in this process (RAY_ADDRESS and the like) get their earlier values back.
+    """
     global _node
     with contextlib.suppress(Exception):
         if "ray" in sys.modules:
@@ -214,8 +195,13 @@ def cleanup_ray() -> None:
     node, _node = _node, None
     if node is None:
         return
+    _restore_environment(node.replaced)
     with contextlib.suppress(Exception):
-        node.process.send_signal(signal.SIGTERM)
+        try:
+            node.link.setblocking(True)
+            node.link.sendall(ParentLink.DONE)  # an end in order: not one of a program that died
+        except OSError:
+            node.process.send_signal(signal.SIGTERM)
         try:
             node.process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -259,7 +245,7 @@ async def _start(arguments: list[str]) -> _Node:
         _node = None
         raise _error(code)(str(said.get("message") or f"raycluster {arguments[0]} ended with code {code}"))
     _node.address = str(said["address"])
-    _adopt_environment(said["environment"])
+    _node.replaced = _adopt_environment(said["environment"])
     return _node
 
 
@@ -291,11 +277,25 @@ def _error(code: int) -> Callable[[str], RayclusterError]:
     return kinds.get(code, RayclusterError)
 
 
-def _adopt_environment(environment: dict[str, str]) -> None:
-    """Set what a client of the cluster needs (address, token file, TLS) in this process too."""
+def _adopt_environment(environment: dict[str, str]) -> dict[str, str | None]:
+    """Set what a client of the cluster needs in this process too; returns what was there."""
+    replaced = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
+    _tell_ray(environment)
+    return replaced
+
+
+def _restore_environment(replaced: dict[str, str | None]) -> None:
+    for name, value in replaced.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _tell_ray(environment: dict[str, str]) -> None:
+    """Ray's C++ part has read its RAY_* variables when it was imported."""
     if "ray" in sys.modules:
-        # Ray's C++ part has read its RAY_* variables when it was imported.
         from ..rayproc.private.gcs import apply_settings
 
         apply_settings(environment)

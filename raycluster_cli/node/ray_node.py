@@ -28,7 +28,6 @@ from ..rayproc.lazy_agent import wake
 from ..rayproc.plan import NodePlan, TlsFiles
 from ..rayproc.raylet_log import read_drain_reason
 from ..rayproc.tls import client_context
-from ..rayproc.waiting import done_within, in_thread
 from ..rayproc.warm import WarmCompanion
 from ..slurm.allocation import Allocation
 from ..system.network import NodeAddress
@@ -36,6 +35,7 @@ from ..system.ports import PortClaim
 from ..system.process import Child, Reaper
 from ..system.proctree import identify
 from ..system.report import Report
+from ..system.waiting import done_within, in_thread
 from .background import OnFailure, in_background, reported
 from .companion import NodeCompanion, Nodes
 from .directory import NodeRoot

@@ -20,7 +20,6 @@ from ..rayproc.address import is_loopback, join_host_port
 from ..rayproc.environment import SCRUBBED, uses_proxy
 from ..rayproc.plan import NodePlan, TlsFiles, ports_for_restart
 from ..rayproc.tls import make_authority, make_certificate
-from ..rayproc.waiting import done_within, in_thread
 from ..slurm.allocation import Allocation
 from ..system.limits import raise_limits
 from ..system.network import NodeAddress, addresses_of, node_address
@@ -28,6 +27,7 @@ from ..system.ports import PortClaim, claim_ports
 from ..system.process import Reaper
 from ..system.proctree import ProcessRef
 from ..system.report import Report
+from ..system.waiting import done_within, in_thread
 from .directory import ENV_MARK, NodeRoot, make_node_root
 from .grants import HostFacts, read_host
 from .memory import is_in_memory

@@ -29,6 +29,9 @@ class KeeperEnded:
 class ParentEnded:
     """The program that started this node through the Python functions ended."""
 
+    orderly: bool = False
+    """It called cleanup_ray; otherwise it died."""
+
 
 @dataclass(frozen=True)
 class StartEnded:

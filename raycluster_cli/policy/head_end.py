@@ -71,7 +71,7 @@ def keeper_ended(rules: HeadRules, state: HeadState, event: on.KeeperEnded, now:
 
 
 def parent_ended(rules: HeadRules, state: HeadState, event: on.ParentEnded, now: float) -> Step:
-    return finish(rules, state, parent_end())
+    return finish(rules, state, parent_end(event.orderly))
 
 
 def guard_failed(rules: HeadRules, state: HeadState, event: on.GuardFailed, now: float) -> Step:

@@ -61,7 +61,7 @@ def _head_died(rules: HeadRules, state: HeadState, event: on.HeadProcessDied) ->
 
 def _delay_s(state: HeadState) -> float:
     """The rest before this recovery; ``state.recoveries`` counts it already."""
-    return RECOVERY_DELAY_S * 2 ** (state.recoveries - 1)
+    return RECOVERY_DELAY_S * float(2 ** (state.recoveries - 1))
 
 
 def _recover(rules: HeadRules, state: HeadState, event: on.HeadProcessDied, text: str) -> Step:

@@ -56,8 +56,10 @@ def keeper_end(host: str) -> End:
     return End(128 + signal.SIGKILL, text, EndReason.KEEPER_KILLED.value, failed_host=host)
 
 
-def parent_end() -> End:
-    """The end of a node whose Python program has ended."""
+def parent_end(orderly: bool) -> End:
+    """The end of a node whose Python program has ended: with ``orderly`` it said that its work is done."""
+    if orderly:
+        return End(ExitCode.OK, "the program that started this node is done", EndReason.STOP.value)
     return End(ExitCode.SIGTERM, "the program that started this node has ended", EndReason.STOP.value)
 
 

@@ -252,7 +252,10 @@ def _while_away(rules: WorkerRules, state: WorkerState, actions: list[Action], n
     if not state.away or state.phase is Phase.STOPPING:
         return state, actions
     if not state.away_told:
-        text = f"the GCS at {rules.head_address} is not reachable ({state.away}); waiting for the head to recover it"
+        text = (
+            f"the GCS at {rules.head_address} is not reachable ({state.away}); "
+            "waiting for the head to recover it"
+        )
         actions = [*actions, Warn(text)]
     return replace(state, away_told=True), [*actions, Arm(LOOK, now + LOOK_AGAIN_S)]
 
@@ -276,7 +279,7 @@ def _keeper_ended(rules: WorkerRules, state: WorkerState, event: on.KeeperEnded,
 
 
 def _parent_ended(rules: WorkerRules, state: WorkerState, event: on.ParentEnded, now: float) -> Step:
-    return _finish(state, parent_end())
+    return _finish(state, parent_end(event.orderly))
 
 
 def _guard_failed(rules: WorkerRules, state: WorkerState, event: on.GuardFailed, now: float) -> Step:

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from ..system.waiting import done_within
 from .boot import companion_command
 from .failure import StartFailure
 from .plan import NodePlan
 from .protocol import Event, Lines, encode
-from .waiting import done_within
 
 
 class CompanionChild(Protocol):

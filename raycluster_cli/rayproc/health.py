@@ -21,8 +21,8 @@ import socket
 import ssl
 from dataclasses import dataclass
 
+from ..system.waiting import done_within, within
 from .address import join_host_port
-from .waiting import done_within, within
 
 # --------------------------------------------------------------------------- TCP
 

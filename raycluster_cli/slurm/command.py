@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import IO
 
 from ..model.errors import RayclusterError
-from ..system.deadline import in_thread
 from ..system.process import Reaper
+from ..system.waiting import call_within
 
 #: How long scontrol or srun may take; slurmctld can be busy, and the cluster works without the answer.
 COMMAND_TIMEOUT_S = 30.0
@@ -30,8 +30,8 @@ async def run_command(
     """
     name = command[0]
     try:
-        program = await in_thread(lambda: shutil.which(name, path=env.get("PATH")), timeout_s=timeout_s)
-    except TimeoutError:
+        program = await call_within(timeout_s, lambda: shutil.which(name, path=env.get("PATH")))
+    except asyncio.TimeoutError:
         raise RayclusterError(
             f"{name} was not found within {timeout_s:g} s: a directory in PATH does not respond."
         ) from None

@@ -237,7 +237,7 @@ class Driver:
                 poll_s = FIRST_POLL_S
                 for stat in left:
                     send_signal(stat.ref, signal.SIGKILL)
-            await set_within(poll_s, self._sooner)
+            await set_within(self._sooner, poll_s)
             poll_s = min(poll_s * 2, LAST_POLL_S)
 
     async def _wait_for_child(self, wait_s: float) -> None:

@@ -23,7 +23,7 @@ from ..slurm.job_calls import requeue
 from ..system.process import Child
 from ..system.report import command_text, count, duration
 from .context import Context
-from .driver import Driver, find_program
+from .driver import LEFT_RUNNING_GRACE_S, Driver, find_program
 from .head_guards import HeadGuards
 from .head_start import HeadStart, restart_head
 from .losses import cause_of_loss
@@ -141,7 +141,7 @@ class HeadRun(NodeRun):
         try:
             await asyncio.wait({stop, hurry}, return_when=asyncio.FIRST_COMPLETED)
             if not stop.done():
-                self.driver.child.send(signal.SIGKILL)
+                await self.driver.kill()
                 await asyncio.wait({stop})
             self.post(on.DriverStopped(stop.result()))
         finally:
@@ -194,6 +194,7 @@ class HeadRun(NodeRun):
 
     async def shutdown(self, leave: do.Leave) -> None:
         end, began = leave.end, time.time()
+        await self.try_to("ending what the driver left running", self._end_left_running())
         await self.try_to("writing the end", self._write_end(end))
         if self.has_node:
             if not self.hurry.is_set():
@@ -207,6 +208,12 @@ class HeadRun(NodeRun):
             self.report.say(f"{end.message}; exit code {int(end.code)}")
         if leave.requeue:
             await self.try_to("requeueing the job", self._requeue(end))
+
+    async def _end_left_running(self) -> None:
+        """Programs that a driver started and that still run after it ended by itself."""
+        if self.driver is not None:
+            grace_s = 0.0 if self.hurry.is_set() else min(LEFT_RUNNING_GRACE_S, self.settings.grace)
+            await self.driver.stop(signal.SIGTERM, grace_s)
 
     async def _write_end(self, end: End) -> None:
         """Before the first worker goes: a worker that sees its raylet end, or no head at all, reads why."""

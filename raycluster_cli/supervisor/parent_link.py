@@ -14,6 +14,9 @@ class ParentLink:
 
     VARIABLE = "RAYCLUSTER_PARENT_FD"
 
+    #: What the program sends when it has done its work; a program that died sends nothing.
+    DONE = b"done\n"
+
     def __init__(self, link: socket.socket | None) -> None:
         self._link = link
 
@@ -28,21 +31,19 @@ class ParentLink:
         link.setblocking(False)
         return cls(link)
 
-    def attach(self, loop: asyncio.AbstractEventLoop, on_gone: Callable[[], None]) -> None:
-        """Call ``on_gone`` once the program has ended."""
+    def attach(self, loop: asyncio.AbstractEventLoop, on_gone: Callable[[bool], None]) -> None:
+        """Call ``on_gone(orderly)`` once the program has done its work, or has died."""
         if self._link is None:
             return
         link = self._link
 
         def readable() -> None:
             with contextlib.suppress(BlockingIOError, InterruptedError):
-                try:
-                    if link.recv(4096):
-                        return
-                except ConnectionError:
-                    pass
+                text = b""
+                with contextlib.suppress(ConnectionError):
+                    text = link.recv(4096)
                 loop.remove_reader(link)
-                on_gone()
+                on_gone(self.DONE in text)
 
         loop.add_reader(link, readable)
 

@@ -121,7 +121,7 @@ class NodeRun:
         become_subreaper()
         self.reaper.attach(loop)
         self.signals.attach(loop, self.context.keeper)
-        self.parent.attach(loop, lambda: self.post(on.ParentEnded()))
+        self.parent.attach(loop, lambda orderly: self.post(on.ParentEnded(orderly)))
         self.reports = ReportWriter(
             None, self._first_report(), rest_s=report_rest_s(self.context.nodes_in_job)
         )

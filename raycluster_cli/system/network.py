@@ -8,6 +8,7 @@ a UDP socket sends nothing.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import ipaddress
 import re
@@ -225,11 +226,11 @@ async def find_node_address(*, timeout_s: float, **options: Any) -> NodeAddress:
     It runs in a thread.  When it has not returned after ``timeout_s`` (a name server that does not answer),
     the address is chosen without names: from numeric targets and the default route.
     """
-    from .deadline import in_thread  # here, since commands without an event loop import this module too
+    from .waiting import call_within  # here, since commands without an event loop import this module too
 
     try:
-        return await in_thread(functools.partial(node_address, **options), timeout_s=timeout_s)
-    except TimeoutError:
+        return await call_within(timeout_s, functools.partial(node_address, **options))
+    except asyncio.TimeoutError:
         found = node_address(**{**options, "route": functools.partial(local_address_towards, numeric=True)})
         return replace(found, source=f"{found.source}: names were not resolved within {timeout_s:g} s")
 

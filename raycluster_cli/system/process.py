@@ -161,7 +161,7 @@ class Child:
             if wait_s > 0 or number == signal.SIGKILL:
                 if number:
                     self.send(number)
-                if await done_within(wait_s, self.exited):
+                if await done_within(self.exited, wait_s):
                     return self.exited.result()
         return None
 

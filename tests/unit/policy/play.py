@@ -1,4 +1,4 @@
-"""A run in virtual time: events at their times, timers that fire, and the answers that a supervisor would give."""
+"""A run in virtual time: events at their times, timers that fire, and answers as a supervisor gives them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,12 @@ Event = tuple[float, object]
 def rules(*, loss: str = "fail", workers: int = 3, **more: Any) -> HeadRules:
     """A head on n1 that expects workers on n2, n3, n4 …"""
     hosts = tuple(f"n{number}" for number in range(2, 2 + workers))
-    values = {"expected": workers, "quorum": more.get("min_workers", workers), "hosts": hosts, "grace_s": 10.0}
+    values = {
+        "expected": workers,
+        "quorum": more.get("min_workers", workers),
+        "hosts": hosts,
+        "grace_s": 10.0,
+    }
     return HeadRules(host="n1", loss=parse_worker_loss(loss), **{**values, **more})
 
 

@@ -83,7 +83,7 @@ class Scene:
             while not condition():
                 await asyncio.sleep(0.005)
 
-        await within(DEADLINE_S, poll())
+        await within(poll(), DEADLINE_S)
 
     async def ready(self, *names: str) -> None:
         await self.until(lambda: all("ready" in self.lines(name) for name in names))
@@ -144,7 +144,7 @@ async def test_an_orphan_seen_before_is_known_without_session_and_environment(sc
     await scene.ready("daemon", "train")
     assert len(driver.processes()) == 2
     driver.child.send(signal.SIGKILL)
-    await within(DEADLINE_S, driver.child.exited)
+    await within(driver.child.exited, DEADLINE_S)
     await driver.stop(TERM, DEADLINE_S)
     assert scene.lines("daemon") == ["ready", "SIGTERM", "saved"]
 
@@ -153,7 +153,7 @@ async def test_an_orphan_seen_before_is_known_without_session_and_environment(sc
 async def test_programs_left_running_by_a_driver_that_ended_are_told(scene: Scene) -> None:
     driver = scene.start(f"{scene.program('train', 0.1)} & exit 4")
     await scene.ready("train")
-    assert await within(DEADLINE_S, driver.child.exited) == 4
+    assert await within(driver.child.exited, DEADLINE_S) == 4
     assert await driver.stop(TERM, DEADLINE_S) == 4
     assert scene.lines("train") == ["ready", "SIGTERM", "saved"]
 
@@ -161,7 +161,7 @@ async def test_programs_left_running_by_a_driver_that_ended_are_told(scene: Scen
 @in_loop
 async def test_a_driver_that_left_nothing_is_not_waited_for(scene: Scene) -> None:
     driver = scene.start("exit 4")
-    await within(DEADLINE_S, driver.child.exited)
+    await within(driver.child.exited, DEADLINE_S)
     assert await driver.stop(TERM, DEADLINE_S) == 4
 
 
@@ -215,7 +215,7 @@ async def test_sigusr1_goes_to_those_that_handle_it(scene: Scene) -> None:
     for stat in driver.processes():
         if stat.pid != driver.child.pid:
             send_signal(stat.ref, TERM)
-    assert await within(DEADLINE_S, driver.child.exited) == 6
+    assert await within(driver.child.exited, DEADLINE_S) == 6
 
 
 @in_loop
@@ -223,7 +223,7 @@ async def test_sigusr1_that_nothing_handles_goes_to_the_driver(scene: Scene) -> 
     driver = scene.start("exec sleep 600")
     await scene.until(lambda: driver.processes()[0].name == "sleep")
     driver.tell(USR1)
-    assert await within(DEADLINE_S, driver.child.exited) == -USR1
+    assert await within(driver.child.exited, DEADLINE_S) == -USR1
 
 
 @in_loop
@@ -242,7 +242,7 @@ async def test_kill_cuts_a_stop_short(scene: Scene) -> None:
     stop = asyncio.ensure_future(driver.stop(TERM, 1000.0))
     await scene.until(lambda: "SIGTERM" in scene.lines("train") and "SIGTERM" in scene.lines("other"))
     assert await driver.kill() == -signal.SIGKILL
-    assert await within(DEADLINE_S, stop) == -signal.SIGKILL
+    assert await within(stop, DEADLINE_S) == -signal.SIGKILL
     assert not driver.processes()
 
 
@@ -262,7 +262,7 @@ async def test_a_stop_whose_caller_was_cancelled_goes_on(scene: Scene) -> None:
 @in_loop
 async def test_a_script_that_signals_its_group_hits_only_itself(scene: Scene) -> None:
     driver = scene.start("kill 0; sleep 60")
-    assert await within(DEADLINE_S, driver.child.exited) == -TERM
+    assert await within(driver.child.exited, DEADLINE_S) == -TERM
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def sh(reaper: Reaper, script: str) -> Child:
 def test_codes(reaper: Reaper, script: str, code: int, words: str, shell: int) -> None:
     @in_loop
     async def ended() -> int:
-        return await within(DEADLINE_S, sh(reaper, script).exited)
+        return await within(sh(reaper, script).exited, DEADLINE_S)
 
     assert ended() == code
     assert (describe_code(code), shell_code(code)) == (words, shell)
@@ -85,7 +85,7 @@ def test_an_orphan_that_ended_before_it_was_asked_for(reaper: Reaper) -> None:
         while identify(orphan.pid) is not None:  # until it has been collected
             reaper.collect()
             await asyncio.sleep(0.005)
-        return await within(DEADLINE_S, reaper.adopt("late", orphan.pid).exited)
+        return await within(reaper.adopt("late", orphan.pid).exited, DEADLINE_S)
 
     assert code() == 4
     orphan.returncode = 4  # so that Popen does not miss it
@@ -178,15 +178,15 @@ async def test_real_signals_and_a_keeper_that_dies() -> None:
     os.kill(os.getpid(), USR1)  # came before anybody listened
     try:
         signals.attach(loop, Keeper(relay_read, -1))
-        assert await within(DEADLINE_S, heard.get()) == (USR1, 1)
+        assert await within(heard.get()) == (USR1, 1, DEADLINE_S)
         os.write(relay_write, bytes([USR1]))
         os.write(relay_write, bytes([signal.SIGUSR2]))
-        assert await within(DEADLINE_S, heard.get()) == (signal.SIGUSR2, 1)
+        assert await within(heard.get()) == (signal.SIGUSR2, 1, DEADLINE_S)
         request = signals.latest(USR1, 0.0)
         assert request is not None
         assert request.to_both
         os.close(relay_write)
-        assert await within(DEADLINE_S, heard.get()) == (TERM, 1)
+        assert await within(heard.get()) == (TERM, 1, DEADLINE_S)
         assert signals.keeper_gone
         assert not signals.direct.get(TERM)
     finally:

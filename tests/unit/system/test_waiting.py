@@ -15,8 +15,8 @@ from tests.unit.loops import in_loop
 Wait = Callable[["asyncio.Future[str]"], Awaitable[Any]]
 
 WAITS: dict[str, Wait] = {
-    "within": lambda future: within(5.0, future),
-    "done_within": lambda future: done_within(5.0, future),
+    "within": lambda future: within(future, 5.0),
+    "done_within": lambda future: done_within(future, 5.0),
 }
 
 
@@ -55,9 +55,9 @@ async def test_results_and_errors_are_handed_on() -> None:
     async def fail() -> None:
         raise ValueError("broken")
 
-    assert await within(5.0, asyncio.sleep(0, 7)) == 7
+    assert await within(asyncio.sleep(0, 7), 5.0) == 7
     with pytest.raises(ValueError, match="broken"):
-        await within(5.0, fail())
+        await within(fail(), 5.0)
 
 
 @in_loop
@@ -72,7 +72,7 @@ async def test_after_the_time_the_work_is_cancelled_and_has_ended() -> None:
             steps.append("cleaned up")
 
     with pytest.raises(asyncio.TimeoutError):
-        await within(0.0, work())
+        await within(work(), 0.0)
     assert steps == ["cleaned up"]
 
 
@@ -85,7 +85,7 @@ async def test_a_result_that_comes_while_it_is_being_cancelled_counts() -> None:
             return "just in time"
         return ""
 
-    assert await within(0.0, work()) == "just in time"
+    assert await within(work(), 0.0) == "just in time"
 
 
 @in_loop
@@ -100,7 +100,7 @@ async def test_a_cancelled_caller_leaves_no_work_behind() -> None:
             await asyncio.sleep(0)
             steps.append("cleaned up")
 
-    task = asyncio.ensure_future(within(5.0, work()))
+    task = asyncio.ensure_future(within(work(), 5.0))
     await started.wait()
     task.cancel()
     await asyncio.wait({task})
@@ -111,16 +111,16 @@ async def test_a_cancelled_caller_leaves_no_work_behind() -> None:
 @in_loop
 async def test_done_within_leaves_the_future_alone() -> None:
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    assert not await done_within(0.0, future)
+    assert not await done_within(future, 0.0)
     assert not future.done()
     future.set_result(None)
-    assert await done_within(0.0, future)
+    assert await done_within(future, 0.0)
 
 
 @in_loop
 async def test_set_within() -> None:
     event = asyncio.Event()
-    assert not await set_within(0.0, event)
+    assert not await set_within(event, 0.0)
     asyncio.get_running_loop().call_soon(event.set)
-    assert await set_within(5.0, event)
-    assert await set_within(0.0, event)
+    assert await set_within(event, 5.0)
+    assert await set_within(event, 0.0)
