@@ -3,18 +3,17 @@
     python -m benchmarks.scale [--workers 1000]
 
 Every worker runs raycluster's own code as far as it does not touch Ray: it opens the job's record, writes its
-words, looks for the head in the record and knocks at its port with the pauses that real workers make, waits
+words, looks for the head in the record and probes its port with the pauses that real workers make, waits
 for the end and writes its last word.  The head is a stand-in that says in the record that it is starting,
 opens its port some seconds later, and reads all words as a head does.  Files and connects are real; time is
 not: it goes on when nobody has anything to do, so that a thousand workers fit on two busy cores and every run
-counts the same.  Counted: operations on files and knocks in each second, CPU time.
+counts the same.  Counted: operations on files and probes in each second, CPU time.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
 import os
 import random
 import resource
@@ -31,12 +30,14 @@ from typing import Any
 from raycluster_cli.model.record import EndReport, HeadInfo
 from raycluster_cli.model.settings import Settings
 from raycluster_cli.model.status import NodePhase, Role
+from raycluster_cli.rayproc.health import Probe, tcp_probe
 from raycluster_cli.slurm.allocation import Allocation
 from raycluster_cli.slurm.hostlist import format_hostlist
 from raycluster_cli.state.record import Record
 from raycluster_cli.supervisor.context import Context
-from raycluster_cli.supervisor.joining import Target
+from raycluster_cli.supervisor.discovery import ClusterKey, Discovery, TcpProbe
 from raycluster_cli.supervisor.report_writer import ReportWriter
+from raycluster_cli.supervisor.run import report_rest_s
 from raycluster_cli.supervisor.worker import WorkerRun
 
 HOST = "127.0.0.1"
@@ -119,20 +120,32 @@ class Count:
 class SimulatedWorker(WorkerRun):
     """A worker without Ray and without a node of its own."""
 
-    async def _get_ready_for(self, target: Target) -> None:
-        """A real worker measures its node and takes ports here: nothing that others notice."""
+    def __init__(self, context: Context, probe: TcpProbe) -> None:
+        super().__init__(context)
+        self.probe = probe
 
     async def life(self, end: asyncio.Event) -> float:
-        """From launch to the last word; the time at which the head was found."""
+        """From launch to the last report; the time at which the head was found."""
         loop = asyncio.get_running_loop()
         await asyncio.sleep(random.uniform(0, LAUNCH_S))
-        self.reports = ReportWriter(None, self._first_report(), rest_s=self._report_rest_s())
+        self.reports = ReportWriter(
+            None, self._first_report(), rest_s=report_rest_s(self.context.nodes_in_job)
+        )
         await self._open_record()
         self.reports.phase(NodePhase.LAUNCHED)
-        self._began = loop.time()
-        self._deadline = self._began + self.settings.timeout
+        deadline = loop.time() + self.settings.timeout
         self.reports.phase(NodePhase.WAITING)
-        target = await self._find_head(self._deadline)
+        head_record = self.head_record()
+        discovery = Discovery(
+            head_record,
+            reports=self.reports,
+            key=ClusterKey(self.context.slurm_cluster, self.context.key),
+            allocation=self.context.allocation,
+            state_dir=self.context.state_dir,
+            probe=self.probe,
+        )
+        target = await discovery.find_head(deadline, deadline)
+        head_record.close()
         found = loop.time()
         self.reports.phase(NodePhase.FOUND, f"head at {target.address}")
         self.reports.phase(NodePhase.STARTING)
@@ -140,7 +153,7 @@ class SimulatedWorker(WorkerRun):
         self.reports.phase(NodePhase.JOINED)
         await end.wait()
         await asyncio.sleep(random.uniform(0, DRAIN_S))
-        ended = await self._reason(3.0)
+        ended = await self.find_end(self.record, 3.0)
         self.reports.phase(NodePhase.STOPPING, ended.message if ended else "")
         self.reports.phase(NodePhase.GONE, exit_code=0)
         await self.reports.close()
@@ -264,12 +277,10 @@ def simulate(workers: int, place: Path) -> Result:
     loop = SkippingLoop()
     count = Count(loop, str(state_dir))
     sys.addaudithook(count.hear)
-    worker_module: Any = importlib.import_module("raycluster_cli.supervisor.worker")
-    probe = worker_module.tcp_probe
 
-    async def counted_probe(*args: Any, **kwargs: Any) -> Any:
-        count.add("knock")
-        return await probe(*args, **kwargs)
+    async def counted_probe(host: str, port: int, *, timeout_s: float) -> Probe:
+        count.add("probe")
+        return await tcp_probe(host, port, timeout_s=timeout_s)
 
     with count:
         record = Record.create(state_dir, "scale", "1")
@@ -279,16 +290,14 @@ def simulate(workers: int, place: Path) -> Result:
     async def everyone() -> list[float]:
         end = asyncio.Event()
         the_head = asyncio.ensure_future(head.life(end))
-        found = await asyncio.gather(*(SimulatedWorker(one).life(end) for one in given))
+        found = await asyncio.gather(*(SimulatedWorker(one, counted_probe).life(end) for one in given))
         await the_head
         return sorted(when - PORT_OPENS_S for when in found)
 
     began = time.process_time()
-    worker_module.tcp_probe = counted_probe
     try:
         found = loop.run_until_complete(everyone())
     finally:
-        worker_module.tcp_probe = probe
         loop.close()
         count.counting = False
     cpu_s = time.process_time() - began
@@ -318,7 +327,7 @@ _NAMES = {
     "create": "files made (beside the old one, then renamed over it)",
     "mkdir": "directories made",
     "list": "directories listed",
-    "knock": "knocks at the head's port",
+    "probe": "probes of the head's port",
 }
 
 

@@ -19,7 +19,9 @@ from ..rayproc.gcs_monitor import gcs_lost
 from ..state.record import Record
 from ..system.process import Child
 from .context import Context
-from .joining import AttemptFailed, Joiner
+from .discovery import AttemptFailed, ClusterKey, Discovery
+from .head_record import HeadRecord, head_task_probe
+from .joining import Joined, Joiner
 from .run import NodeRun
 from .usage import tell_usage
 
@@ -46,8 +48,8 @@ class WorkerRun(NodeRun):
         )
         self.state = WorkerState()
         self.joiner: Joiner
-        self._record: Record | None = None
-        """The record of the cluster that we joined: the job's own, or one found by the head's address."""
+        self.cluster: Joined
+        """The head that we joined, and the record of its cluster."""
 
     def step(self, event: object, now: float) -> list[do.Action]:
         self.state, actions = policy.step(self.rules, self.state, event, now)
@@ -68,24 +70,73 @@ class WorkerRun(NodeRun):
     # -- the start -------------------------------------------------------------------------------
 
     async def startup(self) -> None:
-        self.joiner = Joiner(self)
-        await self.joiner.refuse_ended_cluster()
-        node = await self.make_node()
-        self.keep(node_root=str(node.root.path))
-        node.begin_import()
-        self.enter_phase(NodePhase.WAITING, node_root=str(node.root.path))
-        await self.joiner.join()
+        context, settings = self.context, self.settings
+        deadline = asyncio.get_running_loop().time() + settings.timeout
+        head_record = self.head_record()
+        discovery = self.discovery(head_record)
+        try:
+            await head_record.remember_ended_cluster()
+            node = await self.make_node()
+            self.keep(node_root=str(node.root.path))
+            node.begin_import()
+            self.enter_phase(NodePhase.WAITING, node_root=str(node.root.path))
+            self.joiner = Joiner(
+                discovery,
+                node,
+                settings=settings,
+                host=context.host,
+                symmetric=context.symmetric,
+                own_token=context.own_token,
+                own_identity=context.own_identity,
+                reports=self.reports,
+                on_record=self.on_record,
+                report=self.report,
+                deadline=deadline,
+            )
+            self.cluster = await self.joiner.join()
+        finally:
+            head_record.close()
         self._joined()
         self.parent.tell(
-            event="ready", address=self.joiner.target.address, environment=node.client_variables()
+            event="ready", address=self.cluster.target.address, environment=node.client_variables()
         )
         self.tasks.guard("the watch over the head", self._watch_head)
         self.tasks.guard("what is in use", lambda: tell_usage(self, self.context.nodes_in_job))
 
+    def head_record(self) -> HeadRecord:
+        """The reader of what the record says of our head."""
+        context = self.context
+        task_probe = None
+        if context.symmetric:
+            task_probe = head_task_probe(context.allocation, context.host, context.env, self.reaper)
+        return HeadRecord(
+            self.record,
+            reports=self.reports,
+            on_record=self.on_record,
+            report=self.report,
+            allocation=context.allocation,
+            symmetric=context.symmetric,
+            nodes=context.nodes_in_job,
+            task_probe=task_probe,
+        )
+
+    def discovery(self, head_record: HeadRecord) -> Discovery:
+        """The search for our head."""
+        context, settings = self.context, self.settings
+        certain = context.allocation is not None or context.key_given
+        return Discovery(
+            head_record,
+            reports=self.reports,
+            key=ClusterKey(context.slurm_cluster, context.key, settings.name, certain),
+            allocation=context.allocation,
+            state_dir=context.state_dir,
+            master_ip=settings.master_ip,
+            master_port=settings.master_port,
+        )
+
     def _joined(self) -> None:
         """Our raylet is registered: what the head says counts from now on."""
-        node, target, settings = self.node, self.joiner.target, self.settings
-        self._record = self.joiner.record
+        node, target, settings = self.node, self.cluster.target, self.settings
         head = target.head
         self.rules = WorkerRules(
             host=self.context.host,
@@ -118,7 +169,7 @@ class WorkerRun(NodeRun):
 
     async def _watch_head(self) -> None:
         """Returns when the GCS is lost; a head that recovers gets the time to come back."""
-        target = self.joiner.target
+        target = self.cluster.target
         recovers = target.head is not None and target.head.head_recovery
 
         def changed(why: str) -> None:
@@ -135,11 +186,10 @@ class WorkerRun(NodeRun):
         self.post(on.GcsLost(loss.why, loss.silent))
 
     async def _look_for_end(self, wait_s: float) -> None:
-        self.post(on.EndLookedUp(await self._find_end(wait_s)))
+        self.post(on.EndLookedUp(await self.find_end(self.cluster.record or self.record, wait_s)))
 
-    async def _find_end(self, wait_s: float) -> EndReport | None:
+    async def find_end(self, record: Record | None, wait_s: float) -> EndReport | None:
         """How the head says that the cluster ended; waits a little for a slow file server."""
-        record = self._record or self.record
         if record is None:
             return None
         loop = asyncio.get_running_loop()
@@ -152,7 +202,7 @@ class WorkerRun(NodeRun):
             await asyncio.sleep(LOOK_S)
 
     def _report_loss(self) -> None:
-        record = self._record or self.record
+        record = self.cluster.record or self.record
         if record is not None and self.node.started is not None:
             self.record_quietly(record.tell_loss, self.node.started.node_id)
 
@@ -162,7 +212,7 @@ class WorkerRun(NodeRun):
         self.node.begin_import()
         await asyncio.sleep(action.delay_s)
         try:
-            await self.joiner.start_again(self.settings.start_timeout)
+            await self.joiner.start_again(self.cluster.target)
         except AttemptFailed as failed:
             self.post(on.RestartFailed(str(failed), failed.log))
             return

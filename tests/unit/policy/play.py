@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from raycluster_cli.model.loss_policy import WorkerLossPolicy
 from raycluster_cli.model.record import EndReport
-from raycluster_cli.model.settings import parse_worker_loss
 from raycluster_cli.policy import actions as do
 from raycluster_cli.policy import events as on
 from raycluster_cli.policy import head, worker
@@ -36,13 +36,13 @@ def rules(*, loss: str = "fail", workers: int = 3, **more: Any) -> HeadRules:
         "hosts": hosts,
         "grace_s": 10.0,
     }
-    return HeadRules(host="n1", loss=parse_worker_loss(loss), **{**values, **more})
+    return HeadRules(host="n1", loss=WorkerLossPolicy.parse(loss), **{**values, **more})
 
 
 def worker_rules(*, loss: str = "fail", **more: Any) -> WorkerRules:
     """A worker on n2 whose head is on n1."""
     known = {"head_host": "n1", "head_address": "10.0.0.1:6379"}
-    return WorkerRules(host="n2", loss=parse_worker_loss(loss), **{**known, **more})
+    return WorkerRules(host="n2", loss=WorkerLossPolicy.parse(loss), **{**known, **more})
 
 
 def node(host: str, times: int = 1) -> Worker:

@@ -10,7 +10,7 @@ import pytest
 from raycluster_cli.model.record import NodeReport
 from raycluster_cli.model.status import NodePhase
 from raycluster_cli.state.record import Record
-from raycluster_cli.supervisor.joining import Pace
+from raycluster_cli.supervisor.discovery import Pace
 from raycluster_cli.supervisor.report_writer import ReportWriter
 
 

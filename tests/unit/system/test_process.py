@@ -178,15 +178,15 @@ async def test_real_signals_and_a_keeper_that_dies() -> None:
     os.kill(os.getpid(), USR1)  # came before anybody listened
     try:
         signals.attach(loop, Keeper(relay_read, -1))
-        assert await within(heard.get()) == (USR1, 1, DEADLINE_S)
+        assert await within(heard.get(), DEADLINE_S) == (USR1, 1)
         os.write(relay_write, bytes([USR1]))
         os.write(relay_write, bytes([signal.SIGUSR2]))
-        assert await within(heard.get()) == (signal.SIGUSR2, 1, DEADLINE_S)
+        assert await within(heard.get(), DEADLINE_S) == (signal.SIGUSR2, 1)
         request = signals.latest(USR1, 0.0)
         assert request is not None
         assert request.to_both
         os.close(relay_write)
-        assert await within(heard.get()) == (TERM, 1, DEADLINE_S)
+        assert await within(heard.get(), DEADLINE_S) == (TERM, 1)
         assert signals.keeper_gone
         assert not signals.direct.get(TERM)
     finally:

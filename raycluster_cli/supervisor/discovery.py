@@ -1,0 +1,259 @@
+"""Where is the head?  A worker looks in the cluster's record and probes the port that it names.
+
+Where no record is shared, the ports to probe follow from the cluster's key (ports.derived_gcs_ports) on the
+first node of the job; with --master-ip and --master-port they are given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from ..model.record import HeadInfo
+from ..model.status import HeadState
+from ..rayproc.address import join_host_port
+from ..rayproc.health import Outcome, Probe, tcp_probe
+from ..slurm.allocation import Allocation
+from ..state.catalogue import list_records
+from ..state.record import Record
+from ..system.ports import derived_gcs_ports
+from .head_record import RECORD_LOOK_S, HeadRecord
+from .report_writer import ReportWriter
+
+#: How long one connect to the head's port may take before the next is tried.
+PROBE_TIMEOUT_S = 3.0
+
+#: After this long without a head in the record, it may be that the record's directory is not shared.
+UNSHARED_AFTER_S = 5.0
+
+
+class AttemptFailed(Exception):
+    """One attempt to join failed: where, of which kind, and why."""
+
+    def __init__(self, where: str, kind: str, message: str = "", log: str = "") -> None:
+        super().__init__(message)
+        self.where = where
+        self.kind = kind
+        self.message = message
+        self.log = log
+
+    def __str__(self) -> str:
+        return f"{self.kind} ({self.message.rstrip('.')})" if self.message else self.kind
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the head is, and how we know that it is the right one."""
+
+    ip: str
+    port: int
+    head: HeadInfo | None = None
+    """From the job's record; None where no record is shared."""
+
+    @property
+    def address(self) -> str:
+        return join_host_port(self.ip, self.port)
+
+
+@dataclass
+class Pace:
+    """How often a worker looks for its head: often at first, and the more seldom the more of them there are.
+
+    A probe costs the head's kernel some 20 microseconds, a read of the record some four opens on a file
+    server.  At 1,000 workers that is some 2,000 probes and 500 reads a second, more in the first
+    (benchmarks/scale.py counts).
+    """
+
+    probe_s: float
+    slowest_probe_s: float
+    poll_s: float
+    slowest_poll_s: float
+    jitter: Callable[[], float] = field(default=lambda: random.uniform(0.7, 1.3))
+
+    @classmethod
+    def of(cls, nodes: int) -> Pace:
+        """For a job of so many nodes."""
+        return cls(0.02 + nodes / 10_000, 0.04 + nodes / 2_000, 0.02 + nodes / 4_000, 0.25 + nodes / 500)
+
+    def next_probe_s(self) -> float:
+        now, self.probe_s = self.probe_s, min(self.probe_s * 1.3, self.slowest_probe_s)
+        return now * self.jitter()
+
+    def next_poll_s(self, *, known: bool) -> float:
+        """Once the record has named a head, it is only read for an end, or for another head."""
+        if known:
+            return (1.0 + 4 * self.slowest_probe_s) * self.jitter()
+        now, self.poll_s = self.poll_s, min(self.poll_s * 1.3, self.slowest_poll_s)
+        return now * self.jitter()
+
+
+@dataclass(frozen=True)
+class ClusterKey:
+    """Which cluster a worker belongs to."""
+
+    slurm_cluster: str
+    key: str
+    name: str = ""
+    certain: bool = True
+    """Slurm or the user gave the key; False: a worker outside Slurm that was only given an address."""
+
+    @property
+    def text(self) -> str:
+        """As Context.cluster_key: ports are derived from it where no record is shared."""
+        return f"{self.slurm_cluster}/{self.key}+{self.name}"
+
+
+class TcpProbe(Protocol):
+    async def __call__(self, host: str, port: int, *, timeout_s: float) -> Probe: ...
+
+
+class Discovery:
+    """Finds the head of one cluster, for one worker."""
+
+    def __init__(
+        self,
+        head_record: HeadRecord,
+        *,
+        reports: ReportWriter,
+        key: ClusterKey,
+        allocation: Allocation | None,
+        state_dir: Path,
+        master_ip: str = "",
+        master_port: int | None = None,
+        probe: TcpProbe = tcp_probe,
+        resolve: Callable[[str], Awaitable[str]] | None = None,
+    ) -> None:
+        self.head_record = head_record
+        self._reports = reports
+        self._key = key
+        self._allocation = allocation
+        self._state_dir = state_dir
+        self._master_ip = master_ip
+        self._master_port = master_port
+        self._probe = probe
+        self._resolve = resolve or numeric_address
+        self._began = asyncio.get_running_loop().time()
+        self._found_record: Record | None = None
+        self._guesses: set[str] = set()
+        self._ruled_out: set[str] = set()
+
+    @property
+    def record(self) -> Record | None:
+        """The record of the cluster, also where the head's address alone led to it."""
+        return self._found_record or self.head_record.record
+
+    @property
+    def where(self) -> str:
+        """What is looked for, for people."""
+        if self._master_ip:
+            return f"{self._master_ip}:{self._master_port or '?'}"
+        return str(self.head_record.record.path) if self.head_record.record else "the head"
+
+    def rule_out(self, address: str) -> bool:
+        """Probe an address no more; False when it was not a guess."""
+        if address not in self._guesses:
+            return False
+        self._ruled_out.add(address)
+        return True
+
+    async def find_head(
+        self, until: float, deadline: float, named: Callable[[Target], Awaitable[None]] | None = None
+    ) -> Target:
+        """Probe where the head should be, until it answers or the attempt is over (AttemptFailed).
+
+        The attempt is over at ``until``, or at ``deadline`` where the record says that the head is starting
+        (both by the loop's clock).  Where the head is, the record says; it is read more seldom than the
+        head's port is probed.  ``named`` is called with each target that the record names, before its probe.
+        """
+        loop = asyncio.get_running_loop()
+        pace = Pace.of(self.head_record.nodes)
+        targets: list[Target] = []
+        read_at = 0.0
+        why: dict[str, str] = {}
+        while True:
+            if loop.time() >= read_at:
+                read = await self._targets()
+                # A read that was not answered in time takes nothing back.
+                if not any(one.head for one in targets) or any(one.head for one in read):
+                    targets = read
+                read_at = loop.time() + pace.next_poll_s(known=any(one.head for one in targets))
+            for target in targets:
+                if target.head is not None and named is not None:
+                    await named(target)
+                probe = await self._probe(target.ip, target.port, timeout_s=PROBE_TIMEOUT_S)
+                if probe.outcome is Outcome.REACHED:
+                    return target
+                why[target.address] = f"{probe.outcome.value}{f': {probe.detail}' if probe.detail else ''}"
+            # A head that says that it is starting may import Ray for minutes: that is no failed attempt.
+            starting = any(
+                one.head is not None and one.head.state == HeadState.STARTING.value for one in targets
+            )
+            if loop.time() >= (deadline if starting else min(until, deadline)):
+                if not why:
+                    raise AttemptFailed(self.where, "no head", "the record names none")
+                raise AttemptFailed(", ".join(why), " and ".join(dict.fromkeys(why.values())))
+            wait_s = read_at - loop.time()
+            await asyncio.sleep(max(min(wait_s, pace.next_probe_s()) if targets else wait_s, 0.001))
+
+    async def _targets(self) -> list[Target]:
+        """Where the head may be: as told, else as the record says, else as Slurm's node list says."""
+        ip, port = self._master_ip, self._master_port
+        head = await self.head_record.read_head()
+        if head is not None and (not port or port == head.port):
+            return [Target(ip or head.address_ip, head.port, head)]
+        if not ip and self._allocation is not None and self._allocation.job_nodes:
+            ip = self._allocation.head_node
+        if not ip:
+            return []
+        if port:
+            ip = await self._resolve(ip)
+            return [Target(ip, port, head or await self._head_at(ip, port))]
+        waited_s = asyncio.get_running_loop().time() - self._began
+        if self.head_record.record is not None and waited_s < UNSHARED_AFTER_S:
+            return []  # the record will say; a port that is only likely may be another cluster's
+        ip = await self._resolve(ip)  # not earlier: where names are slow to resolve it takes seconds
+        targets = [Target(ip, port) for port in derived_gcs_ports(self._key.text)]
+        self._guesses = {target.address for target in targets}
+        return [target for target in targets if target.address not in self._ruled_out]
+
+    async def _head_at(self, ip: str, port: int) -> HeadInfo | None:
+        """A head that some record of this user names at this address.
+
+        Outside Slurm there is no key to go by, and it is the one meant.  In a job it has to be the job's
+        own (of another --name, say): another job's is told and not joined (AttemptFailed).
+        """
+
+        def search() -> Record | None:
+            for record in list_records(self._state_dir)[:20]:
+                head = record.read_head()
+                here = head is not None and port == head.port and ip in (head.address_ip, head.host)
+                if here and record.read_end() is None:
+                    return record
+            return None
+
+        record = await self._reports.ask(search, timeout_s=RECORD_LOOK_S, default=None)
+        if record is None:
+            return None
+        mine = self._key
+        if mine.certain and (record.slurm_cluster, record.key) != (mine.slurm_cluster, mine.key):
+            raise AttemptFailed(
+                join_host_port(ip, port),
+                "wrong cluster",
+                f"there answers the head of {record.key}, and this worker belongs to {mine.key}",
+            )
+        self._found_record = record
+        return await self._reports.ask(record.read_head, timeout_s=RECORD_LOOK_S, default=None)
+
+
+async def numeric_address(host: str) -> str:
+    """The address that a host name stands for, as Ray and the identity check need it; itself if unknown."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return host  # the probe says why
+    return str(found[0][4][0])

@@ -1,0 +1,174 @@
+"""What the cluster's record tells a worker of its head, and of its end, before the worker has joined.
+
+The record may hold the files of an earlier cluster under the same key, of another step's cluster, or of a
+head that failed to start.  The reader here tells them apart: it returns the head that this worker belongs to,
+or raises Finished once that head's cluster has ended.  Every read has a deadline, so that a file server
+that does not answer holds nobody up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
+
+from ..model.errors import ExitCode, RayclusterError
+from ..model.record import EndReport, HeadInfo
+from ..policy.values import End
+from ..policy.worker import end_of_cluster
+from ..slurm.allocation import Allocation
+from ..slurm.task_probe import TASK_ENDED_HINT, TASK_PROBE_S, TaskProbe, hosts_without_task
+from ..state.record import Record
+from ..system.process import Reaper
+from ..system.report import Report
+from .report_writer import ReportWriter
+from .run import Finished
+
+T = TypeVar("T")
+
+#: How long one read of the record may take where the work must go on without it.
+RECORD_LOOK_S = 2.0
+
+
+class OnRecord(Protocol):
+    """A call on the record that the start cannot do without (NodeRun.on_record)."""
+
+    async def __call__(self, call: Callable[..., T], *args: object) -> T:
+        """The call's result.  RayclusterError when the file system does not answer."""
+        ...
+
+
+class HeadRecord:
+    """Reads the head and the cluster's end from the record, for one worker.
+
+    ``record`` is None where none can be kept; ``nodes`` is the number of nodes in the job: in large jobs
+    each of them asks less often.
+    """
+
+    def __init__(
+        self,
+        record: Record | None,
+        *,
+        reports: ReportWriter,
+        on_record: OnRecord,
+        report: Report,
+        allocation: Allocation | None,
+        symmetric: bool,
+        nodes: int,
+        task_probe: TaskProbe | None = None,
+    ) -> None:
+        self.record = record
+        self.nodes = nodes
+        self._reports = reports
+        self._on_record = on_record
+        self._report = report
+        self._allocation = allocation
+        self._symmetric = symmetric
+        self._step = (allocation.step_id if allocation else None) or ""
+        self._task_probe = task_probe
+        self._stale_identity: str | None = None
+        self.stale_end: EndReport | None = None
+        """The end of an earlier cluster under this key, which was there when this worker came."""
+        self._next_refusal_read = 0.0
+
+    async def remember_ended_cluster(self) -> None:
+        """Remember an earlier cluster of this key that has ended: it is not the one that is waited for.
+
+        Unless it was our own step's: then this worker is late, and there is nothing left to do (Finished).
+        """
+        end = await self._on_record(self.record.read_end) if self.record is not None else None
+        if self.record is None or end is None:
+            return
+        head = await self._on_record(self.record.read_head)
+        if head is not None and self._is_of_our_step(head):
+            raise Finished(end_of_cluster(end))
+        self._stale_identity = head.identity if head else None
+        self.stale_end = end
+
+    def _is_of_our_step(self, head: HeadInfo) -> bool:
+        """Whether a head and we are tasks of one `srun raycluster run`."""
+        return self._symmetric and head.step == self._step
+
+    async def read_head(self) -> HeadInfo | None:
+        """The head as the record has it, unless it is an earlier one's or another step's.
+
+        Raises Finished when the record says that our cluster has ended, or that its head failed to start.
+        """
+        if self.record is None:
+            return None
+        head = await self._reports.ask(self.record.read_head, timeout_s=RECORD_LOOK_S, default=None)
+        ours = head is not None and (not self._symmetric or self._is_of_our_step(head))
+        if head is None or not ours or head.identity == self._stale_identity:
+            await self._finish_when_refused(self.record)
+            return None
+        end = await self._reports.ask(self.record.read_end, timeout_s=RECORD_LOOK_S, default=None)
+        if end is not None:
+            raise Finished(end_of_cluster(end))
+        return head
+
+    async def _finish_when_refused(self, record: Record) -> None:
+        """End (Finished) when our head failed to start before the record could name it.
+
+        Read about once a second, since it is one more file that each waiting worker opens.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._next_refusal_read:
+            return
+        self._next_refusal_read = now + (1.0 + self.nodes / 500) * random.uniform(0.8, 1.2)
+        if self._symmetric and self._step:
+            end = await self._reports.ask(
+                record.read_refusal, self._step, timeout_s=RECORD_LOOK_S, default=None
+            )
+        else:
+            end = await self._reports.ask(record.read_end, timeout_s=RECORD_LOOK_S, default=None)
+            end = None if end == self.stale_end else end
+        if end is None and self._task_probe is not None:
+            end = await self._end_of_silent_head(record, self._task_probe)
+        if end is not None:
+            raise Finished(End(ExitCode.OK, f"the cluster did not start: {end.message}", reason="ended"))
+
+    async def _end_of_silent_head(self, record: Record, task_probe: TaskProbe) -> EndReport | None:
+        """The end of a head whose task ended before it could report; the first to know tells the others."""
+        allocation = self._allocation
+        assert allocation is not None and allocation.step_id is not None
+        head = allocation.head_node
+        if not task_probe.ended([head]):
+            return None
+        message = f"the head's task on {head} ended before raycluster ran in it"
+        self._report.say(f"{message}. {TASK_ENDED_HINT}")
+        end = EndReport(time.time(), int(ExitCode.HEAD_FAILED), "error", head, f"{message}.")
+        with contextlib.suppress(RayclusterError):  # the others find out by themselves then
+            await self._reports.ask(
+                record.write_refusal, allocation.step_id, end, timeout_s=3.0, default=None
+            )
+        return end
+
+    async def until_ended(self, record: Record | None) -> EndReport:
+        """Returns when ``record`` says that the cluster has ended; never without a record."""
+        while True:
+            await asyncio.sleep((0.3 + self.nodes / 500) * random.uniform(0.7, 1.3))
+            if record is not None:
+                end = await self._reports.ask(record.read_end, timeout_s=RECORD_LOOK_S, default=None)
+                if end is not None:
+                    return end
+
+    def close(self) -> None:
+        """Ask Slurm no more."""
+        if self._task_probe is not None:
+            self._task_probe.close()
+
+
+def head_task_probe(
+    allocation: Allocation | None, host: str, env: Mapping[str, str], reaper: Reaper
+) -> TaskProbe | None:
+    """To ask Slurm after the head's task: the second node of the step asks first, the third later."""
+    if allocation is None or not allocation.step_nodes:
+        return None
+    me = allocation.node_name or host
+    turn = allocation.step_nodes.index(me) if me in allocation.step_nodes else 1
+    return TaskProbe(
+        lambda hosts: hosts_without_task(hosts, allocation, env, reaper), first_s=turn * TASK_PROBE_S
+    )
