@@ -1,4 +1,4 @@
-"""A run in virtual time: events at their times, timers that fire, and answers as a supervisor gives them."""
+"""A run in virtual time: events, timers that fire, and the answers that a supervisor would give."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from raycluster_cli.model.loss_policy import WorkerLossPolicy
 from raycluster_cli.model.record import EndReport
+from raycluster_cli.model.status import NodePhase
 from raycluster_cli.policy import actions as do
 from raycluster_cli.policy import events as on
 from raycluster_cli.policy import head, worker
@@ -109,6 +110,11 @@ class Played:
     def of(self, *kinds: type) -> list[do.Action]:
         """The actions of these kinds, in their order."""
         return [action for _, action in self.done if isinstance(action, kinds)]
+
+    @property
+    def phases(self) -> list[NodePhase]:
+        """Those that it reported."""
+        return [action.phase for _, action in self.done if isinstance(action, do.EnterPhase)]
 
     def at(self, kind: type) -> float:
         """When the first action of a kind came."""
