@@ -202,8 +202,6 @@ class HeadGuards:
             end_time = await job_end_time(allocation.job_id, run.context.env, run.reaper)
             if end_time is not None and end_time != run.begin.entry.info.end_time:
                 run.begin.entry.update(end_time=end_time)
-        if end_time is None and now:
-            end_time = allocation.end_time  # Slurm is busy: what was known still counts
         left_s = None if end_time is None else end_time - time.time()
         run.post(on.TimeLimitKnown(left_s, asked_now=asked))
 
