@@ -43,10 +43,6 @@ class PortMap:
     autoscaler_metrics: int = 0
     dashboard_metrics: int = 0
 
-    @property
-    def worker_count(self) -> int:
-        return self.worker_high - self.worker_low + 1 if self.worker_list is None else len(self.worker_list)
-
     def as_dict(self) -> dict[str, int | list[int]]:
         """The ports that this node has, by name, for the record and the screen."""
         found: dict[str, int | list[int]] = {}

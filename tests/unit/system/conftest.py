@@ -18,12 +18,17 @@ LOW, HIGH = 11264, 15360
 Claimer = Callable[..., PortClaim]
 
 
+def worker_ports(ports: PortMap) -> list[int]:
+    """The ports for worker processes."""
+    return list(ports.worker_list or range(ports.worker_low, ports.worker_high + 1))
+
+
 def everything(ports: PortMap) -> list[int]:
     """Each port of a map, those of worker processes one by one."""
     values = dataclasses.asdict(ports)
-    workers = values.pop("worker_list") or range(ports.worker_low, ports.worker_high + 1)
-    del values["worker_low"], values["worker_high"]
-    return [*workers, *(port for port in values.values() if port)]
+    for name in ("worker_list", "worker_low", "worker_high"):
+        del values[name]
+    return [*worker_ports(ports), *(port for port in values.values() if port)]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from raycluster_cli.system.port_locks import UNIT
 from raycluster_cli.system.port_probe import port_error
 from raycluster_cli.system.ports import FIXED, derived_gcs_ports
 
-from .conftest import HIGH, LOW, Claimer, everything
+from .conftest import HIGH, LOW, Claimer, everything, worker_ports
 
 
 @pytest.mark.parametrize("abstract", [True, False], ids=["abstract sockets", "guard ports"])
@@ -37,7 +37,7 @@ def test_without_abstract_sockets_ports_are_guarded_by_ports(claim: Claimer) -> 
     made = claim(abstract=False)
     ports = made.ports
     assert ports.worker_list is not None
-    assert ports.worker_count == 1024 - FIXED - 8
+    assert len(worker_ports(ports)) == 1024 - FIXED - 8
     guards = [port for port in range(ports.gcs, ports.gcs + 1024) if port_error(port)]
     assert len(guards) == 8 and all(port % UNIT == UNIT - 1 for port in guards)
     assert not set(guards) & set(everything(ports))
