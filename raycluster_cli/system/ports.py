@@ -291,12 +291,14 @@ def _check_given(
         if name not in LAYOUT:
             raise UsageError(f"{name!r} is not one of Ray's ports, which are {', '.join(LAYOUT)}.")
         if not 0 < port < 65536:
-            raise UsageError(f"the {_words(name)} is {port}; a port is a number from 1 to 65535.")
+            raise UsageError(f"the {_port_name(name)} is {port}; a port is a number from 1 to 65535.")
         if port in seen:
-            raise UsageError(f"port {port} is given as both the {_words(seen[port])} and the {_words(name)}.")
+            raise UsageError(
+                f"port {port} is given as both the {_port_name(seen[port])} and the {_port_name(name)}."
+            )
         if low <= port <= high:
             raise UsageError(
-                f"port {port}, given as the {_words(name)}, is among the worker ports {low}-{high}."
+                f"port {port}, given as the {_port_name(name)}, is among the worker ports {low}-{high}."
             )
         seen[port] = name
         error = port_error(port)
@@ -306,12 +308,12 @@ def _check_given(
             if error.errno == errno.EACCES:
                 why = "cannot be used: ports below 1024 need root"
             raise UsageError(
-                f"port {port}, given as the {_words(name)}, {why}.",
+                f"port {port}, given as the {_port_name(name)}, {why}.",
                 "Give another port, or leave the option out: raycluster then chooses a free one.",
             )
         if port >= first_ephemeral:
             warnings.append(
-                f"port {port}, given as the {_words(name)}, is in the range of outgoing connections "
+                f"port {port}, given as the {_port_name(name)}, is in the range of outgoing connections "
                 f"(from {first_ephemeral} up), so one of them may take it before Ray opens it."
             )
     if workers:
@@ -333,5 +335,5 @@ def _check_given(
             )
 
 
-def _words(name: str) -> str:
+def _port_name(name: str) -> str:
     return f"{name.replace('_', ' ').replace('gcs', 'GCS')} port"

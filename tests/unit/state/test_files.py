@@ -43,7 +43,7 @@ def test_a_stale_handle_is_asked_again_after_the_directory_was_opened(
     assert calls == ["end.json", "123", "end.json"]
 
 
-def test_a_link_or_fifo_in_place_of_a_word_is_not_followed(record: Record, tmp_path: Path) -> None:
+def test_a_link_or_fifo_in_place_of_a_file_is_not_followed(record: Record, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_text('{"host": "a", "address_ip": "x", "port": 1}')
     (record.path / "head.json").symlink_to(tmp_path / "elsewhere")
     assert record.read_head() is None
@@ -114,7 +114,7 @@ def test_a_file_in_place_of_the_state_dir(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_a_directory_of_somebody_else_is_refused(state: Path) -> None:
+def test_another_users_directory_is_refused(state: Path) -> None:
     Record.create(state, "tux", "1")
     os.chown(state / "tux" / "1", NOBODY, NOBODY)
     with pytest.raises(UsageError, match=r"belongs to nobody, not to root; .* token"):
@@ -185,7 +185,7 @@ def test_a_directory_that_cannot_be_written_says_so(open_dir: Path) -> None:
 
 
 @needs_root
-def test_a_full_disk_is_told_with_a_remedy_and_leaves_no_litter(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_with_a_remedy_and_leaves_nothing_behind(tmp_path: Path) -> None:
     code = """
         import os, subprocess, sys
         from pathlib import Path

@@ -19,7 +19,7 @@ from raycluster_cli.state.record import Record
 from raycluster_cli.system.proctree import ProcessRef, identify
 
 
-def test_a_second_head_is_told_which_process_is_the_first(record: Record) -> None:
+def test_a_second_head_is_refused_and_the_first_is_named(record: Record) -> None:
     lease = record.take_lease(host="a1")
     with pytest.raises(
         UsageError, match=rf"already has a head: raycluster on a1, pid {os.getpid()}, since \d{{4}}-"

@@ -39,7 +39,9 @@ def test_soft_limits_become_the_hard_ones() -> None:
         (0, 0, [Limit(1, "x")], ["(ulimit -Hn) is 0", "(ulimit -Hu) is 0", "x allows 1"]),
     ],
 )
-def test_too_low_ones_are_told(files: int, processes: int, pids: list[Limit], words: list[str]) -> None:
+def test_limits_that_are_too_low_are_warned_of(
+    files: int, processes: int, pids: list[Limit], words: list[str]
+) -> None:
     warnings = limit_warnings(files, processes, num_cpus=8, pids_limits=tuple(pids))
     assert len(warnings) == len(words)
     assert all(word in warning for word, warning in zip(words, warnings, strict=True))

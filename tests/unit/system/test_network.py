@@ -113,7 +113,9 @@ def test_choice(ways: dict[str, str], options: dict[str, Any], expected: tuple[s
         ({"network": "10.0.0.0/33"}, ["--network cannot be read"]),
     ],
 )
-def test_what_does_not_fit_is_told_with_what_there_is(options: dict[str, Any], words: list[str]) -> None:
+def test_what_does_not_match_is_an_error_that_lists_the_addresses(
+    options: dict[str, Any], words: list[str]
+) -> None:
     with pytest.raises(UsageError) as caught:
         choose(NODE, **options)
     message = str(caught.value)

@@ -78,7 +78,7 @@ def test_a_worker_on_the_heads_host_leaves_the_heads_place_free(claim: Claimer) 
         assert made.ports.node_manager - 1 not in derived_gcs_ports("k", highest=32768)
 
 
-def test_an_ephemeral_range_that_begins_low_is_told(claim: Claimer, tmp_path: Path) -> None:
+def test_an_ephemeral_range_that_begins_low_is_warned_of(claim: Claimer, tmp_path: Path) -> None:
     (tmp_path / "sys/net/ipv4").mkdir(parents=True)
     (tmp_path / "sys/net/ipv4/ip_local_port_range").write_text("1024\t65535\n")
     name = claim.lock_name  # type: ignore[attr-defined]
@@ -225,7 +225,7 @@ def test_given_worker_ports_are_used_as_they_are(
     assert "1 port of the worker ports 11000-11063 cannot be used, the first (11007)" in made.warnings[0]
 
 
-def test_a_given_port_in_somebodys_block_or_among_ephemeral_ones_is_warned_of(claim: Claimer) -> None:
+def test_a_given_port_in_another_block_or_among_ephemeral_ones_is_warned_of(claim: Claimer) -> None:
     other = claim("other")
     made = claim(given={"gcs": other.ports.worker_low + 3})
     assert "is in a block that another raycluster" in made.warnings[0]

@@ -96,7 +96,7 @@ def test_descendants_of_all_generations_but_those_skipped() -> None:
         assert len(left) == 1 and left[0].pid not in (grandchild.pid, grandchild.parent)
 
 
-def test_a_tree_is_told_once_and_killed_after_the_grace() -> None:
+def test_a_tree_gets_sigterm_once_and_sigkill_after_the_grace_period() -> None:
     now = 0.0
     child = """trap "echo told" TERM; echo up; while :; do sleep 0.01; done"""
     with shell(f"sh -c '{child}'; true") as process:
