@@ -221,7 +221,7 @@ class NodeRun:
 
     def log_traceback(self, name: str, error: BaseException) -> None:
         """Into the node's log, which --keep-logs keeps."""
-        root = getattr(self._node, "root", None)
+        root = self._node.setup.root if self._node is not None else None
         if root is None:
             return
         when = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -341,7 +341,9 @@ class NodeRun:
         keep = self.settings.keep_logs
         if self.record is None or keep == "never" or (keep == "on-failure" and not end.keeps_logs):
             return
-        record, host, source = self.record, self.context.host, self.node.root.path
+        if self._node is None or self._node.setup.root is None:
+            return  # its directory could not be made: there are no logs
+        record, host, source = self.record, self.context.host, self._node.setup.root.path
 
         def copy() -> str:
             target = record.log_dir(host)
