@@ -8,13 +8,13 @@ a UDP socket sends nothing.
 
 from __future__ import annotations
 
-import asyncio
-import functools
+import contextlib
 import ipaddress
 import re
 import socket
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ..model.errors import UsageError
@@ -26,6 +26,9 @@ _BRIDGE = re.compile(
     r"(docker|virbr|cni|podman|lxcbr|lxdbr|incusbr|flannel|cali|cilium|nerdctl|weave|kube-|cbr|mpqemubr)\S*"
     r"|br-[0-9a-f]{12}"
 )
+
+#: How long the name server may take to resolve one name.  Without an answer the name is not used.
+RESOLVE_S = 10.0
 
 # Documentation addresses (RFC 5737, RFC 3849): no host has them, so only the default route matches.
 _ELSEWHERE = ("192.0.2.1", "2001:db8::1")
@@ -94,8 +97,8 @@ def node_address(
     ran srun; that of the default route; any.  Never loopback (unless ``local``: a cluster on this machine
     alone), link-local or a container bridge, except a bridge named by ``interface`` or ``network``.
 
-    ``addresses`` and ``route`` (host to local address) replace the kernel's.  Resolves names, so it blocks as
-    long as the name server does: an event loop uses :func:`find_node_address`.
+    ``addresses`` and ``route`` (host to local address) replace the kernel's.  Resolving a name takes
+    RESOLVE_S at most: call this in a thread (:func:`.waiting.in_thread`).
     """
     there = interface_addresses() if addresses is None else list(addresses)
     ask = local_address_towards if route is None else route
@@ -220,33 +223,15 @@ def interface_addresses() -> list[InterfaceAddress]:
     return found
 
 
-async def find_node_address(*, timeout_s: float, **options: Any) -> NodeAddress:
-    """:func:`node_address`, with the same ``options``, for an event loop.
+def local_address_towards(
+    host: str, *, timeout_s: float = RESOLVE_S, resolve: Callable[..., list[Any]] = socket.getaddrinfo
+) -> str | None:
+    """The local address that the kernel uses to reach a host; None where there is no route.
 
-    It runs in a thread.  When it has not returned after ``timeout_s`` (a name server that does not answer),
-    the address is chosen without names: from numeric targets and the default route.
+    For this node itself it is its own address.  Nothing is sent, but a name is resolved, with ``resolve`` (as
+    socket.getaddrinfo); None when it is unknown, or the name server does not answer within ``timeout_s``.
     """
-    from .waiting import call_within  # here, since commands without an event loop import this module too
-
-    try:
-        return await call_within(timeout_s, functools.partial(node_address, **options))
-    except asyncio.TimeoutError:
-        found = node_address(**{**options, "route": functools.partial(local_address_towards, numeric=True)})
-        return replace(found, source=f"{found.source}: names were not resolved within {timeout_s:g} s")
-
-
-def local_address_towards(host: str, *, numeric: bool = False) -> str | None:
-    """The local address that the kernel uses to reach a host; None where there is no route or no such name.
-
-    For this node itself it is its own address.  Nothing is sent, but resolving a name can ask the name
-    server; with ``numeric`` a name is not resolved and None.
-    """
-    flags = socket.AI_NUMERICHOST if numeric else 0
-    try:
-        entries = socket.getaddrinfo(host.strip("[]"), 9, type=socket.SOCK_DGRAM, flags=flags)
-    except (OSError, UnicodeError):
-        return None
-    for family, kind, protocol, _, address in entries:
+    for family, kind, protocol, _, address in _resolved(host.strip("[]"), timeout_s, resolve):
         try:
             with socket.socket(family, kind, protocol) as sock:
                 sock.connect(address)
@@ -256,10 +241,26 @@ def local_address_towards(host: str, *, numeric: bool = False) -> str | None:
     return None
 
 
+def _resolved(host: str, timeout_s: float, resolve: Callable[..., list[Any]]) -> list[Any]:
+    """The addresses of a host as getaddrinfo has them; none when they are not known in time."""
+    found: list[list[Any]] = []
+
+    def ask(flags: int = 0) -> None:
+        with contextlib.suppress(OSError, UnicodeError):
+            found.append(resolve(host, 9, type=socket.SOCK_DGRAM, flags=flags))
+
+    ask(socket.AI_NUMERICHOST)
+    if not found:  # a name; the thread is left behind if the name server hangs
+        asking = threading.Thread(target=ask, name=f"resolve {host[:80]}", daemon=True)
+        asking.start()
+        asking.join(timeout_s)
+    return found[0] if found else []
+
+
 def addresses_of(names: Iterable[str]) -> tuple[str, ...]:
     """The addresses of hosts, as this node resolves them, without the names that it cannot resolve.
 
-    Blocks as long as the name server does: use :func:`..deadline.in_thread`.
+    Blocks as long as the name server does: use :func:`.waiting.in_thread`.
     """
     found: list[str] = []
     for name in names:
