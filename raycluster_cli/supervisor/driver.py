@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..model.errors import UsageError
-from ..system.process import ENDING, Child, Reaper, Request, Signals
+from ..system.process import ENDING, SETTLE_S, Child, Reaper, Request, Signals
 from ..system.proctree import (
     PROC,
     ProcessRef,
@@ -37,9 +37,6 @@ KILL_WAIT_S = 5.0
 #: Between two looks at the processes that are left.
 FIRST_POLL_S = 0.01
 LAST_POLL_S = 0.1
-
-#: What programs that a driver left running get, once it has ended by itself (or --grace, if that is less).
-LEFT_RUNNING_GRACE_S = 5.0
 
 
 def find_program(argv: Sequence[str], env: Mapping[str, str]) -> str:
@@ -187,8 +184,7 @@ class Driver:
     async def stop(self, number: int, grace_s: float) -> int | None:
         """Tell all of its processes to end, give the last of them ``grace_s`` seconds, and kill what is left.
 
-        Returns the code of the driver's own process, or None when not even SIGKILL ended it.  After a driver
-        that has ended by itself this ends the programs that it left running.
+        Returns the code of the driver's own process, or None when not even SIGKILL ended it.
 
         When the caller is cancelled the end goes on.  A later call joins it, with the shorter grace of the
         two, and sends its signal only if that is another one.
@@ -204,6 +200,17 @@ class Driver:
             self._kill_at = self._now() + grace_s
             self._end = asyncio.ensure_future(self._see_end())
             return await self._join(self._kill_at)
+        return self._code()
+
+    async def stop_left_running(self, grace_s: float) -> int | None:
+        """After the driver's own process has ended: SIGTERM and the grace for programs that it left running.
+
+        Returns as :meth:`stop`; at once when there are none.
+        """
+        if self.processes():
+            # A signal to the whole step that has ended the driver may not have been handled here yet.
+            await set_within(SETTLE_S, self._sooner)
+            return await self.stop(signal.SIGTERM, grace_s)
         return self._code()
 
     async def kill(self) -> int | None:

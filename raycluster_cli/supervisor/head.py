@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +22,7 @@ from ..slurm.job_calls import requeue
 from ..system.process import Child
 from ..system.report import command_text, count, duration
 from .context import Context
-from .driver import LEFT_RUNNING_GRACE_S, Driver, find_program
+from .driver import Driver, find_program
 from .head_guards import HeadGuards
 from .head_start import HeadStart, restart_head
 from .losses import cause_of_loss
@@ -130,7 +129,9 @@ class HeadRun(NodeRun):
     async def _watch_driver(self, driver: Driver) -> None:
         # Shielded: cancelling this task must not cancel what the driver's end is waited for with.
         code = await asyncio.shield(driver.child.exited)
-        self.post(on.DriverExited(code, time.time() - driver.started))
+        ran_s = time.time() - driver.started
+        await driver.stop_left_running(self.settings.grace)
+        self.post(on.DriverExited(code, ran_s))
 
     async def _stop_driver(self, action: do.StopDriver) -> None:
         if self.driver is None:
@@ -194,7 +195,6 @@ class HeadRun(NodeRun):
 
     async def shutdown(self, leave: do.Leave) -> None:
         end, began = leave.end, time.time()
-        await self.try_to("ending what the driver left running", self._end_left_running())
         await self.try_to("writing the end", self._write_end(end))
         if self.has_node:
             if not self.hurry.is_set():
@@ -208,12 +208,6 @@ class HeadRun(NodeRun):
             self.report.say(f"{end.message}; exit code {int(end.code)}")
         if leave.requeue:
             await self.try_to("requeueing the job", self._requeue(end))
-
-    async def _end_left_running(self) -> None:
-        """Programs that a driver started and that still run after it ended by itself."""
-        if self.driver is not None:
-            grace_s = 0.0 if self.hurry.is_set() else min(LEFT_RUNNING_GRACE_S, self.settings.grace)
-            await self.driver.stop(signal.SIGTERM, grace_s)
 
     async def _write_end(self, end: End) -> None:
         """Before the first worker goes: a worker that sees its raylet end, or no head at all, reads why."""

@@ -35,15 +35,18 @@ while True:
 with open("/home/admin/program.py", "w") as file:
     file.write(program)
 run = f"{sys.executable} /home/admin/program.py"
-os.execv("/bin/bash", ["bash", "-c", f"(setsid {run} helper &); {run} train; echo done"])
+os.execv("/bin/bash", ["bash", "-c", f"(setsid {run} helper &); {run} train TRAIN"])
 """
 
 NAMES = ("train", "helper")
 
 
-def start(slurm: Slurm, *, options: str = "", sbatch: tuple[str, ...] = ()) -> Cluster:
+def start(
+    slurm: Slurm, *, options: str = "", sbatch: tuple[str, ...] = (), after: str = "; echo done"
+) -> Cluster:
     """One node, --grace 10 by default; returns when both programs run."""
-    cluster = Cluster.start(slurm, "", preamble=DRIVER, nodes=1, options=options, sbatch=sbatch)
+    driver = DRIVER.replace(" TRAIN", after)
+    cluster = Cluster.start(slurm, "", preamble=driver, nodes=1, options=options, sbatch=sbatch)
     for name in NAMES:
         cluster.job.wait_for(f"{name} RUNS")
     return cluster
@@ -92,6 +95,13 @@ def test_stop_waits_for_the_grace_of_the_head(slurm: Slurm) -> None:
 def test_stop_before_the_time_limit(slurm: Slurm) -> None:
     cluster = start(slurm, options="--stop-before 50", sbatch=("--time=1",))
     assert cluster.wait_end(timeout_s=90)["reason"] == "time-limit"
+    check_saved(cluster)
+
+
+def test_programs_that_a_driver_leaves_running_may_save(slurm: Slurm) -> None:
+    cluster = start(slurm, after=" & sleep 2; exit 4")
+    end = cluster.wait_end()
+    assert (end["exit_code"], end["reason"]) == (4, "driver")
     check_saved(cluster)
 
 

@@ -154,7 +154,23 @@ async def test_programs_left_running_by_a_driver_that_ended_are_told(scene: Scen
     driver = scene.start(f"{scene.program('train', 0.1)} & exit 4")
     await scene.ready("train")
     assert await within(driver.child.exited, DEADLINE_S) == 4
-    assert await driver.stop(TERM, DEADLINE_S) == 4
+    assert await driver.stop_left_running(DEADLINE_S) == 4
+    assert scene.lines("train") == ["ready", "SIGTERM", "saved"]
+
+
+@in_loop
+async def test_programs_left_running_that_the_same_signal_reached_are_not_told_again(scene: Scene) -> None:
+    """Slurm signals the driver's processes before the supervisor: the driver's end may be seen first."""
+    driver = scene.start(f"{scene.program('train', 0.3)}; exit 4")
+    await scene.ready("train")
+    for stat in driver.processes():
+        send_signal(stat.ref, TERM)
+    assert await within(driver.child.exited, DEADLINE_S) == -TERM
+    end = asyncio.ensure_future(driver.stop_left_running(DEADLINE_S))
+    await asyncio.sleep(0)
+    for relayed in (False, True):
+        scene.signals.record(TERM, relayed=relayed)
+    assert await end == -TERM
     assert scene.lines("train") == ["ready", "SIGTERM", "saved"]
 
 
@@ -162,6 +178,7 @@ async def test_programs_left_running_by_a_driver_that_ended_are_told(scene: Scen
 async def test_a_driver_that_left_nothing_is_not_waited_for(scene: Scene) -> None:
     driver = scene.start("exit 4")
     await within(driver.child.exited, DEADLINE_S)
+    assert await driver.stop_left_running(DEADLINE_S) == 4
     assert await driver.stop(TERM, DEADLINE_S) == 4
 
 
