@@ -10,6 +10,13 @@ from ..model.errors import ExitCode, RayclusterError
 from ..system.report import say
 
 
+class ReaderGone(Exception):
+    """Whoever reads stdout (head, less) has read what it wanted.
+
+    Not an OSError: Click takes one of a broken pipe for itself, and ends with code 1.
+    """
+
+
 def tell_errors(call: Callable[[], object]) -> None:
     """Call; errors that users can cause become one line and an exit code."""
     code: object = 0
@@ -24,8 +31,7 @@ def tell_errors(call: Callable[[], object]) -> None:
         code = int(error.exit_code)
     except KeyboardInterrupt:
         code = int(ExitCode.SIGINT)
-    except BrokenPipeError:
-        # The reader (head, less) has read what it wanted.
+    except (BrokenPipeError, ReaderGone):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if code:
         sys.exit(code)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from typing import Any
 from typer.core import TyperArgument, TyperCommand
 
 from ..model.settings import Settings
+from .errors import ReaderGone
 
 #: Groups of options, each with the first field of Settings that is in it.
 _GROUPS = {
@@ -33,6 +34,12 @@ def group_titles() -> dict[str, str]:
 
 class Command(TyperCommand):
     """A command whose arguments are shown as their metavar says: JOB, [JOB], -- COMMAND [ARG]..."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise ReaderGone from None
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         pieces = [self.options_metavar] if self.options_metavar else []

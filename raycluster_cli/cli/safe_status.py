@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -21,16 +22,19 @@ def safe_status(status: ClusterStatus) -> ClusterStatus:
 
 
 def _safe(value: _Value) -> _Value:
+    """The value itself where there is nothing to change: of 500 nodes on a screen nearly always."""
     changed: Any = value
-    if isinstance(value, str):
-        changed = value if type(value) is not str or value.isprintable() else safe_text(value)
+    if isinstance(value, str):  # members of an Enum are as the project wrote them
+        changed = value if value.isprintable() else safe_text(value)
     elif isinstance(value, tuple):
-        changed = tuple(_safe(each) for each in value)
+        each = [_safe(one) for one in value]
+        changed = value if all(map(operator.is_, each, value)) else tuple(each)
     elif isinstance(value, Mapping):
-        changed = {_safe(name): _safe(each) for name, each in value.items()}
+        if not all(type(one) is not str or one.isprintable() for pair in value.items() for one in pair):
+            changed = {_safe(name): _safe(one) for name, one in value.items()}
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
-        changes = {name: new for name, old in fields.items() if (new := _safe(old)) is not old}
+        old = vars(value)
+        changes = {name: new for name, one in old.items() if (new := _safe(one)) is not one}
         changed = dataclasses.replace(value, **changes) if changes else value
     return changed  # type: ignore[no-any-return]
 

@@ -17,11 +17,17 @@ from rich.live import Live
 from rich.text import Text
 
 from .drawing import ASCII, UNICODE, Glyphs
+from .errors import ReaderGone
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise ReaderGone
 
 
 def make_console(env: Mapping[str, str], file: TextIO | None = None) -> Console:
     """A console for stdout: no colour with NO_COLOR, plain where it is no terminal."""
-    return Console(file=file or sys.stdout, highlight=False, no_color=bool(env.get("NO_COLOR")) or None)
+    return _Console(file=file or sys.stdout, highlight=False, no_color=bool(env.get("NO_COLOR")) or None)
 
 
 def glyphs_of(console: Console) -> Glyphs:

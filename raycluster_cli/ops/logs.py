@@ -7,6 +7,7 @@ kept (--keep-logs).
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -72,7 +73,7 @@ def job_output(record: Record, state_dir: Path, env: Mapping[str, str]) -> Path:
             "By default it is slurm-JOB.out in the directory from which it was submitted.",
         )
     path = Path(known)
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises for a name that no file can have
         raise RayclusterError(f"the output of job {record.job_id}, {path}, is not visible from here.")
     return path
 

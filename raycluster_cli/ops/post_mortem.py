@@ -5,6 +5,8 @@ It works after the job, without Slurm's accounting, and from any machine that se
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,10 +187,14 @@ def _rank(path: Path) -> tuple[int, str]:
 
 def _tail(path: Path, size: int = READ_BYTES) -> str:
     try:
-        with path.open("rb") as file:
-            file.seek(max(path.stat().st_size - size, 0))
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                return ""
+            file.seek(max(found.st_size - size, 0))
             return file.read(size).decode("utf-8", "replace")
-    except OSError:
+    except (OSError, ValueError):  # ValueError: the record names a path that no file can have
         return ""
 
 

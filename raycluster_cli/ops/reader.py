@@ -8,6 +8,7 @@ the time limit where the job was not told it, and that a job has ended whose hea
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -32,6 +33,9 @@ NODE_USAGE_FRESH_S = 90.0
 #: After the end was written, nodes have so long to report theirs.
 ENDING_S = 45.0
 
+#: A file of a record that cannot be read for so long is not just being written.
+UNREADABLE_S = 5.0
+
 _FINAL = (NodePhase.GONE, NodePhase.FAILED)
 
 
@@ -51,7 +55,7 @@ def read_cluster(
     """
     when = time.time() if now is None else now
     # The end first: a head that starts anew under the same key moves head.json away before end.json.
-    end = record.read_end()
+    end = record.read_end() or _unreadable_end(record, when)
     head = record.read_head()
     past = brief and end is not None and when - end.when > ENDING_S
     reports = {} if past else record.read_nodes()
@@ -108,6 +112,22 @@ def waiting_message(job: Job, now: float) -> str:
         clock = time.strftime("%H:%M", time.localtime(job.start_time))
         message += f"; Slurm expects it to start at {clock}"
     return message
+
+
+def _unreadable_end(record: Record, now: float) -> EndReport | None:
+    """An end that is there but cannot be read, by another version or broken; None when there is none.
+
+    A file that is new may not be whole yet on a network file system.
+    """
+    try:
+        found = os.lstat(record.path / "end.json")
+    except OSError:
+        return None
+    if now - found.st_mtime < UNREADABLE_S:
+        return None
+    return EndReport(
+        found.st_mtime, 1, message="it has ended, but how cannot be read (end.json in its record)"
+    )
 
 
 def _job_of(record: Record, jobs: Mapping[str, Job] | None) -> Job | None:
@@ -189,7 +209,7 @@ def _node(report: NodeReport, usage: ClusterUsage | None, own: NodeUsage | None,
         host=report.host,
         role=role,
         phase=phase,
-        since=float(report.phases.get(report.phase, report.updated)),
+        since=report.phases.get(report.phase, report.updated),
         alive=alive,
         address=report.ip,
         message=report.message,
@@ -199,27 +219,34 @@ def _node(report: NodeReport, usage: ClusterUsage | None, own: NodeUsage | None,
         node_root=report.node_root,
         log_path=report.log_path,
         usage=_usage(usage.nodes.get(report.node_id), own, now) if usage is not None else None,
-        phases={name: float(at) for name, at in report.phases.items()},
+        phases=report.phases,
     )
 
 
 def _usage(found: object, own: NodeUsage | None, now: float) -> Usage | None:
     if not isinstance(found, dict):
         return None
-    total, used = found.get("total", {}), found.get("used", {})
+    total, used = _amounts(found.get("total")), _amounts(found.get("used"))
     fresh = own if own is not None and now - own.when < NODE_USAGE_FRESH_S else None
     store_used = int(used.get("object_store_memory", 0))
     return Usage(
-        cpus_total=float(total.get("CPU", 0)),
-        cpus_used=float(used.get("CPU", 0)),
-        gpus_total=float(total.get("GPU", 0)),
-        gpus_used=float(used.get("GPU", 0)),
+        cpus_total=total.get("CPU", 0.0),
+        cpus_used=used.get("CPU", 0.0),
+        gpus_total=total.get("GPU", 0.0),
+        gpus_used=used.get("GPU", 0.0),
         object_store_total_bytes=int(total.get("object_store_memory", 0)),
         object_store_used_bytes=store_used,
         memory_total_bytes=fresh.memory_total_bytes if fresh else 0,
         memory_used_bytes=fresh.memory_used_bytes if fresh else None,
         worker_processes=fresh.worker_processes if fresh else None,
     )
+
+
+def _amounts(resources: object) -> dict[str, float]:
+    """Amounts by resource; without those that are no numbers."""
+    if not isinstance(resources, dict):
+        return {}
+    return {name: float(amount) for name, amount in resources.items() if isinstance(amount, (int, float))}
 
 
 def _with_phase(

@@ -67,8 +67,12 @@ class Tunnel:
 
 
 def tunnel_to(dashboard: str, host: str, local_port: int | None = None) -> Tunnel:
-    """Of a dashboard's host:port on a node."""
+    """To a dashboard's host:port on a node.  Raises RayclusterError."""
     address, _, port = dashboard.removeprefix("http://").rstrip("/").rpartition(":")
+    if not (port.isascii() and port.isdigit()):
+        raise RayclusterError(
+            f"the record names {dashboard!r} as the dashboard's address; host:port is needed."
+        )
     return Tunnel(
         user=getpass.getuser(),
         login=socket.getfqdn(),

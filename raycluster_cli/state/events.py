@@ -40,14 +40,14 @@ class EventLog(Secrets):
         """The last events, oldest first.  A line that is not a whole event is left out."""
         data = b""
         for name in ("events.log.1", "events.log"):
-            try:
+            with contextlib.suppress(OSError):
                 fd = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            except OSError:
-                continue
-            with os.fdopen(fd, "rb") as file, contextlib.suppress(OSError):
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - limit * 400))
-                data += file.read()
+                try:
+                    size = os.fstat(fd).st_size
+                    begin = max(0, size - limit * 400)
+                    data += os.pread(fd, size - begin, begin)
+                finally:
+                    os.close(fd)
         events = [event for line in data.split(b"\n") if (event := parse_event(line)) is not None]
         return events[-limit:]
 

@@ -195,7 +195,7 @@ class Record(EventLog, UsageFiles):
                         reports[host] = known
                         continue
                     report = decode(NodeReport, read_bytes(Path(entry.path)))
-                    if report is not None:
+                    if report is not None and report.host == host:
                         reports[host] = (version, report)
                     elif known is not None:
                         reports[host] = known  # about to be replaced: the last good report stands

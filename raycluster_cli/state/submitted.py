@@ -33,6 +33,7 @@ def remember(state_dir: Path, job_id: str, output: str, driver: Sequence[str]) -
 
 def output_of(state_dir: Path, job_id: str) -> str:
     """The job's output file, as Slurm named it when the job was submitted; empty when unknown."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads((state_dir / "submitted" / job_id).read_text())["output"])
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        output = json.loads((state_dir / "submitted" / job_id).read_text())["output"]
+        return output if isinstance(output, str) else ""
     return ""
