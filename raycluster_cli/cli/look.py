@@ -104,8 +104,7 @@ def status(
         else:
             print(f"No clusters in {where}. Start one: raycluster run --local 2 -- python your_driver.py")
         return
-    found = _waiting(job, where, jobs)
-    one = found if found is not None else read_cluster(find_record(where, job, env), jobs)
+    one = _without_a_record(job, where, jobs, env) or read_cluster(find_record(where, job, env), jobs)
     if as_json:
         print(json.dumps(cluster_json(one, timing=timing), indent=2))
         return
@@ -192,19 +191,29 @@ def await_record(job: str, where: Path, env: Mapping[str, str], once: bool) -> R
             time.sleep(5.0 if found.slurm_state == "PENDING" else 1.0)
 
 
+def _without_a_record(
+    job: str, where: Path, jobs: Mapping[str, Job] | None, env: Mapping[str, str]
+) -> ClusterStatus | None:
+    """The job when it is known and has no record."""
+    from ..ops.clusters import ended_without_record
+    from ..ops.no_record import job_without_record
+
+    waiting = _waiting(job, where, jobs)
+    if waiting is not None or not job:
+        return waiting
+    found = job_without_record(job, where, env)
+    return ended_without_record(found) if found is not None else None
+
+
 def _waiting(job: str, where: Path, jobs: Mapping[str, Job] | None) -> ClusterStatus | None:
-    """The job when Slurm has it and no record is there yet."""
+    """The job when it is in Slurm's queue or runs, and has no record."""
     from ..ops.clusters import job_without_record
-    from ..state.catalogue import record_of
+    from ..ops.no_record import has_record
 
     found = (jobs or {}).get(job)
-    if found is None or found.is_ended:
+    if found is None or found.is_ended or has_record(where, found.id):
         return None
-    try:
-        record_of(where, job)
-    except UsageError:
-        return job_without_record(found)
-    return None
+    return job_without_record(found)
 
 
 def _without_record(where: Path, jobs: Mapping[str, Job] | None) -> list[ClusterStatus]:

@@ -8,6 +8,7 @@ import shutil
 
 import typer
 
+from ..model.errors import UsageError
 from .completion import complete_job
 from .help import Command
 from .look import JOB_HELP, STATE_DIR, state_dir
@@ -36,6 +37,7 @@ def why(
       raycluster why 4711
       raycluster why 4711 --json
     """
+    from ..ops import no_record
     from ..ops.clusters import no_records
     from ..ops.post_mortem import post_mortem
     from ..ops.why import page, why_json
@@ -43,8 +45,19 @@ def why(
 
     env = dict(os.environ)
     where = state_dir(directory, env)
+    width = min(shutil.get_terminal_size().columns, 110)
     if job:
-        record = record_of(where, job)
+        try:
+            record = record_of(where, job)
+        except UsageError:
+            found = no_record.job_without_record(job, where, env)
+            if found is None:
+                raise
+            if as_json:
+                print(json.dumps(no_record.as_json(found), indent=2))
+            else:
+                print(no_record.page(found, width), end="")
+            return
     else:
         records = list_records(where)
         ended = [one for one in records[:50] if one.read_end() is not None] or records
@@ -55,7 +68,7 @@ def why(
     if as_json:
         print(json.dumps(why_json(post), indent=2))
     else:
-        print(page(post, width=min(shutil.get_terminal_size().columns, 110)), end="")
+        print(page(post, width=width), end="")
 
 
 def register(app: typer.Typer) -> None:

@@ -12,6 +12,7 @@ from ..model.status import ClusterPhase, ClusterStatus
 from ..slurm.queue import Job
 from ..state.catalogue import list_records, record_of
 from ..state.record import Record
+from .no_record import JobWithoutRecord
 from .reader import SILENT_S, hosts_of, read_cluster, waiting_message
 
 #: What to do about a job that runs and has no record.
@@ -44,6 +45,26 @@ def job_without_record(job: Job, now: float | None = None) -> ClusterStatus:
         message=message,
         slurm_state=job.state,
         job_name=job.name,
+    )
+
+
+def ended_without_record(job: JobWithoutRecord, now: float | None = None) -> ClusterStatus:
+    """A job that ended, or that Slurm has forgotten, before raycluster had started in it."""
+    state = job.state
+    over = state is None or state.has_ended
+    good = state is not None and state.state == "COMPLETED"
+    return ClusterStatus(
+        job=job.job_id,
+        name="",
+        phase=ClusterPhase.NO_RECORD if not over else ClusterPhase.ENDED if good else ClusterPhase.FAILED,
+        nodes=(),
+        expected_nodes=0,
+        started=0.0,
+        read_at=time.time() if now is None else now,
+        exit_code=state.shell_code if state is not None and over else None,
+        reason="no-record",
+        message=job.verdict.rstrip("."),
+        slurm_state=state.state if state is not None else "",
     )
 
 

@@ -173,11 +173,11 @@ def _texts(
         yield f"{host}'s last report", reports[host].message
     for host in hosts:
         for path in sorted((record.path / "logs" / host).glob("*"), key=_rank):
-            yield f"{host}/{path.name}", _tail(path)
+            yield f"{host}/{path.name}", read_tail(path)
     output = record.read_head()
     path_text = output.output if output else ""
     if path_text:
-        yield path_text, _tail(Path(path_text))
+        yield path_text, read_tail(Path(path_text))
 
 
 def _rank(path: Path) -> tuple[int, str]:
@@ -185,7 +185,8 @@ def _rank(path: Path) -> tuple[int, str]:
     return (order.index(path.name) if path.name in order else len(order), path.name)
 
 
-def _tail(path: Path, size: int = READ_BYTES) -> str:
+def read_tail(path: Path, size: int = READ_BYTES) -> str:
+    """The end of a file; empty when it is not a readable file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb") as file:
@@ -203,7 +204,9 @@ def _last_lines(record: Record, failed_host: str) -> Iterator[tuple[str, tuple[s
     for name in ("raylet.err", "raylet.out", "gcs_server.err", "gcs_server.out"):
         path = record.path / "logs" / failed_host / name
         lines = (
-            [line.rstrip() for line in _tail(path, 16384).splitlines() if line.strip()] if failed_host else []
+            [line.rstrip() for line in read_tail(path, 16384).splitlines() if line.strip()]
+            if failed_host
+            else []
         )
         if lines:
             yield f"{failed_host}/{name}", tuple(lines[-LAST_LINES:])

@@ -42,13 +42,13 @@ def page(post: PostMortem, *, width: int = 100) -> str:
     """One page of plain text."""
     lines = list(_heading(post))
     verdict, remedies = judge(post)
-    lines += ["", "Likely cause", *_wrapped(verdict, width)]
+    lines += ["", "Likely cause", *wrapped(verdict, width)]
     if post.found:
-        lines += [*_wrapped(f"{post.found[0].where}: {post.found[0].line}", width, "  > ")]
+        lines += [*wrapped(f"{post.found[0].where}: {post.found[0].line}", width, "  > ")]
     if remedies:
         lines += ["What to do"]
         for remedy in dict.fromkeys(remedies[:3]):
-            lines += _wrapped(remedy, width, "  - ", "    ")
+            lines += wrapped(remedy, width, "  - ", "    ")
     if post.deaths:
         lines += ["", "What ended first"]
         lines += [f"  {_clock(death.when)}  {death}" for death in post.deaths[:5]]
@@ -107,7 +107,7 @@ def _clock(when: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(when)) + f".{int(when % 1 * 10)}"
 
 
-def _wrapped(text: str, width: int, first: str = "  ", rest: str = "    ") -> list[str]:
+def wrapped(text: str, width: int, first: str = "  ", rest: str = "    ") -> list[str]:
     return textwrap.wrap(
         text, width, initial_indent=first, subsequent_indent=rest if first.strip() else first
     )

@@ -1,0 +1,155 @@
+"""Jobs that have no record: why raycluster did not start in them, by what Slurm and the output say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..model.causes import find_causes
+from ..model.text import printable
+from ..slurm.queue import WAITING
+from ..state.catalogue import list_records
+from ..state.submitted import output_of
+from .follow import JobState, describe, explain_reason, job_state
+from .post_mortem import read_tail
+from .why import wrapped
+
+#: Lines of the job's output that are shown.
+LAST_LINES = 12
+
+#: What a job's exit code and signal mean before raycluster has started (Slurm's sources, signal 53 and 125
+#: are Slurm's own).
+_CODES: dict[tuple[int, int], tuple[str, str]] = {
+    (0, 53): (
+        "Slurm could not start the batch script: the directory of its output does not exist on the node, or "
+        "cannot be written.",
+        "Create the directory of --output, on a file system that the nodes share.",
+    ),
+    (0, 125): ("The job used more memory than it asked for.", "Ask for more memory: --mem."),
+    (126, 0): (
+        "A program in the batch script is not executable.",
+        "The job's output names it; `chmod +x` makes it executable.",
+    ),
+    (127, 0): (
+        "A program in the batch script was not found on the node.",
+        "The job's output names it. Its environment may be on a disk that only the login node has: put it on "
+        "a file system that the nodes share.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class JobWithoutRecord:
+    """What is known of it."""
+
+    job_id: str
+    state: JobState | None
+    """None when Slurm does not know the job (any more)."""
+    output: str
+    """Path of its output; empty when not known."""
+
+    @property
+    def verdict(self) -> str:
+        if self.state is None:
+            return (
+                "Slurm no longer knows the job, and there is no record of a cluster: it ended before "
+                "raycluster started, or the record was removed."
+            )
+        if self.state.state in WAITING:
+            return f"The job {describe(self.state)}."
+        if not self.state.has_ended:
+            return (
+                f"The job {describe(self.state)}, and there is no record of a cluster: raycluster has not "
+                "started in it, or the record was removed."
+            )
+        known = self._code
+        return (
+            f"The job {describe(self.state)}, before raycluster started. {known[0] if known else ''}".strip()
+        )
+
+    @property
+    def remedies(self) -> tuple[str, ...]:
+        """What to do."""
+        if self.state is not None and self.state.state in WAITING:
+            reason = explain_reason(self.state.reason)
+            return (f"{reason[:1].upper()}{reason[1:]}.",) if reason else ()
+        found = [one.cause.remedy for one in find_causes([(self.output, read_tail(Path(self.output)))])]
+        known = self._code if self.state is not None and self.state.has_ended else None
+        return (known[1], *found) if known else tuple(found)
+
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        """Of the job's output."""
+        lines = [line.rstrip() for line in read_tail(Path(self.output)).splitlines()] if self.output else []
+        return tuple([line for line in lines if line][-LAST_LINES:])
+
+    @property
+    def _code(self) -> tuple[str, str] | None:
+        return _CODES.get((self.state.exit_code, self.state.signal)) if self.state is not None else None
+
+
+def has_record(state_dir: Path, job_id: str) -> bool:
+    """Whether there is a record of this job, or several."""
+    return any(record.job_id == job_id for record in list_records(state_dir))
+
+
+def job_without_record(
+    job_id: str,
+    state_dir: Path,
+    env: Mapping[str, str],
+    *,
+    ask: Callable[[str, Mapping[str, str]], JobState | None] = job_state,
+) -> JobWithoutRecord | None:
+    """A job without a record that Slurm or `raycluster submit` knows; None when there is no such job."""
+    if not job_id.isascii() or not job_id.isdigit() or has_record(state_dir, job_id):
+        return None
+    state = ask(job_id, env)
+    remembered = (state_dir / "submitted" / job_id).exists()
+    if state is None and not remembered:
+        return None
+    output = output_of(state_dir, job_id) or (state.output if state is not None else "")
+    return JobWithoutRecord(job_id, state, output)
+
+
+def page(job: JobWithoutRecord, width: int = 100) -> str:
+    """As `why` prints it."""
+    lines = [f"Job {job.job_id}: no record of a cluster", "", "Likely cause", *wrapped(job.verdict, width)]
+    if job.remedies:
+        lines.append("What to do")
+        for remedy in dict.fromkeys(job.remedies):
+            lines += wrapped(remedy, width, "  - ", "    ")
+    lines += _output_lines(job)
+    return "\n".join(printable(line) for line in lines) + "\n"
+
+
+def _output_lines(job: JobWithoutRecord) -> Iterator[str]:
+    if not job.output:
+        return
+    yield ""
+    if job.last_lines:
+        yield f"Last lines of {job.output}"
+        yield from (f"  {line}" for line in job.last_lines)
+    else:
+        yield f"Output: {job.output} (empty, or not visible from here)"
+
+
+def as_json(job: JobWithoutRecord) -> dict[str, Any]:
+    """As `why --json` prints it."""
+    ended = job.state is not None and job.state.has_ended
+    return {
+        "schema": 1,
+        "job": job.job_id,
+        "running": job.state is not None and not ended,
+        "exit_code": job.state.shell_code if job.state is not None and ended else None,
+        "reason": "no-record",
+        "failed_host": "",
+        "culprit": "",
+        "message": "",
+        "verdict": job.verdict,
+        "remedies": list(job.remedies),
+        "first": None,
+        "causes": [],
+        "nodes": [],
+    }
