@@ -83,6 +83,14 @@ class JobState:
     """Path of the batch script's output, with its patterns filled in."""
     nodes: str = ""
     restarts: int = 0
+    user: str = ""
+    """As Slurm writes it: ada(1001)."""
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether the job belongs to this user, as far as Slurm says whose it is."""
+        _, _, uid = self.user.rstrip(")").rpartition("(")
+        return not uid or uid == str(os.getuid())
 
     @property
     def has_ended(self) -> bool:
@@ -123,6 +131,7 @@ def parse_job(text: str) -> JobState:
         output=values.get("StdOut", "").strip(),
         nodes=values.get("NodeList", "").replace("(null)", ""),
         restarts=int(values.get("Restarts", "0") or 0),
+        user=values.get("UserId", "").strip(),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..model.causes import find_causes
+from ..model.errors import UsageError
 from ..model.text import printable
 from ..slurm.queue import WAITING
 from ..state.catalogue import list_records
@@ -102,10 +103,18 @@ def job_without_record(
     *,
     ask: Callable[[str, Mapping[str, str]], JobState | None] = job_state,
 ) -> JobWithoutRecord | None:
-    """A job without a record that Slurm or `raycluster submit` knows; None when there is no such job."""
+    """A job without a record that Slurm or `raycluster submit` knows; None when there is no such job.
+
+    Raises UsageError for a job of another user, whose record this one cannot see.
+    """
     if not job_id.isascii() or not job_id.isdigit() or has_record(state_dir, job_id):
         return None
     state = ask(job_id, env)
+    if state is not None and not state.is_mine:
+        raise UsageError(
+            f"no record of job {job_id} in {state_dir}: the job belongs to {state.user.partition('(')[0]}.",
+            "Only its owner can read its record.",
+        )
     remembered = (state_dir / "submitted" / job_id).exists()
     if state is None and not remembered:
         return None

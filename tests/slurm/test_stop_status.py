@@ -151,6 +151,44 @@ def test_a_waiting_job(slurm: Slurm) -> None:
     wait_until(lambda: job.state() == "CANCELLED", timeout_s=20, what="the cancelled job")
 
 
+def test_a_suspended_job_is_not_running(slurm: Slurm) -> None:
+    job = start(slurm)
+    slurm.run(LOGIN, ["scontrol", "suspend", job.id], check=True)
+    wait_until(lambda: job.state() == "SUSPENDED", timeout_s=20, what="the suspended job")
+    assert told(slurm, "status", job.id, "--json")["state"] == "suspended"
+    assert "until it is resumed" in raycluster(slurm, "status", job.id).stdout
+    raycluster(slurm, "monitor", job.id, "--once", "--exit-status", code=5)
+    slurm.run(LOGIN, ["scontrol", "resume", job.id], check=True)
+    wait_until(
+        lambda: told(slurm, "status", job.id, "--json")["state"] == "running",
+        timeout_s=30,
+        what="the resumed job",
+    )
+    raycluster(slurm, "stop", job.id)
+    job.wait()
+    slurm.assert_nothing_left()
+
+
+def test_jobs_in_which_raycluster_never_started(slurm: Slurm) -> None:
+    job = slurm.sbatch("true", "-N1", "--output=/no/such/directory/x.out", user="alice")
+    assert job.wait().state == "FAILED"
+    page = " ".join(raycluster(slurm, "why", job.id).stdout.split())
+    assert "Slurm could not start the batch script" in page
+    found = told(slurm, "status", job.id, "--json")
+    assert (found["state"], found["reason"], found["over"]) == ("failed", "no-record", True)
+    missing = slurm.sbatch("no-such-program", "-N1", user="alice")
+    missing.wait()
+    page = " ".join(raycluster(slurm, "why", missing.id).stdout.split())
+    assert "was not found on the node" in page and "no-such-program: command not found" in page
+    sleeping = slurm.sbatch("sleep 600", "-N1", user="alice")
+    wait_until(lambda: sleeping.state() == "RUNNING", timeout_s=20, what="the job without a cluster")
+    assert told(slurm, "status", sleeping.id, "--json")["state"] == "no record"
+    assert "has no record of a cluster" in raycluster(slurm, "stop", sleeping.id, code=2).stderr
+    assert "the job belongs to alice" in raycluster(slurm, "status", sleeping.id, user="bob", code=2).stderr
+    raycluster(slurm, "stop", sleeping.id, "--yes")
+    wait_until(lambda: sleeping.state() == "CANCELLED", timeout_s=20, what="the cancelled job")
+
+
 @pytest.mark.parametrize("shape", ["batch", "task", "salloc"])
 def test_env_wherever_it_is_asked(slurm: Slurm, shape: str) -> None:
     options = ("-N2", "--exclusive", "--mem=3000", "--time=10")

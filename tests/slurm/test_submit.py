@@ -105,14 +105,14 @@ def test_wait_is_quiet(slurm: Slurm) -> None:
 
 
 def test_refusals_come_with_a_hint(slurm: Slurm) -> None:
-    for option, hint in (("--partition=nowhere", "sinfo -s"), ("--tmie=3", "no option of raycluster")):
+    for option, hint in (("--partition=nowhere", "sinfo -s"), ("--tmie=3", "not an option of raycluster")):
         done = raycluster(slurm, "submit", option, "--", "true")
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1
         assert hint in done.stderr
 
 
-def test_a_job_that_waits_for_ever_is_told_so_once(slurm: Slurm) -> None:
+def test_a_job_that_will_never_start_is_told_so_once(slurm: Slurm) -> None:
     argv = slurm.bed.command(
         LOGIN, ["raycluster", "submit", "--nodes=33", "--follow", "--", "true"], user="alice"
     )

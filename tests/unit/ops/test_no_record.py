@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from raycluster_cli.cli.app import app
+from raycluster_cli.model.errors import UsageError
 from raycluster_cli.ops.follow import JobState, parse_job
 from raycluster_cli.ops.no_record import job_without_record, page
 from raycluster_cli.state.submitted import remember
@@ -83,6 +85,13 @@ def test_a_job_with_several_records_is_not_one_without(tmp_path: Path) -> None:
     assert job_without_record("4711", tmp_path, {}, ask=lambda job, env: JobState("RUNNING")) is None
 
 
+def test_a_job_of_another_user_is_theirs(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no record of job 9 in .*: the job belongs to ada\."):
+        job_without_record("9", tmp_path, {}, ask=lambda job, env: JobState("RUNNING", user="ada(4294967)"))
+    mine = JobState("RUNNING", user=f"me({os.getuid()})")
+    assert job_without_record("9", tmp_path, {}, ask=lambda job, env: mine) is not None
+
+
 def test_the_commands_agree(tmp_path: Path) -> None:
     slurm = SlurmCommands(tmp_path / "slurm")
     slurm.answer("squeue", "")
@@ -102,8 +111,10 @@ def test_the_commands_agree(tmp_path: Path) -> None:
 
 def test_a_job_as_scontrol_prints_it() -> None:
     text = (
-        "JobId=9 JobState=FAILED Reason=RaisedSignal:53(Real-time_signal_19) ExitCode=0:53 "
+        "JobId=9 UserId=ada(1001) GroupId=x(1) JobState=FAILED "
+        "Reason=RaisedSignal:53(Real-time_signal_19) ExitCode=0:53 "
         "StdOut=/a b/x.out Power="
     )
     state = parse_job(text)
     assert (state.state, state.exit_code, state.signal, state.output) == ("FAILED", 0, 53, "/a b/x.out")
+    assert state.user == "ada(1001)" and not state.is_mine
