@@ -45,15 +45,11 @@ def map_lines(status: ClusterStatus, width: int, height: int, glyphs: Glyphs) ->
             line = Text(" ")
     if line.cell_len > 1:
         lines.append(fit(line, width, glyphs))
-    each = (
-        f"one character per {per_character} nodes (the worst)"
-        if per_character > 1
-        else "one character per node"
-    )
+    each = "node" if per_character == 1 else f"{per_character} nodes"
+    each += " (the worst of them)" if per_character > 1 and width >= 100 else ""
     key = (
-        f" one character per {each}: "
-        f"{glyphs.levels[0]} idle {glyphs.levels[4]} half {glyphs.levels[-1]} busy  "
-        f"{glyphs.way[0]}{glyphs.way[-1]} starting  {glyphs.bad} failed  {glyphs.silent} not reported"
+        f" one character per {each}: {glyphs.levels[0]} idle {glyphs.levels[-1]} busy "
+        f"{glyphs.way[0]}{glyphs.way[-1]} starting {glyphs.bad} failed {glyphs.silent} not reported"
     )
     return [*lines, fit(Text(key, "dim"), width, glyphs)]
 

@@ -15,7 +15,7 @@ from ..state.catalogue import list_records
 from ..state.submitted import output_of
 from .follow import JobState, describe, explain_reason, job_state
 from .post_mortem import read_tail
-from .why import wrapped
+from .why import hanging, wrapped
 
 #: Lines of the job's output that are shown.
 LAST_LINES = 12
@@ -129,17 +129,18 @@ def page(job: JobWithoutRecord, width: int = 100) -> str:
         lines.append("What to do")
         for remedy in dict.fromkeys(job.remedies):
             lines += wrapped(remedy, width, "  - ", "    ")
-    lines += _output_lines(job)
+    lines += _output_lines(job, width)
     return "\n".join(printable(line) for line in lines) + "\n"
 
 
-def _output_lines(job: JobWithoutRecord) -> Iterator[str]:
+def _output_lines(job: JobWithoutRecord, width: int) -> Iterator[str]:
     if not job.output:
         return
     yield ""
     if job.last_lines:
         yield f"Last lines of {job.output}"
-        yield from (f"  {line}" for line in job.last_lines)
+        for line in job.last_lines:
+            yield from hanging(line, width)
     else:
         yield f"Output: {job.output} (empty, or not visible from here)"
 

@@ -40,7 +40,11 @@ def why_json(post: PostMortem) -> dict[str, Any]:
 
 def page(post: PostMortem, *, width: int = 100) -> str:
     """One page of plain text."""
-    lines = list(_heading(post))
+    lines = [
+        line
+        for text in _heading(post)
+        for line in wrapped(text, width, "  " if text.startswith("  ") else "")
+    ]
     verdict, remedies = judge(post)
     lines += ["", "Likely cause", *wrapped(verdict, width)]
     if post.found:
@@ -51,13 +55,17 @@ def page(post: PostMortem, *, width: int = 100) -> str:
             lines += wrapped(remedy, width, "  - ", "    ")
     if post.deaths:
         lines += ["", "What ended first"]
-        lines += [f"  {_clock(death.when)}  {death}" for death in post.deaths[:5]]
-    lines += ["", "Nodes", *_node_lines(post)]
+        for death in post.deaths[:5]:
+            lines += hanging(f"{_clock(death.when)}  {death}", width)
+    lines += ["", "Nodes", *(line for text in _node_lines(post) for line in hanging(text, width))]
     if post.events:
         lines += ["", "Events"]
-        lines += [f"  {_clock(event.when)}  {event.text}"[: width + 20] for event in post.events[-8:]]
+        for event in post.events[-8:]:
+            lines += hanging(f"{_clock(event.when)}  {event.text}", width)
     for name, last in post.last_lines:
-        lines += ["", f"Last lines of {name}", *(f"  {line}"[: width + 20] for line in last)]
+        lines += ["", f"Last lines of {name}"]
+        for line in last:
+            lines += hanging(line, width)
     lines += [
         "",
         f"Logs: {', '.join(post.log_dirs)}" if post.log_dirs else "No logs were kept (--keep-logs).",
@@ -70,13 +78,13 @@ def _heading(post: PostMortem) -> Iterator[str]:
     driver = f": {command_text(head.driver)}" if head and head.driver else ""
     yield f"Cluster {post.job}{driver}"[:160]
     if end is None:
-        yield "  the record does not say that it has ended"
+        yield "has not reported its end"
         return
     ran = f" after {duration(max(end.when - head.started, 0))}" if head and head.started else ""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(end.when))
-    yield f"  ended {when}{ran}, exit code {end.exit_code}"
+    yield f"ended {when}{ran}, exit code {end.exit_code}"
     where = f" ({end.failed_host})" if end.failed_host else ""
-    yield f"  {end.message}{where if end.failed_host not in end.message else ''}"
+    yield f"{end.message}{where if end.failed_host not in end.message else ''}"
 
 
 def _node_lines(post: PostMortem) -> Iterator[str]:
@@ -92,15 +100,15 @@ def _node_lines(post: PostMortem) -> Iterator[str]:
         code = f"code {node.exit_code}" if node.exit_code is not None else "exited without reporting"
         oom = f", {count(node.oom_kills, 'process', 'processes')} killed for memory" if node.oom_kills else ""
         skew = f", its clock is off by {node.skew_s:+.0f} s" if node.skew_s else ""
-        yield f"  {node.host:<12} {node.role:<6} {code}{oom}{skew}: {node.message or node.phase}"
+        yield f"{node.host:<12} {node.role:<6} {code}{oom}{skew}: {node.message or node.phase}"
     if len(troubled) > 12:
-        yield f"  and {len(troubled) - 12} more"
+        yield f"and {len(troubled) - 12} more"
     good = len(post.nodes) - len(troubled)
     if good:
-        yield f"  {count(good, 'node')} {'exited cleanly' if ended else 'without problems'}"
+        yield f"{count(good, 'node')} {'exited cleanly' if ended else 'without problems'}"
     skewed = [f"{node.host} ({node.skew_s:+.0f} s)" for node in post.nodes if node.skew_s]
     if skewed:
-        yield f"  clocks that differ from the file server's: {', '.join(skewed[:8])}"
+        yield f"clocks that differ from the file server's: {', '.join(skewed[:8])}"
 
 
 def _clock(when: float) -> str:
@@ -108,6 +116,25 @@ def _clock(when: float) -> str:
 
 
 def wrapped(text: str, width: int, first: str = "  ", rest: str = "    ") -> list[str]:
-    return textwrap.wrap(
-        text, width, initial_indent=first, subsequent_indent=rest if first.strip() else first
-    )
+    """Lines of at most ``width`` characters, without control characters.
+
+    >>> wrapped("use less memory", 14, "  - ", "    ")
+    ['  - use less', '    memory']
+    """
+    rest = rest if first.strip() else first
+    text = printable(" ".join(text.splitlines()))
+    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+
+
+def hanging(text: str, width: int) -> list[str]:
+    """A line of a list, continued below its own beginning.
+
+    >>> hanging("n1  worker  the raylet died", 20)
+    ['  n1  worker  the', '      raylet died']
+    """
+    return wrapped(text, width, "  ") if len(text) + 2 <= width else _continued(text, width)
+
+
+def _continued(text: str, width: int) -> list[str]:
+    first, *others = wrapped(text, width, "  ")
+    return [first, *wrapped(" ".join(line.strip() for line in others), width, "      ")]

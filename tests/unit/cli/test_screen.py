@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 import time
 from pathlib import Path
 
@@ -89,6 +90,7 @@ def test_five_hundred_nodes_are_summed_up(clusters: dict[str, ClusterStatus]) ->
     assert "495 ready" in text
     assert "2 failed" in text and "n[499-500]" in text
     assert "3 not reported" in text and "n[496-498]" in text
+    assert re.search(r" one character per \d nodes: · idle █ busy ▏▋ starting ✗ failed \? not reported", text)
     assert "of 500" in text
 
 

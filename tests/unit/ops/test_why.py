@@ -104,7 +104,7 @@ def test_clock_two_minutes_off(record: Record) -> None:
 
 def test_good_end_and_no_end(record: Record) -> None:
     record.write_node(reported("n1", "head", "driver running", exit_code=None))
-    assert "does not say that it has ended" in page(post_mortem(record))
+    assert "has not reported its end" in page(post_mortem(record))
     record.write_end(EndReport(NOW, 0, "driver", "", "the driver ended with code 0"))
     assert judge(post_mortem(record)) == ("Nothing went wrong.", ())
 
@@ -140,3 +140,16 @@ def test_command(record: Record, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert json.loads(done.output)["failed_host"] == json.loads(done.output)["culprit"] == "n2"
     assert "Likely cause" in CliRunner().invoke(app, ["why", *state]).output
+
+
+@pytest.mark.parametrize("width", [40, 80, 110])
+def test_the_page_fits_and_cuts_no_word(record: Record, width: int) -> None:
+    long = " ".join(f"word{number}" for number in range(60))
+    record.write_end(EndReport(NOW, 5, "worker-lost", "n2", f"worker n2 is lost: {long}"))
+    record.write_node(reported("n2", phase="failed", exit_code=5, message=long))
+    record.append_event(f"worker n2 {long}")
+    (record.log_dir("n2") / "raylet.err").write_text(f"{long}\n")
+    text = page(post_mortem(record), width=width)
+    paths = ("Logs: ", "Last lines of ")
+    assert [line for line in text.splitlines() if len(line) > width and not line.startswith(paths)] == []
+    assert text.split().count("word59") == text.split().count("word7") >= 4
