@@ -40,11 +40,8 @@ def why_json(post: PostMortem) -> dict[str, Any]:
 
 def page(post: PostMortem, *, width: int = 100) -> str:
     """One page of plain text."""
-    lines = [
-        line
-        for text in _heading(post)
-        for line in wrapped(text, width, "  " if text.startswith("  ") else "")
-    ]
+    title, *more = _heading(post)
+    lines = [*wrapped(title, width, ""), *(line for text in more for line in wrapped(text, width))]
     verdict, remedies = judge(post)
     lines += ["", "Likely cause", *wrapped(verdict, width)]
     if post.found:

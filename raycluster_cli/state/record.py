@@ -160,14 +160,6 @@ class Record(EventLog, UsageFiles):
         """The head as it stands in the record, also of a cluster that has ended."""
         return decode(HeadInfo, read_bytes(self.path / "head.json"))
 
-    def read_live_head(self) -> HeadInfo | None:
-        """The head unless the record says that its cluster has ended.
-
-        The end is read first: a new head moves head.json away before end.json, so that the
-        head of an earlier cluster is never taken for a live one.
-        """
-        return None if self.read_end() is not None else self.read_head()
-
     def write_node(self, report: NodeReport) -> None:
         if not report.updated:
             report = dataclasses.replace(report, updated=time.time())

@@ -14,7 +14,7 @@ from raycluster_cli.model.record import ClusterUsage, EndReport, NodeReport, Nod
 from raycluster_cli.model.status import ClusterPhase, NodePhase
 from raycluster_cli.ops.clusters import find_record, job_without_record, read_all
 from raycluster_cli.ops.reader import natural, read_cluster
-from raycluster_cli.ops.status_json import cluster_json, list_json, prometheus_text
+from raycluster_cli.ops.status_json import cluster_json, list_json, node_json, prometheus_text
 from raycluster_cli.slurm.queue import Job
 from raycluster_cli.state.record import Record
 from tests.unit.records_by_hand import write_record
@@ -209,6 +209,40 @@ def test_json_page_names_every_field(tmp_path: Path) -> None:
     node = found["nodes"][0]
     names = [*found, *node, *node["usage"]]
     assert [name for name in names if f"`{name}`" not in page] == []
+
+
+def test_json_page_names_every_state_and_phase() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "json.md").read_text()
+    values = [each.value for each in (*ClusterPhase, *NodePhase)]
+    assert [value for value in values if f"`{value}`" not in page] == []
+
+
+@pytest.mark.parametrize(
+    ("phase", "shown", "value"),
+    [
+        ("starting ray", "starting Ray", "starting ray"),
+        ("gone", "exited", "gone"),
+        ("joined", "ready", "ready"),
+        ("a phase of a later version", "launched", "launched"),
+    ],
+)
+def test_people_read_labels_and_programs_the_values_of_the_first_version(
+    tmp_path: Path, phase: str, shown: str, value: str
+) -> None:
+    record = write_record(tmp_path, 2, usage=False)
+    record.write_node(NodeReport("n002", "worker", phase, updated=time.time()))
+    node = read_cluster(record).nodes[1]
+    assert (node.label, node.state) == (shown, value)
+    assert node_json(node)["state"] == value
+
+
+def test_a_node_that_has_not_reported(tmp_path: Path) -> None:
+    node = read_cluster(write_record(tmp_path, 2, silent=1, age_s=3)).nodes[1]
+    assert (node.label, node_json(node)["state"], node_json(node)["phase"]) == (
+        "not reported",
+        "no word",
+        "no word",
+    )
 
 
 def test_prometheus(tmp_path: Path) -> None:
