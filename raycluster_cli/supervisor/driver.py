@@ -209,7 +209,7 @@ class Driver:
         """
         if self.processes():
             # A signal to the whole step that has ended the driver may not have been handled here yet.
-            await set_within(SETTLE_S, self._sooner)
+            await set_within(self._sooner, SETTLE_S)
             return await self.stop(signal.SIGTERM, grace_s)
         return self._code()
 

@@ -12,6 +12,7 @@ from ..model.errors import RayclusterError, UsageError
 from ..model.loss_policy import WorkerLossPolicy
 from ..model.record import EndReport
 from ..model.status import EndReason, NodePhase
+from ..node.processes import ESSENTIAL
 from ..policy import actions as do
 from ..policy import events as on
 from ..policy import head as policy
@@ -176,8 +177,13 @@ class HeadRun(NodeRun):
             await asyncio.sleep(delay_s)
             await work()
         except (RayclusterError, StartFailure, OSError) as error:
-            self.post(on.RecoveryFailed(str(error)))
+            self.post(on.RecoveryFailed(str(error), self.node.log_of("gcs_server")))
             return
+        # One that ended again by now is the recovery's: the policy takes no death during it for another.
+        for name in ESSENTIAL:
+            if not self.node.children[name].running:
+                self.post(on.RecoveryFailed(f"{name} ended again", self.node.log_of(name)))
+                return
         self.post(on.Recovered(time.time() - began))
 
     async def _restart_gcs(self) -> None:

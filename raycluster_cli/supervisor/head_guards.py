@@ -68,7 +68,7 @@ class HeadGuards:
         guard("the wait for the workers", self._watch_reports)
         if (record := run.record) is not None:
             guard("the watch over the record", lambda: self._watch_record(record))
-            guard("what is in use", lambda: tell_usage(run, run.rules.expected + 1))
+            guard("what is in use", lambda: tell_usage(run, run.rules.expected + 1), vital=False)
             start("the job's output file", self._note_output())
             start("old records", self._prune())
 
@@ -115,7 +115,7 @@ class HeadGuards:
         run = self._run
         if run.record is None:
             return {}
-        reports = await run.reports.ask(run.record.read_nodes, timeout_s=RECORD_LOOK_S, default=None)
+        reports = await run.reports.look(run.record.read_nodes, timeout_s=RECORD_LOOK_S, default=None)
         if reports is not None:
             since = run.context.launched - OLD_REPORT_S
             self._reports = {
@@ -167,10 +167,13 @@ class HeadGuards:
         run = self._run
         beat_at = 0.0
         while True:
-            for node_id in await run.reports.submit(record.lost_node_ids):
+            lost: list[str] = await run.reports.look(
+                record.lost_node_ids, timeout_s=RECORD_LOOK_S, default=[]
+            )
+            for node_id in lost:
                 if (worker := run.state.workers.get(node_id)) is not None:  # the GCS has not missed it yet
                     run.post(on.WorkerLeft(worker))
-            stop = await run.reports.submit(record.stop_requested)
+            stop = await run.reports.look(record.stop_requested, timeout_s=RECORD_LOOK_S, default=None)
             if stop is not None:
                 run.post(on.StopRequested(stop.by))
                 return

@@ -50,7 +50,7 @@ async def _last_report(host: str, record: Record, reports: ReportWriter) -> Node
     deadline = loop.time() + LAST_REPORT_S
     while loop.time() < deadline:
         left_s = max(deadline - loop.time(), 0.05)
-        report = await reports.ask(record.read_node, host, timeout_s=left_s, default=None)
+        report = await reports.look(record.read_node, host, timeout_s=left_s, default=None)
         if report is not None and (report.deaths or report.phase in ENDING):
             return report
         await asyncio.sleep(POLL_S)

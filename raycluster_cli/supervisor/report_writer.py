@@ -80,7 +80,7 @@ class ReportWriter:
         answer = self.submit(call, *args)
         await asyncio.wait({answer}, timeout=timeout_s)
         if not answer.done():
-            answer.add_done_callback(_forget)
+            answer.cancel()  # one that has not begun is not called at all: they must not pile up
             return default
         found: T = answer.result()
         return found
@@ -98,6 +98,13 @@ class ReportWriter:
         last.add_done_callback(_forget)
         await asyncio.wait({last}, timeout=timeout_s)
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def look(self, call: Callable[..., T], *args: Any, timeout_s: float, default: T) -> T:
+        """As :meth:`ask`, and ``default`` too when the record cannot be read or written just now."""
+        try:
+            return await self.ask(call, *args, timeout_s=timeout_s, default=default)
+        except (RayclusterError, OSError):
+            return default
 
     async def need(self, call: Callable[..., T], *args: Any, where: object = "") -> T:
         """The answer of a call that the start cannot do without.  Raises UsageError when none comes."""

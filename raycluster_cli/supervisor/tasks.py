@@ -64,9 +64,14 @@ class Tasks:
             work.close()  # it is cancelled before it begins
         return self._run(name, self._once(name, work))
 
-    def guard(self, name: str, watch: Callable[[], Coroutine[Any, Any, object]]) -> asyncio.Task[None]:
-        """Run a guard: ``watch`` makes the coroutine anew each time.  One that returns has done its work."""
-        return self._run(name, self._watch(name, watch))
+    def guard(
+        self, name: str, watch: Callable[[], Coroutine[Any, Any, object]], *, vital: bool = True
+    ) -> asyncio.Task[None]:
+        """Run a guard: ``watch`` makes the coroutine anew each time.  One that returns has done its work.
+
+        A guard that is not ``vital`` never ends the run: it is started again for as long as it takes.
+        """
+        return self._run(name, self._watch(name, watch, vital))
 
     async def close(self) -> list[str]:
         """Cancel what runs and wait for it; nothing is started after this.  Returns what did not end."""
@@ -91,7 +96,7 @@ class Tasks:
         except Exception as error:
             self._on_failure(name, error)
 
-    async def _watch(self, name: str, watch: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    async def _watch(self, name: str, watch: Callable[[], Coroutine[Any, Any, object]], vital: bool) -> None:
         loop = asyncio.get_running_loop()
         tries = 0
         while True:
@@ -101,8 +106,8 @@ class Tasks:
                 return
             except Exception as error:
                 tries = 1 if loop.time() - began > GUARD_WORKED_S else tries + 1
-                if tries >= GUARD_TRIES:
+                if tries >= GUARD_TRIES and vital:
                     self._on_failure(name, error)
                     return
                 self._on_restart(name, error)
-            await self._sleep(GUARD_REST_S * 2 ** (tries - 1))
+            await self._sleep(min(GUARD_REST_S * 2 ** (tries - 1), GUARD_WORKED_S))

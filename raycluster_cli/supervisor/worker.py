@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from ..model.errors import UsageError
+from ..model.errors import RayclusterError, UsageError
 from ..model.loss_policy import WorkerLossPolicy
 from ..model.record import EndReport
 from ..model.status import EndReason, NodePhase
@@ -22,7 +22,7 @@ from .context import Context
 from .discovery import AttemptFailed, ClusterKey, Discovery
 from .head_record import HeadRecord, head_task_probe
 from .joining import Joined, Joiner
-from .run import NodeRun
+from .run import Finished, NodeRun
 from .usage import tell_usage
 
 #: How long a head with --head-recovery gets to come back.  Less than Ray's raylets wait for it
@@ -101,7 +101,7 @@ class WorkerRun(NodeRun):
             event="ready", address=self.cluster.target.address, environment=node.client_variables()
         )
         self.tasks.guard("the watch over the head", self._watch_head)
-        self.tasks.guard("what is in use", lambda: tell_usage(self, self.context.nodes_in_job))
+        self.tasks.guard("what is in use", lambda: tell_usage(self, self.context.nodes_in_job), vital=False)
 
     def head_record(self) -> HeadRecord:
         """The reader of what the record says of our head."""
@@ -154,6 +154,10 @@ class WorkerRun(NodeRun):
             restarts=self.state.restarts,
         )
         self.post(on.Joined())
+        raylet = node.children.get("raylet")
+        if raylet is not None and not raylet.running:  # it ended again before we came to say that we are in
+            self.process_died(raylet, raylet.exited.result())
+            return
         node.start_extras()
         if head is not None and head.with_dashboard:
             node.wake_agent()
@@ -196,7 +200,7 @@ class WorkerRun(NodeRun):
         deadline = loop.time() + wait_s
         while True:
             left_s = max(deadline - loop.time(), LOOK_S)
-            end = await self.reports.ask(record.read_end, timeout_s=left_s, default=None)
+            end = await self.reports.look(record.read_end, timeout_s=left_s, default=None)
             if end is not None or loop.time() >= deadline:
                 return end
             await asyncio.sleep(LOOK_S)
@@ -215,8 +219,12 @@ class WorkerRun(NodeRun):
             await self.joiner.start_again(self.cluster.target)
         except AttemptFailed as failed:
             self.post(on.RestartFailed(str(failed), failed.log))
-            return
-        self._joined()
+        except RayclusterError as error:
+            self.post(on.RestartFailed(str(error)))
+        except Finished as finished:
+            self.post(on.StartEnded(finished.end))
+        else:
+            self._joined()
 
     # -- the end ---------------------------------------------------------------------------------
 

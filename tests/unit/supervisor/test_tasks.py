@@ -91,6 +91,23 @@ def test_a_guard_that_goes_on_failing_fails_for_good() -> None:
     assert len(seen.restarted) == GUARD_TRIES - 1
 
 
+def test_a_guard_that_is_not_vital_ends_nothing() -> None:
+    calls = []
+
+    async def watch() -> None:
+        calls.append(None)
+        if len(calls) <= GUARD_TRIES + 2:
+            raise OSError("for long")
+
+    async def test(seen: Seen) -> None:
+        await seen.tasks().guard("what is in use", watch, vital=False)
+
+    seen = play(test)
+    assert len(calls) == GUARD_TRIES + 3
+    assert seen.failed == []
+    assert len(seen.restarted) == GUARD_TRIES + 2
+
+
 def test_close_cancels_all_and_starts_nothing_more() -> None:
     ended = []
 
