@@ -116,9 +116,9 @@ class Leases:
         if not number:
             return 0, None
         for _ in range(20):
-            lease = decode(Lease, read_bytes(self._path_of(number)))
-            if lease is not None:
-                return number, lease
+            data = read_bytes(self._path_of(number))
+            if data:  # whole, or broken for good
+                return number, decode(Lease, data)
             self._sleep(0.05)  # only where link(2) is not supported: its maker is about to write it
         return number, None
 

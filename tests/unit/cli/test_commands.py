@@ -113,7 +113,7 @@ def test_a_job_that_nobody_knows(call: Call, tmp_path: Path) -> None:
     write_record(tmp_path, 2, key="1")
     result = call("status", "77")
     assert result.exit_code != 0
-    assert "no record of '77'" in said(result) and "the newest there: 1" in said(result)
+    assert "no record of '77'" in said(result) and "the newest records there: 1" in said(result)
 
 
 def test_slurm_that_does_not_answer_changes_nothing(call: Call, slurm: SlurmCommands, tmp_path: Path) -> None:

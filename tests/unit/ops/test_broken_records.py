@@ -33,6 +33,7 @@ from raycluster_cli.ops.tunnel import tunnel_to
 from raycluster_cli.ops.why import page, why_json
 from raycluster_cli.slurm.queue import Job
 from raycluster_cli.state.catalogue import prune, record_of
+from raycluster_cli.state.lease import Leases
 from raycluster_cli.state.record import Record
 from raycluster_cli.state.submitted import output_of
 from tests.unit.records_by_hand import write_record
@@ -90,7 +91,7 @@ def look_at_everything(state_dir: Path, key: str = "4711") -> None:
     list(event_lines(record, 10))
     kept_files(record, "n002", "raylet")
     record.read_refusal("0")
-    record.leases.heard()
+    record.leases.last_heartbeat()
     output_of(state_dir, key)
     prune(state_dir, now=time.time())
     calls: list[Callable[[], object]] = [
@@ -160,8 +161,10 @@ def replaced(whole: tuple[Path, dict[str, bytes]], name: str, data: bytes) -> An
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lease that cannot be read is asked for again; not here."""
-    monkeypatch.setattr("raycluster_cli.state.lease.time.sleep", lambda seconds: None)
+    """A lease that is empty may be about to be written, and is read again; not here."""
+    defaults = Leases.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "sleep", lambda seconds: None)
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name not in ("token", "watching")])
