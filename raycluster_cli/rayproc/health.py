@@ -20,8 +20,9 @@ import os
 import socket
 import ssl
 from dataclasses import dataclass
+from functools import partial
 
-from ..system.waiting import done_within, within
+from ..system.waiting import done_within, in_thread, within
 from .address import join_host_port
 
 # --------------------------------------------------------------------------- TCP
@@ -95,7 +96,7 @@ async def _probe(host: str, port: int) -> Probe:
     if flags:
         places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     else:
-        places = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        places = await in_thread(partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM))
     for family, kind, proto, _, where in places:
         with socket.socket(family, kind, proto) as sock:
             sock.setblocking(False)

@@ -11,6 +11,7 @@ import random
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +22,9 @@ from ..rayproc.health import Outcome, Probe, tcp_probe
 from ..slurm.allocation import Allocation
 from ..state.catalogue import list_records
 from ..state.record import Record
+from ..system.network import RESOLVE_S
 from ..system.ports import derived_gcs_ports
+from ..system.waiting import in_thread, within
 from .head_record import RECORD_LOOK_S, HeadRecord
 from .report_writer import ReportWriter
 
@@ -253,7 +256,8 @@ class Discovery:
 async def numeric_address(host: str) -> str:
     """The address that a host name stands for, as Ray and the identity check need it; itself if unknown."""
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
+        asking = in_thread(partial(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM))
+        found = await within(asking, RESOLVE_S)
+    except (OSError, asyncio.TimeoutError):
         return host  # the probe says why
     return str(found[0][4][0])

@@ -32,6 +32,7 @@ from ..system.cgroups import oom_kills
 from ..system.process import Child, Reaper, Signals
 from ..system.proctree import become_subreaper, identify
 from ..system.report import Report
+from ..system.waiting import done_within, in_thread
 from .context import Context
 from .parent_link import ParentLink
 from .report_writer import ReportWriter
@@ -349,9 +350,8 @@ class NodeRun:
             target = record.log_dir(host)
             return str(target) if copy_logs(source, target) else ""
 
-        copying = asyncio.ensure_future(asyncio.to_thread(copy))
-        await asyncio.wait({copying}, timeout=COPY_TIMEOUT_S)
-        if not copying.done():
+        copying = in_thread(copy)
+        if not await done_within(copying, COPY_TIMEOUT_S):
             self.report.warn(f"logs of {host} were not all kept: {record.path} was too slow")
         elif target := copying.result():
             self.reports.add(log_path=target)
