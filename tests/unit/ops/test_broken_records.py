@@ -71,7 +71,7 @@ raw = some.binary(max_size=60) | some.sampled_from(
 def look_at_everything(state_dir: Path, key: str = "4711") -> None:
     """All that the commands do with a record; only errors with a message for people may come out."""
     record = Record.open(state_dir / "bed" / key)
-    status = read_cluster(record, {key: Job(key, key, "RUNNING")}, events=5)
+    status = read_cluster(record, {key: Job(key, "RUNNING")}, events=5)
     json.dumps(cluster_json(status, timing=True))
     prometheus_text(status)
     Changes().lines(status)
