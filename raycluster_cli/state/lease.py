@@ -98,6 +98,16 @@ class Leases:
         """The last lease, whether or not its holder still runs; None without one."""
         return self._last()[1]
 
+    def is_held(
+        self, *, alive: Callable[[ProcessRef], bool] = is_running, stale_s: float = LEASE_STALE_S
+    ) -> bool:
+        """Whether there is a head, by the rules of :meth:`take`.  Never raises."""
+        try:
+            number, holder = self._last()
+            return holder is not None and not self._gone(number, holder, alive, stale_s)
+        except RayclusterError:
+            return False
+
     def _path_of(self, number: int) -> Path:
         return self.path / f"head.claim.{number}"
 

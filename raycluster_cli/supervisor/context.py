@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -58,11 +57,13 @@ class Context:
         return self.env.get("RAYCLUSTER_TOKEN", "")
 
     @property
-    def own_identity(self) -> str:
-        """The cluster's identity where head and workers were given the same token, else ''."""
-        if not self.own_token:
-            return ""
-        return hashlib.sha256(f"{self.cluster_key} {self.own_token}".encode()).hexdigest()[:32]
+    def needs_record(self) -> bool:
+        """Whether workers cannot join without a record, because nothing else tells them of head and token."""
+        settings = self.settings
+        expected = settings.expected_workers
+        workers = self.role is Role.WORKER or (len(self.worker_hosts) if expected is None else expected) > 0
+        told = bool(self.own_token) or (not settings.auth and settings.master_port is not None)
+        return workers and not told
 
     @property
     def worker_hosts(self) -> list[str]:

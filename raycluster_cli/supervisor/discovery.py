@@ -1,7 +1,8 @@
-"""Where is the head?  A worker looks in the cluster's record and probes the port that it names.
+"""Where is the head?  A worker reads the cluster's record, or has the head prove itself.
 
-Where no record is shared, the ports to probe follow from the cluster's key (ports.derived_gcs_ports) on the
-first node of the job; with --master-ip and --master-port they are given.
+A worker sends the cluster's token to an address only if a record of the user's names it, or if the head
+there has proved that it has RAYCLUSTER_TOKEN (head_proof).  --master-ip and --master-port say where to look;
+they do not say that the right one listens there.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from ..slurm.allocation import Allocation
 from ..state.catalogue import list_records
 from ..state.record import Record
 from ..system.network import RESOLVE_S
-from ..system.ports import derived_gcs_ports
 from ..system.waiting import in_thread, within
+from .head_proof import ProvenHead, find_proven_head
 from .head_record import RECORD_LOOK_S, HeadRecord
 from .report_writer import ReportWriter
 
@@ -56,7 +57,11 @@ class Target:
     ip: str
     port: int
     head: HeadInfo | None = None
-    """From the job's record; None where no record is shared."""
+    """From the record, or from the head's proof; None for an address that was only given by hand."""
+    proven: bool = False
+    """The head has proved that it has RAYCLUSTER_TOKEN."""
+    unfit: str = ""
+    """Why another cluster's head must be there."""
 
     @property
     def address(self) -> str:
@@ -107,8 +112,14 @@ class ClusterKey:
 
     @property
     def text(self) -> str:
-        """As Context.cluster_key: ports are derived from it where no record is shared."""
+        """As Context.cluster_key."""
         return f"{self.slurm_cluster}/{self.key}+{self.name}"
+
+
+class Prove(Protocol):
+    async def __call__(
+        self, host: str, token: str, fits: Callable[[ProvenHead], bool]
+    ) -> ProvenHead | None: ...
 
 
 class TcpProbe(Protocol):
@@ -126,24 +137,29 @@ class Discovery:
         key: ClusterKey,
         allocation: Allocation | None,
         state_dir: Path,
+        own_token: str = "",
+        auth: bool = True,
         master_ip: str = "",
         master_port: int | None = None,
         probe: TcpProbe = tcp_probe,
         resolve: Callable[[str], Awaitable[str]] | None = None,
+        prove: Prove = find_proven_head,
     ) -> None:
+        """``own_token`` is RAYCLUSTER_TOKEN, or ''; without ``auth`` (--no-auth) the cluster has no token."""
         self.head_record = head_record
         self._reports = reports
         self._key = key
         self._allocation = allocation
         self._state_dir = state_dir
+        self._own_token = own_token
+        self._auth = auth
         self._master_ip = master_ip
         self._master_port = master_port
         self._probe = probe
         self._resolve = resolve or numeric_address
+        self._prove = prove
         self._began = asyncio.get_running_loop().time()
         self._found_record: Record | None = None
-        self._guesses: set[str] = set()
-        self._ruled_out: set[str] = set()
 
     @property
     def record(self) -> Record | None:
@@ -157,41 +173,40 @@ class Discovery:
             return f"{self._master_ip}:{self._master_port or '?'}"
         return str(self.head_record.record.path) if self.head_record.record else "the head"
 
-    def rule_out(self, address: str) -> bool:
-        """Probe an address no more; False when it was not a guess."""
-        if address not in self._guesses:
-            return False
-        self._ruled_out.add(address)
-        return True
-
     async def find_head(
-        self, until: float, deadline: float, named: Callable[[Target], Awaitable[None]] | None = None
+        self, until: float, deadline: float, known: Callable[[Target], Awaitable[None]] | None = None
     ) -> Target:
         """Probe where the head should be, until it answers or the attempt is over (AttemptFailed).
 
-        The attempt is over at ``until``, or at ``deadline`` where the record says that the head is starting
-        (both by the loop's clock).  Where the head is, the record says; it is read more seldom than the
-        head's port is probed.  ``named`` is called with each target that the record names, before its probe.
+        The attempt is over at ``until``, or at ``deadline`` where the head says that it is starting (both by
+        the loop's clock).  Where the head is, is looked up more seldom than its port is probed.  ``known`` is
+        called with each target that is the right head, before its probe.
         """
         loop = asyncio.get_running_loop()
         pace = Pace.of(self.head_record.nodes)
         targets: list[Target] = []
-        read_at = 0.0
+        look_at = 0.0
         why: dict[str, str] = {}
         while True:
-            if loop.time() >= read_at:
-                read = await self._targets()
-                # A read that was not answered in time takes nothing back.
-                if not any(one.head for one in targets) or any(one.head for one in read):
-                    targets = read
-                read_at = loop.time() + pace.next_poll_s(known=any(one.head for one in targets))
+            if loop.time() >= look_at:
+                found = await self._targets()
+                # A look that was not answered in time takes nothing back.
+                if not any(one.head for one in targets) or any(one.head for one in found):
+                    targets = found
+                look_at = loop.time() + pace.next_poll_s(known=any(one.head for one in targets))
             for target in targets:
-                if target.head is not None and named is not None:
-                    await named(target)
+                if target.head is not None and known is not None:
+                    await known(target)
                 probe = await self._probe(target.ip, target.port, timeout_s=PROBE_TIMEOUT_S)
-                if probe.outcome is Outcome.REACHED:
+                if probe.outcome is not Outcome.REACHED:
+                    detail = f": {probe.detail}" if probe.detail else ""
+                    why[target.address] = f"{probe.outcome.value}{detail}"
+                elif target.unfit:
+                    raise AttemptFailed(target.address, "wrong cluster", target.unfit)
+                elif target.head is not None or not self._auth:
                     return target
-                why[target.address] = f"{probe.outcome.value}{f': {probe.detail}' if probe.detail else ''}"
+                else:
+                    why[target.address] = self._not_known()
             # A head that says that it is starting may import Ray for minutes: that is no failed attempt.
             starting = any(
                 one.head is not None and one.head.state == HeadState.STARTING.value for one in targets
@@ -200,29 +215,58 @@ class Discovery:
                 if not why:
                     raise AttemptFailed(self.where, "no head", "the record names none")
                 raise AttemptFailed(", ".join(why), " and ".join(dict.fromkeys(why.values())))
-            wait_s = read_at - loop.time()
+            wait_s = look_at - loop.time()
             await asyncio.sleep(max(min(wait_s, pace.next_probe_s()) if targets else wait_s, 0.001))
 
     async def _targets(self) -> list[Target]:
-        """Where the head may be: as told, else as the record says, else as Slurm's node list says."""
+        """Where the head is, as the record says or the head itself proves; else the address given by hand."""
         ip, port = self._master_ip, self._master_port
         head = await self.head_record.read_head()
         if head is not None and (not port or port == head.port):
-            return [Target(ip or head.address_ip, head.port, head)]
+            return [Target(head.address_ip, head.port, head)]
         if not ip and self._allocation is not None and self._allocation.job_nodes:
             ip = self._allocation.head_node
         if not ip:
             return []
         if port:
             ip = await self._resolve(ip)
-            return [Target(ip, port, head or await self._head_at(ip, port))]
+            if head is not None:
+                return [Target(ip, port, unfit=f"the record has this cluster's head at {head.address}")]
+            if (found := await self._head_at(ip, port)) is not None:
+                return [Target(found.address_ip, port, found)]
+            return await self._proven(ip) or [Target(ip, port)]
         waited_s = asyncio.get_running_loop().time() - self._began
-        if self.head_record.record is not None and waited_s < UNSHARED_AFTER_S:
-            return []  # the record will say; a port that is only likely may be another cluster's
-        ip = await self._resolve(ip)  # not earlier: where names are slow to resolve it takes seconds
-        targets = [Target(ip, port) for port in derived_gcs_ports(self._key.text)]
-        self._guesses = {target.address for target in targets}
-        return [target for target in targets if target.address not in self._ruled_out]
+        if not self._own_token or (self.head_record.record is not None and waited_s < UNSHARED_AFTER_S):
+            return []  # the record will say
+        return await self._proven(await self._resolve(ip))
+
+    async def _proven(self, ip: str) -> list[Target]:
+        """The head that proves on ``ip`` that it is this cluster's.  It is at the address that it says."""
+        if not self._own_token:
+            return []
+        found = await self._prove(ip, self._own_token, self._fits)
+        return [Target(found.head.address_ip, found.head.port, found.head, proven=True)] if found else []
+
+    def _fits(self, found: ProvenHead) -> bool:
+        """Whether a head with our token is our cluster's: a user may have one token for all clusters."""
+        return (
+            (found.cluster_key == self._key.text or not self._key.certain)
+            and self._master_port in (None, found.head.port)
+            and self.head_record.is_of_our_step(found.head)
+        )
+
+    def _not_known(self) -> str:
+        """Why an address at which somebody listens is not joined."""
+        if self._own_token:
+            return (
+                "no proof (something listens there, but no head on that host proved that it has this "
+                "cluster's RAYCLUSTER_TOKEN; the token was not sent)"
+            )
+        return (
+            "no token (something listens there, but no record that can be read here names a head at this "
+            "address: set --state-dir to a directory that all nodes share, or export the same "
+            "RAYCLUSTER_TOKEN on all nodes)"
+        )
 
     async def _head_at(self, ip: str, port: int) -> HeadInfo | None:
         """A head that some record of this user names at this address.
@@ -235,7 +279,7 @@ class Discovery:
             for record in list_records(self._state_dir)[:20]:
                 head = record.read_head()
                 here = head is not None and port == head.port and ip in (head.address_ip, head.host)
-                if here and record.read_end() is None:
+                if here and record.read_end() is None and record.leases.is_held():
                     return record
             return None
 

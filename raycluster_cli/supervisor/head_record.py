@@ -12,8 +12,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from collections.abc import Mapping
 
 from ..model.errors import ExitCode, RayclusterError
 from ..model.record import EndReport, HeadInfo
@@ -27,18 +26,8 @@ from ..system.report import Report
 from .report_writer import ReportWriter
 from .run import Finished
 
-T = TypeVar("T")
-
 #: How long one read of the record may take where the work must go on without it.
 RECORD_LOOK_S = 2.0
-
-
-class OnRecord(Protocol):
-    """A call on the record that the start cannot do without (NodeRun.on_record)."""
-
-    async def __call__(self, call: Callable[..., T], *args: object) -> T:
-        """The call's result.  RayclusterError when the file system does not answer."""
-        ...
 
 
 class HeadRecord:
@@ -53,7 +42,6 @@ class HeadRecord:
         record: Record | None,
         *,
         reports: ReportWriter,
-        on_record: OnRecord,
         report: Report,
         allocation: Allocation | None,
         symmetric: bool,
@@ -63,7 +51,6 @@ class HeadRecord:
         self.record = record
         self.nodes = nodes
         self._reports = reports
-        self._on_record = on_record
         self._report = report
         self._allocation = allocation
         self._symmetric = symmetric
@@ -79,18 +66,20 @@ class HeadRecord:
 
         Unless it was our own step's: then this worker is late, and there is nothing left to do (Finished).
         """
-        end = await self._on_record(self.record.read_end) if self.record is not None else None
-        if self.record is None or end is None:
+        if self.record is None:
             return
-        head = await self._on_record(self.record.read_head)
-        if head is not None and self._is_of_our_step(head):
+        end = await self._reports.need(self.record.read_end, where=self.record.path)
+        if end is None:
+            return
+        head = await self._reports.need(self.record.read_head, where=self.record.path)
+        if self._symmetric and head is not None and self.is_of_our_step(head):
             raise Finished(end_of_cluster(end))
         self._stale_identity = head.identity if head else None
         self.stale_end = end
 
-    def _is_of_our_step(self, head: HeadInfo) -> bool:
-        """Whether a head and we are tasks of one `srun raycluster run`."""
-        return self._symmetric and head.step == self._step
+    def is_of_our_step(self, head: HeadInfo) -> bool:
+        """Whether a head can be ours: tasks of one `srun raycluster run` are all in the same step."""
+        return not self._symmetric or head.step == self._step
 
     async def read_head(self) -> HeadInfo | None:
         """The head as the record has it, unless it is an earlier one's or another step's.
@@ -100,7 +89,7 @@ class HeadRecord:
         if self.record is None:
             return None
         head = await self._reports.ask(self.record.read_head, timeout_s=RECORD_LOOK_S, default=None)
-        ours = head is not None and (not self._symmetric or self._is_of_our_step(head))
+        ours = head is not None and self.is_of_our_step(head)
         if head is None or not ours or head.identity == self._stale_identity:
             await self._finish_when_refused(self.record)
             return None

@@ -23,6 +23,7 @@ from ..slurm.hostlist import format_hostlist
 from ..state.record import Record
 from .driver import find_program
 from .head_entry import HeadEntry
+from .head_proof import HeadProof, identity_of
 from .versions import python_version
 
 if TYPE_CHECKING:
@@ -40,7 +41,13 @@ class HeadStart:
         self._context = run.context
         self._settings = run.settings
         self.entry = HeadEntry(self._write_head)
-        self.identity = run.context.own_identity or secrets.token_hex(16)
+        token, nonce = run.context.own_token, secrets.token_hex(16)
+        self.identity = identity_of(token, nonce) if token else nonce
+        self._proof = (
+            HeadProof(token, run.context.cluster_key, nonce, lambda: self.entry.info)
+            if token and run.rules.expected
+            else None
+        )
         self.claimed = False
         """Whether the record is ours: until then it may be another head's, whose end is not ours to write."""
         self.refused_by: Record | None = None
@@ -70,6 +77,7 @@ class HeadStart:
             await self._make_keys(node)
         # Written before Ray is up: workers then probe the port itself and do not ask the file server.
         self.entry.create(self._head_info(node))
+        await self._prove()
         run.enter_phase(NodePhase.STARTING, ip=node.address.ip, node_root=str(node.root.path))
         run.report.on_event = self._to_event_log
         try:
@@ -90,6 +98,18 @@ class HeadStart:
         run.reports.stamp(node.steps)
         run.enter_phase(NodePhase.JOINED, node_id=started.node_id)
         run.parent.tell(event="up", address=self.entry.info.address)
+
+    async def _prove(self) -> None:
+        """With RAYCLUSTER_TOKEN workers may not see the record; they then ask for a proof instead."""
+        if self._proof is not None and not await self._proof.listen():
+            self._run.report.warn(
+                "no port is free for workers that cannot read the record; they will not find this head."
+            )
+
+    def close(self) -> None:
+        """No further worker finds this head."""
+        if self._proof is not None:
+            self._proof.close()
 
     async def _take_lease(self, record: Record) -> None:
         """Become the head of this record, or leave it alone: it is another head's then."""

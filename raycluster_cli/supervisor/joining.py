@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..model.errors import ExitCode, WorkersMissingError
-from ..model.record import HeadInfo
 from ..model.settings import Settings
 from ..model.status import NodePhase
 from ..policy.values import End
@@ -21,12 +20,9 @@ from ..state.record import Record
 from ..system.network import NodeAddress
 from ..system.report import Report
 from .discovery import AttemptFailed, Discovery, Target
-from .head_record import RECORD_LOOK_S, OnRecord
+from .head_record import RECORD_LOOK_S
 from .report_writer import ReportWriter
 from .run import Finished
-
-#: Failures of an attempt that mean that another cluster answers there.
-OTHER_CLUSTER_KINDS = ("wrong cluster", "auth")
 
 #: Failures that the next attempt would only meet again.
 FINAL_KINDS = ("version mismatch", "wrong cluster", "auth")
@@ -106,13 +102,11 @@ class Joiner:
         host: str,
         symmetric: bool,
         own_token: str,
-        own_identity: str,
         reports: ReportWriter,
-        on_record: OnRecord,
         report: Report,
         deadline: float,
     ) -> None:
-        """``own_token`` and ``own_identity`` are those of RAYCLUSTER_TOKEN, else ''.
+        """``own_token`` is RAYCLUSTER_TOKEN, or ''.
 
         ``deadline``: when the first join must be done, by the loop's clock.
         """
@@ -122,9 +116,7 @@ class Joiner:
         self._host = host
         self._symmetric = symmetric
         self._own_token = own_token
-        self._own_identity = own_identity
         self._reports = reports
-        self._on_record = on_record
         self._report = report
         self._deadline = deadline
         self._ready_for = ""
@@ -152,8 +144,6 @@ class Joiner:
                 return Joined(target, self._discovery.record)
             except AttemptFailed as failed:
                 attempts.failed(failed.where, str(failed))
-                if failed.kind in OTHER_CLUSTER_KINDS and self._discovery.rule_out(failed.where):
-                    continue  # another cluster has the port that was only likely: ours has another
                 final = failed.kind in FINAL_KINDS or loop.time() >= self._deadline or attempt >= tries
                 if final:
                     break
@@ -169,7 +159,8 @@ class Joiner:
         raise WorkersMissingError(
             f"{self._host} did not join a head: {attempts}.",
             "Is the head running in this job? --master-ip and --master-port say where it is, "
-            "--state-dir where its record is.",
+            "--state-dir where its record is. Where the nodes share no directory, export the same "
+            "RAYCLUSTER_TOKEN on all of them.",
         )
 
     async def start_again(self, target: Target) -> None:
@@ -207,7 +198,7 @@ class Joiner:
         start = node.start(
             min(self._settings.start_timeout, left_s),
             gcs_address=target.address,
-            identity=head.identity if head else self._own_identity,
+            identity=head.identity if head else "",
             gcs_reconnect_s=GCS_RECONNECT_S if head is not None and head.head_recovery else None,
         )
         try:
@@ -256,19 +247,16 @@ class Joiner:
 
     async def _token(self, target: Target) -> str:
         """The cluster's token, from the record or from RAYCLUSTER_TOKEN; '' when there is none by choice."""
-        head: HeadInfo | None = target.head
-        if not (head.auth if head is not None else self._settings.auth):
+        head, record = target.head, self._discovery.record
+        if head is None or not head.auth:  # discovery gives no head only with --no-auth
             return ""
-        record = self._discovery.record
-        token: str | None = self._own_token
-        if not token and record is not None:
-            token = await self._on_record(record.read_token)
-        if token:
+        token: str | None = None
+        if record is not None and not target.proven:
+            token = await self._reports.need(record.read_token, where=record.path)
+        if token := token or self._own_token:
             return token
         raise AttemptFailed(
             target.address,
             "no token",
-            "somebody listens there, but the job's record, which holds the token, names no head: if this is "
-            "the right address, set --state-dir to a directory that all nodes share, or export "
-            "RAYCLUSTER_TOKEN in the batch script",
+            "the record names this head, but has no token: export the RAYCLUSTER_TOKEN that the head has",
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ..model.errors import UsageError
 from ..model.settings import Settings
+from ..model.token import own_token
 from ..rayproc.warm import WarmCompanion
 from ..slurm.allocation import Allocation
 from ..state.location import state_dir
@@ -28,6 +29,7 @@ class Launcher:
 
     def start(self, command: str, settings: Settings, driver: tuple[str, ...] = ()) -> None:
         """`raycluster COMMAND`: ends the process with its exit code; returns when there is nothing to do."""
+        own_token(self.env)  # refused before anything is started
         {"head": self._head, "worker": self._worker, "run": self._run}[command](settings, driver)
 
     def _head(self, settings: Settings, driver: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NoReturn, TypeVar
 
-from ..model.errors import ExitCode, RayclusterError
+from ..model.errors import ExitCode, RayclusterError, UsageError
 from ..model.record import NodeReport, ProcessDeath
 from ..model.status import EndReason, NodePhase
 from ..model.text import hide
@@ -286,9 +286,15 @@ class NodeRun:
         except RayclusterError as error:
             if context.settings.state_dir:
                 raise
+            if context.needs_record:
+                raise UsageError(
+                    f"no record can be kept, and workers cannot join without one: {error.message}",
+                    "Give a directory that all nodes share with --state-dir, or export "
+                    "RAYCLUSTER_TOKEN=$(openssl rand -hex 32) in the batch script.",
+                ) from error
             self.report.warn(
-                f"no record can be kept: {error.message} Workers must be given --master-ip, --master-port "
-                f"and RAYCLUSTER_TOKEN. {error.hint}"
+                f"no record can be kept: {error.message} `raycluster status` and other commands will not "
+                f"find this cluster. {error.hint}"
             )
         self.reports.use(self.record)
 

@@ -87,9 +87,7 @@ class WorkerRun(NodeRun):
                 host=context.host,
                 symmetric=context.symmetric,
                 own_token=context.own_token,
-                own_identity=context.own_identity,
                 reports=self.reports,
-                on_record=self.on_record,
                 report=self.report,
                 deadline=deadline,
             )
@@ -112,7 +110,6 @@ class WorkerRun(NodeRun):
         return HeadRecord(
             self.record,
             reports=self.reports,
-            on_record=self.on_record,
             report=self.report,
             allocation=context.allocation,
             symmetric=context.symmetric,
@@ -130,6 +127,8 @@ class WorkerRun(NodeRun):
             key=ClusterKey(context.slurm_cluster, context.key, settings.name, certain),
             allocation=context.allocation,
             state_dir=context.state_dir,
+            own_token=context.own_token,
+            auth=settings.auth,
             master_ip=settings.master_ip,
             master_port=settings.master_port,
         )
