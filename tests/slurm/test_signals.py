@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import sys
 
 import pytest
@@ -10,6 +13,7 @@ from tests.bed.bed import REPOSITORY
 from tests.bed.spec import LOGIN
 from tests.slurm.cluster import Cluster
 from tests.slurm.jobs import Slurm
+from tests.waiting import wait_until
 
 #: A shell that runs the training program, and does something after it: the most common batch driver.
 #: A helper runs beside it in a session of its own.  Each prints what it gets; after SIGTERM it saves for
@@ -116,4 +120,51 @@ def test_a_signal_to_the_step_comes_once(slurm: Slurm, number: str) -> None:
     cluster.job.wait()
     for name in NAMES:
         assert cluster.job.output().count(f"{name} GOT SIG{number}") == 1
+    slurm.assert_nothing_left()
+
+
+#: Reads a line from its terminal, and then prints what it gets.
+INTERACTIVE = """
+import signal, time
+print("READ", input(), flush=True)
+signal.signal(signal.SIGINT, lambda number, frame: print("GOT SIGINT", flush=True))
+print("WAITS", flush=True)
+while True:
+    time.sleep(0.05)
+"""
+
+
+def test_an_interactive_driver_reads_from_the_terminal_and_gets_ctrl_c_once(slurm: Slurm) -> None:
+    path = slurm.bed.path(LOGIN, "/home/admin") / "interactive.py"
+    path.write_text(INTERACTIVE)
+    srun = ["srun", "--pty", "-N1", "-n1", "--mem=3000", sys.executable, "-m", "raycluster_cli", "run"]
+    driver = ["--grace", "2", "--", sys.executable, "/home/admin/interactive.py"]
+    argv = slurm.bed.command(LOGIN, [*srun, *driver], env={"PYTHONPATH": str(REPOSITORY)})
+    pid, terminal = os.forkpty()
+    if pid == 0:
+        os.execvp(argv[0], argv)
+    text = ""
+
+    def shown(what: str) -> bool:
+        nonlocal text
+        if select.select([terminal], [], [], 0.05)[0]:
+            try:
+                text += os.read(terminal, 4096).decode("utf-8", "replace")
+            except OSError:  # all that had it open have ended
+                return True
+        return what in text
+
+    try:
+        wait_until(lambda: shown("node ready"), timeout_s=60, what="the cluster in the terminal")
+        os.write(terminal, b"hello\n")
+        wait_until(lambda: shown("WAITS"), timeout_s=30, what="the driver in the terminal")
+        os.write(terminal, b"\x03")
+        wait_until(lambda: shown("\0"), timeout_s=30, what="the end of the terminal")
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(terminal)
+    assert "READ hello" in text
+    assert text.count("GOT SIGINT") == 1, text
+    assert "exit code 130" in text
     slurm.assert_nothing_left()
