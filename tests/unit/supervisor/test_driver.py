@@ -18,6 +18,7 @@ from raycluster_cli.system.process import Child, Reaper, Signals
 from raycluster_cli.system.proctree import (
     PR_SET_CHILD_SUBREAPER,
     become_subreaper,
+    descendants,
     identify,
     is_running,
     send_signal,
@@ -47,7 +48,7 @@ def got(number, frame):
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
     signal.signal(number, got)
 say("ready")
-while True:
+for _ in range(6000):  # a test that breaks off leaves it no longer than a minute
     time.sleep(0.01)
 """
 
@@ -92,7 +93,11 @@ class Scene:
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
     become_subreaper()
+    before = {stat.ref for stat in descendants(os.getpid())}
     yield Scene(tmp_path)
+    for stat in descendants(os.getpid()):  # of a test that failed
+        if stat.ref not in before:
+            send_signal(stat.ref, signal.SIGKILL)
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 

@@ -37,7 +37,7 @@ root = make_node_root("1", env={}, role="worker", base=Path(base), keeper=identi
 keeper.note(host="n1", role="head", record=record, keep_logs="always")
 keeper.note(node_root=str(root.path))
 (root.path / "some.log").write_text("a line")
-daemon = subprocess.Popen(["setsid", "sleep", "600"])
+daemon = subprocess.Popen(["setsid", "sleep", "60"])
 print("up", daemon.pid, root.path, os.getpgrp() == os.getpid(), flush=True)
 
 def hear():
@@ -101,7 +101,7 @@ def node() -> Iterator[Node]:
 
 
 def test_a_supervisor_that_is_killed(node: Node) -> None:
-    node.start("time.sleep(600)")
+    node.start("time.sleep(60)")
     os.kill(node.supervisor, signal.SIGKILL)
     code, errors = node.wait()
     assert code == 137
@@ -131,7 +131,7 @@ def test_a_clean_exit_is_not_reported(node: Node) -> None:
 def test_a_record_that_does_not_respond_does_not_keep_the_node_from_being_cleared(node: Node) -> None:
     node.record.log_dir("n1").mkdir(parents=True, exist_ok=True)
     os.mkfifo(node.record.log_dir("n1") / "some.log")  # who writes to it waits
-    node.start("time.sleep(600)", wait_s=0.2)
+    node.start("time.sleep(60)", wait_s=0.2)
     os.kill(node.supervisor, signal.SIGKILL)
     code, errors = node.wait()
     assert code == 137
