@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -130,24 +130,33 @@ class HeadRun(NodeRun):
     async def _watch_driver(self, driver: Driver) -> None:
         # Shielded: cancelling this task must not cancel what the driver's end is waited for with.
         code = await asyncio.shield(driver.child.exited)
-        ran_s = time.time() - driver.started
-        await driver.stop_left_running(self.settings.grace)
-        self.post(on.DriverExited(code, ran_s))
+        self.post(on.DriverExited(code, time.time() - driver.started))
 
     async def _stop_driver(self, action: do.StopDriver) -> None:
         if self.driver is None:
             self.post(on.DriverStopped(None))
             return
-        stop = asyncio.ensure_future(self.driver.stop(action.number, action.grace_s))
+        stop = self.driver.stop(action.number, action.grace_s)
+        self.post(on.DriverStopped(await self._kill_in_a_hurry(self.driver, stop)))
+
+    async def _end_left_running(self) -> None:
+        """Programs that a driver started and that still run after it ended by itself."""
+        if self.driver is not None:
+            stop = self.driver.stop_left_running(self.settings.grace)
+            await self._kill_in_a_hurry(self.driver, stop)
+
+    async def _kill_in_a_hurry(self, driver: Driver, stop: Coroutine[Any, Any, int | None]) -> int | None:
+        """The result of a stop of the driver, which is killed when the end must come at once."""
+        stopping = asyncio.ensure_future(stop)
         hurry = asyncio.ensure_future(self.hurry.wait())
         try:
-            await asyncio.wait({stop, hurry}, return_when=asyncio.FIRST_COMPLETED)
-            if not stop.done():
-                await self.driver.kill()
-                await asyncio.wait({stop})
-            self.post(on.DriverStopped(stop.result()))
+            both: set[asyncio.Future[Any]] = {stopping, hurry}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not stopping.done():
+                await driver.kill()
+            return await stopping
         finally:
-            await cancel([stop, hurry])
+            await cancel([stopping, hurry])
 
     # -- losses and recovery ---------------------------------------------------------------------
 
