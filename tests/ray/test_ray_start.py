@@ -315,16 +315,15 @@ if any(part.endswith(("dashboard/agent.py", "runtime_env/agent/main.py")) for pa
 """
 
 
-@pytest.mark.parametrize("agents", ["idle", "now"])
-def test_slow_agents_delay_nothing(tmp_path: Path, agents: Any) -> None:
+def test_slow_agents_delay_nothing(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(SLOW_AGENTS)
 
     async def test() -> None:
         async with nodes() as cluster:
             env = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
             began = time.monotonic()
-            await cluster.start(0, agents=agents, env=env)
-            await cluster.start(1, agents=agents, env=env)
+            await cluster.start(0, env=env)
+            await cluster.start(1, env=env)
             assert "2 nodes" in await cluster.driver(ON_EACH)
             assert time.monotonic() - began < 600
 

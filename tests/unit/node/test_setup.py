@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-import shutil
-import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,13 +50,6 @@ def said(one: NodeSetup) -> str:
     stream = one._report.stream
     assert isinstance(stream, io.StringIO)
     return stream.getvalue()
-
-
-@pytest.fixture
-def base() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
-    yield path
-    shutil.rmtree(path)
 
 
 class Slow:
