@@ -17,9 +17,7 @@ from typing import Any
 
 from ..model.errors import RayclusterError
 from ..model.settings import Settings
-from ..model.status import ANSWERED, IMPORTED, RAYLET, Role
-from ..rayproc.address import is_loopback as is_loopback
-from ..rayproc.address import join_host_port as join_host_port
+from ..model.status import Role
 from ..rayproc.client import remove_client, write_client
 from ..rayproc.companion_client import CompanionClient, Started
 from ..rayproc.environment import client_environment
@@ -280,7 +278,7 @@ class RayNode:
         except StartFailure:
             await self._companion.drop()
             raise
-        self.steps = _steps(ready, self.started)
+        self.steps = self.started.steps(ready)
         for name, pid in self.started.processes.items():
             self._processes.adopt(name, pid)
         if self.settings.head_recovery and (gcs := self.children.get("gcs_server")):
@@ -393,14 +391,3 @@ class RayNode:
         await self._processes.end(hurry)
         if companion is not None:
             await companion.close(0.0)
-
-
-def _steps(ready: Mapping[str, Any], started: Started) -> dict[str, float]:
-    """When the steps of a start were done, in Unix seconds; `ray start` does not tell them all."""
-    phases = started.phases
-    found = {
-        IMPORTED: ready.get("imported"),
-        ANSWERED: phases.get("gcs listening") or phases.get("checked"),
-        RAYLET: phases.get("raylet spawned"),
-    }
-    return {name: float(when) for name, when in found.items() if when}

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from ..model.status import ANSWERED, IMPORTED, RAYLET
 from ..system.waiting import done_within
 from .boot import companion_command
 from .failure import StartFailure
@@ -61,6 +62,18 @@ class Started:
     phases: Mapping[str, float]
     """Unix seconds at which each step of the start was done."""
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def steps(self, ready: Event) -> dict[str, float]:
+        """When the steps that the record names were done, in Unix seconds; `ray start` does not tell all.
+
+        ``ready`` is the answer of :meth:`CompanionClient.ready`.
+        """
+        found = {
+            IMPORTED: ready.get("imported"),
+            ANSWERED: self.phases.get("gcs listening") or self.phases.get("checked"),
+            RAYLET: self.phases.get("raylet spawned"),
+        }
+        return {name: float(when) for name, when in found.items() if when}
 
 
 class CompanionClient:

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from ..model.status import Role
-from .failure import StartFailure as StartFailure  # callers import plan and failure together
 
 Quick = Literal["auto", "node", "ray-start"]
 """How to start: by Ray's Node class in a warm Python, by `ray start`, or by whichever works."""

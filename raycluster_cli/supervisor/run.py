@@ -220,6 +220,11 @@ class NodeRun:
         self.log_traceback(name, error)
         self.report.note(f"{name}: {error!r}; starting it again")
 
+    def _node_failed(self, what: str, error: BaseException) -> None:
+        """Something failed that the node does in the background and can do without."""
+        self.log_traceback(what, error)
+        self.report.warn(f"{what} failed on {self.context.host}: {error!r}")
+
     def log_traceback(self, name: str, error: BaseException) -> None:
         """Into the node's log, which --keep-logs keeps."""
         root = self._node.setup.root if self._node is not None else None
@@ -245,7 +250,7 @@ class NodeRun:
     async def make_node(self) -> RayNode:
         """This machine's Ray node, with its directory made.  Raises RayclusterError."""
         context = self.context
-        self._node = RayNode(
+        node = RayNode(
             role=context.role,
             settings=context.settings,
             env=context.env,
@@ -259,8 +264,10 @@ class NodeRun:
             warm=context.warm,
             kept=context.keeper is not None,
         )
-        await self._node.prepare()
-        return self._node
+        node.on_failure = self._node_failed
+        await node.prepare()
+        self._node = node  # not earlier: without its directory there is nothing to end
+        return node
 
     def process_died(self, child: Child, code: int) -> None:
         """A process that the node cannot do without has ended, and not because we ended it."""

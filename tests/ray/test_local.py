@@ -33,6 +33,13 @@ def test_three_nodes_and_the_drivers_code(place: Local) -> None:
     place.assert_nothing_left()
 
 
+def test_a_directory_that_cannot_be_used_is_the_users_error(place: Local) -> None:
+    assert place.start(1, *driver(), options=("--temp-dir", "/nowhere")).wait(START_S) == 2, place.output
+    assert "cannot keep Ray's files below /nowhere" in place.output
+    assert "Traceback" not in place.output
+    place.assert_nothing_left()
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
 )
