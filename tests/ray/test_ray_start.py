@@ -21,7 +21,7 @@ from raycluster_cli.rayproc.failure import StartFailure
 from raycluster_cli.rayproc.lazy_agent import wake
 from raycluster_cli.rayproc.plan import TlsFiles, ports_for_restart
 from raycluster_cli.rayproc.raylet_log import read_drain_reason
-from raycluster_cli.system.proctree import descendants
+from raycluster_cli.system.proctree import descendants, is_running
 from tests.ray.nodes import Nodes, nodes, ray_version, run
 
 ON_EACH = """
@@ -495,9 +495,12 @@ print("COUNTS", *ray.get(counter.add.remote()))
             worker = await cluster.start(1, gcs_storage_path=storage, resources={"there": 1.0})
             count, pid = await counts(cluster)
             assert count == "1"
+            agents = descendants(head.processes["raylet"])
             for name in ("raylet", "gcs_server"):
                 child = cluster.child(head, name)
                 await child.stop(0)
+            while any(is_running(agent.ref) for agent in agents):  # they have the ports of the next ones
+                await asyncio.sleep(0.02)
             plan = cluster.plan(0, gcs_storage_path=storage)
             plan = replace(plan, ports=ports_for_restart(plan.ports, 1))
             again = await cluster.companions[0].start(plan, 60)
