@@ -14,11 +14,16 @@ def main() -> None:
     arguments = sys.argv[1:]
     env = dict(os.environ)
     keeper = warm = None
-    if arguments and arguments[0] in _KEPT and "--help" not in arguments:
+    if arguments and arguments[0] in _KEPT:
         # Before everything else: the keeper shall stay as small as a bare Python is.
+        from .supervisor.spare_task import hold_first_place, is_spare, wait_for_first_task
+
+        if is_spare(arguments, env):
+            wait_for_first_task(env)
+            return
         from .supervisor.keeper import guard
 
-        keeper = guard()
+        keeper = guard(held=hold_first_place(env))
         from .rayproc import warm as companion
 
         if companion.worth_it(arguments, env):

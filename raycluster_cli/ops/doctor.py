@@ -12,6 +12,7 @@ from .checkup import Checkup
 from .doctor_host import check_grants, check_limits, check_state_dir, check_temp_dir
 from .doctor_network import check_address, check_names, check_ports, check_proxies
 from .doctor_ray import begin_import, check_other_rays, check_python, check_ray
+from .doctor_slurm import check_slurm
 from .findings import NodeFindings
 
 Check = Callable[[Checkup], None]
@@ -31,6 +32,7 @@ def examine(checkup: Checkup, more: Sequence[tuple[str, Check]] = ()) -> NodeFin
         ("state directory", check_state_dir),
         ("proxies", check_proxies),
         ("other rays", check_other_rays),
+        ("slurm", check_slurm),
         *more,
         ("ray", lambda checkup: check_ray(checkup, importing)),
     ]

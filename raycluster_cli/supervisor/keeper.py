@@ -22,18 +22,26 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ..model.errors import ExitCode
 from ..system.keeper_link import RELAYED, Keeper
 from ..system.proctree import become_subreaper, end_descendants_of_this_process, has_terminal
 
+if TYPE_CHECKING:
+    import socket
+
 #: How long the record may take in which the keeper reports a crash.
 RECORD_WAIT_S = 5.0
 
 
-def guard(record_wait_s: float = RECORD_WAIT_S) -> Keeper:  # noqa: RET503  # _keep never returns
-    """Fork.  Returns in the child, which goes on as the supervisor; the parent never returns."""
+def guard(  # noqa: RET503  # _keep never returns
+    record_wait_s: float = RECORD_WAIT_S, *, held: socket.socket | None = None
+) -> Keeper:
+    """Fork.  Returns in the child, which goes on as the supervisor; the parent never returns.
+
+    ``held`` stays open in the parent alone: who is connected to it sees the parent's end.
+    """
     relay_read, relay_write = os.pipe()
     notes_read, notes_write = os.pipe()
     keeper_pid = os.getpid()
@@ -42,6 +50,8 @@ def guard(record_wait_s: float = RECORD_WAIT_S) -> Keeper:  # noqa: RET503  # _k
     if child == 0:
         os.close(relay_write)
         os.close(notes_read)
+        if held is not None:
+            held.close()
         if os.getppid() != keeper_pid:
             os._exit(int(ExitCode.FAILURE))
         os.set_blocking(relay_read, False)

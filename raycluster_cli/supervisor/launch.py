@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ class Launcher:
     warm: WarmCompanion | None = None
 
     def start(self, command: str, settings: Settings, driver: tuple[str, ...] = ()) -> None:
-        """`raycluster COMMAND`: ends the process with its exit code; returns when there is nothing to do."""
+        """`raycluster COMMAND`: ends the process with its exit code."""
         own_token(self.env)  # refused before anything is started
         {"head": self._head, "worker": self._worker, "run": self._run}[command](settings, driver)
 
@@ -45,8 +44,6 @@ class Launcher:
 
     def _worker(self, settings: Settings, _: tuple[str, ...]) -> None:
         allocation = Allocation.from_environ(self.env)
-        if _spare_task(allocation):
-            return
         _check_in_allocation(allocation, "worker", bool(settings.master_ip))
         self._node("worker", settings, allocation)
 
@@ -66,8 +63,6 @@ class Launcher:
                 f"`raycluster run` was started {where}; it takes its rank from srun.",
                 "Use `srun raycluster run -- …`, or `raycluster run --local 2 -- …` for this machine alone.",
             )
-        if _spare_task(allocation):
-            return
         kind = "head" if allocation.procid == 0 else "worker"
         self._node(kind, settings, allocation, driver, symmetric=True)
 
@@ -113,18 +108,6 @@ class Launcher:
             from .worker import WorkerRun
 
             run_and_exit(WorkerRun(context))
-
-
-def _spare_task(allocation: Allocation | None) -> bool:
-    """Whether another task of this step on this node does the work; says so."""
-    if allocation is None or allocation.is_first_task_on_node:
-        return False
-    print(
-        f"raycluster: task {allocation.procid} shares {allocation.node_name} with another task of its step, "
-        "which joins for the whole node; this one has nothing to do. Use --ntasks-per-node=1 to avoid it.",
-        file=sys.stderr,
-    )
-    return True
 
 
 def _check_in_allocation(allocation: Allocation | None, command: str, told: bool) -> None:

@@ -15,6 +15,9 @@ from raycluster_cli.supervisor.head_start import refuse_recovery
 
 ROOT = Path(__file__).resolve().parents[2]
 
+#: The files of tests/slurm with the tests of docs/reliability.md.
+NAMES = ("faults", "main_job", "outcomes")
+
 
 def seconds(nodes: int) -> tuple[float, float, float]:
     """After how long a dead and a silent raylet is known, and which pause is forgiven."""
@@ -51,7 +54,7 @@ def test_recovery_needs_a_ray_that_keeps_its_state() -> None:
 
 
 def test_every_row_of_the_page_names_a_test() -> None:
-    tests = "".join((ROOT / f"tests/slurm/test_{name}.py").read_text() for name in ("faults", "main_job"))
+    tests = "".join((ROOT / f"tests/slurm/test_{name}.py").read_text() for name in NAMES)
     rows = [
         line
         for line in (ROOT / "docs/reliability.md").read_text().split("## How soon")[0].splitlines()

@@ -215,10 +215,3 @@ def test_help_of_every_command_imports_nothing_heavy() -> None:
 def test_no_arguments_show_the_help(call) -> None:  # type: ignore[no-untyped-def]
     code, _ = call([], {})
     assert code in (0, 2)
-
-
-def test_a_task_that_shares_its_node_says_so_and_ends_well(call) -> None:  # type: ignore[no-untyped-def]
-    env = slurm("22.05/two-tasks-a-node.task1")
-    for command in ("run", "worker"):
-        with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
-            call([command], env)

@@ -15,12 +15,13 @@ import pytest
 from raycluster_cli.cli.doctor import table
 from raycluster_cli.model.settings import Settings
 from raycluster_cli.ops import doctor as doctor_checks
-from raycluster_cli.ops import doctor_host, doctor_network, doctor_ray
+from raycluster_cli.ops import doctor_host, doctor_network, doctor_ray, doctor_slurm
 from raycluster_cli.ops.checkup import Checkup
 from raycluster_cli.ops.doctor_host import file_system
 from raycluster_cli.ops.doctor_nodes import Meeting, as_lines, compare, on_all_nodes
 from raycluster_cli.ops.findings import Finding, NodeFindings, Verdict
 from raycluster_cli.slurm.allocation import Allocation
+from tests.unit.slurm.programs import programs
 
 
 def report(host: str, *findings: Finding, **facts: str) -> NodeFindings:
@@ -196,3 +197,31 @@ def test_one_srun_for_all(tmp_path: Path) -> None:
 def test_file_systems() -> None:
     assert file_system("/proc/self") == "proc (unknown)"
     assert file_system("/no/such/place")
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ("WaitTime                = 0 sec\nKillWait = 30 sec", [(Verdict.OK, "WaitTime=0, KillWait=30")]),
+        ("WaitTime = 10 sec\nKillWait = 30 sec", [(Verdict.WARNING, "WaitTime=10: 10 s after a task")]),
+        ("WaitTime = 0 sec\nKillWait = 5 sec", [(Verdict.WARNING, "KillWait=5: 5 s after scancel")]),
+        ("", []),
+    ],
+)
+def test_times_after_which_slurm_kills(
+    tmp_path: Path, config: str, expected: list[tuple[Verdict, str]]
+) -> None:
+    env = programs(tmp_path, scontrol=f"cat <<END\n{config}\nEND")
+    made = run(checkup(tmp_path, env), doctor_slurm.check_slurm)
+    assert [
+        (one.verdict, one.text[: len(text)]) for one, (_, text) in zip(made.findings, expected, strict=True)
+    ] == expected
+
+
+def test_the_controller_is_asked_once_for_a_job(tmp_path: Path) -> None:
+    env = programs(tmp_path, scontrol="echo 'WaitTime = 10 sec'")
+    nodes = {host: checkup(tmp_path, env) for host in ("n1", "n2")}
+    for host, made in nodes.items():
+        made.host, made.allocation = host, Allocation("7", ("n1", "n2"))
+        doctor_slurm.check_slurm(made)
+    assert [len(made.findings) for made in nodes.values()] == [1, 0]

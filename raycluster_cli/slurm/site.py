@@ -1,0 +1,56 @@
+"""The site's configuration of Slurm, as `scontrol show config` prints it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+
+#: How long scontrol may take; a busy controller answers late.
+SCONTROL_TIMEOUT_S = 8.0
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def parse_config(text: str) -> dict[str, str]:
+    """The values by name.
+
+    >>> parse_config("KillWait                = 30 sec\\nClusterName             = tux")
+    {'KillWait': '30 sec', 'ClusterName': 'tux'}
+    """
+    pairs = (line.partition(" = ") for line in text.splitlines())
+    return {name.strip(): value.strip() for name, equals, value in pairs if equals}
+
+
+def query_config(env: Mapping[str, str], *, run: Run = subprocess.run) -> dict[str, str]:
+    """The values by name; empty when scontrol is missing, fails or takes too long.
+
+    Blocks meanwhile: not for an event loop.
+    """
+    program = shutil.which("scontrol", path=env.get("PATH"))
+    if program is None:
+        return {}
+    try:
+        done = run(
+            [program, "show", "config"],
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=SCONTROL_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return parse_config(done.stdout) if done.returncode == 0 else {}
+
+
+def seconds_of(config: Mapping[str, str], name: str) -> int | None:
+    """A value that is a number of seconds; None when it is not known.
+
+    >>> seconds_of({"WaitTime": "10 sec"}, "WaitTime")
+    10
+    """
+    match = re.match(r"\d+", config.get(name, ""))
+    return int(match.group()) if match else None
