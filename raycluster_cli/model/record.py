@@ -135,6 +135,10 @@ class NodeReport:
     """The component of a heterogeneous job that the node is in."""
 
 
+#: In the end's message when the driver completed without using the cluster.
+NEVER_CONNECTED = "no driver has connected to this cluster"
+
+
 @dataclass(frozen=True)
 class EndReport:
     """How the cluster ended."""

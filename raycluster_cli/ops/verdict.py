@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from ..model.record import EndReport
+from ..model.record import NEVER_CONNECTED, EndReport
 from ..system.process import describe_code
 from ..system.report import count
 from .post_mortem import LOST, NodeEnd, PostMortem
@@ -29,6 +29,14 @@ def judge(post: PostMortem) -> tuple[str, tuple[str, ...]]:
     if end is None:
         return _without_end(post)
     if end.exit_code == 0 and end.reason in ("driver", "stop", "time-limit"):
+        if NEVER_CONNECTED in end.message:
+            return (
+                "The driver completed, but it did not use this cluster: no driver has connected to it.",
+                (
+                    'Call ray.init() without an address, or with address="auto": address="local" starts '
+                    "another Ray on one node.",
+                ),
+            )
         return "Nothing went wrong.", ()
     if post.found:
         return post.found[0].cause.meaning, _remedies(post)

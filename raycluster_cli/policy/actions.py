@@ -74,6 +74,11 @@ class StartDriver:
 
 
 @dataclass(frozen=True)
+class AskForDriver:
+    """Ask the GCS whether a driver has connected; the answer is events.DriverKnown."""
+
+
+@dataclass(frozen=True)
 class TellDriver:
     """Hand a signal on to the driver."""
 
@@ -161,6 +166,7 @@ Action = (
     | Hurry
     | AnnounceReady
     | StartDriver
+    | AskForDriver
     | TellDriver
     | StopDriver
     | ExplainLoss

@@ -159,6 +159,14 @@ class DriverExited:
 
 
 @dataclass(frozen=True)
+class DriverKnown:
+    """Whether a driver has connected to the GCS since the cluster is up."""
+
+    connected: bool | None
+    """None: the GCS did not answer."""
+
+
+@dataclass(frozen=True)
 class DriverStopped:
     """The last of the driver's processes has ended after the driver was told to."""
 

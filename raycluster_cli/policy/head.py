@@ -18,7 +18,7 @@ from typing import Any
 
 from . import events as on
 from .actions import AskTimeLimit, ReadReports
-from .head_driver import DRIVER_FAILED, driver_exited
+from .head_driver import DRIVER_CONNECTS, DRIVER_FAILED, driver_connects, driver_exited, driver_known
 from .head_end import (
     TIME_LIMIT,
     driver_stopped,
@@ -65,6 +65,8 @@ def _timer_fired(rules: HeadRules, state: HeadState, event: on.TimerFired, now: 
         return head_death(rules, state)
     if event.name == DRIVER_FAILED:
         return state, [ReadReports()] if state.driver_exit is not None else []
+    if event.name == DRIVER_CONNECTS:
+        return driver_connects(state)
     if event.name == TIME_LIMIT:
         return state, [AskTimeLimit(now=True)]
     return workers_timer(rules, state, event.name, now) or (state, [])
@@ -83,6 +85,7 @@ _STEPS: Mapping[type, Callable[[HeadRules, HeadState, Any, float], Step]] = {
     on.RecoveryFailed: recovery_failed,
     on.GcsSilent: gcs_silent,
     on.DriverExited: driver_exited,
+    on.DriverKnown: driver_known,
     on.DriverStopped: driver_stopped,
     on.SignalReceived: signal_received,
     on.KeeperEnded: keeper_ended,

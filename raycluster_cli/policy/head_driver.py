@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from ..model.record import NEVER_CONNECTED
 from ..model.status import EndReason, NodePhase
 from ..system.process import describe_code, shell_code
 from ..system.report import duration
 from . import events as on
-from .actions import Arm, Note, ReadReports
+from .actions import Arm, AskForDriver, Note, ReadReports, Warn
 from .head_end import finish
 from .head_state import HeadRules, HeadState, Step, then
 from .values import End, Phase, WorkerReport
@@ -19,6 +20,12 @@ RAYLET_DEATH_S = 0.2
 
 #: The timer at which that wait is over.
 DRIVER_FAILED = "driver-failed"
+
+#: After so long a driver of several nodes has usually connected; who has not may never do.
+CONNECTS_WITHIN_S = 60.0
+
+#: The timer at which the GCS is asked.
+DRIVER_CONNECTS = "driver-connects"
 
 #: A worker that ended longer ago than this is not why the driver failed.
 LOSS_BEFORE_S = 30.0
@@ -34,7 +41,8 @@ def driver_exited(rules: HeadRules, state: HeadState, event: on.DriverExited, no
         return replace(state, restart_driver=True), []
     state = replace(state, driver_exit=event)
     if event.code == 0:
-        return driver_failed(rules, state, None)
+        asks = rules.expected and not state.driver_connected and state.phase is Phase.RUNNING
+        return (state, [AskForDriver()]) if asks else driver_failed(rules, state, None)
     if rules.head_recovery:
         return state, [
             Arm(DRIVER_FAILED, now + RAYLET_DEATH_S)
@@ -47,11 +55,34 @@ def driver_failed(rules: HeadRules, state: HeadState, loss: tuple[str, str] | No
     assert state.driver_exit is not None
     code = state.driver_exit.code
     text = f"the driver {describe_code(code)} after {duration(state.driver_exit.ran_s)}"
+    if code == 0 and state.driver_connected is False:
+        text = f"{text}; {NEVER_CONNECTED}"
     failed_host = rules.host if code else ""
     if code and loss is not None:
         failed_host, text = loss[0], f"{text}; {loss[1]}"
     end = End(shell_code(code), text, EndReason.DRIVER.value, failed_host=failed_host)
     return then(finish(rules, state, end), before=[Note(text)])
+
+
+def driver_connects(state: HeadState) -> Step:
+    """The driver has had its time to connect."""
+    return state, [AskForDriver()] if state.driver_running and not state.driver_connected else []
+
+
+def driver_known(rules: HeadRules, state: HeadState, event: on.DriverKnown, now: float) -> Step:
+    """A driver that does not use the cluster keeps nodes idle, and completes all the same: that is told."""
+    state = replace(state, driver_connected=event.connected)
+    if state.phase is not Phase.RUNNING:
+        return state, []
+    if state.driver_exit is not None:
+        return driver_failed(rules, state, None)
+    if event.connected is not False or not state.driver_running:
+        return state, []
+    text = (
+        f"no driver has connected to this cluster of {rules.expected + 1} nodes in {CONNECTS_WITHIN_S:g} s: "
+        'ray.init() without an address, or address="auto", connects; address="local" starts another Ray'
+    )
+    return state, [Warn(text)]
 
 
 def lost_just_now(reports: Mapping[str, WorkerReport]) -> tuple[str, str] | None:

@@ -63,6 +63,8 @@ class HeadState:
     driver_restarts: int = 0
     driver_exit: on.DriverExited | None = None
     """A failure of the driver whose cause is being looked for."""
+    driver_connected: bool | None = None
+    """Whether a driver has connected to the GCS, as it last said; None: not asked, or no answer."""
     restart_driver: bool = False
     """The driver ended because of what the head recovers from."""
     told: bool = False

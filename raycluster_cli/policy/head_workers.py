@@ -21,7 +21,7 @@ from .actions import (
     StartDriver,
     Warn,
 )
-from .head_driver import driver_failed, lost_just_now
+from .head_driver import CONNECTS_WITHIN_S, DRIVER_CONNECTS, driver_failed, lost_just_now
 from .head_end import finish
 from .head_state import HeadRules, HeadState, Step, then
 from .loss import ends_the_cluster
@@ -63,7 +63,7 @@ def wait_on(rules: HeadRules, state: HeadState, now: float) -> Step:
         return state, []
     here = len(state.workers)
     if here >= rules.expected:
-        return _ready(rules, state)
+        return _ready(rules, state, now)
     if not rules.spare or here < rules.quorum:
         return replace(state, quorum_since=None), []
     since = now if state.quorum_since is None else state.quorum_since
@@ -75,14 +75,16 @@ def wait_on(rules: HeadRules, state: HeadState, now: float) -> Step:
         f"starting with {here} of {count(rules.expected, 'worker')} (--min-workers {rules.quorum}); "
         f"missing: {_missing(rules, state, now)}. Workers that start later can still join."
     )
-    return then(_ready(rules, state), before=[Warn(text)])
+    return then(_ready(rules, state, now), before=[Warn(text)])
 
 
-def _ready(rules: HeadRules, state: HeadState) -> Step:
+def _ready(rules: HeadRules, state: HeadState, now: float) -> Step:
     state = replace(state, phase=Phase.RUNNING)
     actions: list[Action] = [EnterPhase(NodePhase.READY), AnnounceReady()]
     if rules.has_driver:
         actions += [EnterPhase(NodePhase.DRIVING), StartDriver()]
+        if rules.expected:
+            actions.append(Arm(DRIVER_CONNECTS, now + CONNECTS_WITHIN_S))
         state = replace(state, driver_running=True)
     return state, actions
 

@@ -71,6 +71,9 @@ class HeadRun(NodeRun):
         return {
             do.AnnounceReady: lambda _: self._announce_ready(),
             do.StartDriver: lambda action: self._start_driver(action.restarts),
+            do.AskForDriver: lambda _: self._in_background(
+                "the driver's connection", self.guards.ask_for_driver()
+            ),
             do.TellDriver: lambda action: self.driver.tell(action.number) if self.driver else None,
             do.StopDriver: lambda action: self._in_background("ending the driver", self._stop_driver(action)),
             do.ExplainLoss: lambda action: self._in_background("a lost worker", self._explain(action.worker)),

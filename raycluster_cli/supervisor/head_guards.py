@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from ..model.record import NodeReport
 from ..model.status import Role
 from ..policy import events as on
 from ..policy.values import Phase, Worker, WorkerReport
+from ..rayproc.failure import StartFailure
 from ..rayproc.gcs_monitor import gcs_lost
 from ..slurm.job_calls import job_end_time, job_output
 from ..slurm.task_probe import TaskProbe, hosts_without_task
@@ -43,6 +45,9 @@ REWATCH_DELAY_S = 0.5
 
 #: Rest between two looks at a GCS whose process has ended: its death is another guard's.
 GCS_REST_S = 1.0
+
+#: How long the GCS may take to say whether a driver has connected; the end of a run waits for it.
+DRIVER_ANSWER_S = 1.0
 
 #: When Slurm is asked where the job's output goes; it remembers a job for minutes after its end (MinJobAge).
 OUTPUT_AFTER_S = 5.0
@@ -156,6 +161,14 @@ class HeadGuards:
                 await asyncio.wait({gcs.exited}, timeout=run.settings.check_interval)
             await asyncio.sleep(GCS_REST_S)
             await run.recovery_over()
+
+    async def ask_for_driver(self) -> None:
+        """Whether a driver has connected to the GCS; an answer is posted in any case."""
+        companion, connected = self._run.node.companion, None
+        if companion is not None:
+            with contextlib.suppress(RayclusterError, StartFailure, OSError):
+                connected = await companion.had_driver(DRIVER_ANSWER_S)
+        self._run.post(on.DriverKnown(connected))
 
     # -- the record ------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.slurm.batches import SRUN, driver
 from tests.slurm.jobs import JobEnd, Slurm
 
 
@@ -15,3 +16,16 @@ def test_spare_tasks_stay_until_the_cluster_ends(slurm: Slurm) -> None:
     assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
     assert "WORKED" in job.output()
     slurm.assert_nothing_left()
+
+
+def test_a_driver_that_never_connects_is_told(slurm: Slurm) -> None:
+    """Its job completes, though one node did the work of two, or none did any."""
+    job = slurm.sbatch(
+        f"{SRUN} raycluster run -- true; raycluster why $SLURM_JOB_ID; {SRUN} raycluster run -- {driver(0)}",
+        *("--nodes=2", "--ntasks-per-node=1", "--exclusive", "--mem=0"),
+    )
+    assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
+    first, second = job.output().split("it did not use this cluster: no driver has connected to it")
+    assert "; no driver has connected to this cluster; ended" in first
+    assert "NODES n1 n2" in second
+    assert "connected" not in second.partition("nodes ready")[2]

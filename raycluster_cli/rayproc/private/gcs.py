@@ -18,6 +18,9 @@ from .known import NOT_AS_KNOWN, PYTHON_VERSION, RAY_VERSION, PrivateMissing
 
 _NAMESPACE = b"raycluster"
 _IDENTITY_KEY = b"identity"
+#: Ray's RAY_INTERNAL_NAMESPACE_PREFIX.
+_INTERNAL = "_ray_internal"
+
 _PROBE_TIMEOUT_S = 5.0
 RPC_TIMEOUT_S = 10.0
 
@@ -170,6 +173,14 @@ class Cluster:
         pending = sum(each.count for each in reply.cluster_resource_state.pending_resource_requests)
         return {"nodes": nodes, "pending": pending}
 
+    def had_driver(self) -> bool:
+        """Whether a driver has connected to the cluster, also one that has left."""
+        jobs = self.gcs.get_all_job_info(
+            skip_submission_job_info_field=True, skip_is_running_tasks_field=True, timeout=RPC_TIMEOUT_S
+        )
+        # Ray's own modules, of the dashboard for example, are jobs of namespaces of their own.
+        return any(not job.config.ray_namespace.startswith(_INTERNAL) for job in jobs.values())
+
     def drain(self, node_id: str, reason: str, message: str, deadline_s: float) -> tuple[bool, str]:
         """Drain a node: a busy node may refuse ``idle``, but not ``preemption``."""
         from ray.core.generated import autoscaler_pb2
@@ -224,6 +235,9 @@ class PublicCluster:
 
     def usage(self) -> dict[str, Any]:
         raise StartFailure("ray", "the use of nodes cannot be read from this version of Ray")
+
+    def had_driver(self) -> bool:
+        raise StartFailure("ray", "the drivers cannot be read from this version of Ray")
 
     def drain(self, node_id: str, reason: str, message: str, deadline_s: float) -> tuple[bool, str]:
         return False, "nodes of this version of Ray cannot be drained"

@@ -153,3 +153,11 @@ def test_the_page_fits_and_cuts_no_word(record: Record, width: int) -> None:
     paths = ("Logs: ", "Last lines of ")
     assert [line for line in text.splitlines() if len(line) > width and not line.startswith(paths)] == []
     assert text.split().count("word59") == text.split().count("word7") >= 4
+
+
+def test_a_driver_that_did_not_use_the_cluster(record: Record) -> None:
+    text = "the driver ended with code 0 after 5 s; no driver has connected to this cluster"
+    record.write_end(EndReport(NOW, 0, "driver", "", text))
+    verdict, remedies = judge(post_mortem(record))
+    assert "did not use this cluster" in verdict
+    assert 'address="local" starts another Ray' in remedies[0]

@@ -79,6 +79,8 @@ class Around:
     driver_code: int | None = -15
     """What a driver that is told to end ends with, after ``driver_takes_s``."""
     driver_takes_s: float = 0.1
+    driver_connected: bool | None = True
+    """Whether a driver has connected, as the GCS says."""
     ends_at: Callable[[float], float | None] = lambda now: None
     """When the job ends, as Slurm says at ``now``."""
     known_end: float | None = None
@@ -177,6 +179,8 @@ def _answer(action: do.Action, around: Around, now: float, state: HeadState | Wo
         return soon, on.WorkerLost(action.worker, cause)
     if isinstance(action, do.StopDriver) and around.driver_code is not None:
         return now + around.driver_takes_s, on.DriverStopped(around.driver_code)
+    if isinstance(action, do.AskForDriver):
+        return soon, on.DriverKnown(around.driver_connected)
     if isinstance(action, do.AskTimeLimit):
         known = around.known_end is not None and not action.now
         end_at = around.known_end if known else around.ends_at(now)

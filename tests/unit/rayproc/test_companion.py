@@ -58,6 +58,7 @@ class Cluster:
     def usage(self):
         if self.address == "broken:1": raise OSError("no answer")
         return {"nodes": [], "pending": 3}
+    def had_driver(self): return self.address == "h:1"
     def drain(self, node_id, reason, message, deadline_s):
         if node_id == "silent": time.sleep(60)
         if node_id == "broken": raise OSError("unreachable")
@@ -210,6 +211,7 @@ def test_the_watcher_reports_nodes_now_and_at_every_change(tmp_path: Path) -> No
             await until(lambda: len(changes) == 2)
             assert changes[1] == ["b"]
             assert (await client.usage())["pending"] == 3
+            assert await client.had_driver()
             set_nodes(tmp_path, [], text="not JSON")
             await until(lambda: messages)
             assert messages[0].startswith("JSONDecodeError")
