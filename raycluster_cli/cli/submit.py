@@ -85,6 +85,7 @@ def submit(
         srun_wait_s=srun_wait_s(
             settings.worker_loss, spare=settings.min_workers is not None, grace_s=settings.grace
         ),
+        requeue=settings.requeue_on_preempt,
         container=container,
         template=_read(template) if template else None,
     )

@@ -77,6 +77,17 @@ class ClusterUnhealthyError(RayclusterError):
     exit_code = ExitCode.UNHEALTHY
 
 
+def error_text(error: BaseException) -> str:
+    """An error as part of a message: of one that users can cause only its text, of others its kind too.
+
+    >>> error_text(RayclusterError("Slurm refused it.", "Ask for less."))
+    'Slurm refused it. Ask for less.'
+    >>> error_text(KeyError("port"))
+    "KeyError: 'port'"
+    """
+    return str(error) if isinstance(error, RayclusterError) else f"{type(error).__name__}: {error}"
+
+
 def in_words(error: OSError) -> str:
     """Why a directory cannot be used, as part of a message.
 

@@ -128,11 +128,16 @@ def has_option(sbatch: Sequence[str], *names: str) -> bool:
     return False
 
 
-def sbatch_lines(sbatch: Sequence[str], driver: Sequence[str]) -> list[str]:
+def sbatch_lines(sbatch: Sequence[str], driver: Sequence[str], *, requeue: bool = False) -> list[str]:
     """The #SBATCH lines: what was given, and what a Ray job needs where it was not.
 
-    Raises UsageError for a value that an #SBATCH line cannot hold.
+    ``requeue``: the job will ask to be requeued (--requeue-on-preempt).  Raises UsageError for a value that
+    an #SBATCH line cannot hold.
     """
+    if requeue and has_option(sbatch, "--no-requeue"):
+        raise UsageError(
+            "--requeue-on-preempt and sbatch's --no-requeue contradict each other.", "Leave one of them out."
+        )
     for option in sbatch:
         if "\n" in option:
             raise UsageError(f"the option {option!r} has a line break, which an #SBATCH line cannot hold.")
@@ -143,6 +148,8 @@ def sbatch_lines(sbatch: Sequence[str], driver: Sequence[str]) -> list[str]:
         lines.append("--ntasks-per-node=1")
     if not has_option(sbatch, "-o", "--output"):
         lines.append("--output=%x-%j.out")
+    if requeue and not has_option(sbatch, "--requeue"):
+        lines.append("--requeue")
     return [f"#SBATCH {line}" for line in lines]
 
 
@@ -201,12 +208,13 @@ def make_script(
     options: Sequence[str],
     env: Mapping[str, str],
     srun_wait_s: int,
+    requeue: bool = False,
     container: str = "",
     template: str | None = None,
     python: str = sys.executable,
 ) -> str:
     """The batch script.  ``options`` are those of `raycluster run`, one argument each;
-    ``srun_wait_s`` is srun's --wait."""
+    ``srun_wait_s`` is srun's --wait; ``requeue``: the job will ask Slurm to requeue it."""
     text = template if template is not None else default_template()
     missing = [mark for mark in _NEEDED if mark not in text]
     if missing:
@@ -217,7 +225,7 @@ def make_script(
     gpus = has_option(line.sbatch, "--gpus-per-node", "-G", "--gpus", "--gres", "--gpus-per-task")
     inside = "raycluster" if container else _raycluster(python)
     values = {
-        "@SBATCH@": "\n".join(sbatch_lines(line.sbatch, line.driver)),
+        "@SBATCH@": "\n".join(sbatch_lines(line.sbatch, line.driver, requeue=requeue)),
         "@ENVIRONMENT@": "\n".join(environment_lines(env, python)),
         "@WAIT@": str(srun_wait_s),
         "@CONTAINER@": container_prefix(container, gpus),

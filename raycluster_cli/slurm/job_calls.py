@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from ..model.errors import RayclusterError
 from ..system.process import Reaper, describe_code
@@ -41,14 +42,58 @@ async def job_end_time(job_id: str, env: Mapping[str, str], reaper: Reaper) -> f
     return parse_end_time(text) if code == 0 else None
 
 
-async def job_output(job_id: str, env: Mapping[str, str], reaper: Reaper) -> str:
-    """The output file of the batch script, as an absolute path; empty when Slurm does not say."""
+@dataclass(frozen=True)
+class JobFacts:
+    """What `scontrol show job` says of a running job beside its times."""
+
+    output: str = ""
+    """The output file of the batch script, as an absolute path; empty when there is none."""
+    is_batch: bool = True
+    """Whether sbatch submitted it: no other job can be requeued."""
+    may_requeue: bool = True
+    """False after sbatch --no-requeue, and where the site's JobRequeue is 0 and --requeue was not given."""
+
+
+def parse_job_facts(text: str) -> JobFacts:
+    """Read `scontrol show job`.
+
+    >>> parse_job_facts("JobId=7 Requeue=0 BatchFlag=1\\n   StdOut=/home/ada/a b.out")
+    JobFacts(output='/home/ada/a b.out', is_batch=True, may_requeue=False)
+    """
+    output = re.search(r"^\s*StdOut=(/.*)$", text, re.MULTILINE)
+    return JobFacts(
+        output=output[1].strip() if output else "",
+        is_batch=not re.search(r"\bBatchFlag=0\b", text),
+        may_requeue=not re.search(r"\bRequeue=0\b", text),
+    )
+
+
+async def job_facts(job_id: str, env: Mapping[str, str], reaper: Reaper) -> JobFacts | None:
+    """What Slurm says of a running job; None when it does not answer."""
     try:
         code, text = await run_command(["scontrol", "show", "job", job_id], env, reaper)
     except RayclusterError:
-        return ""
-    match = re.search(r"^\s*StdOut=(/.*)$", text, re.MULTILINE) if code == 0 else None
-    return match[1].strip() if match else ""
+        return None
+    return parse_job_facts(text) if code == 0 else None
+
+
+def requeue_problem(job_id: str, facts: JobFacts) -> str:
+    """Why Slurm will refuse to requeue this job, and what to do about it while it runs; empty if it will not.
+
+    >>> requeue_problem("7", JobFacts())
+    ''
+    """
+    if not facts.is_batch:
+        return (
+            "--requeue-on-preempt has no effect: Slurm requeues only batch jobs. Submit the job by sbatch "
+            "--requeue or `raycluster submit`."
+        )
+    if not facts.may_requeue:
+        return (
+            f"--requeue-on-preempt has no effect: Slurm will refuse to requeue job {job_id} (Requeue=0). "
+            f"Allow it now by `scontrol update JobId={job_id} Requeue=1`, and next time by sbatch --requeue."
+        )
+    return ""
 
 
 async def requeue(job_id: str, env: Mapping[str, str], reaper: Reaper) -> None:
@@ -61,5 +106,5 @@ async def requeue(job_id: str, env: Mapping[str, str], reaper: Reaper) -> None:
         lines = text.strip().splitlines()
         raise RayclusterError(
             f"`scontrol requeue {job_id}` {describe_code(code)}{': ' + lines[-1] if lines else ''}.",
-            "Only batch jobs can be requeued, and only where the site allows it (sbatch --requeue).",
+            "Slurm requeues only batch jobs, submitted with sbatch --requeue where it is not the default.",
         )

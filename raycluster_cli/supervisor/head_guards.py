@@ -15,7 +15,7 @@ from ..policy import events as on
 from ..policy.values import Phase, Worker, WorkerReport
 from ..rayproc.failure import StartFailure
 from ..rayproc.gcs_monitor import gcs_lost
-from ..slurm.job_calls import job_end_time, job_output
+from ..slurm.job_calls import job_end_time, job_facts, requeue_problem
 from ..slurm.task_probe import TaskProbe, hosts_without_task
 from ..state.catalogue import prune
 from ..state.lease import HEARTBEAT_S
@@ -50,7 +50,7 @@ GCS_REST_S = 1.0
 DRIVER_ANSWER_S = 1.0
 
 #: When Slurm is asked where the job's output goes; it remembers a job for minutes after its end (MinJobAge).
-OUTPUT_AFTER_S = 5.0
+ASK_AFTER_S = 5.0
 
 
 class HeadGuards:
@@ -71,10 +71,10 @@ class HeadGuards:
         guard("the watch over the nodes", _Watch(self, watching).keep)
         guard("the watch over the GCS", self._watch_gcs)
         guard("the wait for the workers", self._watch_reports)
+        start("what Slurm says of the job", self._ask_slurm())
         if (record := run.record) is not None:
             guard("the watch over the record", lambda: self._watch_record(record))
             guard("what is in use", lambda: tell_usage(run, run.rules.expected + 1), vital=False)
-            start("the job's output file", self._note_output())
             start("old records", self._prune())
 
     async def _prune(self) -> None:
@@ -195,15 +195,22 @@ class HeadGuards:
                 run.record_quietly(record.leases.beat)
             await asyncio.sleep(RECORD_POLL_S)
 
-    async def _note_output(self) -> None:
-        """Where the job's output goes: for `raycluster logs`, once Slurm has forgotten the job."""
-        run = self._run
-        if run.context.allocation is None:
+    async def _ask_slurm(self) -> None:
+        """Where the job's output goes: for `raycluster logs`, once Slurm has forgotten the job.
+
+        And whether Slurm will requeue it: a person can still change that while the job runs.
+        """
+        run, allocation = self._run, self._run.context.allocation
+        if allocation is None:
             return
-        await asyncio.sleep(OUTPUT_AFTER_S)  # the start has better things to do
-        path = await job_output(run.context.allocation.job_id, run.context.env, run.reaper)
-        if path:
-            run.begin.entry.update(output=path)
+        await asyncio.sleep(ASK_AFTER_S)  # the start has better things to do
+        facts = await job_facts(allocation.job_id, run.context.env, run.reaper)
+        if facts is None:
+            return
+        if facts.output:
+            run.begin.entry.update(output=facts.output)
+        if run.settings.requeue_on_preempt and (problem := requeue_problem(allocation.job_id, facts)):
+            run.report.warn(problem)
 
     # -- the time limit --------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NoReturn, TypeVar
 
-from ..model.errors import ExitCode, RayclusterError, UsageError
+from ..model.errors import ExitCode, RayclusterError, UsageError, error_text
 from ..model.record import NodeReport, ProcessDeath
 from ..model.status import EndReason, NodePhase
 from ..model.text import hide
@@ -148,7 +148,9 @@ class NodeRun:
         except Exception as error:
             self._task_failed(f"on {type(event).__name__}", error)
             if isinstance(event, on.GuardFailed):  # not even that could be taken in: there is no other way
-                self._leave(do.Leave(End(ExitCode.FAILURE, f"error in raycluster: {error!r}", "bug")))
+                self._leave(
+                    do.Leave(End(ExitCode.FAILURE, f"error in raycluster: {error_text(error)}", "bug"))
+                )
 
     def _arm(self, action: do.Arm) -> None:
         if action.name in self._timers:
@@ -206,7 +208,7 @@ class NodeRun:
             return await work
         except Exception as error:
             self.log_traceback(what, error)
-            self.report.warn(f"{what}: {error!r}")
+            self.report.warn(f"{what} failed: {error_text(error)}")
             return None
 
     # -- errors in raycluster itself -------------------------------------------------------------
@@ -214,16 +216,16 @@ class NodeRun:
     def _task_failed(self, name: str, error: Exception) -> None:
         self.log_traceback(name, error)
         self._bug = self._bug or error
-        self.post(on.GuardFailed(name, repr(error)))
+        self.post(on.GuardFailed(name, error_text(error)))
 
     def _guard_restarts(self, name: str, error: Exception) -> None:
         self.log_traceback(name, error)
-        self.report.note(f"{name}: {error!r}; starting it again")
+        self.report.note(f"{name}: {error_text(error)}; starting it again")
 
     def _node_failed(self, what: str, error: BaseException) -> None:
         """Something failed that the node does in the background and can do without."""
         self.log_traceback(what, error)
-        self.report.warn(f"{what} failed on {self.context.host}: {error!r}")
+        self.report.warn(f"{what} failed on {self.context.host}: {error_text(error)}")
 
     def log_traceback(self, name: str, error: BaseException) -> None:
         """Into the node's log, which --keep-logs keeps."""

@@ -29,3 +29,19 @@ def test_a_driver_that_never_connects_is_told(slurm: Slurm) -> None:
     assert "; no driver has connected to this cluster; ended" in first
     assert "NODES n1 n2" in second
     assert "connected" not in second.partition("nodes ready")[2]
+
+
+def test_a_requeue_that_slurm_will_refuse_is_told_at_the_start(slurm: Slurm) -> None:
+    """It can be allowed while the job runs; if nobody does, the end says plainly what happened."""
+    save = "trap 'exit 75' TERM; echo WORKING; sleep 600 & wait"
+    job = slurm.sbatch(
+        f'{SRUN} raycluster run --requeue-on-preempt -- bash -c "{save}"',
+        *("--nodes=1", "--ntasks-per-node=1", "--exclusive", "--mem=0", "--no-requeue"),
+    )
+    told = job.wait_for("--requeue-on-preempt has no effect")
+    assert f"`scontrol update JobId={job.id} Requeue=1`" in told
+    job.cancel("--signal=TERM", "--full")
+    assert job.wait().exit_code != 0
+    assert f"requeueing the job failed: `scontrol requeue {job.id}` ended with code 1: " in job.output()
+    assert "Error(" not in job.output()
+    slurm.assert_nothing_left()

@@ -151,6 +151,13 @@ def test_sbatch_lines() -> None:
     assert not has_option(["--nodes=3"], "-n", "--ntasks")
 
 
+def test_a_job_that_will_ask_for_a_requeue_may_be_requeued() -> None:
+    assert sbatch_lines([], ["a"], requeue=True)[-1] == "#SBATCH --requeue"
+    assert sbatch_lines(["--requeue"], ["a"], requeue=True).count("#SBATCH --requeue") == 1
+    with pytest.raises(UsageError, match="contradict each other"):
+        sbatch_lines(["--no-requeue"], ["a"], requeue=True)
+
+
 def test_own_template() -> None:
     text = script("a", "b c", template="#!/bin/bash\n@SBATCH@\nsrun raycluster run -- @DRIVER@\n")
     assert text.endswith("srun raycluster run -- a 'b c'\n")

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.model.errors import RayclusterError
-from raycluster_cli.slurm.job_calls import job_end_time, job_output, parse_end_time, requeue
+from raycluster_cli.slurm.job_calls import (
+    JobFacts,
+    job_end_time,
+    job_facts,
+    parse_end_time,
+    requeue,
+    requeue_problem,
+)
 
 from .programs import programs, with_reaper
 
@@ -36,25 +43,32 @@ def test_the_end_is_asked_of_scontrol(tmp_path: Path, script: str, end_time: flo
 
 
 @pytest.mark.parametrize(
-    ("script", "output"),
+    ("script", "facts"),
     [
         (
-            "printf 'JobId=7\\n StdErr=/b\\n   StdOut=/shared/a b/x-7.out \\n Power='",
-            "/shared/a b/x-7.out",
+            "printf 'JobId=7\\n Requeue=1\\n StdErr=/b\\n   StdOut=/shared/a b/x-7.out \\n Power='",
+            JobFacts("/shared/a b/x-7.out"),
         ),
-        ("printf '   StdOut=\\n'", ""),
-        ("printf '   StdOut=/x\\n'; exit 1", ""),
+        ("printf ' Requeue=0 Restarts=0 BatchFlag=1\\n  StdOut=\\n'", JobFacts(may_requeue=False)),
+        ("printf ' Requeue=1 Restarts=0 BatchFlag=0 Reboot=0\\n'", JobFacts(is_batch=False)),
+        ("printf '   StdOut=/x\\n'; exit 1", None),
     ],
 )
-def test_the_output_is_asked_of_scontrol(tmp_path: Path, script: str, output: str) -> None:
+def test_facts_are_asked_of_scontrol(tmp_path: Path, script: str, facts: JobFacts | None) -> None:
     env = programs(tmp_path, scontrol=script)
-    assert with_reaper(lambda reaper: job_output("7", env, reaper)) == output
+    assert with_reaper(lambda reaper: job_facts("7", env, reaper)) == facts
 
 
-def test_without_slurms_commands_end_and_output_are_not_known(tmp_path: Path) -> None:
+def test_what_keeps_a_job_from_being_requeued() -> None:
+    assert requeue_problem("7", JobFacts("/x")) == ""
+    assert "scontrol update JobId=7 Requeue=1" in requeue_problem("7", JobFacts(may_requeue=False))
+    assert "only batch jobs" in requeue_problem("7", JobFacts(is_batch=False, may_requeue=False))
+
+
+def test_without_slurms_commands_nothing_is_known(tmp_path: Path) -> None:
     env = {"PATH": str(tmp_path)}
     assert with_reaper(lambda reaper: job_end_time("7", env, reaper)) is None
-    assert with_reaper(lambda reaper: job_output("7", env, reaper)) == ""
+    assert with_reaper(lambda reaper: job_facts("7", env, reaper)) is None
 
 
 def test_requeue(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from raycluster_cli.model.errors import UsageError
+from raycluster_cli.model.errors import RayclusterError, UsageError
 from raycluster_cli.model.record import NodeReport
 from raycluster_cli.model.settings import Settings
 from raycluster_cli.model.status import NodePhase, Role
@@ -189,6 +189,28 @@ def test_an_event_that_the_policy_does_not_know_is_an_error_of_ours_and_ends_in_
     with pytest.raises(KeyError):
         play(start)
     assert [one.end.reason for one in runs[0].left] == ["bug"]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RayclusterError("Slurm said no.", "Ask it."), "requeueing the job failed: Slurm said no. Ask it."),
+        (KeyError("port"), "requeueing the job failed: KeyError: 'port'"),
+    ],
+)
+def test_a_step_of_the_end_that_fails_is_told_in_plain_words(
+    play: Callable[..., tuple[int, Run, NodeReport]], error: Exception, told: str
+) -> None:
+    async def step() -> None:
+        raise error
+
+    async def start(run: Run) -> None:
+        assert await run.try_to("requeueing the job", step()) is None
+        raise Finished(End(0, "done", "ended"))
+
+    code, run, _ = play(start)
+    assert code == 0
+    assert run.told.getvalue() == f"raycluster: warning: {told}\n"
 
 
 def test_timers_of_one_name_replace_each_other(play: Callable[..., tuple[int, Run, NodeReport]]) -> None:
