@@ -18,6 +18,8 @@ from .look import STATE_DIR, ask_slurm, state_dir
 
 if TYPE_CHECKING:
     from ..ops.stop import Surroundings
+    from ..ops.stop_early import EarlyStop
+    from ..slurm.queue import Job
     from ..state.record import Record
 
 _JOBS = typer.Argument(
@@ -31,7 +33,9 @@ _JOBS = typer.Argument(
 def stop(
     jobs: list[str] | None = _JOBS,
     all_: bool = typer.Option(False, "--all", help="Stop all your clusters, after a question."),
-    yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask for confirmation."),
+    yes: bool = typer.Option(
+        False, "--yes", "-y", help="Do not ask; cancel a job in which raycluster does not start."
+    ),
     timeout: float = typer.Option(
         60.0,
         "--timeout",
@@ -49,7 +53,8 @@ def stop(
 
     Without JOB: the cluster of this job, else the only one that runs. The cluster shuts down cleanly:
     the driver gets SIGTERM, workers are drained, every node removes its files. A cluster that does not
-    end within --timeout is ended by signals, then by scancel of its step or job.
+    end within --timeout is ended by signals, then by scancel of its step or job. A job that waits in
+    Slurm's queue is cancelled; one that runs, but has no cluster yet, ends when its head starts.
 
     Exit codes: 0 all have ended; 1 one still runs; 2 no such cluster, or it is not clear which; 130
     after Ctrl-C (the clusters still end).
@@ -62,6 +67,7 @@ def stop(
       raycluster stop 4711 --timeout 300
     """
     from ..ops.stop import Outcome, Surroundings, end_here, stop_cluster, sweep_here, tell_swept
+    from ..ops.stop_early import EarlyStop
     from ..state.catalogue import record_of
     from ..system.report import count
 
@@ -78,7 +84,14 @@ def stop(
         sys.exit(int(ExitCode.OK if all(each.is_good for each in ended) else ExitCode.FAILURE))
     if all_ and jobs:
         raise UsageError("--all was given together with JOB.", "Give one of them.")
-    records = _all(where, around, yes) if all_ else _chosen(jobs or [], where, around, yes)
+    early = EarlyStop.of_slurm(around)
+    without_record: list[Job] = []
+    if all_:
+        records = _all(where, around, yes)
+    elif jobs:
+        records, without_record = _named(jobs, where, around, early)
+    else:
+        records = _only_one(where, around)
     worst = Outcome.OVER
     for record in records:  # all are asked at once, then waited for one after the other
         if record.read_end() is None and len(records) > 1:
@@ -87,6 +100,9 @@ def stop(
         for record in records:
             outcome = stop_cluster(record, around, deadline_s=timeout)
             worst = worst if outcome.is_good else outcome
+        for job in without_record:
+            outcome = early.stop(job, where, around, deadline_s=timeout, cancel=yes)
+            worst = worst if outcome.is_good else outcome
     finally:
         screen.clear()
     swept = sweep_here(env)
@@ -94,7 +110,9 @@ def stop(
     if all_ and not records and not swept:
         screen.say(f"no cluster of mine runs (records in {where}), and this node is clean")
     if not worst.is_good:
-        screen.say(f"not all clusters have ended ({count(len(records), 'stop')} requested)")
+        screen.say(
+            f"not all clusters have ended ({count(len(records) + len(without_record), 'stop')} requested)"
+        )
         sys.exit(int(ExitCode.FAILURE))
 
 
@@ -127,19 +145,37 @@ class _Progress:
             self._shown = ""
 
 
-def _chosen(jobs: list[str], where: Path, around: Surroundings, yes: bool) -> list[Record]:
+def _named(
+    names: list[str], where: Path, around: Surroundings, early: EarlyStop
+) -> tuple[list[Record], list[Job]]:
+    """The records of clusters that were named, and the jobs that have no record (yet)."""
+    from ..state.catalogue import record_of
+
+    records: list[Record] = []
+    jobs: list[Job] = []
+    for name in dict.fromkeys(names):
+        try:
+            record = record_of(where, name)
+        except UsageError:
+            known = (around.jobs() or {}).values()
+            job = next((one for one in known if name in (one.id, one.shown_id)), None)
+            if job is None or job.is_ended:
+                raise
+            jobs.append(job)
+            continue
+        job = (around.jobs() or {}).get(record.job_id) if record.slurm_cluster != "local" else None
+        if job is not None and early.is_earlier_run(record, job):
+            jobs.append(job)
+        else:
+            records.append(record)
+    return records, jobs
+
+
+def _only_one(where: Path, around: Surroundings) -> list[Record]:
+    """The cluster of this job, else the only one that runs."""
     from ..ops.stop import running_clusters, sweep_here, tell_swept
     from ..state.catalogue import record_of
 
-    if jobs:
-        records = []
-        for job in dict.fromkeys(jobs):
-            try:
-                records.append(record_of(where, job))
-            except UsageError:
-                if not _cancel_without_record(job, around, yes):
-                    raise
-        return records
     inside = around.env.get("SLURM_JOB_ID", "")
     if inside:
         try:
@@ -182,18 +218,6 @@ def _ask(question: str) -> None:
         raise UsageError(f"nobody can be asked here: {question}", "Give --yes.")
     if not typer.confirm(question, err=True):
         raise RayclusterError("nothing was stopped.")
-
-
-def _cancel_without_record(job: str, around: Surroundings, yes: bool) -> bool:
-    """Cancel a job of mine that has no record: it waits, or raycluster has not started, or it is gone."""
-    found = (around.jobs() or {}).get(job)
-    if found is None or found.is_ended:
-        return False
-    if not yes:
-        _ask(f"Job {job} ({found.name}, {found.state.lower()}) has no record of a cluster. Cancel the job?")
-    around.cancel(found.id, around.env)
-    around.say(f"job {job} ({found.state.lower()}, without a record of a cluster) is cancelled")
-    return True
 
 
 def register(app: typer.Typer) -> None:

@@ -72,10 +72,13 @@ class HeadGuards:
         guard("the watch over the GCS", self._watch_gcs)
         guard("the wait for the workers", self._watch_reports)
         start("what Slurm says of the job", self._ask_slurm())
-        if (record := run.record) is not None:
-            guard("the watch over the record", lambda: self._watch_record(record))
+        if run.record is not None:
             guard("what is in use", lambda: tell_usage(run, run.rules.expected + 1), vital=False)
             start("old records", self._prune())
+
+    def watch_record(self, record: Record) -> None:
+        """Look from now on for what others leave in the record: a stop may be asked for before the start."""
+        self._run.tasks.guard("the watch over the record", lambda: self._watch_record(record))
 
     async def _prune(self) -> None:
         await asyncio.wait({self._run.record_quietly(prune, self._run.context.state_dir)})

@@ -58,6 +58,7 @@ class HeadStart:
         run, settings = self._run, self._settings
         if run.record is not None:
             await self._take_lease(run.record)
+            run.guards.watch_record(run.record)
             run.keep()
         run.post(on.LeaseTaken())
         # In a job not earlier: other tasks wait for this one, and learn of its failure from the record.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from tests.bed.spec import LOGIN
 from tests.slurm.batches import SRUN, driver
 from tests.slurm.jobs import JobEnd, Slurm
+from tests.waiting import wait_until
 
 
 def test_spare_tasks_stay_until_the_cluster_ends(slurm: Slurm) -> None:
@@ -25,7 +27,9 @@ def test_a_driver_that_never_connects_is_told(slurm: Slurm) -> None:
         *("--nodes=2", "--ntasks-per-node=1", "--exclusive", "--mem=0"),
     )
     assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
-    first, second = job.output().split("it did not use this cluster: no driver has connected to it")
+    output = " ".join(job.output().split())  # `why` breaks lines
+    assert "it did not use this cluster: no driver has connected to it" in output, job.output()
+    first, second = output.split("it did not use this cluster: no driver has connected to it")
     assert "; no driver has connected to this cluster; ended" in first
     assert "NODES n1 n2" in second
     assert "connected" not in second.partition("nodes ready")[2]
@@ -45,3 +49,29 @@ def test_a_requeue_that_slurm_will_refuse_is_told_at_the_start(slurm: Slurm) -> 
     assert f"requeueing the job failed: `scontrol requeue {job.id}` ended with code 1: " in job.output()
     assert "Error(" not in job.output()
     slurm.assert_nothing_left()
+
+
+def test_a_stop_before_the_head_has_started(slurm: Slurm) -> None:
+    """In its first moments a job has no record: the request waits there for the head."""
+    place = "$HOME/.raycluster/bed/$SLURM_JOB_ID"
+    job = slurm.sbatch(
+        f"until [ -e {place}/stop.json ]; do sleep 0.1; done; exec {SRUN} raycluster run -- echo DRIVING",
+        *("--nodes=2", "--ntasks-per-node=1", "--exclusive", "--mem=0"),
+    )
+    wait_until(lambda: job.state() == "RUNNING", timeout_s=60, what="the job")
+    done = slurm.run(LOGIN, ["raycluster", "stop", job.id], timeout_s=120)
+    assert done.returncode == 0, done.stderr
+    assert "has no cluster yet" in done.stderr
+    assert "ended after" in done.stderr
+    assert job.wait().exit_code == 143, job.output()
+    assert "DRIVING" not in job.output()
+    assert "nodes ready" not in job.output()
+    slurm.assert_nothing_left()
+
+
+def test_a_stop_of_a_job_that_waits_cancels_it(slurm: Slurm) -> None:
+    job = slurm.sbatch("raycluster run -- true", "--hold", "--nodes=1")
+    done = slurm.run(LOGIN, ["raycluster", "stop", job.id], timeout_s=60)
+    assert done.returncode == 0, done.stderr
+    assert "(pending) is cancelled" in done.stderr
+    assert job.wait().state == "CANCELLED"

@@ -1,0 +1,93 @@
+"""`raycluster stop` of a job in which raycluster has not started yet.
+
+A job that waits in the queue is cancelled.  In a job that runs the request is left in the record's
+directory, where the head finds it when it takes its lease, and ends before it starts anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..slurm.queue import Job
+from ..slurm.site import query_config
+from ..state.record import Record
+from ..system.report import duration
+from .follow import job_state
+from .stop import POLL_S, Outcome, Surroundings, stop_cluster
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """How the record that a job will have is found; tests give their own functions."""
+
+    restarts: Callable[[str], int | None]
+    """How often a job was requeued; None when Slurm does not say."""
+    cluster: Callable[[], str]
+    """The Slurm cluster's name; empty when it is not known."""
+
+    @classmethod
+    def of_slurm(cls, around: Surroundings) -> EarlyStop:
+        def restarts(job_id: str) -> int | None:
+            state = job_state(job_id, around.env)
+            return state.restarts if state is not None else None
+
+        return cls(restarts, lambda: query_config(around.env).get("ClusterName", ""))
+
+    def is_earlier_run(self, record: Record, job: Job | None) -> bool:
+        """Whether a record is that of a run before a requeue, while the job waits or runs again."""
+        if job is None or job.is_ended or record.read_end() is None:
+            return False
+        if job.is_waiting:
+            return True
+        restarts = self.restarts(job.id)
+        return restarts is not None and restarts > record.restart
+
+    def stop(
+        self, job: Job, state_dir: Path, around: Surroundings, *, deadline_s: float, cancel: bool
+    ) -> Outcome:
+        """Stop a job of this user that has no record.  Raises RayclusterError.
+
+        ``cancel``: whether the job is cancelled when raycluster has not started in it after ``deadline_s``.
+        """
+        if job.is_waiting:
+            around.cancel(job.id, around.env)
+            around.say(f"job {job.shown_id} ({job.state.lower()}) is cancelled")
+            return Outcome.ENDED
+        cluster, restarts = self.cluster(), self.restarts(job.id)
+        if not cluster or restarts is None:
+            around.say(
+                f"job {job.shown_id} has no record, and Slurm does not answer; `scancel {job.id}` ends it"
+            )
+            return Outcome.FAILED
+        key = f"{job.id}.r{restarts}" if restarts else job.id
+        record = Record.create(state_dir, cluster, key)
+        record.request_stop("raycluster stop")
+        around.say(f"job {job.shown_id} has no cluster yet; its head will find the request to stop")
+        began = around.clock()
+        while (waited_s := around.clock() - began) < deadline_s:
+            if record.leases.holder() is not None:
+                return stop_cluster(record, around, deadline_s=deadline_s - waited_s)
+            around.progress(f"job {job.shown_id}: waiting for its head ({waited_s:.0f} s of {deadline_s:g})")
+            around.sleep(POLL_S)
+        _withdraw(record)
+        if cancel:
+            around.cancel(job.id, around.env)
+            around.say(f"job {job.shown_id} is cancelled: raycluster did not start in it")
+            return Outcome.FORCED
+        around.say(
+            f"job {job.shown_id} runs, but raycluster did not start in it within {duration(deadline_s)}; "
+            f"`scancel {job.id}`, or --yes here, ends the job"
+        )
+        return Outcome.FAILED
+
+
+def _withdraw(record: Record) -> None:
+    """Take the request back, so that it does not stop a cluster that is started much later."""
+    with contextlib.suppress(OSError):
+        os.unlink(record.path / "stop.json")
+        os.rmdir(record.path / "nodes")
+        os.rmdir(record.path)

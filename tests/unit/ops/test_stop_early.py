@@ -1,0 +1,92 @@
+"""Stop of jobs whose cluster has no record yet; with a Slurm that is a few functions."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from raycluster_cli.model.record import EndReport
+from raycluster_cli.ops.stop import Outcome
+from raycluster_cli.ops.stop_early import EarlyStop
+from raycluster_cli.slurm.queue import Job
+from raycluster_cli.state.record import Record
+from tests.unit.ops.test_stop import World
+
+RUNNING = Job("4711", "4711", "RUNNING")
+PENDING = Job("4711", "4711", "PENDING")
+
+
+def slurm(restarts: int | None = 0) -> EarlyStop:
+    return EarlyStop(lambda job: restarts, lambda: "tux")
+
+
+@pytest.fixture
+def world() -> World:
+    made = World()
+    made.jobs = {"4711": RUNNING}
+    return made
+
+
+def test_a_job_that_waits_is_cancelled(tmp_path: Path, world: World) -> None:
+    outcome = slurm().stop(PENDING, tmp_path, world.around, deadline_s=9, cancel=False)
+    assert outcome is Outcome.ENDED
+    assert world.cancelled == ["4711"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("restarts", "key"), [(0, "4711"), (2, "4711.r2")])
+def test_the_head_of_a_job_that_runs_finds_the_request(
+    tmp_path: Path, world: World, restarts: int, key: str
+) -> None:
+    record = Record(tmp_path / "tux" / key, "tux", key, "")
+
+    def head() -> None:
+        record.take_lease(host="n1")
+        assert record.stop_requested() is not None
+        record.write_end(EndReport(time.time(), 143, "stop", "", "stopped by `raycluster stop`"))
+
+    world.then = [(2.0, head)]
+    outcome = slurm(restarts).stop(RUNNING, tmp_path, world.around, deadline_s=9, cancel=False)
+    assert outcome in (Outcome.ENDED, Outcome.OVER)
+    assert world.cancelled == []
+
+
+@pytest.mark.parametrize(
+    ("cancel", "outcome", "cancelled"), [(False, Outcome.FAILED, []), (True, Outcome.FORCED, ["4711"])]
+)
+def test_a_job_in_which_raycluster_does_not_start(
+    tmp_path: Path, world: World, cancel: bool, outcome: Outcome, cancelled: list[str]
+) -> None:
+    assert slurm().stop(RUNNING, tmp_path, world.around, deadline_s=9, cancel=cancel) is outcome
+    assert world.cancelled == cancelled
+    assert list((tmp_path / "tux").iterdir()) == []  # a cluster that starts later is not stopped
+
+
+def test_without_an_answer_of_slurm_nothing_is_done(tmp_path: Path, world: World) -> None:
+    outcome = slurm(None).stop(RUNNING, tmp_path, world.around, deadline_s=9, cancel=True)
+    assert outcome is Outcome.FAILED
+    assert world.cancelled == []
+    assert "`scancel 4711` ends it" in world.said[-1]
+
+
+@pytest.mark.parametrize(
+    ("job", "ended", "restarts", "earlier"),
+    [
+        (PENDING, True, 1, True),
+        (RUNNING, True, 1, True),
+        (RUNNING, True, 0, False),
+        (RUNNING, True, None, False),
+        (RUNNING, False, 1, False),
+        (Job("4711", "4711", "COMPLETED"), True, 1, False),
+        (None, True, 1, False),
+    ],
+)
+def test_the_record_of_a_run_before_a_requeue(
+    tmp_path: Path, job: Job | None, ended: bool, restarts: int | None, earlier: bool
+) -> None:
+    record = Record.create(tmp_path, "tux", "4711")
+    if ended:
+        record.write_end(EndReport(time.time(), 75, "driver"))
+    assert slurm(restarts).is_earlier_run(record, job) is earlier
