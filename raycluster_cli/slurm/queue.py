@@ -19,8 +19,9 @@ from ..model.errors import RayclusterError
 #: How long squeue and scancel may take; a busy controller answers late.
 SQUEUE_TIMEOUT_S = 8.0
 
-#: Job id, state, end, start, reason, nodes, and last the name, which may contain '|'.
-_FORMAT = "%A|%T|%e|%S|%r|%N|%j"
+#: Job id, id as shown to users (100_3), state, end, start, reason, nodes, and last the name, which may
+#: contain '|'.
+_FORMAT = "%A|%i|%T|%e|%S|%r|%N|%j"
 
 #: States of jobs that have ended (squeue(1), JOB STATE CODES).
 ENDED = frozenset(
@@ -71,6 +72,8 @@ class Job:
     """A job as squeue shows it."""
 
     id: str
+    shown_id: str
+    """The id as shown to users: for a task of a job array ARRAY_TASK, such as 100_3."""
     state: str
     """As squeue prints it: PENDING, RUNNING, COMPLETING, CANCELLED …"""
     end_time: float | None = None
@@ -98,16 +101,16 @@ class Job:
 def parse_squeue(text: str) -> list[Job]:
     """The jobs in squeue's output (in the format that :func:`query_jobs` asks for).
 
-    >>> parse_squeue("7|RUNNING|1700000000|1690000000|None|n[1-3]|train")[0].end_time
+    >>> parse_squeue("7|7|RUNNING|1700000000|1690000000|None|n[1-3]|train")[0].end_time
     1700000000.0
     """
     jobs = []
     for line in text.splitlines():
-        parts = line.split("|", 6)
-        if len(parts) == 7:
-            number, state, end, start, reason, nodes, name = (part.strip() for part in parts)
+        parts = line.split("|", 7)
+        if len(parts) == 8:
+            number, shown, state, end, start, reason, nodes, name = (part.strip() for part in parts)
             why = "" if reason == "None" else reason
-            jobs.append(Job(number, state, parse_time(end), parse_time(start), why, nodes, name))
+            jobs.append(Job(number, shown, state, parse_time(end), parse_time(start), why, nodes, name))
     return jobs
 
 

@@ -61,4 +61,4 @@ exit {code}
 
 def squeue_line(job: str, state: str, *, reason: str = "None", nodes: str = "", name: str = "train") -> str:
     """A job as squeue prints it in slurm.queue's format."""
-    return f"{job}|{state}|N/A|N/A|{reason}|{nodes}|{name}\n"
+    return f"{job}|{job}|{state}|N/A|N/A|{reason}|{nodes}|{name}\n"

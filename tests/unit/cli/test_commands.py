@@ -192,16 +192,6 @@ def test_kept_logs_are_shown_and_missing_ones_explained(call: Call, tmp_path: Pa
     assert "no logs were kept (--keep-logs always keeps them)" in text
 
 
-def test_stop_of_a_job_without_a_record_asks_first(call: Call, slurm: SlurmCommands) -> None:
-    slurm.answer("squeue", squeue_line("9", "RUNNING", name="prep"))
-    slurm.answer("scancel", "")
-    text = said(call("stop", "9"))
-    assert "nobody can be asked here: Job 9 (prep, running) has no record of a cluster" in text
-    assert "scancel 9" not in slurm.called()
-    assert "job 9 (running, without a record of a cluster) is cancelled" in call("stop", "9", "--yes").output
-    assert "scancel 9" in slurm.called()
-
-
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

@@ -43,7 +43,7 @@ def clusters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ClusterStatu
     for name, case in cases.items():
         record = write_record(tmp_path_factory.mktemp("state"), **case)  # type: ignore[arg-type]
         found[name] = read_cluster(record)
-    found["waiting"] = job_without_record(Job("9", "PENDING", reason="Resources", nodes="n[1-4]"))
+    found["waiting"] = job_without_record(Job("9", "9", "PENDING", reason="Resources", nodes="n[1-4]"))
     return found
 
 

@@ -44,8 +44,8 @@ FILES = (
 )
 
 #: Numbers that no clock, disk or parser has.
-NUMBERS = ("NaN", "1e308", "9" * 400, "-62135596801", "253402300799", '"1"')
-TEXTS = ('""', '"\\ud800"', '"\\u0000"', '"../x"', json.dumps("x" * 3000), "null")
+NUMBERS = ("NaN", "9" * 400, "-62135596801", "253402300799", '"1"')
+TEXTS = ('""', '"\\ud800"', '"\\u0000"', '"../x"', json.dumps("x" * 3000))
 OTHERS = ("null", "[]", "{}", '["\\ud800"]', '{"total": 1, "used": []}', '{"x": null}')
 
 json_values = some.recursive(
@@ -71,7 +71,7 @@ raw = some.binary(max_size=60) | some.sampled_from(
 def look_at_everything(state_dir: Path, key: str = "4711") -> None:
     """All that the commands do with a record; only errors with a message for people may come out."""
     record = Record.open(state_dir / "bed" / key)
-    status = read_cluster(record, {key: Job(key, "RUNNING")}, events=5)
+    status = read_cluster(record, {key: Job(key, key, "RUNNING")}, events=5)
     json.dumps(cluster_json(status, timing=True))
     prometheus_text(status)
     Changes().lines(status)

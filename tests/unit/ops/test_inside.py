@@ -92,7 +92,7 @@ def test_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_record(tmp_path, 2, key="4712", name="blue", end=EndReport(2e9, 7))
     submitted.remember(tmp_path, "4713", "", [])
     monkeypatch.setenv("RAYCLUSTER_STATE_DIR", str(tmp_path))
-    line = "4713|PENDING|N/A|N/A|Priority||wait"
+    line = "4713|4713|PENDING|N/A|N/A|Priority||wait"
 
     def squeue(argv: list[str], **options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(argv, 0, line, "")

@@ -19,7 +19,7 @@ from raycluster_cli.slurm.queue import Job
 from raycluster_cli.state.record import Record
 from tests.unit.records_by_hand import write_record
 
-RUNNING = {"4711": Job("4711", "RUNNING", end_time=time.time() + 100)}
+RUNNING = {"4711": Job("4711", "4711", "RUNNING", end_time=time.time() + 100)}
 
 
 def phase(record: Record, jobs: dict[str, Job] | None = None, now: float | None = None) -> ClusterPhase:
@@ -119,7 +119,7 @@ def test_lost_when_the_head_is_silent(tmp_path: Path) -> None:
 
 def test_lost_when_slurm_has_ended_the_job(tmp_path: Path) -> None:
     record = write_record(tmp_path, 3)
-    assert phase(record, {"4711": Job("4711", "CANCELLED")}) is ClusterPhase.LOST
+    assert phase(record, {"4711": Job("4711", "4711", "CANCELLED")}) is ClusterPhase.LOST
     assert phase(record, RUNNING) is ClusterPhase.RUNNING
     assert phase(record, {}) is ClusterPhase.RUNNING  # unknown to Slurm, but its head is heard of
     old = time.time() - 100
@@ -150,7 +150,7 @@ def test_half_written_files_are_not_there_yet(tmp_path: Path) -> None:
 
 def test_job_without_record() -> None:
     status = job_without_record(
-        Job("9", "PENDING", reason="Priority", name="train", start_time=time.time() + 60)
+        Job("9", "9", "PENDING", reason="Priority", name="train", start_time=time.time() + 60)
     )
     assert status.phase is ClusterPhase.PENDING
     assert status.headline.startswith("waiting in Slurm's queue (Priority); Slurm expects it to start at ")

@@ -107,7 +107,7 @@ def test_a_head_that_is_ending_gets_its_own_grace(
     head = record.read_head()
     assert head is not None
     record.write_head(dataclasses.replace(head, grace_s=grace_s))
-    world.jobs = {"4711": Job("4711", "RUNNING")}
+    world.jobs = {"4711": Job("4711", "4711", "RUNNING")}
     world.then = [(1.0, lambda: ending(record))] if reacts else []
     world.then.append((ends_at, lambda: end(record)))
     first: list[float] = []
@@ -129,7 +129,7 @@ def test_no_answer_means_scancel(tmp_path: Path, world: World, step: str) -> Non
     head = record.read_head()
     assert head is not None
     record.write_head(dataclasses.replace(head, step=step))
-    world.jobs = {"4711": Job("4711", "RUNNING")}
+    world.jobs = {"4711": Job("4711", "4711", "RUNNING")}
     assert stop_cluster(record, world.around, deadline_s=10) is Outcome.FORCED
     assert world.cancelled == (["--signal=TERM 4711.0", "4711.0"] if step else ["4711"])
     ended = record.read_end()
@@ -145,7 +145,7 @@ def test_no_answer_and_no_slurm(tmp_path: Path, world: World) -> None:
 
 def test_slurm_has_ended_it_meanwhile(tmp_path: Path, world: World) -> None:
     record = write_record(tmp_path, 3)
-    world.jobs = {"4711": Job("4711", "RUNNING")}
+    world.jobs = {"4711": Job("4711", "4711", "RUNNING")}
     world.then = [(4.0, lambda: setattr(world, "jobs", {}))]
     assert stop_cluster(record, world.around, deadline_s=5) is Outcome.CLEARED
     assert world.cancelled == []
@@ -156,7 +156,7 @@ def test_a_lost_cluster_is_cleared(tmp_path: Path, world: World) -> None:
     record = write_record(tmp_path, 3)
     old = time.time() - 600
     os.utime(record.path / "head.claim.1", (old, old))
-    world.jobs = {"4711": Job("4711", "RUNNING")}
+    world.jobs = {"4711": Job("4711", "4711", "RUNNING")}
     assert stop_cluster(record, world.around) is Outcome.CLEARED
     assert world.cancelled == ["4711"]
     assert read_cluster(record).phase is ClusterPhase.FAILED

@@ -52,6 +52,7 @@ HEAD_EVENTS: list[object] = [
     on.GcsSilent("x"), on.Recovered(), on.RecoveryFailed("x"), on.StopRequested(),
     on.TimeLimitKnown(None), on.TimeLimitKnown(5.0), on.TimeLimitKnown(5.0, asked_now=True),
     on.DriverExited(0), on.DriverExited(1), on.DriverExited(-9), on.DriverStopped(0), on.DriverStopped(None),
+    on.DriverKnown(True), on.DriverKnown(False), on.DriverKnown(None),
     *(on.TimerFired(name) for name in TIMERS),
 ]  # fmt: skip
 

@@ -68,7 +68,7 @@ def test_a_success_does_not_wait_for_reports() -> None:
         rules(head_recovery=True, max_restarts=3), *all_in(), (9, on.DriverExited(0, 8)), around=LOST
     )
     assert played.of(do.ReadReports) == []
-    assert played.at(do.Leave) == 9
+    assert played.at(do.Leave) == pytest.approx(9, abs=0.02)  # the GCS is asked whether a driver connected
 
 
 def test_a_failure_waits_for_the_raylets_death_where_the_head_recovers() -> None:

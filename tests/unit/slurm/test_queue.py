@@ -15,16 +15,16 @@ from raycluster_cli.slurm.queue import cancel_job, parse_squeue, parse_time, que
 from .programs import programs
 
 TEXT = """\
-100|RUNNING|1700003600|1700000000|None|n[1-3]|train
-103|PENDING|N/A|1700009999|Priority||a|b
-105|COMPLETED|2023-11-14T23:13:20|1700000000|None|n1|x
+100|100|RUNNING|1700003600|1700000000|None|n[1-3]|train
+103|101_2|PENDING|N/A|1700009999|Priority||a|b
+105|105|COMPLETED|2023-11-14T23:13:20|1700000000|None|n1|x
 """
 
 
 def test_lines() -> None:
     running, waiting, ended = parse_squeue(TEXT)
     assert (running.end_time, running.nodes, running.reason) == (1700003600.0, "n[1-3]", "")
-    assert (waiting.id, waiting.name, waiting.is_waiting) == ("103", "a|b", True)
+    assert (waiting.id, waiting.shown_id, waiting.name, waiting.is_waiting) == ("103", "101_2", "a|b", True)
     assert waiting.end_time is None
     assert ended.is_ended
     assert ended.end_time == time.mktime((2023, 11, 14, 23, 13, 20, 0, 0, -1))

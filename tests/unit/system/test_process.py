@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -175,7 +176,7 @@ async def test_real_signals_and_a_keeper_that_dies() -> None:
     heard: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
     signals.listen(lambda number, count: heard.put_nowait((number, count)))
     signal.pthread_sigmask(signal.SIG_BLOCK, [USR1])
-    os.kill(os.getpid(), USR1)  # came before anybody listened
+    signal.pthread_kill(threading.get_ident(), USR1)  # came before anybody listened
     try:
         signals.attach(loop, Keeper(relay_read, -1))
         assert await within(heard.get(), DEADLINE_S) == (USR1, 1)
