@@ -232,8 +232,10 @@ def _end_looked_up(rules: WorkerRules, state: WorkerState, event: on.EndLookedUp
         return _finish(state, end_of_cluster(event.end))
     if state.looks:
         return state, []  # another look has more time: its answer counts
-    # The head first: a raylet ends, and does not start again, because its head is lost.
-    if state.lost is not None:
+    # The head first: a raylet ends, and does not start again, because its head is lost.  But a head that has
+    # drained our raylet was ending the cluster, also where its GCS has gone before we knew.
+    drained = state.raylet is not None and state.raylet.code == 0 and state.raylet.drained is not None
+    if state.lost is not None and not drained:
         text = f"the head at {rules.head_address} is lost: {state.lost.why}"
         end = End(ExitCode.UNHEALTHY, text, EndReason.HEAD_LOST.value, failed_host=rules.head_host)
         return _finish(state, end)

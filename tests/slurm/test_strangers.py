@@ -1,0 +1,169 @@
+"""Strangers who listen where a head could be: they are sent no secret, and keep no worker from its head."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import secrets
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from raycluster_cli.supervisor.head_proof import ASK_BYTES, MAGIC, proof_ports
+from raycluster_cli.system.ports import derived_gcs_ports
+from tests.bed.bed import REPOSITORY
+from tests.bed.spec import LOGIN
+from tests.slurm.batches import SRUN, batch, driver, head_is_up, line_with, record
+from tests.slurm.jobs import JobEnd, Slurm
+from tests.waiting import wait_until
+
+LISTENER = str(REPOSITORY / "tests/slurm/drivers/listener.py")
+WORKER = "srun -N1 -n1 --mem=0 --overlap --nodelist=n2 raycluster worker --max-retries 1"
+
+
+@dataclass
+class Heard:
+    """What a stranger was sent."""
+
+    connections: list[tuple[int, bytes]] = field(default_factory=list)
+    """The port and the bytes of each; known when the stranger has gone."""
+
+    def assert_without(self, *tokens: str) -> None:
+        """Neither a token nor a plain hash of it is in what was sent, in any usual form."""
+        everything = b"|".join(data for _, data in self.connections).lower()
+        for token in tokens:
+            assert len(token) >= 32
+            digest = hashlib.sha256(token.encode())
+            for secret in (
+                token.encode(),
+                bytes.fromhex(token),
+                digest.digest(),
+                digest.hexdigest().encode(),
+            ):
+                assert secret.lower() not in everything
+
+
+@contextlib.contextmanager
+def stranger(slurm: Slurm, host: str, *ports: int, user: str = "bob") -> Iterator[Heard]:
+    """Another user's listener on a host, which answers nothing."""
+    heard = Heard()
+    child = subprocess.Popen(
+        slurm.bed.command(host, ["python", LISTENER, *map(str, ports)], user=user),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "LISTENING\n"
+    try:
+        yield heard
+    finally:
+        for line in child.communicate(timeout=30)[0].splitlines():
+            port, _, data = line.partition(" ")
+            heard.connections.append((int(port), bytes.fromhex(data)))
+
+
+def test_nodes_that_share_nothing_meet_past_strangers_on_all_likely_ports(slurm: Slurm) -> None:
+    """On the ports that follow from the job id, and on all but one of those that follow from the token."""
+    token = secrets.token_hex(32)
+    job = batch(
+        slurm,
+        f"""
+        export RAYCLUSTER_STATE_DIR=/var/tmp/own RAYCLUSTER_TOKEN=$(cat ~/token-$SLURM_JOB_ID)
+        {SRUN} sh -c 'raycluster run -- {driver(0, "--tasks")}; code=$?; rm -r /var/tmp/own; exit $code'
+        """,
+        "--hold",
+        user="alice",
+    )
+    secret = f"/home/alice/token-{job.id}"
+    slurm.run(LOGIN, ["sh", "-c", f"umask 077; cat > {secret}"], user="alice", stdin=token, check=True)
+    ports = [*derived_gcs_ports(f"bed/{job.id}+"), *proof_ports(token)[:-1]]
+    with stranger(slurm, "n1", *ports) as heard:
+        slurm.run(LOGIN, ["scontrol", "release", job.id], check=True)
+        end = job.wait()
+    slurm.run(LOGIN, ["rm", secret], check=True)
+    assert end == JobEnd("COMPLETED", 0, 0), job.output()
+    assert "TASKS n1 n2 n3" in job.output()
+    heard.assert_without(token)
+    asked = [data for _, data in heard.connections if data]
+    assert asked, "no worker has asked a stranger"
+    assert all(data.startswith(MAGIC) and len(data) == ASK_BYTES for data in asked)
+    slurm.assert_nothing_left()
+
+
+def test_who_listens_at_an_address_given_by_hand_gets_no_token(slurm: Slurm) -> None:
+    """The token of the environment, and that of the record."""
+    token, port = secrets.token_hex(32), 23461
+    job = batch(
+        slurm,
+        f"""
+        RAYCLUSTER_TOKEN=$(cat ~/token) {WORKER} --retry-delay 3 --master-ip n1 --master-port {port}
+        {WORKER} --retry-delay 3 --master-ip n1 --master-port {port}
+        raycluster head --name own --expected-workers 1 --timeout 60 -- true & head=$!
+        until [[ -e ~/.raycluster/bed/$SLURM_JOB_ID+own/head.json ]]; do sleep 0.1; done
+        {WORKER} --name own --retry-delay 3 --master-ip n1 --master-port {port}
+        kill $head; wait
+        echo ALL TRIED
+        """,
+        "--hold",
+        user="alice",
+    )
+    secret = "/home/alice/token"
+    slurm.run(LOGIN, ["sh", "-c", f"umask 077; cat > {secret}"], user="alice", stdin=token, check=True)
+    with stranger(slurm, "n1", port, *derived_gcs_ports(f"bed/{job.id}+")) as heard:
+        slurm.run(LOGIN, ["scontrol", "release", job.id], check=True)
+        head_is_up(slurm.bed, job, name="own")
+        made = wait_until(
+            lambda: _read(slurm, f"/home/alice/.raycluster/bed/{job.id}+own/token"),
+            timeout_s=30,
+            what="the token",
+        )
+        output = job.wait_for("ALL TRIED")
+        job.wait()
+    slurm.run(LOGIN, ["rm", secret], check=True)
+    lines = [line for line in output.splitlines() if "error: n2 did not join a head" in line]
+    assert len(lines) == 3, output
+    for line, why in zip(lines, ("no proof", "no token", "wrong cluster"), strict=True):
+        assert f"attempt 1 10.77.0.1:{port}: {why}" in line
+    assert {where for where, _ in heard.connections} == {port}
+    assert [data for _, data in heard.connections if data] == []
+    heard.assert_without(token, made)
+    slurm.assert_nothing_left()
+
+
+def _read(slurm: Slurm, path: str) -> str:
+    found = slurm.run(LOGIN, ["cat", path], user="alice")
+    return found.stdout
+
+
+def test_while_the_record_names_no_head_nobody_is_asked(slurm: Slurm) -> None:
+    """A slow file server, or a head that is slow to start: the worker waits and connects to nobody."""
+    job = batch(slurm, f"{WORKER} --retry-delay 12", "--hold", user="alice", nodes=2)
+    with stranger(slurm, "n1", *derived_gcs_ports(f"bed/{job.id}+")) as heard:
+        slurm.run(LOGIN, ["scontrol", "release", job.id], check=True)
+        assert job.wait() == JobEnd("FAILED", 4, 0), job.output()
+    assert f".raycluster/bed/{job.id}: no head" in line_with("did not join a head", job.output())
+    assert heard.connections == []
+    slurm.assert_nothing_left()
+
+
+def test_without_record_and_token_a_run_is_refused_at_once(slurm: Slurm) -> None:
+    """The home directory cannot be written on the nodes."""
+    job = batch(
+        slurm,
+        f"{SRUN} env HOME=/proc raycluster run -- {driver(0)}",
+        user="alice",
+    )
+    assert job.wait() == JobEnd("FAILED", 2, 0), job.output()
+    lines = [line for line in job.output().splitlines() if "raycluster: error" in line]
+    assert len(lines) == 3, job.output()
+    assert all("workers cannot join without" in line and "RAYCLUSTER_TOKEN" in line for line in lines)
+    slurm.assert_nothing_left()
+
+
+def test_a_token_that_can_be_guessed_is_refused(slurm: Slurm) -> None:
+    job = batch(slurm, f"export RAYCLUSTER_TOKEN=secret\n{SRUN} raycluster run -- {driver(0)}", nodes=1)
+    assert job.wait() == JobEnd("FAILED", 2, 0), job.output()
+    assert "RAYCLUSTER_TOKEN has 6 characters" in line_with("raycluster: error", job.output())
+    assert not record(slurm.bed, job).exists()
+    slurm.assert_nothing_left()
