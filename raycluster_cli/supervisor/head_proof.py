@@ -9,7 +9,7 @@ The head listens on the first free of a few ports that follow from the token (:f
 nobody without the token knows them beforehand.  A connection gets one answer of less than 1 KiB; one that
 does not ask within :data:`ASK_TIMEOUT_S` is closed, and when there are too many the oldest is.
 
-See docs/decisions/0014-no-secret-to-a-guessed-address.md.
+See docs/decisions/0016-no-secret-to-a-guessed-address.md.
 """
 
 from __future__ import annotations
