@@ -349,7 +349,11 @@ ON_THE_HEAD = """bash -c '[ $SLURM_PROCID != 0 ] || export RAYCLUSTER_TEMP_DIR=/
     ("command", "message"),
     [
         pytest.param("raycluster run -- nopey", "the driver 'nopey' was not found in PATH", id="driver"),
-        pytest.param("raycluster run --master-port 6818 -- true", "port 6818 given for gcs port", id="port"),
+        pytest.param(
+            "raycluster run --master-port 6818 -- true",
+            "port 6818, given as the GCS port, is in use by",
+            id="port",
+        ),
         pytest.param(f"{ON_THE_HEAD} raycluster run -- true", "files below /proc", id="directory"),
     ],
 )
