@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from .custom import check_labels, check_resources
 from .errors import UsageError
 from .loss_policy import WorkerLossPolicy
 
@@ -167,6 +168,8 @@ class Settings:
         for one in fields(self):
             self._check(one.name, getattr(self, one.name), one.metadata)
         self.worker_loss  # noqa: B018 - raises UsageError
+        check_resources(parse_pairs("--resources", self.resources))
+        check_labels(parse_pairs("--labels", self.labels))
         most = math.inf if self.expected_workers is None else self.expected_workers
         if self.min_workers is not None and self.min_workers > most:
             raise UsageError(

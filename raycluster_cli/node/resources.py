@@ -9,10 +9,10 @@ so that a job that fills the first two is not killed by Slurm.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..model.custom import check_labels, check_resources
 from ..model.errors import UsageError
 from ..model.settings import Settings, parse_pairs, parse_size_bytes
 from .figures import MIB
@@ -33,23 +33,6 @@ HEAD_RESERVE_BYTES = 640 * MIB
 WORKER_RESERVE_BYTES = 448 * MIB
 DASHBOARD_RESERVE_BYTES = 320 * MIB
 RESERVE_PER_CPU_BYTES = 64 * MIB
-
-MAX_RESOURCE_QUANTITY = 100e12
-"""Ray's own bound (ray_constants.MAX_RESOURCE_QUANTITY)."""
-
-# Ray's rules for labels (ray/_private/label_utils.py, the same as Kubernetes').
-_LABEL_NAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?")
-_LABEL_PREFIX = re.compile(
-    r"[a-zA-Z0-9]([a-zA-Z0-9_-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9_-]*[a-zA-Z0-9])?)*"
-)
-
-# Resources with an option of their own, by the names that Ray knows them by.
-_OWN_OPTION = {
-    "CPU": "--num-cpus",
-    "GPU": "--num-gpus",
-    "memory": "--memory",
-    "object_store_memory": "--object-store-memory",
-}
 
 
 @dataclass(frozen=True)
@@ -323,58 +306,6 @@ def _plan_spilling(spill_in_memory: bool, sources: dict[str, str]) -> dict[str, 
         return {}
     sources["spilling"] = "off: its directory is in memory (--spill-dir on a disk turns it on)"
     return {"automatic_object_spilling_enabled": False}
-
-
-def check_resources(resources: Mapping[str, float | str]) -> dict[str, float]:
-    """Custom resources as Ray takes them: whole numbers, and no name that has an option of its own.
-
-    >>> check_resources({"slots": "2"})
-    {'slots': 2.0}
-    """
-    checked: dict[str, float] = {}
-    for name, amount in resources.items():
-        if name in _OWN_OPTION:
-            raise UsageError(
-                f"--resources cannot set {name}: found {name}={amount}, needed other names.",
-                f"Use {_OWN_OPTION[name]}.",
-            )
-        if not name.strip() or name.startswith("node:"):
-            raise UsageError(
-                f"--resources: found the name {name!r}, needed one that Ray does not keep for itself."
-            )
-        try:
-            value = float(amount)
-        except (TypeError, ValueError):
-            value = -1.0
-        if not (0 <= value <= MAX_RESOURCE_QUANTITY and value.is_integer()):
-            raise UsageError(
-                f"--resources: found {name}={str(amount)[:40]}, needed a whole number of at least 0: "
-                "Ray takes no fractions for what a node has."
-            )
-        checked[name] = value
-    return checked
-
-
-def check_labels(labels: Mapping[str, str]) -> dict[str, str]:
-    """Labels as Ray takes them, with its own rules for keys and values.
-
-    >>> check_labels({"site/rack": "r17"})
-    {'site/rack': 'r17'}
-    """
-    for key, value in labels.items():
-        prefix, slash, name = key.rpartition("/")
-        good_prefix = not slash or (len(prefix) <= 253 and _LABEL_PREFIX.fullmatch(prefix))
-        if not (good_prefix and _LABEL_NAME.fullmatch(name)):
-            raise UsageError(
-                f"--labels: found the key {key[:80]!r}, needed up to 63 letters, digits, '-', '_' and '.', "
-                "beginning and ending with a letter or digit, after an optional prefix such as example.org/."
-            )
-        if value and not _LABEL_NAME.fullmatch(value):
-            raise UsageError(
-                f"--labels: found {key}={value[:80]!r}, needed a value of up to 63 letters, digits, '-', '_' "
-                "and '.', beginning and ending with a letter or digit."
-            )
-    return dict(labels)
 
 
 def _mib(size: int) -> str:

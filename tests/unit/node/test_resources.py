@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
+from raycluster_cli.model.custom import check_labels, check_resources
 from raycluster_cli.model.errors import UsageError
+from raycluster_cli.model.settings import Settings
 from raycluster_cli.node import resources
 from raycluster_cli.node.figures import MIB, Grant
 from raycluster_cli.node.grants import HostFacts
 from raycluster_cli.node.resources import (
     OBJECT_STORE_MAX_BYTES,
     OBJECT_STORE_MIN_BYTES,
-    check_labels,
-    check_resources,
     object_store_size,
     plan_resources,
     reserve_size,
@@ -297,6 +297,8 @@ def test_labels(labels: dict[str, str]) -> None:
         {"a": "x\n"},
         {"a": "é"},
         {"sub..domain/a": "x"},
+        {f"{'a' * 64}.org/b": "x"},
+        {"ray.io/node-id": "x"},
     ],
 )
 def test_labels_that_ray_would_refuse(labels: dict[str, str]) -> None:
@@ -316,3 +318,11 @@ def test_the_plan_in_json() -> None:
     data = json.loads(json.dumps(plan.as_dict()))
     assert data["resources"] == {"slots": 1.0} and data["labels"] == {"a": "b"}
     assert data["memory_bytes"] == plan.memory_bytes and data["sources"]["num_cpus"] == "SLURM_CPUS_ON_NODE"
+
+
+@pytest.mark.parametrize(
+    ("option", "text"), [("labels", "ray.io/node-id=x"), ("labels", "a b=c"), ("resources", "CPU=2")]
+)
+def test_they_are_refused_where_options_are_read(option: str, text: str) -> None:
+    with pytest.raises(UsageError, match=f"^--{option}"):
+        Settings(**{option: text})  # type: ignore[arg-type]
