@@ -144,7 +144,9 @@ class Settings:
     grace: float = setting(
         10.0, "Seconds that the driver has between SIGTERM and SIGKILL.", ("head", "run"), unit="s"
     )
-    check_interval: float = setting(4.0, "Seconds between a node's health checks of the GCS.", unit="s")
+    check_interval: float = setting(
+        4.0, "Seconds between a node's health checks of the GCS (at least 0.1).", unit="s", least=0.1
+    )
     keep_logs: str = setting(
         "on-failure",
         "When to copy Ray's logs to the record: always, on-failure or never.",
@@ -201,8 +203,9 @@ class Settings:
             )
         if isinstance(value, bool):
             return
-        if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
-            raise UsageError(f"{option} is {value:g}; it must be a number of seconds, 0 or more.")
+        least = meta.get("least", 0)
+        if isinstance(value, float) and not (math.isfinite(value) and value >= least):
+            raise UsageError(f"{option} is {value:g}; it must be a number of seconds, {least:g} or more.")
         if isinstance(value, int) and value < 0:
             raise UsageError(f"{option} is {value}; it must be 0 or more.")
         choices = meta.get("choices")

@@ -15,6 +15,10 @@ from ..system.waiting import call_within
 #: How long scontrol or srun may take; slurmctld can be busy, and the cluster works without the answer.
 COMMAND_TIMEOUT_S = 30.0
 
+#: How long output may arrive after the command has ended: a site's wrapper of srun can leave a process behind
+#: that keeps the pipe open.
+DRAIN_S = 0.5
+
 
 async def run_command(
     command: Sequence[str],
@@ -49,23 +53,28 @@ async def run_command(
     except OSError as error:
         raise RayclusterError(f"{name} could not be started: {error.strerror}.") from error
     assert child.stdout is not None
-    reading = asyncio.ensure_future(_read_all(child.stdout))
+    output = bytearray()
+    reading = asyncio.ensure_future(_read_all(child.stdout, output))
     try:
-        answered, _ = await asyncio.wait({reading}, timeout=timeout_s)
+        await asyncio.wait({child.exited}, timeout=timeout_s)
+        answered = child.exited.done()
+        if answered:
+            await asyncio.wait({reading}, timeout=DRAIN_S)
     finally:
-        code = await child.stop(timeout_s if reading.done() else 0.0, ask=0)
+        code = await child.stop(0.0, ask=0)
         reading.cancel()
     if code is None or not answered:
         raise RayclusterError(f"{name} did not answer within {timeout_s:g} s.")
-    return code, reading.result().decode("utf-8", "replace")
+    return code, output.decode("utf-8", "replace")
 
 
-async def _read_all(output: IO[bytes]) -> bytes:
-    """The output of a child until it is closed."""
+async def _read_all(stdout: IO[bytes], output: bytearray) -> None:
+    """Put the output of a child into ``output`` until all have closed it, or until cancelled."""
     stream = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
-    pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), output)
+    pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), stdout)
     try:
-        return await stream.read()
+        while chunk := await stream.read(65536):
+            output += chunk
     finally:
         pipe.close()

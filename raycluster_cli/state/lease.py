@@ -22,6 +22,8 @@ from .files import needs, read_bytes, write_whole
 
 HEARTBEAT_S = 30.0
 """How often the head touches its lease (:meth:`Leases.beat`)."""
+KEPT_LEASES = 8
+"""So many leases stay in a record."""
 LEASE_STALE_S = 180.0
 """A lease that has not been touched for so long has expired, if its holder cannot be seen from this host."""
 
@@ -86,6 +88,19 @@ class Leases:
         if self._mine is not None:
             with contextlib.suppress(OSError):
                 os.utime(self._mine)
+
+    def remove_old(self) -> None:
+        """Remove leases of clusters that ended long before the last one.  Ignores errors.
+
+        The last ones stay: a process that wants to be head may have looked at them just now, and would take
+        a number that is free again.
+        """
+        with contextlib.suppress(OSError, RayclusterError):
+            last = self._last_number()
+            for name in os.listdir(self.path):
+                number = name.removeprefix("head.claim.")
+                if name != number and number.isdigit() and int(number) <= last - KEPT_LEASES:
+                    os.unlink(self.path / name)
 
     def last_heartbeat(self) -> float | None:
         """When the head last touched its lease, in Unix seconds of the file server; None without a head."""

@@ -18,7 +18,7 @@ One directory per cluster, mode 0700, on a file system that all nodes share:
 ``usage.json``          ClusterUsage: by the head, only while somebody watches
 ``usage/HOST.json``     NodeUsage: by each node, only while somebody watches
 ``logs/HOST/``          logs kept from a node
-``earlier/N/``          files of an earlier cluster under the same key (a second run in one salloc)
+``earlier/N/``          files of the cluster before this one under the same key (a second run in one salloc)
 ======================  ==========================================================================
 
 **What it costs.** A node writes one small file per change of phase and reads two
@@ -38,6 +38,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -150,6 +151,17 @@ class Record(EventLog, UsageFiles):
         except OSError as error:
             raise needs(away, error, "write") from error
         self._reports.clear()
+
+    def remove_earlier(self) -> None:
+        """Remove what runs under this key left before the last one that ended.  Ignores errors.
+
+        In a long allocation with many runs the record would grow with each of them.
+        """
+        with contextlib.suppress(OSError):
+            kept = sorted(name for name in os.listdir(self.path / "earlier") if name.isdigit())
+            for name in sorted(kept, key=int)[:-1]:
+                shutil.rmtree(self.path / "earlier" / name, ignore_errors=True)
+        self.leases.remove_old()
 
     # ------------------------------------------------------------------ head, nodes and the end
 

@@ -81,7 +81,10 @@ class HeadGuards:
         self._run.tasks.guard("the watch over the record", lambda: self._watch_record(record))
 
     async def _prune(self) -> None:
-        await asyncio.wait({self._run.record_quietly(prune, self._run.context.state_dir)})
+        run = self._run
+        await asyncio.wait({run.record_quietly(prune, run.context.state_dir)})
+        if run.record is not None:
+            await asyncio.wait({run.record_quietly(run.record.remove_earlier)})
 
     # -- workers ---------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ def test_a_driver_that_never_connects_is_told(slurm: Slurm) -> None:
     first, second = output.split("it did not use this cluster: no driver has connected to it")
     assert "; no driver has connected to this cluster; ended" in first
     assert "NODES n1 n2" in second
-    assert "connected" not in second.partition("nodes ready")[2]
+    assert "connected" not in second.rpartition("nodes ready")[2]
 
 
 def test_a_requeue_that_slurm_will_refuse_is_told_at_the_start(slurm: Slurm) -> None:
@@ -44,8 +44,8 @@ def test_a_requeue_that_slurm_will_refuse_is_told_at_the_start(slurm: Slurm) -> 
     )
     told = job.wait_for("--requeue-on-preempt has no effect")
     assert f"`scontrol update JobId={job.id} Requeue=1`" in told
-    job.cancel("--signal=TERM", "--full")
-    assert job.wait().exit_code != 0
+    job.cancel("--signal=TERM")
+    assert job.wait() == JobEnd("FAILED", 75, 0), job.output()
     assert f"requeueing the job failed: `scontrol requeue {job.id}` ended with code 1: " in job.output()
     assert "Error(" not in job.output()
     slurm.assert_nothing_left()

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from raycluster_cli.cli.plain import Line, read_line
+from raycluster_cli.model.errors import UsageError
 from raycluster_cli.model.settings import Settings
 from raycluster_cli.supervisor.launch import Launcher
 
@@ -81,3 +82,9 @@ def test_it_reads_what_typer_reads(
 @pytest.mark.parametrize(("arguments", "env"), LEFT_TO_TYPER)
 def test_it_leaves_the_rest_to_typer(arguments: list[str], env: dict[str, str]) -> None:
     assert read_line(arguments, env) is None
+
+
+@pytest.mark.parametrize("text", ["0", "0.05"])
+def test_health_checks_without_a_pause_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--check-interval is 0.*0\.1 or more"):
+        Settings(check_interval=float(text))

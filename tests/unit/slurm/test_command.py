@@ -68,8 +68,8 @@ def test_a_command_is_killed_when_nobody_waits_any_more(tmp_path: Path) -> None:
 
 
 def test_a_child_that_keeps_the_output_open_does_not_hold_up_the_answer(tmp_path: Path) -> None:
-    """srun's own children can outlive it: the answer is then given up at the deadline, not awaited."""
-    env = programs(tmp_path, srun=f"sleep 600 & echo $! >{tmp_path}/pid; echo answer")
-    with pytest.raises(RayclusterError, match=r"srun did not answer within 0\.3 s"):
-        with_reaper(lambda reaper: run_command(["srun"], env, reaper, timeout_s=0.3))
+    """A site's wrapper of srun can leave a process behind."""
+    env = programs(tmp_path, srun=f"sleep 600 & echo $! >{tmp_path}/pid; echo answer; exit 3")
+    code, text = with_reaper(lambda reaper: run_command(["srun"], env, reaper, timeout_s=60))
+    assert (code, text) == (3, "answer\n")
     os.kill(int((tmp_path / "pid").read_text()), 9)

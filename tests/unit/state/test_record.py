@@ -153,6 +153,24 @@ def test_the_next_cluster_of_the_same_key_starts_afresh(record: Record) -> None:
     assert not (earlier / "token").exists()
 
 
+def test_many_runs_under_one_key_leave_the_last_one(record: Record) -> None:
+    sizes = []
+    for number in range(20):
+        record.take_lease()
+        record.write_head(HeadInfo("a", "10.0.0.1", 1, identity=str(number)))
+        record.write_node(NodeReport("a", "head", "gone"))
+        record.append_event("x" * 1000)
+        record.write_end(EndReport(1.0, 0))
+        record.remove_earlier()
+        sizes.append(sum(1 for path in record.path.rglob("*") if path.is_file()))
+    assert sizes[-1] == sizes[10]
+    assert [path.name for path in (record.path / "earlier").iterdir()] == ["19"]
+    assert json.loads((record.path / "earlier/19/head.json").read_text())["identity"] == "18"
+    assert record.leases.holder() is not None
+    assert (record.path / "head.claim.20").exists()
+    assert not (record.path / "head.claim.1").exists()
+
+
 # -- stop and losses ------------------------------------------------------------------------------
 
 

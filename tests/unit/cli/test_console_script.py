@@ -1,0 +1,45 @@
+"""The console script's first step: what is started under a keeper."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+#: The console script with a keeper that says so and ends.
+SCRIPT = """
+import sys
+from raycluster_cli.supervisor import keeper
+
+def guard(*_, **__):
+    sys.exit(77)
+
+keeper.guard = guard
+from raycluster_cli.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        ("run --local 1 -- python x.py --help", True),
+        ("run --local 1 python x.py --help", True),
+        ("head", True),
+        ("worker", True),
+        ("status", False),
+        ("--help", False),
+    ],
+)
+def test_what_starts_ray_here_has_a_keeper(line: str, kept: bool) -> None:
+    words = [sys.executable, "-c", SCRIPT, *line.split()]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode == 77) is kept, done.stderr
+
+
+def test_help_of_a_command_that_has_a_keeper() -> None:
+    words = [sys.executable, "-m", "raycluster_cli", "run", "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--expected-workers" in done.stdout
