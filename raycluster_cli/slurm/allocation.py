@@ -244,6 +244,11 @@ class Allocation:
         return self.first_job_node
 
     @property
+    def nodes_without_task(self) -> tuple[str, ...]:
+        """The job's nodes that this step does not have; empty outside a task, and when unknown."""
+        return tuple(node for node in self.job_nodes if node not in (self.step_nodes or self.job_nodes))
+
+    @property
     def is_first_task_on_node(self) -> bool:
         """False only in a task that is not the first of its step on this node."""
         return not self.localid

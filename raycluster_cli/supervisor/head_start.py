@@ -19,6 +19,7 @@ from ..policy.stopping import LOST_GRACE_S
 from ..rayproc.address import is_loopback
 from ..rayproc.companion_client import Started
 from ..rayproc.failure import StartFailure
+from ..slurm.allocation import Allocation
 from ..slurm.hostlist import format_hostlist
 from ..state.record import Record
 from .driver import find_program
@@ -70,6 +71,7 @@ class HeadStart:
         node.begin_import()
         node.token = await self._make_token()
         self._warn_of_open_dashboard()
+        self._warn_of_unused_nodes()
         hosts = self._context.worker_hosts
         # The route to another host of the job tells which of our addresses is the right one.
         await node.measure(route_to=hosts[0] if hosts else None)
@@ -149,6 +151,14 @@ class HeadStart:
                 f"runs code as you; {guard}. `raycluster dashboard` needs only the default, 127.0.0.1."
             )
 
+    def _warn_of_unused_nodes(self) -> None:
+        """A step that is smaller than its job, unless the options say that it is meant to be."""
+        settings, allocation = self._settings, self._context.allocation
+        if not self._context.symmetric or settings.name or settings.expected_workers is not None:
+            return
+        if allocation is not None and (text := unused_nodes(allocation)):
+            self._run.report.warn(text)
+
     async def _make_keys(self, node: RayNode) -> None:
         """The cluster's authority, into the record for the workers; and this node's certificate."""
         run = self._run
@@ -207,6 +217,31 @@ class HeadStart:
         if record is None or self._settings.keep_logs == "never":
             return ""
         return f"`raycluster why {self._context.key}` shows the logs, which are in {record.path}/logs."
+
+
+def unused_nodes(allocation: Allocation) -> str:
+    """The warning about nodes of the job that this step does not have; empty when it has all.
+
+    >>> job = Allocation("7", ("n1", "n2", "n3"), step_id="0", step_nodes=("n1", "n2"))
+    >>> unused_nodes(job)[:68]
+    'this step has 2 of the 3 nodes of job 7: the cluster does not use n3'
+    """
+    unused = allocation.nodes_without_task
+    if not unused:
+        return ""
+    size = len(allocation.job_nodes)
+    used = size - len(unused)
+    text = (
+        f"this step has {used} of the {size} nodes of job {allocation.job_id}: the cluster does not use "
+        f"{format_hostlist(unused)}. "
+    )
+    if allocation.het_size > 1:
+        # Since Slurm 24.11 srun applies the first component's SLURM_NTASKS to each.
+        components = ",".join(str(number) for number in range(allocation.het_size))
+        remedy = f"env -u SLURM_NTASKS -u SLURM_NPROCS srun --het-group={components} --ntasks-per-node=1"
+    else:
+        remedy = f"srun --nodes={size} --ntasks={size}"
+    return f"{text}`{remedy} …` takes all; --name or --expected-workers says that it is meant so"
 
 
 async def start_ray(run: HeadRun, session_name: str | None = None) -> Started:

@@ -286,6 +286,7 @@ def test_a_step_smaller_than_the_job_and_not_on_its_first_node(slurm: Slurm, whe
     job = batch(slurm, f"{SRUN} -N2 -n2 {where} raycluster run -- {driver(5)}")
     assert job.wait() == JobEnd("FAILED", 5, 0), job.output()
     assert "NODES n2 n3\n" in job.output()
+    assert "this step has 2 of the 3 nodes" in job.output()
     slurm.assert_nothing_left()
 
 

@@ -278,3 +278,18 @@ def test_a_number_of_components_without_components_is_no_heterogeneous_job() -> 
 
 def test_counts_that_do_not_fit_the_nodes_are_left_out() -> None:
     assert allocation(TASK, SLURM_JOB_CPUS_PER_NODE="2").job_cpus_here is None
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes"),
+    [
+        ("22.05/workers-step.task0", ("n1",)),
+        ("24.11/workers-step.task0", ("n1",)),
+        ("22.05/three-nodes.task1", ()),
+        ("24.11/het.task0", ()),
+        ("24.11/three-nodes.batch", ()),
+        ("22.05/salloc.shell", ()),
+    ],
+)
+def test_nodes_without_a_task_of_the_step(name: str, nodes: tuple[str, ...]) -> None:
+    assert allocation(name).nodes_without_task == nodes
