@@ -81,7 +81,7 @@ def read_cluster(
         started=head.started if head else min((one.updated for one in reports.values()), default=0.0),
         read_at=when,
         ended=end.when if end else None,
-        end_time=(head.end_time if head and head.end_time else None) or (job.end_time if job else None),
+        end_time=_time_limit(head, job),
         address=head.address if head else "",
         head_host=head.host if head else "",
         dashboard=head.dashboard if head else "",
@@ -132,6 +132,13 @@ def _unreadable_end(record: Record, now: float) -> EndReport | None:
 
 def _job_of(record: Record, jobs: Mapping[str, Job] | None) -> Job | None:
     return jobs.get(record.job_id) if jobs and record.slurm_cluster != "local" else None
+
+
+def _time_limit(head: HeadInfo | None, job: Job | None) -> float | None:
+    """When the time limit ends the job, in Unix seconds: as Slurm says now, since it can be changed."""
+    if job is not None and not (job.is_ended or job.is_waiting) and job.end_time:
+        return job.end_time
+    return (head.end_time if head else 0.0) or (job.end_time if job else None)
 
 
 def _versions(head: HeadInfo | None) -> dict[str, str]:

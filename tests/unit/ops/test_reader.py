@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.model.errors import UsageError
-from raycluster_cli.model.record import ClusterUsage, EndReport, NodeReport, NodeUsage
+from raycluster_cli.model.record import ClusterUsage, EndReport, HeadInfo, NodeReport, NodeUsage
 from raycluster_cli.model.status import ClusterPhase, NodePhase
 from raycluster_cli.ops.clusters import find_record, job_without_record, read_all
 from raycluster_cli.ops.reader import natural, read_cluster
@@ -266,3 +266,18 @@ def test_usage_files_of_nodes(tmp_path: Path) -> None:
 
 def test_natural_order() -> None:
     assert sorted(["gpu10", "gpu9", "a2b10", "a2b9"], key=natural) == ["a2b9", "a2b10", "gpu9", "gpu10"]
+
+
+@pytest.mark.parametrize(
+    ("state", "known", "expected"),
+    [("RUNNING", 2000.0, 2000.0), ("RUNNING", None, 1000.0), ("COMPLETED", 500.0, 1000.0)],
+)
+def test_a_time_limit_that_was_changed(
+    tmp_path: Path, state: str, known: float | None, expected: float
+) -> None:
+    """squeue shows when a job that has ended did so, not its limit."""
+    record = Record.create(tmp_path, "tux", "4711")
+    record.write_head(HeadInfo("n1", "10.0.0.1", 20000, started=1.0, end_time=1000.0))
+    jobs = {"4711": Job("4711", "4711", state, end_time=known)}
+    assert read_cluster(record, jobs).end_time == expected
+    assert read_cluster(record, None).end_time == 1000.0
