@@ -78,6 +78,8 @@ def submit(
             "Put it after `--`: raycluster submit -N 2 --time 1:00:00 -- python train.py.",
         )
     env = dict(os.environ)
+    if follow or wait:
+        core.refuse_to_follow_array(line.sbatch, env)
     script = core.make_script(
         line,
         options=[*_options_of_environment(context, settings), *_run_options(line.own)],

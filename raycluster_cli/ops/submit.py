@@ -128,6 +128,15 @@ def has_option(sbatch: Sequence[str], *names: str) -> bool:
     return False
 
 
+def refuse_to_follow_array(sbatch: Sequence[str], env: Mapping[str, str]) -> None:
+    """Raise UsageError for a job array: it has many outputs, and as many exit codes as tasks."""
+    if has_option(sbatch, "-a", "--array") or env.get("SBATCH_ARRAY_INX"):
+        raise UsageError(
+            "--follow and --wait are for one job, not for a job array.",
+            "Leave them out; `raycluster logs JOB_TASK --follow` follows one task of the array.",
+        )
+
+
 def sbatch_lines(sbatch: Sequence[str], driver: Sequence[str], *, requeue: bool = False) -> list[str]:
     """The #SBATCH lines: what was given, and what a Ray job needs where it was not.
 

@@ -17,6 +17,7 @@ from raycluster_cli.ops.submit import (
     environment_lines,
     has_option,
     make_script,
+    refuse_to_follow_array,
     sbatch_lines,
     split_line,
     submit,
@@ -215,3 +216,13 @@ def test_refusals(tmp_path: Path, said: str, hint: str) -> None:
 def test_no_sbatch(tmp_path: Path) -> None:
     with pytest.raises(RayclusterError, match="sbatch was not found"):
         submit("x", {"PATH": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("sbatch", "env"),
+    [(["--array=0-2"], {}), (["-a0-2"], {}), (["-a 0-2"], {}), ([], {"SBATCH_ARRAY_INX": "0-2"})],
+)
+def test_an_array_is_not_followed(sbatch: list[str], env: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="not for a job array"):
+        refuse_to_follow_array(sbatch, env)
+    refuse_to_follow_array(["--account=a"], {})
