@@ -2,6 +2,7 @@
 
     make bench                                        a first look: three hosts, one round
     python -m benchmarks --hosts 1,2,4,8 --rounds 3 --save results.json
+    python -m benchmarks --ways raycluster --beside DIR   this build and another, in turns
     python -m benchmarks --show results.json          the tables of results saved earlier
     python -m benchmarks --idle                       what an idle cluster costs
     python -m benchmarks.scale                        a thousand workers' way to a stand-in for Ray

@@ -15,7 +15,7 @@ from benchmarks.idle import measure_idle
 from benchmarks.meters import CpuMeter
 from benchmarks.report import headline, plot, ratios, table, waterfall
 from benchmarks.runs import Run, RunFailed, run_once
-from benchmarks.ways import WAYS, Way
+from benchmarks.ways import BESIDE, WAYS, Way, another_build
 from tests.bed.bed import Bed, missing
 from tests.bed.spec import BedSpec
 
@@ -33,6 +33,8 @@ def main() -> int:
     ways = [
         way for way in WAYS if not options.ways or any(one in way.name for one in options.ways.split(","))
     ]
+    if options.beside:
+        ways.append(another_build(Path(options.beside).resolve()))
     when = headline(version("ray"), time.time())
     # No load of its own: what this process itself does is not counted, only what the bed does.
     meter = CpuMeter(f"raycluster-bench-{os.getpid()}")
@@ -88,6 +90,8 @@ def _measure(
 
 def _show(when: str, runs: Sequence[Run], plot_path: str) -> None:
     print(f"{when}\n\n{table(runs)}\n\nraycluster over `ray symmetric-run`:\n\n{ratios(runs)}")
+    if any(run.way == BESIDE for run in runs):
+        print(f"\nraycluster over the other build:\n\n{ratios(runs, BESIDE)}")
     print(f"\nraycluster's steps, seconds since srun:\n\n{waterfall(runs)}")
     if plot_path:
         Path(plot_path).write_text(plot(runs, when.partition(";")[0]))
@@ -98,6 +102,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--hosts", default="3", help="numbers of hosts, as in 1,2,4,8 (default: 3)")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--ways", default="", help="only ways whose names hold one of these words")
+    parser.add_argument(
+        "--beside", default="", metavar="DIR", help="another checkout, run in turns with this"
+    )
     parser.add_argument(
         "--count-nodes", action="store_true", help="the driver also connects and counts the nodes"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.runs import Run
-from benchmarks.ways import RAYCLUSTER, SYMMETRIC, WAYS
+from benchmarks.ways import BESIDE, RAYCLUSTER, SYMMETRIC, WAYS
 
 Figure = Callable[[Run], float | None]
 
@@ -55,11 +55,11 @@ def table(runs: Sequence[Run]) -> str:
         "|---|---|---|" + "---|" * len(shown),
     ]
     for hosts in sorted({run.hosts for run in runs}):
-        for way in WAYS:
-            mine = [run for run in runs if (run.hosts, run.way) == (hosts, way.name)]
+        for way in [*(way.name for way in WAYS), BESIDE]:
+            mine = [run for run in runs if (run.hosts, run.way) == (hosts, way)]
             if mine:
                 cells = [_cell(mine, figure, form) for _, figure, form in shown]
-                lines.append(f"| {hosts} | {way.name} | {len(mine)} | " + " | ".join(cells) + " |")
+                lines.append(f"| {hosts} | {way} | {len(mine)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -71,8 +71,8 @@ def _cell(runs: Sequence[Run], figure: Figure, form: str) -> str:
     return f"{text} ({form.format(values[0])} to {form.format(values[-1])})" if len(values) > 1 else text
 
 
-def ratios(runs: Sequence[Run]) -> str:
-    """Raycluster's medians over those of symmetric-run, by hosts."""
+def ratios(runs: Sequence[Run], other: str = SYMMETRIC.name) -> str:
+    """Raycluster's medians over those of another way, by hosts."""
     lines = ["| hosts | start | end | CPU | output |", "|---|---|---|---|---|"]
     figures: tuple[Figure, ...] = (
         lambda run: run.start_s,
@@ -82,7 +82,7 @@ def ratios(runs: Sequence[Run]) -> str:
     )
     for hosts in sorted({run.hosts for run in runs}):
         ours = [run for run in runs if (run.hosts, run.way) == (hosts, RAYCLUSTER.name)]
-        theirs = [run for run in runs if (run.hosts, run.way) == (hosts, SYMMETRIC.name)]
+        theirs = [run for run in runs if (run.hosts, run.way) == (hosts, other)]
         if ours and theirs:
             cells = [_ratio(ours, theirs, figure) for figure in figures]
             lines.append(f"| {hosts} | " + " | ".join(cells) + " |")
@@ -133,7 +133,7 @@ def waterfall(runs: Sequence[Run]) -> str:
 
 # -- the plot ------------------------------------------------------------------------------------
 
-_COLOURS = {WAYS[0].name: "#1f77b4", WAYS[1].name: "#d62728", WAYS[2].name: "#7f7f7f"}
+_COLOURS = {WAYS[0].name: "#1f77b4", WAYS[1].name: "#d62728", WAYS[2].name: "#7f7f7f", BESIDE: "#9467bd"}
 _BAR, _GAP, _LEFT, _SCALE_W = 15, 12, 150, 560
 
 
@@ -141,11 +141,11 @@ def plot(runs: Sequence[Run], title: str) -> str:
     """Bars per number of hosts and way: start to the right of one line, end stacked behind it; an SVG."""
     rows: list[tuple[int, str, float, float]] = []
     for hosts in sorted({run.hosts for run in runs}):
-        for way in WAYS:
-            mine = [run for run in runs if (run.hosts, run.way) == (hosts, way.name)]
+        for way in [*(way.name for way in WAYS), BESIDE]:
+            mine = [run for run in runs if (run.hosts, run.way) == (hosts, way)]
             if mine:
                 start = median(run.start_s for run in mine)
-                rows.append((hosts, way.name, start, median(run.end_s for run in mine)))
+                rows.append((hosts, way, start, median(run.end_s for run in mine)))
     longest = max((start + end for _, _, start, end in rows), default=1.0)
     px = _SCALE_W / longest
     parts: list[str] = []

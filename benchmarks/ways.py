@@ -21,14 +21,19 @@ class Way:
     """Runs in each round: the quick one can have several."""
 
 
-def _raycluster(driver: Sequence[str], hosts: int) -> str:
-    command = shlex.join([*raycluster_command(), "run", "--", *driver])
+def _raycluster(driver: Sequence[str], hosts: int, checkout: Path = REPOSITORY) -> str:
+    command = shlex.join([*raycluster_command(checkout), "run", "--", *driver])
     return f"srun --nodes={hosts} --ntasks-per-node=1 {command}"
 
 
-def raycluster_command() -> list[str]:
-    """`raycluster` of this checkout, whatever else is installed."""
-    return ["env", f"PYTHONPATH={REPOSITORY}", sys.executable, "-m", "raycluster_cli"]
+def raycluster_command(checkout: Path = REPOSITORY) -> list[str]:
+    """`raycluster` of a checkout, whatever else is installed."""
+    return ["env", f"PYTHONPATH={checkout}", sys.executable, "-m", "raycluster_cli"]
+
+
+def another_build(checkout: Path) -> Way:
+    """`raycluster` of another checkout, an earlier build for example, as often as this one's."""
+    return Way(BESIDE, lambda driver, hosts: _raycluster(driver, hosts, checkout), turns=RAYCLUSTER.turns)
 
 
 def _symmetric_run(driver: Sequence[str], hosts: int) -> str:
@@ -72,6 +77,9 @@ done
 {shlex.join(driver)}
 """
 
+
+#: The name of the other build in the tables.
+BESIDE = "raycluster beside"
 
 RAYCLUSTER = Way("raycluster", _raycluster, turns=2)
 SYMMETRIC = Way("ray symmetric-run", _symmetric_run)
