@@ -63,6 +63,8 @@ class HeadInfo:
     """Value of status.HeadState."""
     step: str = ""
     """The job step that the head is a task of; workers of `srun raycluster run` are in the same one."""
+    launch: str = ""
+    """Which launch of that step it is (Allocation.launch): job and step ids can come again."""
     on_worker_loss: str = ""
     """The head's --on-worker-loss, which counts for all nodes."""
     head_recovery: bool = False

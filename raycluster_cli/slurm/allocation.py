@@ -110,6 +110,10 @@ class Allocation:
     """Number of components of a heterogeneous job; 1 for any other job."""
     het_component: int | None = None
     """The component that this node belongs to; None when unknown, and when the job has only one."""
+    start_time: int | None = None
+    """When the job started, in Unix seconds; Slurm sets it since 23.02."""
+    launcher_port: int | None = None
+    """The port on which this step's srun listens: the same in all tasks of one component."""
     end_time: float | None = None
     """When the time limit ends the job, in Unix seconds; Slurm sets it since 23.02."""
     launch_node_ip: str | None = None
@@ -198,6 +202,8 @@ class Allocation:
             gpus_per_task=_gpus_per_task(env, own),
             het_size=het_size,
             het_component=component,
+            start_time=_whole_number(env, "SLURM_JOB_START_TIME"),
+            launcher_port=_whole_number(env, "SLURM_STEP_LAUNCHER_PORT") if step_id else None,
             end_time=float(end_time) if end_time else None,
             launch_node_ip=env.get("SLURM_LAUNCH_NODE_IPADDR", "").strip() or None,
             topology_addr=env.get("SLURM_TOPOLOGY_ADDR", "").strip() or None,
@@ -208,6 +214,21 @@ class Allocation:
     def in_task(self) -> bool:
         """True in a task of an srun step."""
         return self.step_id is not None
+
+    @property
+    def launch(self) -> str:
+        """Which launch of a step this is: the same text in all of its tasks; empty outside a task.
+
+        Step ids begin at 0 in each job, and job ids come again when a controller is set up anew.  srun's port
+        tells two launches apart without a clock, and from Slurm 23.02 the start of the job.
+
+        >>> Allocation("7", ("n1",), step_id="0", launcher_port=42657).launch
+        '0-42657'
+        """
+        if self.step_id is None or self.het_size > 1:  # each component has a port of its own
+            return self.step_id or ""
+        parts = (self.step_id, self.launcher_port, self.start_time)
+        return "-".join(str(part) for part in parts if part is not None)
 
     @property
     def is_batch(self) -> bool:

@@ -12,7 +12,7 @@ One directory per cluster, mode 0700, on a file system that all nodes share:
 ``lost/NODE_ID``        empty: the raylet of that id died; by the node's supervisor, who holds it
 ``stop.json``           StopRequest: somebody asks the head to end the cluster
 ``end.json``            EndReport: how it ended, written once by the head
-``refused/STEP.json``   EndReport: the head of this step failed to start, before it could name itself
+``refused/LAUNCH.json``   EndReport: the head of this step failed to start, before it could name itself
 ``events.log``          what happened, one JSON object a line, appended by the head alone
 ``watching``            touched by `raycluster monitor` while somebody watches
 ``usage.json``          ClusterUsage: by the head, only while somebody watches
@@ -217,18 +217,18 @@ class Record(EventLog, UsageFiles):
     def read_end(self) -> EndReport | None:
         return decode(EndReport, read_bytes(self.path / "end.json"))
 
-    def write_refusal(self, step: str, end: EndReport) -> None:
+    def write_refusal(self, launch: str, end: EndReport) -> None:
         """A head that failed to start tells the other tasks of its step, which wait for it.
 
         It may be another head's record: its own files are left alone.
         """
-        path = self.path / "refused" / f"{part(step, 'step')}.json"
+        path = self.path / "refused" / f"{part(launch, 'launch')}.json"
         with contextlib.suppress(FileExistsError):
             os.mkdir(path.parent, 0o700)
         write_whole(path, self._encoded(end))
 
-    def read_refusal(self, step: str) -> EndReport | None:
-        return decode(EndReport, read_bytes(self.path / "refused" / f"{part(step, 'step')}.json"))
+    def read_refusal(self, launch: str) -> EndReport | None:
+        return decode(EndReport, read_bytes(self.path / "refused" / f"{part(launch, 'launch')}.json"))
 
     def request_stop(self, reason: str = "", *, by: str = "") -> StopRequest:
         """Ask the head to end the cluster; the first who asked stands."""

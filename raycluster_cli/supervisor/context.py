@@ -52,6 +52,11 @@ class Context:
         return self.allocation.step_id if self.allocation else None
 
     @property
+    def launch(self) -> str:
+        """The launch of the step that this task belongs to; empty outside a task."""
+        return self.allocation.launch if self.allocation else ""
+
+    @property
     def own_token(self) -> str:
         """The token that the user brought along (RAYCLUSTER_TOKEN), or ''."""
         return self.env.get("RAYCLUSTER_TOKEN", "")

@@ -234,10 +234,10 @@ class HeadRun(NodeRun):
         writes: list[Callable[[], None]] = []
         if self.record is not None and self.begin.claimed:
             writes.append(partial(self.record.write_end, report))
-        step = self.context.step
+        launch = self.context.launch
         record = self.record or self.begin.refused_by
-        if self.context.symmetric and step and record is not None and not self.begin.entry.named:
-            writes.append(partial(record.write_refusal, step, report))
+        if self.context.symmetric and launch and record is not None and not self.begin.entry.named:
+            writes.append(partial(record.write_refusal, launch, report))
         for write in writes:
             await asyncio.wait({self.record_quietly(write)}, timeout=WRITE_END_S)
 

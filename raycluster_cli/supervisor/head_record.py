@@ -26,6 +26,9 @@ from ..system.report import Report
 from .report_writer import ReportWriter
 from .run import Finished
 
+#: How far the clocks of the controller and of a head may be apart.
+CLOCKS_APART_S = 600.0
+
 #: How long one read of the record may take where the work must go on without it.
 RECORD_LOOK_S = 2.0
 
@@ -54,7 +57,7 @@ class HeadRecord:
         self._report = report
         self._allocation = allocation
         self._symmetric = symmetric
-        self._step = (allocation.step_id if allocation else None) or ""
+        self._launch = allocation.launch if allocation else ""
         self._task_probe = task_probe
         self._stale_identity: str | None = None
         self.stale_end: EndReport | None = None
@@ -78,8 +81,19 @@ class HeadRecord:
         self.stale_end = end
 
     def is_of_our_step(self, head: HeadInfo) -> bool:
-        """Whether a head can be ours: tasks of one `srun raycluster run` are all in the same step."""
-        return not self._symmetric or head.step == self._step
+        """Whether a head can be ours: the tasks of one `srun raycluster run` are launched together."""
+        return not self._symmetric or head.launch == self._launch
+
+    @property
+    def came_late(self) -> bool:
+        """Whether the cluster that had ended when this worker came was that of this job.
+
+        Not in a `run`, whose tasks know their own launch; and not when it ended before this job began.
+        """
+        if self.stale_end is None or self._symmetric:
+            return False
+        begun = self._allocation.start_time if self._allocation else None
+        return begun is None or self.stale_end.when > begun - CLOCKS_APART_S
 
     async def read_head(self) -> HeadInfo | None:
         """The head as the record has it, unless it is an earlier one's or another step's.
@@ -107,9 +121,9 @@ class HeadRecord:
         if now < self._next_refusal_read:
             return
         self._next_refusal_read = now + (1.0 + self.nodes / 500) * random.uniform(0.8, 1.2)
-        if self._symmetric and self._step:
+        if self._symmetric and self._launch:
             end = await self._reports.ask(
-                record.read_refusal, self._step, timeout_s=RECORD_LOOK_S, default=None
+                record.read_refusal, self._launch, timeout_s=RECORD_LOOK_S, default=None
             )
         else:
             end = await self._reports.ask(record.read_end, timeout_s=RECORD_LOOK_S, default=None)
@@ -122,7 +136,7 @@ class HeadRecord:
     async def _end_of_silent_head(self, record: Record, task_probe: TaskProbe) -> EndReport | None:
         """The end of a head whose task ended before it could report; the first to know tells the others."""
         allocation = self._allocation
-        assert allocation is not None and allocation.step_id is not None
+        assert allocation is not None
         head = allocation.head_node
         if not task_probe.ended([head]):
             return None
@@ -130,9 +144,7 @@ class HeadRecord:
         self._report.say(f"{message}. {TASK_ENDED_HINT}")
         end = EndReport(time.time(), int(ExitCode.HEAD_FAILED), "error", head, f"{message}.")
         with contextlib.suppress(RayclusterError):  # the others find out by themselves then
-            await self._reports.ask(
-                record.write_refusal, allocation.step_id, end, timeout_s=3.0, default=None
-            )
+            await self._reports.ask(record.write_refusal, self._launch, end, timeout_s=3.0, default=None)
         return end
 
     async def until_ended(self, record: Record | None) -> EndReport:

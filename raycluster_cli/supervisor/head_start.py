@@ -195,6 +195,7 @@ class HeadStart:
             end_time=(allocation.end_time or 0.0) if allocation else 0.0,
             state=HeadState.STARTING.value,
             step=context.step or "",
+            launch=context.launch,
             on_worker_loss=settings.on_worker_loss,
             head_recovery=settings.head_recovery,
             with_dashboard=settings.dashboard,

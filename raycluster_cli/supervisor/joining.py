@@ -152,7 +152,7 @@ class Joiner:
                 if node.companion is None:
                     node.begin_import()
                 await self._rest(min(began + settings.retry_delay, self._deadline))
-        if self._discovery.head_record.stale_end is not None:
+        if self._discovery.head_record.came_late:
             raise Finished(
                 End(ExitCode.OK, "the job's cluster had ended before this worker came", reason="ended")
             )

@@ -348,7 +348,7 @@ class NodeRun:
                 role=self.context.role.value,
                 record=str(self.record.path) if self.record else "",
                 keep_logs=self.settings.keep_logs,
-                step=(self.context.step or "") if self.context.symmetric else "",
+                step=self.context.launch if self.context.symmetric else "",
                 **notes,
             )
 

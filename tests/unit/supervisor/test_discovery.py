@@ -24,7 +24,15 @@ from raycluster_cli.system.report import Report
 
 TOKEN = "0123456789abcdef" * 4
 KEY = ClusterKey("bed", "7")
-HEAD = HeadInfo(host="n1", address_ip="10.77.0.1", port=20480, identity="the head's", state="up", step="0")
+HEAD = HeadInfo(
+    host="n1",
+    address_ip="10.77.0.1",
+    port=20480,
+    identity="the head's",
+    state="up",
+    step="0",
+    launch="0-42657",
+)
 
 
 def allocation() -> Allocation:
@@ -44,6 +52,7 @@ def allocation() -> Allocation:
             "SLURM_NODEID": "1",
             "SLURMD_NODENAME": "n2",
             "SLURM_CLUSTER_NAME": "bed",
+            "SLURM_STEP_LAUNCHER_PORT": "42657",
         }
     )
     assert found is not None
@@ -171,9 +180,46 @@ def test_a_head_that_names_itself_late_is_found(world: World) -> None:
 
 def test_a_head_of_another_step_is_not_ours(world: World) -> None:
     world.listening = {"10.77.0.1:20480"}
-    record = world.record(head=replace(HEAD, step="1"))
+    record = world.record(head=replace(HEAD, step="1", launch="1-42657"))
     assert failure(world, record).kind == "no head"
     assert world.find(record, symmetric=False).head is not None
+
+
+ENDED = EndReport(1.0, 0, "driver", "", "the driver exited with code 0")
+
+
+@pytest.mark.parametrize("launch", ["", "0-39114", "0-39114-1795404913"])
+def test_a_job_id_that_comes_again_does_not_end_the_new_run(world: World, launch: str) -> None:
+    """A record of an earlier job with the same id has ended, or its head failed to start."""
+    record = world.record(head=replace(HEAD, identity="the earlier one's", launch=launch))
+    record.write_end(ENDED)
+    for step in {"0", launch or "0"}:
+        record.write_refusal(step, ENDED)
+    world.listening = {"10.77.0.1:20480"}
+    assert failure(world, record).kind == "no head"
+
+    async def new_head() -> None:
+        await asyncio.sleep(0.1)
+        record.take_lease(host="n1")
+        record.write_head(HEAD)
+
+    target = world.find(record, meanwhile=new_head, wait_s=20.0)
+    assert target.head is not None
+    assert target.head.identity == HEAD.identity
+
+
+def test_a_task_that_comes_when_its_own_cluster_has_ended(world: World) -> None:
+    record = world.record(head=HEAD)
+    record.write_end(ENDED)
+    with pytest.raises(Finished, match="the driver exited"):
+        world.find(record)
+
+
+def test_a_head_that_failed_to_start_ends_the_tasks_of_its_launch(world: World) -> None:
+    record = world.record()
+    record.write_refusal("0-42657", EndReport(1.0, 2, "error", "n1", "port 6818 is in use"))
+    with pytest.raises(Finished, match="the cluster did not start: port 6818 is in use"):
+        world.find(record)
 
 
 def test_a_cluster_that_ends_is_known(world: World) -> None:
@@ -285,7 +331,7 @@ def test_the_address_in_the_proof_is_taken_not_the_one_that_was_asked(world: Wor
     [
         ("bed/8+", {}, {}),
         ("bed/7+other", {}, {}),
-        ("bed/7+", {"step": "1"}, {}),
+        ("bed/7+", {"launch": "1-42657"}, {}),
         ("bed/7+", {}, {"master_ip": "n1", "master_port": 6379}),
     ],
     ids=["job", "name", "step", "port"],

@@ -1,0 +1,63 @@
+"""Job ids that come again: a controller set up anew, or one that has wrapped at MaxJobId."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.bed.spec import LOGIN
+from tests.slurm.batches import SRUN, batch, driver, read, record
+from tests.slurm.jobs import JobEnd, Slurm
+
+EARLIER = """
+import sys, time
+from pathlib import Path
+from raycluster_cli.model.record import EndReport, HeadInfo, NodeReport
+from raycluster_cli.state.record import Record
+
+record = Record.create(Path.home() / ".raycluster", "bed", sys.argv[1])
+record.take_lease(host="n1")
+record.write_head(
+    HeadInfo("n1", "10.77.0.1", 20480, identity="x" * 32, step="0", launch=sys.argv[2], state="up")
+)
+for host in ("n1", "n2", "n3"):
+    record.write_node(NodeReport(host, "worker", "failed", message="of the earlier cluster", exit_code=5))
+end = EndReport(time.time(), 5, "head-lost", "n1", "the earlier cluster's head was lost")
+record.write_refusal("0", end)
+record.write_end(end)
+"""
+
+
+@pytest.mark.parametrize("launch", ["", "0-39114"], ids=["version 0.1", "this version"])
+def test_the_record_of_an_earlier_job_with_the_same_id_is_not_taken_for_ours(
+    slurm: Slurm, launch: str
+) -> None:
+    job = batch(slurm, f"{SRUN} raycluster run -- {driver(7, '--tasks')}", "--hold", user="alice")
+    slurm.run(LOGIN, ["python", "-c", EARLIER, job.id, launch], user="alice", check=True)
+    slurm.run(LOGIN, ["scontrol", "release", job.id], check=True)
+    assert job.wait() == JobEnd("FAILED", 7, 0), job.output()
+    assert "TASKS n1 n2 n3" in job.output()
+    assert "earlier" not in job.output()
+    end = read(record(slurm.bed, job) / "end.json")
+    assert end is not None
+    assert (end["exit_code"], end["reason"]) == (7, "driver")
+    slurm.assert_nothing_left()
+
+
+def test_workers_and_head_in_steps_of_their_own(slurm: Slurm) -> None:
+    job = batch(
+        slurm,
+        f"""
+        {SRUN} --nodes=2 --ntasks=2 --exclude=n1 raycluster worker &
+        raycluster head -- {driver(7, "--tasks")}
+        code=$?
+        wait
+        exit $code
+        """,
+        "--hold",
+        user="alice",
+    )
+    slurm.run(LOGIN, ["python", "-c", EARLIER, job.id, "0-39114"], user="alice", check=True)
+    slurm.run(LOGIN, ["scontrol", "release", job.id], check=True)
+    assert job.wait() == JobEnd("FAILED", 7, 0), job.output()
+    assert "TASKS n1 n2 n3" in job.output()
+    slurm.assert_nothing_left()

@@ -1,0 +1,300 @@
+"""How a worker joins: attempts, token, certificate, the start of Ray; with a node that is none."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycluster_cli.model.errors import WorkersMissingError
+from raycluster_cli.model.record import EndReport, HeadInfo, NodeReport
+from raycluster_cli.model.settings import Settings
+from raycluster_cli.rayproc.companion_client import CompanionClient, Started
+from raycluster_cli.rayproc.failure import StartFailure
+from raycluster_cli.rayproc.health import Outcome, Probe
+from raycluster_cli.rayproc.plan import TlsFiles
+from raycluster_cli.slurm.allocation import Allocation
+from raycluster_cli.state.record import Record
+from raycluster_cli.supervisor.discovery import ClusterKey, Discovery
+from raycluster_cli.supervisor.head_proof import ProvenHead
+from raycluster_cli.supervisor.head_record import HeadRecord
+from raycluster_cli.supervisor.joining import Attempts, Joined, Joiner
+from raycluster_cli.supervisor.report_writer import ReportWriter
+from raycluster_cli.supervisor.run import Finished
+from raycluster_cli.system.network import NodeAddress
+from raycluster_cli.system.report import Report
+
+TOKEN = "0123456789abcdef" * 4
+HEAD = HeadInfo(host="n1", address_ip="10.77.0.1", port=20480, identity="the head's", state="up")
+
+
+@dataclass
+class Node:
+    """Notes what it is asked to do; ``fails`` are the failures of its first starts."""
+
+    fails: list[StartFailure] = field(default_factory=list)
+    hangs: bool = False
+    token: str = ""
+    tls: TlsFiles | None = None
+    address: NodeAddress = field(default_factory=lambda: NodeAddress("10.77.0.2", "eth0", "test"))
+    companion: CompanionClient | None = None
+    done: list[str] = field(default_factory=list)
+    started: list[dict[str, Any]] = field(default_factory=list)
+
+    def begin_import(self) -> None:
+        self.done.append("import")
+
+    async def measure(self, *, route_to: str | None) -> None:
+        self.done.append(f"measure {route_to}")
+
+    def claim_ports(self, given: dict[str, int]) -> None:
+        self.done.append("ports")
+
+    def port_map(self) -> dict[str, Any]:
+        return {"metrics_export": 20487}
+
+    async def certify(self, authority: str) -> None:
+        self.done.append(f"certify {authority}")
+
+    async def start(self, timeout_s: float, **how: Any) -> Started:
+        self.done.append("start")
+        self.started.append({**how, "token": self.token})
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.fails:
+            raise self.fails.pop(0)
+        return None  # type: ignore[return-value]  # the joiner does not look at it
+
+
+async def reached(host: str, port: int, *, timeout_s: float) -> Probe:
+    return Probe(Outcome.REACHED)
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    record = Record.create(tmp_path / "state", "bed", "7")
+    record.take_lease(host="n1")
+    return record
+
+
+def join(
+    node: Node,
+    record: Record | None,
+    *,
+    own_token: str = "",
+    proven: ProvenHead | None = None,
+    allocation: Allocation | None = None,
+    meanwhile: Callable[[], None] | None = None,
+    again: bool = False,
+    timeout_s: float = 20.0,
+    **settings: Any,
+) -> Joined:
+    """What a worker's join gives."""
+
+    async def prove(host: str, token: str, fits: Callable[[ProvenHead], bool]) -> ProvenHead | None:
+        return proven
+
+    async def work() -> Joined:
+        reports = ReportWriter(None, NodeReport("n2", "worker", "waiting"))
+        report = Report(stream=io.StringIO())
+        head_record = HeadRecord(
+            record, reports=reports, report=report, allocation=allocation, symmetric=False, nodes=1
+        )
+        await head_record.remember_ended_cluster()
+        given = Settings(retry_delay=0.2, max_retries=3, **settings)
+        discovery = Discovery(
+            head_record,
+            reports=reports,
+            key=ClusterKey("bed", "7"),
+            allocation=allocation,
+            state_dir=Path("/nowhere"),
+            own_token=own_token,
+            auth=given.auth,
+            master_ip=given.master_ip,
+            master_port=given.master_port,
+            probe=reached,
+            prove=prove,
+        )
+        joiner = Joiner(
+            discovery,
+            node,
+            settings=given,
+            host="n2",
+            symmetric=False,
+            own_token=own_token,
+            reports=reports,
+            report=report,
+            deadline=asyncio.get_running_loop().time() + timeout_s,
+        )
+        if meanwhile is not None:
+            asyncio.get_running_loop().call_later(0.1, meanwhile)
+        try:
+            joined = await joiner.join()
+            if again:
+                await joiner.start_again(joined.target)
+            return joined
+        finally:
+            await reports.close()
+
+    return asyncio.run(work())
+
+
+def test_the_token_and_the_identity_come_from_the_record(record: Record) -> None:
+    token = record.make_token()
+    record.write_head(HEAD)
+    node = Node()
+    joined = join(node, record)
+    assert joined.target.address == "10.77.0.1:20480"
+    assert joined.record is record
+    assert node.done == ["measure 10.77.0.1", "ports", "start"]
+    assert node.started == [
+        {
+            "gcs_address": "10.77.0.1:20480",
+            "identity": "the head's",
+            "gcs_reconnect_s": None,
+            "token": token,
+        }
+    ]
+
+
+def test_the_token_of_the_environment_where_the_record_has_none(record: Record) -> None:
+    record.write_head(HEAD)
+    node = Node()
+    join(node, record, own_token=TOKEN)
+    assert node.started[0]["token"] == TOKEN
+
+
+def test_the_records_own_token_counts_where_there_are_two(record: Record) -> None:
+    token = record.make_token()
+    record.write_head(HEAD)
+    node = Node()
+    join(node, record, own_token=TOKEN)
+    assert node.started[0]["token"] == token
+
+
+def test_a_proven_head_gets_the_token_that_it_has_proved(record: Record) -> None:
+    node = Node()
+    joined = join(node, None, own_token=TOKEN, proven=ProvenHead("bed/7+", HEAD), master_ip="10.77.0.1")
+    assert joined.target.proven
+    assert node.started[0]["token"] == TOKEN
+    assert node.started[0]["identity"] == "the head's"
+
+
+def test_a_head_in_the_record_without_any_token(record: Record) -> None:
+    record.write_head(HEAD)
+    node = Node()
+    with pytest.raises(
+        WorkersMissingError, match=r"attempts 1 to 3 10\.77\.0\.1:20480: no token \(the record"
+    ):
+        join(node, record)
+    assert node.started == []
+
+
+def test_without_authentication_no_token_is_used(record: Record) -> None:
+    record.write_head(replace(HEAD, auth=False))
+    node = Node()
+    join(node, record, own_token=TOKEN)
+    assert node.started[0]["token"] == ""
+
+
+def test_with_tls_the_authority_comes_from_the_record(record: Record) -> None:
+    record.make_token()
+    record.write_head(replace(HEAD, tls=True))
+    node = Node()
+    with pytest.raises(WorkersMissingError, match="no keys"):
+        join(node, record)
+    record.write_authority("PEM")
+    join(node, record)
+    assert node.done[-2:] == ["certify PEM", "start"]
+
+
+def test_a_head_that_recovers_is_waited_for_by_the_raylet(record: Record) -> None:
+    record.make_token()
+    record.write_head(replace(HEAD, head_recovery=True))
+    node = Node()
+    join(node, record)
+    assert node.started[0]["gcs_reconnect_s"] == 60
+
+
+def test_a_start_that_fails_is_tried_again_with_new_ports(record: Record) -> None:
+    record.make_token()
+    record.write_head(HEAD)
+    node = Node(fails=[StartFailure("timed out", "No answer.")])
+    join(node, record)
+    assert node.done == [
+        "measure 10.77.0.1",
+        "ports",
+        "start",
+        "import",
+        "measure 10.77.0.1",
+        "ports",
+        "start",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (
+            StartFailure("version mismatch", "The head has Ray 2.41.0."),
+            "version mismatch (The head has Ray 2.41.0)",
+        ),
+        (StartFailure("wrong cluster", "Another answers."), "wrong cluster (Another answers)"),
+        (StartFailure("auth", "Refused."), "wrong cluster (it refuses this cluster's token"),
+    ],
+)
+def test_what_the_next_attempt_would_only_meet_again_ends_the_join(
+    record: Record, failure: StartFailure, told: str
+) -> None:
+    record.make_token()
+    record.write_head(HEAD)
+    node = Node(fails=[failure])
+    with pytest.raises(WorkersMissingError) as error:
+        join(node, record)
+    assert f"n2 did not join a head: attempt 1 10.77.0.1:20480: {told}" in error.value.message
+    assert "RAYCLUSTER_TOKEN" in error.value.hint
+    assert len(node.started) == 1
+
+
+def test_a_cluster_that_ends_during_the_start_ends_it(record: Record) -> None:
+    record.make_token()
+    record.write_head(HEAD)
+    node = Node(hangs=True)
+    with pytest.raises(Finished) as finished:
+        join(node, record, meanwhile=lambda: record.write_end(EndReport(1.0, 0, "driver", "", "it is over")))
+    assert (int(finished.value.end.code), finished.value.end.reason) == (0, "ended")
+
+
+def test_started_again_against_the_same_head(record: Record) -> None:
+    record.make_token()
+    record.write_head(HEAD)
+    node = Node()
+    join(node, record, again=True)
+    assert [one["gcs_address"] for one in node.started] == ["10.77.0.1:20480"] * 2
+
+
+@pytest.mark.parametrize(
+    ("start_time", "ended", "late"), [(None, 1000.0, True), (900, 1000.0, True), (5000, 1000.0, False)]
+)
+def test_a_worker_that_comes_after_the_end(
+    record: Record, start_time: int | None, ended: float, late: bool
+) -> None:
+    """The end of an earlier job with the same id is not that of ours."""
+    record.write_head(HEAD)
+    record.write_end(EndReport(ended, 0, "driver", "", "it is over"))
+    allocation = Allocation("7", ("n1", "n2"), node_name="n2", start_time=start_time)
+    expected = Finished if late else WorkersMissingError
+    with pytest.raises(expected):
+        join(Node(), record, allocation=allocation)
+
+
+def test_equal_reasons_are_told_once() -> None:
+    attempts = Attempts()
+    for where, why in (("a:1", "refused"), ("a:1", "refused"), ("b:2", "timed out")):
+        attempts.failed(where, why)
+    assert str(attempts) == "attempts 1 to 2 a:1: refused; attempt 3 b:2: timed out"
