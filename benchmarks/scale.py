@@ -224,11 +224,11 @@ class Head:
         head = HeadInfo(host=self.hosts[0], address_ip=HOST, port=port, identity="x" * 32, auth=False)
         with self.count:
             self.record.take_lease(host=self.hosts[0])
-            self.record.write_head(replace(head, state="starting", step="0"))
+            self.record.write_head(replace(head, state="starting", step="0", launch="0"))
         await asyncio.sleep(PORT_OPENS_S - loop.time())
         server = await asyncio.start_server(accept, HOST, port, backlog=4096)
         with self.count:
-            self.record.write_head(replace(head, state="up", step="0"))
+            self.record.write_head(replace(head, state="up", step="0", launch="0"))
         while loop.time() < ENDS_S:
             with self.count:
                 began = time.process_time()

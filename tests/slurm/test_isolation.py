@@ -226,7 +226,7 @@ def test_without_authentication_there_is_a_warning(slurm: Slurm) -> None:
         f"srun --mem=0 raycluster run --no-auth -- {driver(0, '--sleep', 600)}", *SHARED, user="alice"
     )
     output = job.wait_for("NODES n1 n2 n3")
-    assert "runs code as you" in line_with("--no-auth", output)
+    assert "can run code as you" in line_with("--no-auth", output)
     head = head_is_up(slurm.bed, job)
     address = f"{head['address_ip']}:{head['port']}"
     assert head["auth"] is False
