@@ -88,6 +88,8 @@ def submit(
             settings.worker_loss, spare=settings.min_workers is not None, grace_s=settings.grace
         ),
         requeue=settings.requeue_on_preempt,
+        state_dir=state_dir(settings.state_dir, env),
+        name=settings.name,
         container=container,
         template=_read(template) if template else None,
     )

@@ -218,12 +218,15 @@ def make_script(
     env: Mapping[str, str],
     srun_wait_s: int,
     requeue: bool = False,
+    state_dir: Path = Path("~/.raycluster"),
+    name: str = "",
     container: str = "",
     template: str | None = None,
     python: str = sys.executable,
 ) -> str:
     """The batch script.  ``options`` are those of `raycluster run`, one argument each;
-    ``srun_wait_s`` is srun's --wait; ``requeue``: the job will ask Slurm to requeue it."""
+    ``srun_wait_s`` is srun's --wait; ``requeue``: the job will ask Slurm to requeue it;
+    ``state_dir`` and ``name``: where the job's record will be."""
     text = template if template is not None else default_template()
     missing = [mark for mark in _NEEDED if mark not in text]
     if missing:
@@ -237,6 +240,7 @@ def make_script(
         "@SBATCH@": "\n".join(sbatch_lines(line.sbatch, line.driver, requeue=requeue)),
         "@ENVIRONMENT@": "\n".join(environment_lines(env, python)),
         "@WAIT@": str(srun_wait_s),
+        "@RECORD@": record_word(state_dir, name),
         "@CONTAINER@": container_prefix(container, gpus),
         "@RAYCLUSTER@": inside,
         "@OPTIONS@": "".join(f" {shlex.quote(option)}" for option in options),
@@ -244,6 +248,17 @@ def make_script(
     }
     # In one pass, so that a driver's argument that looks like a mark is left alone.
     return re.sub(r"@[A-Z]+@", lambda match: values.get(match.group(), match.group()), text)
+
+
+def record_word(state_dir: Path, name: str) -> str:
+    """The job's record as a word of a shell script that runs in the job.
+
+    >>> record_word(Path("/home/ada/.raycluster"), "a")
+    '/home/ada/.raycluster/"${SLURM_CLUSTER_NAME:-local}/$SLURM_JOB_ID${SLURM_RESTART_COUNT:+.r$SLURM_RESTART_COUNT}"+a'
+    """
+    key = "$SLURM_JOB_ID${SLURM_RESTART_COUNT:+.r$SLURM_RESTART_COUNT}"
+    cluster = "${SLURM_CLUSTER_NAME:-local}"
+    return f'{shlex.quote(str(state_dir.expanduser()))}/"{cluster}/{key}"{f"+{name}" if name else ""}'
 
 
 def _raycluster(python: str) -> str:

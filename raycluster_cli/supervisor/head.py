@@ -20,6 +20,7 @@ from ..policy.head_state import HeadRules
 from ..policy.values import End, Worker
 from ..rayproc.failure import StartFailure
 from ..slurm.job_calls import requeue
+from ..system.cgroups import oom_kills
 from ..system.process import Child
 from ..system.report import command_text, count, duration
 from .context import Context
@@ -36,6 +37,9 @@ DRAIN_S = 1.0
 
 #: So many workers that are slow to leave are looked after one by one.
 FEW = 32
+
+#: How long the nodes' reports may take to be read at the end.
+OOM_LOOK_S = 1.0
 
 #: How long the end may take to be written into the record.
 WRITE_END_S = 3.0
@@ -225,6 +229,7 @@ class HeadRun(NodeRun):
             self.report.say(f"{end.message}; ended {duration(time.time() - began)} later")
         elif end.reason != EndReason.ERROR.value:
             self.report.say(f"{end.message}; exit code {int(end.code)}")
+        await self.try_to("looking for killed processes", self._tell_oom_kills(end))
         if leave.requeue:
             await self.try_to("requeueing the job", self._requeue(end))
 
@@ -279,6 +284,20 @@ class HeadRun(NodeRun):
             )
             if report is not None and report.phase in (NodePhase.GONE.value, NodePhase.FAILED.value):
                 self.post(on.WorkerLeft(worker))
+
+    async def _tell_oom_kills(self, end: End) -> None:
+        """srun's exit code is then not ours (seen on Slurm 22.05, 24.11 and 26.05)."""
+        reports = None
+        if self.record is not None and self.rules.expected <= FEW:
+            reports = await self.reports.ask(self.record.read_nodes, timeout_s=OOM_LOOK_S, default=None)
+        workers = [one for host, one in (reports or {}).items() if host != self.context.host]
+        others = sum(one.oom_kills or 0 for one in workers if one.updated >= self.context.launched)
+        killed = others + (oom_kills() or 0)
+        if killed and self.context.step is not None and end.code != 1:
+            self.report.warn(
+                f"the kernel killed {count(killed, 'process', 'processes')} of this step for lack of memory: "
+                f"srun ends with code 1 then, whatever the exit code here ({int(end.code)})"
+            )
 
     async def _requeue(self, end: End) -> None:
         allocation = self.context.allocation

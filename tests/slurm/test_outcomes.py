@@ -75,3 +75,14 @@ def test_a_stop_of_a_job_that_waits_cancels_it(slurm: Slurm) -> None:
     assert done.returncode == 0, done.stderr
     assert "(pending) is cancelled" in done.stderr
     assert job.wait().state == "CANCELLED"
+
+
+def test_submit_keeps_the_drivers_code_after_an_oom_kill(strict_slurm: Slurm) -> None:
+    """The driver loses a child to the kernel and ends with 75; srun ends with 1."""
+    eat = 'python -c "x = [bytearray(1 << 20) for _ in range(9000)]"'
+    words = ["raycluster", "submit", "--nodes=1", "--exclusive", "--mem=2500", "--time=5", "--follow"]
+    words += ["--memory=500M", "--object-store-memory=200M", "--", "bash", "-c", f"{eat}; exit 75"]
+    done = strict_slurm.run(LOGIN, words, timeout_s=150)
+    assert "of this step for lack of memory: srun ends with code 1 then" in done.stdout, done
+    assert done.returncode == 75, done
+    strict_slurm.assert_nothing_left()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.model.errors import RayclusterError, UsageError
+from raycluster_cli.model.record import EndReport, NodeReport
 from raycluster_cli.ops.submit import (
     CommandLine,
     container_prefix,
@@ -23,6 +25,7 @@ from raycluster_cli.ops.submit import (
     submit,
 )
 from raycluster_cli.rayproc.boot import raycluster_command
+from raycluster_cli.state.record import Record
 
 ODD = (
     "plain",
@@ -57,7 +60,7 @@ def run(tmp_path: Path, text: str) -> tuple[list[str], dict[str, str]]:
     srun.chmod(0o755)
     file = tmp_path / "job.sbatch"
     file.write_text(text)
-    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_NUM_NODES": "4", "HOME": "/home/x"}
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_NUM_NODES": "4", "SLURM_JOB_ID": "7", "HOME": "/h"}
     subprocess.run(["bash", "-eu", str(file)], env=env, check=True, timeout=10)
     words = (tmp_path / "words").read_bytes().decode().split("\0")[:-1]
     pairs = (tmp_path / "env").read_bytes().decode().split("\0")[:-1]
@@ -226,3 +229,56 @@ def test_an_array_is_not_followed(sbatch: list[str], env: dict[str, str]) -> Non
     with pytest.raises(UsageError, match="not for a job array"):
         refuse_to_follow_array(sbatch, env)
     refuse_to_follow_array(["--account=a"], {})
+
+
+@pytest.mark.parametrize(
+    ("srun_code", "oom_kills", "said", "expected"),
+    [
+        (0, 0, 0, 0),
+        (75, 0, 75, 75),
+        (1, 2, 0, 0),
+        (1, 2, 75, 75),
+        (1, 0, 0, 1),
+        (1, 2, None, 1),
+        (137, 2, 0, 137),
+    ],
+)
+def test_the_drivers_code_after_an_oom_kill(
+    tmp_path: Path, srun_code: int, oom_kills: int, said: int | None, expected: int
+) -> None:
+    """srun ends with 1 then; the record says what the driver ended with."""
+    record = Record.create(tmp_path / "it's", "tux", "7.r1", "a")
+    record.write_node(NodeReport("n1", "head", "gone", oom_kills=0))
+    record.write_node(NodeReport("n2", "worker", "gone", oom_kills=oom_kills))
+    if said is not None:
+        record.write_end(EndReport(1.0, said, "driver", "", 'it printed "exit_code": 9'))
+    text = script("x", state_dir=tmp_path / "it's", name="a")
+    assert ended(tmp_path, text, f"exit {srun_code}", SLURM_RESTART_COUNT="1").wait(30) == expected
+
+
+def test_signals_of_the_script_reach_srun(tmp_path: Path) -> None:
+    srun = (
+        "for n in USR1 TERM; do trap 'echo '$n' >&2; exit 5' $n; done; echo up; while :; do sleep 0.05; done"
+    )
+    for name in ("USR1", "TERM"):
+        with ended(tmp_path, script("x"), srun) as process:
+            assert process.stdout is not None and process.stdout.readline() == "up\n"
+            process.send_signal(getattr(signal, f"SIG{name}"))
+            _, errors = process.communicate(timeout=30)
+        assert (process.returncode, errors) == (5, f"{name}\n")
+
+
+def ended(tmp_path: Path, text: str, srun: str, **env: str) -> subprocess.Popen[str]:
+    """The script, with an srun that does something."""
+    program = tmp_path / "srun"
+    program.write_text(f"#!/bin/bash\n{srun}\n")
+    program.chmod(0o755)
+    (tmp_path / "job.sbatch").write_text(text)
+    job = {"SLURM_JOB_NUM_NODES": "4", "SLURM_JOB_ID": "7", "SLURM_CLUSTER_NAME": "tux", "HOME": "/home/x"}
+    return subprocess.Popen(
+        ["bash", str(tmp_path / "job.sbatch")],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", **job, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
