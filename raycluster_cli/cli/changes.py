@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..model.status import ClusterPhase, ClusterStatus, NodePhase
+from ..model.cluster_status import ClusterPhase, ClusterStatus
+from ..model.status import NodePhase
 from .drawing import clock_of
 from .node_table import last_report
 from .safe_status import safe_status

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from ..model.status import ClusterPhase, ClusterStatus
+from ..model.cluster_status import ClusterPhase, ClusterStatus
 from ..system.report import command_text
 from .drawing import UNICODE, Glyphs, fit, span
 from .safe_status import safe_status

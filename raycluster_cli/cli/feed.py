@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from ..model.status import ClusterStatus
+from ..model.cluster_status import ClusterStatus
 from ..ops.reader import read_cluster
 from ..slurm.queue import Job
 from ..state.record import Record

@@ -15,7 +15,7 @@ from .completion import complete_job
 from .help import Command
 
 if TYPE_CHECKING:
-    from ..model.status import ClusterStatus
+    from ..model.cluster_status import ClusterStatus
     from ..slurm.queue import Job
     from ..state.record import Record
 
@@ -169,7 +169,7 @@ def await_record(job: str, where: Path, env: Mapping[str, str], once: bool) -> R
     """The record to watch; of a job that still waits in Slurm's queue, once it is there."""
     import time
 
-    from ..model.status import ClusterPhase
+    from ..model.cluster_status import ClusterPhase
     from ..ops.clusters import NO_RECORD_HINT, find_record
     from ..slurm.queue import query_jobs
     from ..system.report import say

@@ -17,8 +17,8 @@ from typing import Any
 
 from rich.console import Console
 
+from ..model.cluster_status import ClusterPhase, ClusterStatus
 from ..model.errors import ExitCode, RayclusterError
-from ..model.status import ClusterPhase, ClusterStatus
 from ..ops.reader import read_cluster
 from ..ops.status_json import cluster_json, prometheus_text
 from ..slurm.queue import Job

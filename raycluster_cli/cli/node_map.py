@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from ..model.status import ON_THE_WAY, ClusterStatus, NodePhase, NodeStatus
+from ..model.cluster_status import ClusterStatus, NodeStatus
+from ..model.status import ON_THE_WAY, NodePhase
 from .drawing import Glyphs, bar, fit
 from .node_table import hosts_of, ordered, state_style, total_usage
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from ..model.status import ON_THE_WAY, ClusterPhase, ClusterStatus, NodePhase, NodeStatus, Usage
+from ..model.cluster_status import ClusterPhase, ClusterStatus, NodeStatus, Usage
+from ..model.status import ON_THE_WAY, NodePhase
 from ..slurm.hostlist import format_hostlist
 from .drawing import Glyphs, amount, bar, clock_of, fit, size, span
 

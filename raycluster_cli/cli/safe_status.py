@@ -7,7 +7,7 @@ import operator
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from ..model.status import ClusterStatus
+from ..model.cluster_status import ClusterStatus
 from ..model.text import printable
 
 _Value = TypeVar("_Value")

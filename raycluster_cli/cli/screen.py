@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from rich.text import Text
 
-from ..model.status import ClusterPhase, ClusterStatus
+from ..model.cluster_status import ClusterPhase, ClusterStatus
 from ..system.report import command_text
 from .cluster_table import STYLE
 from .drawing import UNICODE, Glyphs, amount, bar, clock_of, fit, rule, sides, size, span, wrapped

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 from rich.text import Text
 
-from ..model.status import ANSWERED, IMPORTED, ON_THE_WAY, RAYLET, ClusterStatus, NodePhase, NodeStatus, Role
+from ..model.cluster_status import ClusterStatus, NodeStatus
+from ..model.status import ANSWERED, IMPORTED, ON_THE_WAY, RAYLET, NodePhase, Role
 from .drawing import UNICODE, Glyphs, fit
 from .safe_status import safe_status
 

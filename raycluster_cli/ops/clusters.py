@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..model.cluster_status import ClusterPhase, ClusterStatus
 from ..model.errors import UsageError
-from ..model.status import ClusterPhase, ClusterStatus
 from ..slurm.queue import Job
 from ..state.catalogue import list_records, record_of
 from ..state.record import Record

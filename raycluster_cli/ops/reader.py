@@ -13,9 +13,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
+from ..model.cluster_status import ClusterPhase, ClusterStatus, NodeStatus, Usage
 from ..model.errors import UsageError
 from ..model.record import ClusterUsage, EndReport, HeadInfo, NodeReport, NodeUsage
-from ..model.status import MEMBER, ClusterPhase, ClusterStatus, NodePhase, NodeStatus, Role, Usage
+from ..model.status import MEMBER, NodePhase, Role
 from ..slurm.hostlist import parse_hostlist
 from ..slurm.queue import Job
 from ..state.record import Record

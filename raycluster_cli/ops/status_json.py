@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..model.status import ClusterPhase, ClusterStatus, NodeStatus
+from ..model.cluster_status import ClusterPhase, ClusterStatus, NodeStatus
 
 SCHEMA = 1
 

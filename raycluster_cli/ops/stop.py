@@ -23,9 +23,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..model.cluster_status import ClusterPhase, ClusterStatus
 from ..model.errors import RayclusterError
 from ..model.record import EndReport, HeadInfo
-from ..model.status import ClusterPhase, ClusterStatus, NodePhase, Role
+from ..model.status import NodePhase, Role
 from ..node.sweep import Swept, sweep_stale
 from ..rayproc.boot import raycluster_command
 from ..slurm.queue import Job, cancel_job, query_jobs

@@ -2,51 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..model.status import NodePhase
+from ..model.value import Value
 from .values import End, Worker
 
 
-@dataclass(frozen=True)
-class Say:
+class Say(Value):
     """A line for people, and into the event log."""
 
     text: str
 
 
-@dataclass(frozen=True)
-class Warn:
+class Warn(Value):
     """The same as a warning."""
 
     text: str
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(Value):
     """Into the event log; on the screen only with --verbose."""
 
     text: str
 
 
-@dataclass(frozen=True)
-class Arm:
+class Arm(Value):
     """Fire the timer ``name`` at ``at``, on the clock of ``now``; an earlier one of that name is replaced."""
 
     name: str
     at: float
 
 
-@dataclass(frozen=True)
-class EnterPhase:
+class EnterPhase(Value):
     """Report a phase in the record."""
 
     phase: NodePhase
     message: str = ""
 
 
-@dataclass(frozen=True)
-class Leave:
+class Leave(Value):
     """End Ray on this node, leave nothing behind, and end with this end."""
 
     end: End
@@ -54,102 +47,87 @@ class Leave:
     """Put the job back into Slurm's queue as the last act."""
 
 
-@dataclass(frozen=True)
-class Hurry:
+class Hurry(Value):
     """End at once what is being ended in an orderly way: the driver gets SIGKILL."""
 
 
 # -- of the head -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class AnnounceReady:
+class AnnounceReady(Value):
     """Tell people and programs that the cluster is ready."""
 
 
-@dataclass(frozen=True)
-class StartDriver:
+class StartDriver(Value):
     restarts: int = 0
     """How often it was started before."""
 
 
-@dataclass(frozen=True)
-class AskForDriver:
+class AskForDriver(Value):
     """Ask the GCS whether a driver has connected; the answer is events.DriverKnown."""
 
 
-@dataclass(frozen=True)
-class TellDriver:
+class TellDriver(Value):
     """Hand a signal on to the driver."""
 
     number: int
 
 
-@dataclass(frozen=True)
-class StopDriver:
+class StopDriver(Value):
     """Tell all of the driver's processes to end, and kill what is left after the grace."""
 
     number: int
     grace_s: float
 
 
-@dataclass(frozen=True)
-class ExplainLoss:
+class ExplainLoss(Value):
     """Find out why a worker has left; the answer is events.WorkerLost."""
 
     worker: Worker
 
 
-@dataclass(frozen=True)
-class ReadReports:
+class ReadReports(Value):
     """Read the workers' reports now; the answer is events.ReportsRead."""
 
 
-@dataclass(frozen=True)
-class AskTimeLimit:
+class AskTimeLimit(Value):
     """Find out when the job ends; the answer is events.TimeLimitKnown."""
 
     now: bool
     """Ask Slurm, even if the end is known from the job's start: limits can be changed."""
 
 
-@dataclass(frozen=True)
-class RestartGcs:
+class RestartGcs(Value):
     """Start the head's GCS again, at the same address; raylet, driver and workers connect to it again."""
 
     delay_s: float
 
 
-@dataclass(frozen=True)
-class RestartHead:
+class RestartHead(Value):
     """Start all of the head's Ray again, at the same address; the driver is ended first."""
 
     delay_s: float
 
 
-@dataclass(frozen=True)
-class KillGcs:
+class KillGcs(Value):
     """End a GCS that does not answer; its death starts the recovery."""
 
 
 # -- of a worker -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ReportLoss:
+class ReportLoss(Value):
     """Tell the head by the record that this node's raylet is dead: it knows sooner than from the GCS."""
 
 
-@dataclass(frozen=True)
-class LookForEnd:
+class LookForEnd(Value):
     """Look into the record for the cluster's end; each is answered by one events.EndLookedUp."""
 
     wait_s: float
     """How long to wait for it: the file server may be slow."""
 
 
-@dataclass(frozen=True)
-class RestartRaylet:
+class RestartRaylet(Value):
     """Start Ray again on this node."""
 
     delay_s: float

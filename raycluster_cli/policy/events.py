@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from ..model.record import EndReport
+from ..model.value import Value
 from .values import Cause, End, Worker, WorkerReport
 
 # -- to every node -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class SignalReceived:
+class SignalReceived(Value):
     """A signal for raycluster, by whichever way it came."""
 
     number: int
@@ -20,21 +20,18 @@ class SignalReceived:
     """How often this signal has come by now."""
 
 
-@dataclass(frozen=True)
-class KeeperEnded:
+class KeeperEnded(Value):
     """The keeper was killed: its pipe closed."""
 
 
-@dataclass(frozen=True)
-class ParentEnded:
+class ParentEnded(Value):
     """The program that started this node through the Python functions ended."""
 
     orderly: bool = False
     """It called cleanup_ray; otherwise it died."""
 
 
-@dataclass(frozen=True)
-class StartEnded:
+class StartEnded(Value):
     """The start is over without a node: an error, or a cluster that has ended meanwhile.
 
     Of a head also: the driver could not be started.
@@ -43,16 +40,14 @@ class StartEnded:
     end: End
 
 
-@dataclass(frozen=True)
-class GuardFailed:
+class GuardFailed(Value):
     """A background task failed for good: an error in raycluster."""
 
     name: str
     error: str
 
 
-@dataclass(frozen=True)
-class TimerFired:
+class TimerFired(Value):
     """A timer that the policy armed."""
 
     name: str
@@ -61,47 +56,40 @@ class TimerFired:
 # -- to the head -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class LeaseTaken:
+class LeaseTaken(Value):
     """The record is this head's."""
 
 
-@dataclass(frozen=True)
-class RayStarted:
+class RayStarted(Value):
     """GCS and raylet of the head are up."""
 
 
-@dataclass(frozen=True)
-class WorkerJoined:
+class WorkerJoined(Value):
     worker: Worker
 
 
-@dataclass(frozen=True)
-class WorkerLeft:
+class WorkerLeft(Value):
     """The GCS, or the worker itself, says that its raylet is gone.  Why follows as a WorkerLost."""
 
     worker: Worker
 
 
-@dataclass(frozen=True)
-class WorkerLost:
+class WorkerLost(Value):
     """Why a worker has left."""
 
     worker: Worker
     cause: Cause
 
 
-@dataclass(frozen=True)
-class ReportsRead:
+class ReportsRead(Value):
     """The workers' status reports were read from the record."""
 
-    reports: Mapping[str, WorkerReport] = field(default_factory=dict)
+    reports: Mapping[str, WorkerReport] = MappingProxyType({})
     without_task: tuple[str, ...] = ()
     """Hosts that reported nothing and on which the task of this step has ended, says Slurm."""
 
 
-@dataclass(frozen=True)
-class HeadProcessDied:
+class HeadProcessDied(Value):
     """gcs_server or raylet of the head ended, and raycluster did not end it."""
 
     name: str
@@ -110,37 +98,32 @@ class HeadProcessDied:
     log: str = ""
 
 
-@dataclass(frozen=True)
-class GcsSilent:
+class GcsSilent(Value):
     """The head's GCS runs but no longer answers."""
 
     why: str
     log: str = ""
 
 
-@dataclass(frozen=True)
-class Recovered:
+class Recovered(Value):
     """The head's Ray is back: what was started again runs at this moment (otherwise: RecoveryFailed)."""
 
     took_s: float = 0.0
 
 
-@dataclass(frozen=True)
-class RecoveryFailed:
+class RecoveryFailed(Value):
     error: str
     log: str = ""
 
 
-@dataclass(frozen=True)
-class StopRequested:
+class StopRequested(Value):
     """`raycluster stop` asks for the end."""
 
     by: str = ""
     """user@host."""
 
 
-@dataclass(frozen=True)
-class TimeLimitKnown:
+class TimeLimitKnown(Value):
     """How much time the job has left."""
 
     left_s: float | None
@@ -149,8 +132,7 @@ class TimeLimitKnown:
     """Slurm was asked just now; otherwise it is what was known at the job's start."""
 
 
-@dataclass(frozen=True)
-class DriverExited:
+class DriverExited(Value):
     """The driver ended by itself."""
 
     code: int
@@ -158,16 +140,14 @@ class DriverExited:
     ran_s: float = 0.0
 
 
-@dataclass(frozen=True)
-class DriverKnown:
+class DriverKnown(Value):
     """Whether a driver has connected to the GCS since the cluster is up."""
 
     connected: bool | None
     """None: the GCS did not answer."""
 
 
-@dataclass(frozen=True)
-class DriverStopped:
+class DriverStopped(Value):
     """The last of the driver's processes has ended after the driver was told to."""
 
     code: int | None
@@ -177,13 +157,11 @@ class DriverStopped:
 # -- to a worker -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Joined:
+class Joined(Value):
     """This node's raylet is registered with the head's GCS and runs at this moment; also after a restart."""
 
 
-@dataclass(frozen=True)
-class RayletDied:
+class RayletDied(Value):
     """This worker's raylet ended, and raycluster did not end it."""
 
     code: int
@@ -192,8 +170,7 @@ class RayletDied:
     log: str = ""
 
 
-@dataclass(frozen=True)
-class GcsLost:
+class GcsLost(Value):
     """The head's GCS is gone: on purpose, or lost."""
 
     why: str
@@ -201,27 +178,23 @@ class GcsLost:
     """Nobody answers: its host or the way to it is gone."""
 
 
-@dataclass(frozen=True)
-class GcsAway:
+class GcsAway(Value):
     """The GCS of a head that recovers (--head-recovery) is gone; it may come back."""
 
     why: str
 
 
-@dataclass(frozen=True)
-class GcsBack:
+class GcsBack(Value):
     """It is back."""
 
 
-@dataclass(frozen=True)
-class EndLookedUp:
+class EndLookedUp(Value):
     """What the record says of the cluster's end: one answer to each actions.LookForEnd."""
 
     end: EndReport | None
 
 
-@dataclass(frozen=True)
-class RestartFailed:
+class RestartFailed(Value):
     """Ray did not start again on this node."""
 
     error: str

@@ -14,9 +14,10 @@ from raycluster_cli.cli.changes import Changes
 from raycluster_cli.cli.monitor import Options, exit_code, monitor, view_after, write_prometheus
 from raycluster_cli.cli.screen import View
 from raycluster_cli.cli.terminal import split_keys
+from raycluster_cli.model.cluster_status import ClusterPhase
 from raycluster_cli.model.errors import RayclusterError
 from raycluster_cli.model.record import EndReport
-from raycluster_cli.model.status import ClusterPhase, NodePhase
+from raycluster_cli.model.status import NodePhase
 from raycluster_cli.ops.reader import read_cluster
 from tests.unit.records_by_hand import write_record
 

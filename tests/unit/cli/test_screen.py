@@ -15,8 +15,8 @@ from raycluster_cli.cli.cluster_table import cluster_lines
 from raycluster_cli.cli.drawing import ASCII, UNICODE, bar
 from raycluster_cli.cli.screen import View, facts, live_screen, report
 from raycluster_cli.cli.timeline import slowest_phase, timing_lines
+from raycluster_cli.model.cluster_status import ClusterStatus
 from raycluster_cli.model.record import EndReport
-from raycluster_cli.model.status import ClusterStatus
 from raycluster_cli.ops.clusters import job_without_record, read_all
 from raycluster_cli.ops.reader import read_cluster
 from raycluster_cli.slurm.queue import Job

@@ -19,9 +19,9 @@ from raycluster_cli.cli.changes import Changes
 from raycluster_cli.cli.cluster_table import cluster_lines
 from raycluster_cli.cli.screen import View, facts, live_screen, report
 from raycluster_cli.cli.timeline import timing_lines
+from raycluster_cli.model.cluster_status import ClusterPhase
 from raycluster_cli.model.errors import RayclusterError
 from raycluster_cli.model.record import EndReport
-from raycluster_cli.model.status import ClusterPhase
 from raycluster_cli.ops.clusters import find_record, read_all
 from raycluster_cli.ops.inside import choose_node, live_head
 from raycluster_cli.ops.logs import event_lines, job_output, kept_files

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from raycluster_cli.model.cluster_status import ClusterPhase
 from raycluster_cli.model.errors import UsageError
 from raycluster_cli.model.record import ClusterUsage, EndReport, HeadInfo, NodeReport, NodeUsage
-from raycluster_cli.model.status import ClusterPhase, NodePhase
+from raycluster_cli.model.status import NodePhase
 from raycluster_cli.ops.clusters import find_record, job_without_record, read_all
 from raycluster_cli.ops.reader import natural, read_cluster
 from raycluster_cli.ops.status_json import cluster_json, list_json, node_json, prometheus_text

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from raycluster_cli.model.cluster_status import ClusterPhase
 from raycluster_cli.model.record import EndReport, HeadInfo
-from raycluster_cli.model.status import ClusterPhase, NodePhase
+from raycluster_cli.model.status import NodePhase
 from raycluster_cli.ops.reader import read_cluster
 from raycluster_cli.ops.stop import Outcome, Surroundings, running_clusters, stop_cluster
 from raycluster_cli.slurm.queue import Job

@@ -1,0 +1,234 @@
+"""The state of a cluster and of its nodes, as screens, JSON and `raycluster why` show it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .status import MEMBER, NodePhase, Role
+
+
+class ClusterPhase(str, enum.Enum):
+    """The state of a whole cluster, from its record."""
+
+    PENDING = "pending"
+    """Slurm has the job in its queue; nothing runs yet."""
+    NO_RECORD = "no record"
+    """Slurm runs the job, but no record of a cluster in it can be found."""
+    STARTING = "starting"
+    """The head is coming up or waits for its workers."""
+    RUNNING = "running"
+    """All expected workers have joined."""
+    DEGRADED = "degraded"
+    """Running with fewer nodes than expected."""
+    STOPPING = "stopping"
+    """The cluster was told to end; its nodes are shutting down."""
+    SUSPENDED = "suspended"
+    """Slurm has stopped the job's processes (`scontrol suspend`, or preemption by suspension)."""
+    ENDED = "ended"
+    """Completed: shut down cleanly, and the driver's exit code, if there was a driver, was 0."""
+    STOPPED = "stopped"
+    """Ended because somebody wanted it: `raycluster stop`, scancel, Ctrl-C."""
+    FAILED = "failed"
+    """Ended with an exit code other than 0."""
+    LOST = "lost"
+    """Its head exited without reporting how the cluster ended."""
+
+
+#: Phases of a cluster that is over.
+OVER = (ClusterPhase.ENDED, ClusterPhase.STOPPED, ClusterPhase.FAILED, ClusterPhase.LOST)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What is in use on a node, and of how much.  Sizes in bytes."""
+
+    cpus_total: float = 0.0
+    cpus_used: float = 0.0
+    """Of what Ray hands out: CPUs that tasks and actors hold, not the processor's load."""
+    gpus_total: float = 0.0
+    gpus_used: float = 0.0
+    object_store_total_bytes: int = 0
+    object_store_used_bytes: int = 0
+    memory_total_bytes: int = 0
+    """What Slurm and the kernel grant on the node."""
+    memory_used_bytes: int | None = None
+    """Private memory of the cluster's processes on the node, object store included; None: not known."""
+    worker_processes: int | None = None
+    """Ray's worker processes; None: not known."""
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """One node of a cluster, as people and programs see it."""
+
+    host: str
+    role: Role
+    phase: NodePhase
+    since: float = 0.0
+    """Unix seconds of the last change of phase; 0 when unknown."""
+    alive: bool | None = None
+    """What the GCS says; None when it was not asked."""
+    address: str = ""
+    message: str = ""
+    updated: float = 0.0
+    """Unix seconds of the node's last report."""
+    is_current: bool = True
+    """False when the last report does not say how the node is now: its cluster is over, or lost."""
+    node_id: str = ""
+    """Ray's."""
+    exit_code: int | None = None
+    node_root: str = ""
+    log_path: str = ""
+    usage: Usage | None = None
+    """None when nobody measures: usage is gathered only while somebody watches."""
+    phases: Mapping[str, float] = field(default_factory=dict)
+    """Unix seconds at which each phase was entered, by NodePhase value."""
+
+    @property
+    def is_member(self) -> bool:
+        """Whether the node is in the cluster now."""
+        return self.phase in MEMBER and self.alive is not False and self.is_current
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the node was a member and is no longer one, without having reported its end."""
+        return self.phase in MEMBER and self.alive is False
+
+    @property
+    def is_problem(self) -> bool:
+        """Whether a person should look at this node first."""
+        return self.phase is NodePhase.FAILED or self.is_lost
+
+    @property
+    def state(self) -> str:
+        """The node's state for programs."""
+        if self.is_lost:
+            return "lost"
+        if self.phase in MEMBER:
+            return "ready" if self.is_current else "unknown"
+        return str(self.phase.value)
+
+    @property
+    def label(self) -> str:
+        """The node's state for people, in one or two words."""
+        return self.state if self.is_lost or self.phase in MEMBER else self.phase.label
+
+
+@dataclass(frozen=True)
+class ClusterStatus:
+    """A cluster, as people and programs see it: tables, JSON and plain lines are made of this."""
+
+    job: str
+    """The job's key: id, with .rN after a requeue."""
+    name: str
+    phase: ClusterPhase
+    nodes: tuple[NodeStatus, ...]
+    expected_nodes: int
+    """The head included; 0 when unknown."""
+    started: float
+    """Unix seconds at which the head's raycluster process started; 0 when it has not."""
+    read_at: float = 0.0
+    """Unix seconds at which this was read."""
+    ended: float | None = None
+    end_time: float | None = None
+    """Unix seconds of the job's time limit, where known."""
+    address: str = ""
+    """host:port of the GCS."""
+    head_host: str = ""
+    dashboard: str = ""
+    driver: tuple[str, ...] = ()
+    exit_code: int | None = None
+    reason: str = ""
+    """Value of EndReason; empty when the record does not say."""
+    failed_host: str = ""
+    """The host that caused the end."""
+    message: str = ""
+    """Why it ended, or why it does not run."""
+    slurm_cluster: str = ""
+    slurm_state: str = ""
+    """The job's state as Slurm names it; empty when Slurm was not reached or does not know the job."""
+    job_name: str = ""
+    record: str = ""
+    """Path of the record; empty for a job that has none yet."""
+    stop_asked_by: str = ""
+    """user@host that asked for the end, until the cluster has ended."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """raycluster, ray, python: of the head."""
+    auth: bool = True
+    tls: bool = False
+    pending_tasks: int = 0
+    """Tasks and actors that wait for resources, while somebody watches."""
+    usage_at: float | None = None
+    """Unix seconds at which usage was measured; None when nobody has."""
+    events: tuple[tuple[float, str], ...] = ()
+    """(Unix seconds, text) of what happened, oldest first."""
+
+    @property
+    def ready_nodes(self) -> int:
+        """How many nodes are in the cluster now."""
+        return sum(1 for node in self.nodes if node.is_member)
+
+    @property
+    def is_over(self) -> bool:
+        return self.phase in OVER
+
+    @property
+    def title(self) -> str:
+        """What a person calls the cluster: the job's id and the name, where it has one."""
+        return f"{self.job}+{self.name}" if self.name else self.job
+
+    @property
+    def age_s(self) -> float:
+        """Seconds from the start to the end, or to now; 0 when it has not started."""
+        return max((self.ended or self.read_at) - self.started, 0.0) if self.started else 0.0
+
+    @property
+    def time_left_s(self) -> float | None:
+        """Seconds to the job's time limit; None when unknown or over."""
+        if self.end_time is None or self.is_over:
+            return None
+        return max(self.end_time - self.read_at, 0.0)
+
+    @property
+    def driver_since(self) -> float | None:
+        """Unix seconds at which the driver started; None when none has."""
+        for node in self.nodes:
+            if node.role is Role.HEAD:
+                return node.phases.get(NodePhase.DRIVING.value)
+        return None
+
+    @property
+    def problems(self) -> tuple[NodeStatus, ...]:
+        return tuple(node for node in self.nodes if node.is_problem)
+
+    @property
+    def headline(self) -> str:
+        """The state in one line."""
+        nodes = f"{self.ready_nodes} of {self.expected_nodes} nodes"
+        if self.phase is ClusterPhase.PENDING:
+            return self.message or "waiting in Slurm's queue"
+        if self.phase is ClusterPhase.STARTING:
+            return f"{nodes} ready" if self.expected_nodes else "the head has not reported yet"
+        if self.phase in (ClusterPhase.NO_RECORD, ClusterPhase.SUSPENDED):
+            return self.message
+        if self.phase is ClusterPhase.RUNNING:
+            ready = f"{self.ready_nodes} {'node' if self.ready_nodes == 1 else 'nodes'}"
+            return f"driver runs on {ready}" if self.driver_since else f"{ready} ready, no driver"
+        if self.phase is ClusterPhase.DEGRADED:
+            lost = [node.host for node in self.nodes if node.is_problem or node.phase is NodePhase.GONE]
+            absent = [node.host for node in self.nodes if node.phase is NodePhase.NOT_REPORTED]
+            text = f"continues with {nodes}"
+            text += f"; lost: {_some(lost)}" if lost else ""
+            return text + (f"; never reported: {_some(absent)}" if absent else "")
+        if self.phase is ClusterPhase.STOPPING:
+            return self.message or f"stop requested by {self.stop_asked_by or 'somebody'}"
+        code = f" (exit code {self.exit_code})" if self.exit_code else ""
+        return f"{self.message or self.phase.value}{code}"
+
+
+def _some(hosts: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    more = f" and {len(hosts) - 3} more" if len(hosts) > 3 else ""
+    return ", ".join(hosts[:3]) + more
