@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..system.process import Child, Reaper, describe_code, end_tree
 from ..system.report import Report
@@ -76,8 +76,8 @@ class NodeProcesses:
         self.children.clear()
         self._ending = False
 
-    async def end(self, hurry: asyncio.Event) -> None:
-        """End everything below this process; ``hurry``: without a grace.
+    async def end(self, hurry: asyncio.Event, spare: Sequence[int] = ()) -> None:
+        """End everything below this process but ``spare`` and what is below those; ``hurry``: without a grace.
 
         The raylet first: it ends its worker processes and signs off from the GCS.  The GCS last, by
         SIGKILL: on SIGTERM it waits a minute for raylets that are still connected.
@@ -86,10 +86,10 @@ class NodeProcesses:
         raylet, gcs = self.children.get("raylet"), self.children.get("gcs_server")
         if raylet is not None and raylet.running:
             await raylet.stop(0.0 if hurry.is_set() else RAYLET_GRACE_S)
-        skip = [gcs.pid] if gcs is not None and gcs.running else []
+        skip = [*spare, *([gcs.pid] if gcs is not None and gcs.running else [])]
         left = await end_tree(os.getpid(), skip=skip, grace_s=0.0 if hurry.is_set() else REST_GRACE_S)
         if gcs is not None and gcs.running:
             gcs.send(signal.SIGKILL)
-            left += await end_tree(os.getpid(), grace_s=0.0)
+            left += await end_tree(os.getpid(), skip=spare, grace_s=0.0)
         for stat in left:
             self._report.warn(f"{self._host}: {stat.name} (process {stat.pid}) did not end, even by SIGKILL")

@@ -79,6 +79,8 @@ class RayNode:
 
         ``kept``: our parent is our keeper, which clears the directory if we are killed.
         """
+        self.others: Callable[[], list[int]] = list
+        """Children of this process that are no part of this node (`run --local`): a reset spares them."""
         self.role = role
         self.settings = settings
         self.host = host
@@ -369,7 +371,7 @@ class RayNode:
         """End what is left of a node whose raylet has died, so that it can be started again."""
         self._processes.expect_end()
         await done_within(in_thread(remove_client, self.root.path), FILE_S)
-        await self._end_processes(asyncio.Event())
+        await self._end_processes(asyncio.Event(), self.others())
         self._processes.start_again()
         self.started = None
         self._resets += 1
@@ -383,11 +385,11 @@ class RayNode:
             await done_within(self._sweep, 0 if hurry.is_set() else SWEEP_WAIT_S)
         await self.setup.remove_directory(hurry)
 
-    async def _end_processes(self, hurry: asyncio.Event) -> None:
+    async def _end_processes(self, hurry: asyncio.Event, spare: Sequence[int] = ()) -> None:
         if self._extras is not None:
             self._extras.cancel()
             self._extras = None
         companion = self._companion.kill()
-        await self._processes.end(hurry)
+        await self._processes.end(hurry, spare)
         if companion is not None:
             await companion.close(0.0)

@@ -17,6 +17,7 @@ from typing import NoReturn
 from ..model.settings import Settings, option_words, settings_of
 from ..model.status import Role
 from ..node.grants import read_host
+from ..node.ray_node import RayNode
 from ..node.resources import plan_resources
 from ..rayproc.boot import raycluster_command
 from ..rayproc.warm import WarmCompanion
@@ -92,6 +93,11 @@ class LocalRun(HeadRun):
         for number in range(1, self.rules.expected + 1):
             self.workers.append(self._spawn_worker(number))
         await super().startup()
+
+    async def make_node(self) -> RayNode:
+        node = await super().make_node()
+        node.others = lambda: [worker.pid for worker in self.workers if worker.running]
+        return node
 
     def _spawn_worker(self, number: int) -> Child:
         settings, context = self.settings, self.context

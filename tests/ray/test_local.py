@@ -13,6 +13,7 @@ import pytest
 
 from raycluster_cli.system.proctree import read_stat
 from tests.ray.local import NODES, START_S, Local, local
+from tests.ray.nodes import ray_version
 from tests.waiting import wait_until
 
 
@@ -164,3 +165,33 @@ def test_kill_9_of_all_of_them_is_cleared_by_the_next_start(place: Local) -> Non
     assert place.output.count("raycluster: cleared ") >= 1
     assert "processes ended" in place.output
     wait_until(lambda: not place.left(), timeout_s=10, what="nothing left behind")
+
+
+LOSES_ITS_HEAD = """
+import os, signal, time
+import ray
+ray.init()
+workers = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeName"] != "head")
+if "RAYCLUSTER_DRIVER_RESTARTS" in os.environ:
+    print("AGAIN", *workers, flush=True)
+    raise SystemExit(3)
+print("FIRST", *workers, flush=True)
+for name in filter(str.isdigit, os.listdir("/proc")):  # the head's raylet: a sibling of this driver
+    with open(f"/proc/{name}/stat") as stat:
+        pid, _, rest = stat.read().partition(" (")
+    program, _, fields = rest.rpartition(") ")
+    if program == "raylet" and int(fields.split()[1]) == os.getppid():
+        os.kill(int(pid), signal.SIGKILL)
+time.sleep(600)
+"""
+
+
+def test_a_head_that_recovers_keeps_its_workers(place: Local) -> None:
+    if ray_version() < (2, 58):
+        pytest.skip("this Ray cannot keep the GCS's state on disk")
+    run = place.start(1, sys.executable, "-c", LOSES_ITS_HEAD, options=("--head-recovery",))
+    assert run.wait(3 * START_S) == 3, place.output
+    lines = [line.split() for line in place.output.splitlines() if line.startswith(("FIRST", "AGAIN"))]
+    assert [line[0] for line in lines] == ["FIRST", "AGAIN"], place.output
+    assert lines[0][1:] == lines[1][1:], "the worker is another"
+    place.assert_nothing_left()
