@@ -47,6 +47,12 @@ class GuardFailed(Value):
     error: str
 
 
+class FilesGone(Value):
+    """Files that Ray on this node cannot do without were removed while it ran."""
+
+    path: str
+
+
 class TimerFired(Value):
     """A timer that the policy armed."""
 

@@ -30,7 +30,15 @@ from .head_end import (
     stop_requested,
     time_limit_known,
 )
-from .head_ray import HEAD_DEATH, gcs_silent, head_death, head_process_died, recovered, recovery_failed
+from .head_ray import (
+    HEAD_DEATH,
+    files_gone,
+    gcs_silent,
+    head_death,
+    head_process_died,
+    recovered,
+    recovery_failed,
+)
 from .head_state import HeadRules, HeadState, Step
 from .head_workers import (
     lease_taken,
@@ -91,6 +99,7 @@ _STEPS: Mapping[type, Callable[[HeadRules, HeadState, Any, float], Step]] = {
     on.KeeperEnded: keeper_ended,
     on.ParentEnded: parent_ended,
     on.GuardFailed: guard_failed,
+    on.FilesGone: files_gone,
     on.StopRequested: stop_requested,
     on.TimeLimitKnown: time_limit_known,
     on.TimerFired: _timer_fired,

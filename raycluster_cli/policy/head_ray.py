@@ -14,6 +14,7 @@ from .actions import Action, Arm, KillGcs, RestartGcs, RestartHead, Say, StartDr
 from .head_end import finish
 from .head_state import HeadRules, HeadState, Step, then
 from .head_workers import wait_on, wait_timers
+from .stopping import files_gone_text
 from .values import End, Phase
 
 #: Rest before the head's Ray is started again, doubled each time.
@@ -118,6 +119,13 @@ def gcs_silent(rules: HeadRules, state: HeadState, event: on.GcsSilent, now: flo
     if rules.head_recovery and state.recoveries < rules.max_restarts:
         return state, [Warn(f"{text}; ending it"), KillGcs()]
     return head_lost(rules, state, text, event.log)
+
+
+def files_gone(rules: HeadRules, state: HeadState, event: on.FilesGone, now: float) -> Step:
+    """Ray on the head can serve no new process: tasks would wait for ever."""
+    if state.phase not in (Phase.WAITING, Phase.RUNNING):
+        return state, []
+    return head_lost(rules, state, files_gone_text(event.path, rules.host))
 
 
 def head_lost(rules: HeadRules, state: HeadState, text: str, log: str = "") -> Step:

@@ -63,6 +63,14 @@ def parent_end(orderly: bool) -> End:
     return End(ExitCode.SIGTERM, "the program that started this node has ended", EndReason.STOP.value)
 
 
+def files_gone_text(path: str, host: str) -> str:
+    """What was removed, and what to do about it."""
+    return (
+        f"{path} on {host} was removed while Ray needed it. Something cleans that directory: keep it from "
+        "raycluster's directories there (rc-*), or choose another place with --temp-dir"
+    )
+
+
 def bug_end(name: str, error: str, host: str) -> End:
     """The end of a run that an error in raycluster itself ends."""
     text = f"an error in raycluster ({name}): {error}"

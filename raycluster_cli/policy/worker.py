@@ -37,6 +37,7 @@ from .stopping import (
     HURRY,
     Hurrying,
     bug_end,
+    files_gone_text,
     keeper_end,
     on_ceiling,
     on_ending_signal,
@@ -189,6 +190,13 @@ def _restart_failed(rules: WorkerRules, state: WorkerState, event: on.RestartFai
     return _look(replace(state, failure=event), AFTER_RESTART_S)
 
 
+def _files_gone(rules: WorkerRules, state: WorkerState, event: on.FilesGone, now: float) -> Step:
+    """Ray on this node can serve no new process, and its directory would be cleaned again."""
+    if state.phase is not Phase.RUNNING:
+        return state, []
+    return _raylet_lost(rules, state, files_gone_text(event.path, rules.host), "")
+
+
 def _raylet_lost(rules: WorkerRules, state: WorkerState, text: str, log: str) -> Step:
     """This node is out.  Where the cluster goes on without it, the head's exit code is the job's."""
     code = ExitCode.OK if worker_restarts(rules.loss) else ExitCode.UNHEALTHY
@@ -320,5 +328,6 @@ _STEPS: Mapping[type, Callable[[WorkerRules, WorkerState, Any, float], Step]] = 
     on.KeeperEnded: _keeper_ended,
     on.ParentEnded: _parent_ended,
     on.GuardFailed: _guard_failed,
+    on.FilesGone: _files_gone,
     on.TimerFired: _timer_fired,
 }

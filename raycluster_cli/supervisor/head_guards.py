@@ -71,6 +71,7 @@ class HeadGuards:
         guard("the watch over the nodes", _Watch(self, watching).keep)
         guard("the watch over the GCS", self._watch_gcs)
         guard("the wait for the workers", self._watch_reports)
+        guard("the watch over the node's files", run.watch_files)
         start("what Slurm says of the job", self._ask_slurm())
         if run.record is not None:
             guard("what is in use", lambda: tell_usage(run, run.rules.expected + 1), vital=False)

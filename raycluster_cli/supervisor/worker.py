@@ -99,6 +99,7 @@ class WorkerRun(NodeRun):
             event="ready", address=self.cluster.target.address, environment=node.client_variables()
         )
         self.tasks.guard("the watch over the head", self._watch_head)
+        self.tasks.guard("the watch over the node's files", self.watch_files)
         self.tasks.guard("what is in use", lambda: tell_usage(self, self.context.nodes_in_job), vital=False)
 
     def head_record(self) -> HeadRecord:

@@ -195,3 +195,24 @@ def test_a_head_that_recovers_keeps_its_workers(place: Local) -> None:
     assert [line[0] for line in lines] == ["FIRST", "AGAIN"], place.output
     assert lines[0][1:] == lines[1][1:], "the worker is another"
     place.assert_nothing_left()
+
+
+CLEANED = """
+import os, time
+import ray
+from ray._private import worker
+ray.init()
+session = worker._global_node.get_session_dir_path()
+print("CLEANING", session, flush=True)
+for name in os.listdir(f"{session}/sockets"):
+    os.unlink(f"{session}/sockets/{name}")
+time.sleep(600)
+"""
+
+
+def test_sockets_that_a_cleaner_removes_end_the_run_with_their_path(place: Local) -> None:
+    run = place.start(1, sys.executable, "-c", CLEANED)
+    assert run.wait(2 * START_S) == 5, place.output
+    assert "was removed while Ray needed it" in place.output
+    assert "--temp-dir" in place.output
+    place.assert_nothing_left()

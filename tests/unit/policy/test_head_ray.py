@@ -192,3 +192,11 @@ def test_a_quorum_that_settles_during_a_recovery_starts_after_it() -> None:
     assert played.at(do.AnnounceReady) == pytest.approx(10.3)
     lost = play(given, *up(), *join("n2", "n3"), died("gcs_server", 9.5), leave("n3", 9.6), until=60)
     assert lost.of(do.AnnounceReady) == []
+
+
+@pytest.mark.parametrize("given", [rules(), RECOVERS], ids=["fail", "recovers"])
+def test_files_that_were_removed_end_the_cluster_with_the_remedy(given: HeadRules) -> None:
+    played = play(given, *all_in(), (9, on.FilesGone("/tmp/rc-1/r/s/sockets/raylet")))
+    assert (played.end.code, played.end.reason) == (5, "head-lost")
+    assert "/tmp/rc-1/r/s/sockets/raylet on n1 was removed" in played.end.message
+    assert "--temp-dir" in played.end.message

@@ -287,3 +287,9 @@ def test_a_start_without_a_node(end: End, told: str) -> None:
     played = play(worker_rules(), (0.5, on.StartEnded(end)))
     assert played.leave == do.Leave(end)
     assert played.told == told
+
+
+def test_files_that_were_removed_end_this_node_with_the_remedy() -> None:
+    played = play(worker_rules(), *JOINED, (9, on.FilesGone("/tmp/rc-1/r/s/sockets/raylet")))
+    assert (played.end.code, played.end.reason, played.end.failed_host) == (5, "raylet-lost", "n2")
+    assert "/tmp/rc-1/r/s/sockets/raylet on n2 was removed" in played.end.message
