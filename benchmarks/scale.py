@@ -4,7 +4,7 @@
 
 Every worker runs raycluster's own code as far as it does not touch Ray: it opens the job's record, writes its
 words, looks for the head in the record and probes its port with the pauses that real workers make, waits
-for the end and writes its last word.  The head is a stand-in that says in the record that it is starting,
+for the end and writes its last report.  The head is a stand-in that says in the record that it is starting,
 opens its port some seconds later, and reads all words as a head does.  Files and connects are real; time is
 not: it goes on when nobody has anything to do, so that a thousand workers fit on two busy cores and every run
 counts the same.  Counted: operations on files and probes in each second, CPU time.

@@ -11,7 +11,7 @@ from ..system.report import say
 
 
 class ReaderGone(Exception):
-    """Whoever reads stdout (head, less) has read what it wanted.
+    """The reader of stdout (head, less) has read what it wanted.
 
     Not an OSError: Click takes one of a broken pipe for itself, and ends with code 1.
     """

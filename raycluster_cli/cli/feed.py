@@ -1,4 +1,4 @@
-"""A cluster's status, kept current in the background for whoever shows it.
+"""A cluster's status, kept current in the background for the screen that shows it.
 
 The record and Slurm are read in threads of their own, so that a file server that hangs does not stop the
 keyboard as well.

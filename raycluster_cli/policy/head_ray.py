@@ -122,7 +122,7 @@ def gcs_silent(rules: HeadRules, state: HeadState, event: on.GcsSilent, now: flo
 
 
 def files_gone(rules: HeadRules, state: HeadState, event: on.FilesGone, now: float) -> Step:
-    """Ray on the head can serve no new process: tasks would wait for ever."""
+    """Ray on the head can serve no new process: new tasks would never start."""
     if state.phase not in (Phase.WAITING, Phase.RUNNING):
         return state, []
     return head_lost(rules, state, files_gone_text(event.path, rules.host))

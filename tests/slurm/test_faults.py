@@ -758,7 +758,7 @@ def test_memory_limit_is_hit(strict_slurm: Slurm) -> None:
     command = [sys.executable, "-m", "raycluster_cli", "why", cluster.job.id]
     page = strict_slurm.run("login", command, env={"PYTHONPATH": str(REPOSITORY)}, check=True).stdout
     print(page)
-    assert "Memory: the kernel killed" in page
+    assert "Out of memory: the kernel killed" in " ".join(page.split())
     assert "--mem" in page
     strict_slurm.assert_nothing_left()
 

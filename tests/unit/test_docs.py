@@ -108,3 +108,8 @@ def test_site_with_mistakes(tmp_path: Path) -> None:
         "python-api lacks raycluster_cli.stop",
         "python-api/index.html links to ../#gone, which has no such anchor",
     ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_merge_was_left_half_done(page: Path) -> None:
+    assert re.findall(r"^(?:<<<<<<<|>>>>>>>) .*$", page.read_text(), re.MULTILINE) == []
