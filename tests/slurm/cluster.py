@@ -143,8 +143,13 @@ class Cluster:
             case "raylet" | "gcs_server":
                 return [one for one in everything if one.argv and Path(one.argv[0]).name == kind]
             case "agent":
+                # A worker process that starts names the agents' ports too; Ray waits 300 s for one that was killed.
                 raylets = {one.pid for one in self.find(host, "raylet")}
-                return [one for one in everything if one.parent in raylets and "agent" in one.line]
+                return [
+                    one
+                    for one in everything
+                    if one.parent in raylets and "agent" in one.line and "default_worker.py" not in one.line
+                ]
             case "worker":
                 return [one for one in everything if one.line.startswith("ray::")]
             case "driver":
