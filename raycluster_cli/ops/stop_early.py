@@ -17,6 +17,7 @@ from ..slurm.site import query_config
 from ..state.record import Record
 from ..system.report import duration
 from .follow import job_state
+from .reader import read_cluster
 from .stop import POLL_S, Outcome, Surroundings, stop_cluster
 
 
@@ -70,6 +71,10 @@ class EarlyStop:
         began = around.clock()
         while (waited_s := around.clock() - began) < deadline_s:
             if record.leases.holder() is not None:
+                status = read_cluster(record, None, events=0)
+                if status.is_over:
+                    around.say(f"{status.title} ended after {duration(waited_s)}: {status.headline}")
+                    return Outcome.ENDED
                 return stop_cluster(record, around, deadline_s=deadline_s - waited_s)
             around.progress(f"job {job.shown_id}: waiting for its head ({waited_s:.0f} s of {deadline_s:g})")
             around.sleep(POLL_S)

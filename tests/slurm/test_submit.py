@@ -84,7 +84,7 @@ def test_dry_run_save_and_template(slurm: Slurm) -> None:
     assert done.returncode == 0, done.stderr
     for line in ("#SBATCH --nodes=3", "#SBATCH -p main", "#SBATCH --job-name=train"):
         assert line in done.stdout.splitlines()
-    assert "run --timeout=60 \\\n    -- python train.py\n" in done.stdout
+    assert "run --timeout=60 \\\n    -- python train.py &\n" in done.stdout
     kept = slurm.bed.path(LOGIN, "/home/alice/kept.sbatch")
     assert kept.read_text() == done.stdout
     assert slurm.run(LOGIN, ["squeue", "--noheader", "--user=alice", "--states=PD,R"]).stdout == ""
