@@ -9,6 +9,8 @@ Not the directory itself: Ray makes its --temp-dir and all below writable for al
 ``about.json``  what it belongs to: key, role, host, boot, supervisor
 ``processes``   the journal: a line "pid start-ticks name" for each process started
 ``token``       a copy of the cluster's token, mode 0600
+``alive``       FIFO that the supervisor holds open: its end tells Ray's agents that the supervisor was killed
+``orphaned.json``  the command that clears the node when keeper and supervisor were both killed
 ``logs/``       output of what raycluster itself starts
 ``r``           Ray's own --temp-dir
 ==============  ==================================================================================
@@ -45,6 +47,9 @@ from .places import RAY_DIR, Candidate, asked_for, mountinfo, parse_mountinfo, u
 ENV_MARK = "RAYCLUSTER_NODE_ROOT"
 """Set to the root's path for everything that is started below a supervisor."""
 
+ALIVE, ORPHANED = "alive", "orphaned.json"
+"""Names of the FIFO and the file by which Ray's agents notice that the supervisor was killed."""
+
 
 @dataclass(eq=False)
 class NodeRoot:
@@ -56,6 +61,7 @@ class NodeRoot:
     warnings: tuple[str, ...] = ()
     _lock: int = -1
     _journal: int = field(default=-1, repr=False)
+    _alive: int = field(default=-1, repr=False)
 
     @property
     def token_path(self) -> Path:
@@ -97,6 +103,15 @@ class NodeRoot:
                 self._journal = os.open(self.path / "processes", flags, 0o600)
             os.write(self._journal, f"{pid} {start_ticks} {name.split()[0] if name else '-'}\n".encode())
 
+    def write_orphaned(self, command: Sequence[str], notes: Mapping[str, object]) -> None:
+        """Write down what is to be done when this process and its keeper are killed.  Raises OSError.
+
+        ``command`` is started by one of Ray's agents (rayproc.lazy_agent); ``notes`` are for that command.
+        """
+        beside = self.path / ".orphaned"
+        beside.write_text(json.dumps({"command": list(command), "notes": dict(notes)}))
+        beside.replace(self.path / ORPHANED)
+
     def remove(self) -> list[str]:
         """Remove the directory and release the lock.  Returns what could not be removed."""
         left = remove_tree(self.path)
@@ -105,11 +120,11 @@ class NodeRoot:
 
     def close(self) -> None:
         """Release the lock and leave the directory (for a keeper, or for the next sweep)."""
-        for fd in (self._lock, self._journal):
+        for fd in (self._lock, self._journal, self._alive):
             if fd >= 0:
                 with contextlib.suppress(OSError):
                     os.close(fd)
-        self._lock = self._journal = -1
+        self._lock = self._journal = self._alive = -1
 
 
 def make_node_root(
@@ -211,7 +226,16 @@ def _make(
         warnings.append(
             f"Ray's files are below {where.real}: its logs and what it spills use the job's memory."
         )
-    return NodeRoot(path, key, role, tuple(warnings), lock)
+    return NodeRoot(path, key, role, tuple(warnings), lock, _alive=_open_alive(path))
+
+
+def _open_alive(path: Path) -> int:
+    """The FIFO by which others see that this process lives; -1 on a file system that has none."""
+    try:
+        os.mkfifo(path / ALIVE, 0o600)
+        return os.open(path / ALIVE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return -1
 
 
 def _lock_new(fd: int) -> None:

@@ -121,6 +121,11 @@ def _lock_stale(path: Path) -> int | None:
     return None
 
 
+def keeper_is_alive(path: Path) -> bool:
+    """Whether the keeper of the root at ``path`` runs: it clears the root itself."""
+    return _keeper_is_alive(_read_about(path))
+
+
 def _keeper_is_alive(about: Mapping[str, object]) -> bool:
     """Whether another process is there that clears this root itself."""
     keeper = about.get("keeper")

@@ -22,6 +22,19 @@ from raycluster_cli.__main__ import main
 main()
 """
 
+_ORPHANED = """\
+import sys
+sys.path = [*(part for part in sys.path if part), sys.argv[1]]
+from raycluster_cli.supervisor.orphaned import main
+main(sys.argv[2])
+"""
+
+
+def orphaned_command(root: str, python: str = sys.executable) -> list[str]:
+    """The argument list of what clears the node whose directory is ``root`` (supervisor.orphaned)."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return [python, "-c", _ORPHANED, os.path.dirname(package), root]
+
 
 def companion_command(python: str = sys.executable) -> list[str]:
     """The argument list of a companion."""

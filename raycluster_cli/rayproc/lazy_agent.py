@@ -11,6 +11,11 @@ With `port` the listening socket is kept over the exec and given to the agent wh
 that the agent serves the connection that started it and no client is refused.  It ends when stdin, a pipe,
 ends: that is how a raylet tells its agents that it is gone.
 
+It also watches the node's supervisor, before and after it becomes the agent: the supervisor holds the FIFO
+``alive`` in the node's directory open.  When that ends, the supervisor was killed.  Then this process starts
+the command in the file ``orphaned.json`` beside it, which clears the node unless the keeper does, and ends.
+A raylet ends with its agents, so no Ray node outlives both its supervisor and its keeper.
+
 Runs by its path, alone: nothing of the package is imported, so that it starts in 10 ms.  The node's
 supervisor imports :func:`wake`.
 """
@@ -21,22 +26,66 @@ import socket
 import stat
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself would take longer to import than all the rest
+    from typing import NoReturn
+
 _FD = "RAYCLUSTER_LAZY_FD"
 _PORT = "RAYCLUSTER_LAZY_PORT"
+_ROOT = "RAYCLUSTER_NODE_ROOT"
 
 
 def wait(ready: int) -> None:
-    """Until ``ready`` can be read.  Ends the process when stdin ends."""
+    """Until ``ready`` can be read.  Ends the process when stdin or the supervisor ends."""
     poller = select.poll()
     poller.register(ready, select.POLLIN)
     if stat.S_ISFIFO(os.fstat(0).st_mode):
         poller.register(0, select.POLLIN)
+    alive = watch_supervisor()
+    if alive >= 0:
+        poller.register(alive, 0)  # POLLHUP and POLLERR are always reported
     while True:
         for fd, _ in poller.poll():
             if fd == ready:
                 return
-            if not os.read(0, 4096):
+            if fd == alive:
+                orphaned()
+            elif not os.read(0, 4096):
                 sys.exit(0)
+
+
+def watch_supervisor() -> int:
+    """A descriptor that hangs up (POLLHUP) when the supervisor ends; -1 where there is none."""
+    try:
+        alive = os.open(os.environ[_ROOT] + "/alive", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (KeyError, OSError):
+        return -1
+    try:
+        os.read(alive, 1)
+    except BlockingIOError:
+        return alive
+    return orphaned()  # nobody holds it any more; poll would report only an end that comes later
+
+
+def orphaned() -> "NoReturn":
+    """The supervisor was killed: start what clears the node, and end, so that the raylet ends too."""
+    import json
+
+    try:
+        with open(os.environ[_ROOT] + "/orphaned.json", encoding="utf-8") as file:
+            command = json.load(file)["command"]
+        # Not by fork, since an agent has gRPC's threads.  It is no descendant of the raylet once this ends.
+        os.posix_spawn(command[0], command, os.environ, setsid=True)
+    finally:
+        os._exit(1)
+
+
+def end_with_supervisor(alive: int) -> "NoReturn":
+    """For a thread of the agent."""
+    poller = select.poll()
+    poller.register(alive, 0)
+    poller.poll()
+    orphaned()
 
 
 def wake(gate: str) -> bool:
@@ -61,10 +110,23 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def become(command: list[str]) -> None:
-    """Run a Python script (argv after its interpreter and options) with the kept socket."""
+    """Run a Python script (argv after its interpreter and options), with the kept socket if there is one."""
     import runpy
+    import threading
 
-    kept, port = int(os.environ.pop(_FD)), int(os.environ.pop(_PORT))
+    alive = watch_supervisor()
+    if alive >= 0:
+        threading.Thread(target=end_with_supervisor, args=(alive,), daemon=True).start()
+    if _FD in os.environ:
+        take_kept_socket(int(os.environ.pop(_FD)), int(os.environ.pop(_PORT)))
+    sys.argv = command
+    # As `python SCRIPT` does: the script's directory comes first.
+    sys.path[0] = os.path.dirname(command[0])
+    runpy.run_path(command[0], run_name="__main__")
+
+
+def take_kept_socket(kept: int, port: int) -> None:
+    """Whoever binds this port gets the socket that listens there already."""
     bind = socket.socket.bind
 
     def bind_or_take(self, address):  # type: ignore[no-untyped-def]
@@ -74,10 +136,6 @@ def become(command: list[str]) -> None:
         bind(self, address)
 
     socket.socket.bind = bind_or_take  # type: ignore[method-assign]
-    sys.argv = command
-    # As `python SCRIPT` does: the script's directory comes first.
-    sys.path[0] = os.path.dirname(command[0])
-    runpy.run_path(command[0], run_name="__main__")
 
 
 def main(arguments: list[str]) -> None:
@@ -96,9 +154,9 @@ def main(arguments: list[str]) -> None:
         wait(server.fileno())
         server.set_inheritable(True)
         os.environ.update({_FD: str(server.fileno()), _PORT: where[1]})
-        # The interpreter's own options come before the script.
-        script = next(i for i, part in enumerate(command) if i and not part.startswith("-"))
-        command = [*command[:script], os.path.abspath(__file__), "become", "--", *command[script:]]
+    # The interpreter's own options come before the script.
+    script = next(i for i, part in enumerate(command) if i and not part.startswith("-"))
+    command = [*command[:script], os.path.abspath(__file__), "become", "--", *command[script:]]
     os.execv(command[0], command)
 
 

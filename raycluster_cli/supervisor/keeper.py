@@ -128,14 +128,14 @@ def _clear(notes: dict[str, str], supervisor_pid: int, code: int, record_wait_s:
 
         report_crash(notes, message, code)
 
-    if notes.get("record") and not _in_child(report, record_wait_s):
+    if notes.get("record") and not in_child(report, record_wait_s):
         _say(f"{notes['record']} does not hold all of this: it did not respond within {record_wait_s:g} s.")
     from .crash_cleanup import clear_node
 
     clear_node(notes)
 
 
-def _in_child(call: Callable[[], None], wait_s: float) -> bool:
+def in_child(call: Callable[[], None], wait_s: float) -> bool:
     """Run a call in a child process; False when it did not return in time.
 
     A process and not a thread: one that hangs in the kernel would keep the keeper from exiting.

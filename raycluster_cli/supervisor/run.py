@@ -28,6 +28,7 @@ from ..node.ray_node import RayNode
 from ..policy import actions as do
 from ..policy import events as on
 from ..policy.values import End
+from ..rayproc.boot import orphaned_command
 from ..state.record import Record
 from ..system.cgroups import oom_kills
 from ..system.process import Child, Reaper, Signals
@@ -359,16 +360,22 @@ class NodeRun:
         )
 
     def keep(self, **notes: object) -> None:
-        """Tell the keeper what it must clear if this process is killed."""
-        if self.context.keeper is not None:
-            self.context.keeper.note(
-                host=self.context.host,
-                role=self.context.role.value,
-                record=str(self.record.path) if self.record else "",
-                keep_logs=self.settings.keep_logs,
-                step=self.context.launch if self.context.symmetric else "",
-                **notes,
-            )
+        """Tell the keeper what it must clear if this process is killed; and the node, if both are."""
+        if self.context.keeper is None:
+            return
+        facts = {
+            "host": self.context.host,
+            "role": self.context.role.value,
+            "record": str(self.record.path) if self.record else "",
+            "keep_logs": self.settings.keep_logs,
+            "step": self.context.launch if self.context.symmetric else "",
+            **notes,
+        }
+        self.context.keeper.note(**facts)
+        if self._node is not None and self._node.setup.root is not None:
+            root = self._node.setup.root
+            with contextlib.suppress(OSError):  # what it is for may never happen
+                root.write_orphaned(orphaned_command(str(root.path)), facts)
 
     async def archive_logs(self, end: End) -> None:
         """Copy this node's logs to the record when --keep-logs says so."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -30,6 +31,13 @@ while True:
     connection.close()
 """
 
+AGENT = """
+import os, sys, time
+with open(sys.argv[1], "w") as file:
+    file.write(str(os.getpid()))
+time.sleep(60)
+"""
+
 
 @pytest.fixture
 def started() -> Iterator[list[subprocess.Popen[bytes]]]:
@@ -42,8 +50,10 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
         process.stdin.close()
 
 
-def start(started: list[subprocess.Popen[bytes]], *arguments: str) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen([*LAZY, *arguments], stdin=subprocess.PIPE)
+def start(
+    started: list[subprocess.Popen[bytes]], *arguments: str, env: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen([*LAZY, *arguments], stdin=subprocess.PIPE, env=env)
     started.append(process)
     return process
 
@@ -65,13 +75,13 @@ def ask(port: int, text: bytes) -> str:
 
 def test_behind_a_gate(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
     gate, mark = tmp_path / "gate", tmp_path / "mark"
-    process = start(started, "gate", str(gate), "--", "/bin/sh", "-c", f"echo $$ >{mark}; sleep 60")
+    script = tmp_path / "agent.py"
+    script.write_text(AGENT)
+    process = start(started, "gate", str(gate), "--", sys.executable, "-u", str(script), str(mark))
     wait_until(gate.exists, timeout_s=5, what="the gate")
     wait_until(lambda: wake(str(gate)), timeout_s=5, what="a reader at the gate", interval_s=0.01)
     wait_until(lambda: mark.exists() and mark.read_text(), timeout_s=5, what="the command")
-    assert mark.read_text().strip() == str(
-        process.pid
-    )  # the same process: whoever watches it notices nothing
+    assert mark.read_text() == str(process.pid)  # the same process: whoever watches it notices nothing
 
 
 def test_at_a_port(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
@@ -111,6 +121,68 @@ def test_it_ends_with_its_parent(tmp_path: Path, started: list[subprocess.Popen[
     assert process.stdin is not None
     process.stdin.close()  # as when the raylet dies
     assert process.wait(5) == 0
+
+
+class Supervised:
+    """A node's directory whose supervisor is this process, until :meth:`end`."""
+
+    def __init__(self, root: Path) -> None:
+        self.mark = root / "cleared"
+        self.env = {**os.environ, "RAYCLUSTER_NODE_ROOT": str(root)}
+        os.mkfifo(root / "alive")
+        self._alive = os.open(root / "alive", os.O_RDWR | os.O_NONBLOCK)
+        command = ["/bin/sh", "-c", f"echo cleared >{self.mark}"]
+        (root / "orphaned.json").write_text(json.dumps({"command": command}))
+
+    def end(self) -> None:
+        os.close(self._alive)
+
+    def wait_cleared(self) -> None:
+        wait_until(self.mark.exists, timeout_s=10, what="the command for an orphaned node")
+
+
+@pytest.mark.parametrize("how", ["gate", "port"])
+def test_it_ends_with_its_supervisor(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]], how: str
+) -> None:
+    """The raylet, its parent, goes on; an agent that ends takes it along."""
+    supervised = Supervised(tmp_path)
+    gate, port = tmp_path / "gate", free_port()
+    where = [str(gate)] if how == "gate" else ["127.0.0.1", str(port)]
+    process = start(started, how, *where, "--", "/bin/false", env=supervised.env)
+    if how == "gate":
+        wait_until(gate.exists, timeout_s=5, what="the gate")
+    else:
+        wait_until(lambda: _listens(port, process.pid), timeout_s=5, what="the stand-in listens")
+    assert process.poll() is None
+    supervised.end()
+    assert process.wait(5) == 1
+    supervised.wait_cleared()
+
+
+def test_it_ends_when_its_supervisor_has_ended_before_it_began(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    supervised = Supervised(tmp_path)
+    supervised.end()
+    process = start(started, "gate", str(tmp_path / "gate"), "--", "/bin/false", env=supervised.env)
+    assert process.wait(5) == 1
+    supervised.wait_cleared()
+
+
+def test_the_agent_itself_ends_with_its_supervisor(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    supervised = Supervised(tmp_path)
+    gate, mark, script = tmp_path / "gate", tmp_path / "mark", tmp_path / "agent.py"
+    script.write_text(AGENT)
+    command = [sys.executable, "-u", str(script), str(mark)]
+    process = start(started, "gate", str(gate), "--", *command, env=supervised.env)
+    wait_until(lambda: wake(str(gate)), timeout_s=5, what="a reader at the gate", interval_s=0.01)
+    wait_until(mark.exists, timeout_s=5, what="the agent")
+    supervised.end()
+    assert process.wait(5) == 1
+    supervised.wait_cleared()
 
 
 def test_wake_writes_only_where_somebody_waits(tmp_path: Path) -> None:
