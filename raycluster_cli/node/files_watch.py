@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from ..rayproc.companion_client import Started
+from ..system.waiting import done_within, in_thread
 
 #: How often they are looked at: a stat of three names takes 10 µs.
 LOOK_S = 10.0
@@ -29,3 +33,23 @@ def first_missing(paths: Sequence[str]) -> str | None:
         except OSError:
             return None
     return None
+
+
+async def removed_file(started: Callable[[], Started | None]) -> str:
+    """Returns the first file that was removed while the node's Ray runs.  Says nothing of restarts.
+
+    ``started``: the node's Ray as it runs now; None while it does not.
+    """
+    known: Started | None = None
+    paths: Sequence[str] = ()
+    while True:
+        now = started()
+        if now is not None and now is not known:
+            known, paths = now, needed_files(now.session_dir)
+        await asyncio.sleep(LOOK_S)
+        looking = in_thread(first_missing, paths)
+        if not await done_within(looking, LOOK_S):
+            continue  # a file system that hangs is not one that was cleaned
+        path = looking.result()
+        if path is not None and started() is known:
+            return path

@@ -77,7 +77,7 @@ class NodeProcesses:
         self._ending = False
 
     async def end(self, hurry: asyncio.Event, spare: Sequence[int] = ()) -> None:
-        """End everything below this process but ``spare`` and what is below those; ``hurry``: without a grace.
+        """End all below this process but ``spare`` and what is below those; ``hurry``: without a grace.
 
         The raylet first: it ends its worker processes and signs off from the GCS.  The GCS last, by
         SIGKILL: on SIGTERM it waits a minute for raylets that are still connected.

@@ -15,14 +15,14 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from ..model.errors import ExitCode, RayclusterError, UsageError, error_text
 from ..model.record import NodeReport, ProcessDeath
 from ..model.status import EndReason, NodePhase
 from ..model.text import hide
-from ..node.files_watch import LOOK_S, first_missing, needed_files
+from ..node.files_watch import removed_file
 from ..node.log_archive import copy_logs
 from ..node.ray_node import RayNode
 from ..policy import actions as do
@@ -282,21 +282,8 @@ class NodeRun:
         self.process_died(child, code)
 
     async def watch_files(self) -> None:
-        """Returns when a file that Ray needs on this node was removed; that is posted.  Silent during restarts."""
-        started: object = None
-        paths: Sequence[str] = ()
-        while True:
-            now = self.node.started
-            if now is not None and now is not started:
-                started, paths = now, needed_files(now.session_dir)
-            await asyncio.sleep(LOOK_S)
-            looking = in_thread(first_missing, paths)
-            if not await done_within(looking, LOOK_S):
-                continue  # a file system that hangs is not one that was cleaned
-            path = looking.result()
-            if path is not None and self.node.started is started:
-                self.post(on.FilesGone(path))
-                return
+        """Returns when a file that Ray needs on this node was removed; that is posted."""
+        self.post(on.FilesGone(await removed_file(lambda: self.node.started)))
 
     def enter_phase(self, phase: NodePhase, message: str = "", **facts: Any) -> None:
         """Report a phase, with what is known of the end and of processes that died."""

@@ -2,7 +2,7 @@
 
 On Python 3.10 and 3.11 :func:`asyncio.wait_for` returns the result, and drops the cancellation, when the
 cancel arrives in the same iteration of the loop in which the awaited thing completes (python/cpython#86296,
-fixed in 3.12).  The task that was cancelled then goes on, and the one that cancelled it waits for its end forever.
+fixed in 3.12).  The cancelled task then goes on, and the one that cancelled it waits forever.
 These functions are built on :func:`asyncio.wait`, which raises the cancellation in every case.
 """
 

@@ -143,7 +143,7 @@ class Cluster:
             case "raylet" | "gcs_server":
                 return [one for one in everything if one.argv and Path(one.argv[0]).name == kind]
             case "agent":
-                # A worker process that starts names the agents' ports too; Ray waits 300 s for one that was killed.
+                # A worker process that starts names the agents' ports too, and is none.
                 raylets = {one.pid for one in self.find(host, "raylet")}
                 return [
                     one

@@ -96,7 +96,7 @@ WORKER_BEFORE: dict[str, list[Event]] = {
 WORKER_EVENTS: list[object] = [
     *(on.SignalReceived(number, count) for number in (1, 2, 10, 12, 15, 28, 64) for count in (1, 2)),
     on.KeeperEnded(), on.ParentEnded(), on.GuardFailed("x", "y"), on.StartEnded(End(4, "x", "error")),
-    on.FilesGone("/tmp/rc-1/r"), on.Joined(), on.RayletDied(-9), on.RayletDied(0), on.RayletDied(0, "the driver ended"),
+    on.FilesGone("x"), on.Joined(), on.RayletDied(-9), on.RayletDied(0), on.RayletDied(0, "the driver ended"),
     on.RestartFailed("x"), on.GcsLost("x"), on.GcsLost("x", silent=True), on.GcsAway("x"), on.GcsAway(""),
     on.GcsBack(),
     on.EndLookedUp(None), on.EndLookedUp(EndReport(0.0, 0, "driver")),
