@@ -12,6 +12,9 @@ from ..system.waiting import done_within, in_thread
 #: How often they are looked at: a stat of three names takes 10 µs.
 LOOK_S = 10.0
 
+#: After this long a file that is missing is looked for again.
+CONFIRM_S = 2.0
+
 
 def needed_files(session_dir: str) -> tuple[str, ...]:
     """The sockets of a node that has just started (raylet and object store), as they lie in its session."""
@@ -47,9 +50,16 @@ async def removed_file(started: Callable[[], Started | None]) -> str:
         if now is not None and now is not known:
             known, paths = now, needed_files(now.session_dir)
         await asyncio.sleep(LOOK_S)
-        looking = in_thread(first_missing, paths)
-        if not await done_within(looking, LOOK_S):
-            continue  # a file system that hangs is not one that was cleaned
-        path = looking.result()
-        if path is not None and started() is known:
+        if await _missing(paths) is None:
+            continue
+        # A raylet that ends removes its sockets itself: it is gone by then.
+        await asyncio.sleep(CONFIRM_S)
+        path = await _missing(paths)
+        if path is not None and known is not None and started() is known:
             return path
+
+
+async def _missing(paths: Sequence[str]) -> str | None:
+    looking = in_thread(first_missing, paths)
+    # A file system that hangs is not one that was cleaned.
+    return looking.result() if await done_within(looking, LOOK_S) else None

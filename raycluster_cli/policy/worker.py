@@ -192,7 +192,7 @@ def _restart_failed(rules: WorkerRules, state: WorkerState, event: on.RestartFai
 
 def _files_gone(rules: WorkerRules, state: WorkerState, event: on.FilesGone, now: float) -> Step:
     """Ray on this node can serve no new process, and its directory would be cleaned again."""
-    if state.phase is not Phase.RUNNING:
+    if state.phase is not Phase.RUNNING or state.raylet is not None:
         return state, []
     return _raylet_lost(rules, state, files_gone_text(event.path, rules.host), "")
 

@@ -29,6 +29,7 @@ from ..policy import actions as do
 from ..policy import events as on
 from ..policy.values import End
 from ..rayproc.boot import orphaned_command
+from ..rayproc.companion_client import Started
 from ..state.record import Record
 from ..system.cgroups import oom_kills
 from ..system.process import Child, Reaper, Signals
@@ -283,7 +284,11 @@ class NodeRun:
 
     async def watch_files(self) -> None:
         """Returns when a file that Ray needs on this node was removed; that is posted."""
-        self.post(on.FilesGone(await removed_file(lambda: self.node.started)))
+        self.post(on.FilesGone(await removed_file(self._ray_that_runs)))
+
+    def _ray_that_runs(self) -> Started | None:
+        raylet = self.node.children.get("raylet")
+        return self.node.started if raylet is not None and raylet.running else None
 
     def enter_phase(self, phase: NodePhase, message: str = "", **facts: Any) -> None:
         """Report a phase, with what is known of the end and of processes that died."""

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import types
 from pathlib import Path
+from typing import Any
 
-from raycluster_cli.node.files_watch import first_missing, needed_files
+import pytest
+
+from raycluster_cli.node import files_watch
+from raycluster_cli.node.files_watch import first_missing, needed_files, removed_file
 
 
 def test_the_sockets_of_a_session(tmp_path: Path) -> None:
@@ -27,3 +33,28 @@ def test_a_session_without_sockets_has_nothing_to_miss(tmp_path: Path) -> None:
 def test_a_name_that_cannot_be_looked_up_is_not_missing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert first_missing([str(tmp_path / "file" / "below")]) is None
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["removed by a cleaner", "removed by a raylet that ends"])
+def test_only_files_of_a_raylet_that_runs_are_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    monkeypatch.setattr(files_watch, "LOOK_S", 0.01)
+    monkeypatch.setattr(files_watch, "CONFIRM_S", 0.01)
+    socket = tmp_path / "sockets" / "raylet"
+    socket.parent.mkdir()
+    socket.touch()
+    runs: list[Any] = [types.SimpleNamespace(session_dir=str(tmp_path))]
+
+    async def main() -> str | None:
+        watch = asyncio.ensure_future(removed_file(lambda: runs[0]))
+        await asyncio.sleep(0)
+        socket.unlink()
+        if ends:
+            runs[0] = None
+        await asyncio.wait({watch}, timeout=0.3 if ends else 30)
+        found = watch.result() if watch.done() else None
+        watch.cancel()
+        return found
+
+    assert asyncio.run(main()) == (None if ends else str(socket))

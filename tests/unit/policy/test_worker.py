@@ -293,3 +293,9 @@ def test_files_that_were_removed_end_this_node_with_the_remedy() -> None:
     played = play(worker_rules(), *JOINED, (9, on.FilesGone("/tmp/rc-1/r/s/sockets/raylet")))
     assert (played.end.code, played.end.reason, played.end.failed_host) == (5, "raylet-lost", "n2")
     assert "/tmp/rc-1/r/s/sockets/raylet on n2 was removed" in played.end.message
+
+
+def test_sockets_that_an_ending_raylet_removed_are_not_missed() -> None:
+    drained = (8.9, on.RayletDied(0, "the driver ended", "raylet.out"))
+    played = play(worker_rules(), *JOINED, drained, (9, on.FilesGone("/tmp/rc-1/r/s/sockets/raylet")))
+    assert (played.end.code, played.end.reason) == (0, "ended")
