@@ -308,10 +308,13 @@ def test_a_killed_supervisor_leaves_nothing(slurm: Slurm, host: str) -> None:
 
 
 def test_all_of_raycluster_killed_at_once_is_cleared_by_the_next_start(slurm: Slurm) -> None:
-    """Keepers and supervisors on every node: Slurm ends the processes, the next start removes the rest."""
+    """Keepers and supervisors on every node: Slurm ends the processes, the next start removes the rest.
+
+    Without what Ray's agents would start to clear the node (orphaned.json): they can be killed as well.
+    """
     job = batch(slurm, f"{SRUN} raycluster run -- {driver(0, '--tasks', '--sleep', 600)}", user="alice")
     job.wait_for("TASKS")
-    kill = "kill -9 $(pgrep -u alice -f 'bin/[r]aycluster run')"
+    kill = "rm /tmp/rc-*/orphaned.json; kill -9 $(pgrep -u alice -f 'bin/[r]aycluster run')"
     for host in slurm.bed.spec.nodes:
         slurm.run(host, ["bash", "-c", kill], check=True)
     assert job.wait().state == "FAILED", job.output()
