@@ -218,6 +218,7 @@ class HeadRun(NodeRun):
     async def shutdown(self, leave: do.Leave) -> None:
         end, began = leave.end, time.time()
         self.begin.close()
+        await self.try_to("ending what the driver left running", self._end_left_running())
         await self.try_to("writing the end", self._write_end(end))
         if self.has_node:
             if not self.hurry.is_set():
