@@ -183,9 +183,10 @@ def test_jobs_in_which_raycluster_never_started(slurm: Slurm) -> None:
     sleeping = slurm.sbatch("sleep 600", "-N1", user="alice")
     wait_until(lambda: sleeping.state() == "RUNNING", timeout_s=20, what="the job without a cluster")
     assert told(slurm, "status", sleeping.id, "--json")["state"] == "no record"
-    assert "has no record of a cluster" in raycluster(slurm, "stop", sleeping.id, code=2).stderr
+    early = raycluster(slurm, "stop", sleeping.id, "--timeout", "3", code=1).stderr
+    assert "raycluster did not start in it within" in early
     assert "the job belongs to alice" in raycluster(slurm, "status", sleeping.id, user="bob", code=2).stderr
-    raycluster(slurm, "stop", sleeping.id, "--yes")
+    raycluster(slurm, "stop", sleeping.id, "--yes", "--timeout", "3")
     wait_until(lambda: sleeping.state() == "CANCELLED", timeout_s=20, what="the cancelled job")
 
 
