@@ -146,8 +146,8 @@ class Driver:
         """Send a signal to all of its processes, but not to those that have got it already.
 
         scancel and a terminal's Ctrl-C can reach the driver directly; a second SIGINT would make many
-        programs break off their own clean end.  Whether a signal did reach it is known SETTLE_S after it
-        came: until then nothing is sent.
+        programs break off their own clean end.  Whether a signal did reach it is known a moment
+        after it came (Signals.undecided_s): until then nothing is sent.
 
         A signal that does not ask for the end (SIGUSR1, SIGUSR2) goes to those processes that handle it: it
         kills all others, such as the shell that runs the program.  When none does it goes to the driver's own

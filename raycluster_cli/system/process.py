@@ -190,8 +190,9 @@ PAIR_S = 1.0
 #: How many requests are remembered.
 REQUESTS_KEPT = 16
 
-#: A request that only one of the two has got for so long was sent to that one alone.  The copies are a
-#: millisecond apart; a busy machine runs the keeper later.
+#: A request that only the keeper has got for so long was sent to the keeper alone: Slurm signals it last, so this
+#: process has its copy by then.  One that only this process has got waits for PAIR_S: on a busy machine
+#: slurmstepd, which looks through /proc for each process, comes to the keeper late.
 SETTLE_S = 0.2
 
 
@@ -289,4 +290,5 @@ class Signals:
         """For how long it is not known yet whether both got it; 0.0 when it is."""
         if request.to_both or not self.kept or self.keeper_gone:
             return 0.0
-        return max(0.0, request.at + SETTLE_S - self.clock())
+        known_after_s = PAIR_S if request.direct else SETTLE_S
+        return max(0.0, request.at + known_after_s - self.clock())
