@@ -72,3 +72,25 @@ def test_keeper_and_supervisor_are_killed_where_an_agent_is_awake(slurm: Slurm) 
     assert (cluster.end["reason"], cluster.end["failed_host"]) == ("worker-lost", "n2")
     wait_until(lambda: not cluster.find("n2", "raylet"), timeout_s=20, what="n2 without a raylet")
     slurm.assert_nothing_left()
+
+
+# -- what Ray's processes need -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["sockets", pytest.param("everything", marks=chaos)])
+@pytest.mark.parametrize("host", ["n1", pytest.param("n2", marks=chaos)])
+def test_a_program_that_cleans_tmp_removes_rays_files(slurm: Slurm, host: str, what: str) -> None:
+    """Without a guard the driver's next call waits forever, and nothing says why."""
+    cluster = Cluster.start(slurm).driving()
+    root = str(cluster.node(host)["node_root"])
+    below = f"{root}/r/session_2*/sockets/*" if what == "sockets" else f"{root}/*"
+    cluster.fault_at = time.time()
+    slurm.run(host, ["sh", "-c", f"rm -r {below}"], check=True)
+    assert cluster.job.wait().exit_code == 5, cluster.job.output()
+    assert cluster.end["reason"] == ("head-lost" if host == "n1" else "worker-lost")
+    assert cluster.end["failed_host"] == host
+    assert f"{root}/r/session_" in cluster.end["message"]
+    assert f" on {host} was removed while Ray needed it" in cluster.end["message"]
+    assert "--temp-dir" in cluster.job.output()
+    assert cluster.known_after_s()[host] < 12.0 + SLACK_S
+    slurm.assert_nothing_left()
