@@ -29,6 +29,7 @@ from .head_guards import HeadGuards
 from .head_start import HeadStart, restart_head
 from .losses import cause_of_loss
 from .run import NodeRun
+from .silent_hosts import cancel_step_without
 from .tasks import cancel
 
 #: What a drained raylet is given to leave before its supervisor ends it: an idle one needs 20 ms, one that
@@ -57,6 +58,8 @@ class HeadRun(NodeRun):
         self.driver: Driver | None = None
         self.workers_changed = asyncio.Event()
         self._recovery: asyncio.Task[None] | None = None
+        self._lost: dict[str, str] = {}
+        """The addresses of hosts that have lost a worker, by name."""
         if context.driver and context.allocation is None:
             find_program(context.driver, context.env)
 
@@ -170,6 +173,7 @@ class HeadRun(NodeRun):
     async def _explain(self, worker: Worker) -> None:
         """Why a worker has left: by its own report, which names the cause; the GCS only sees silence."""
         death = self.guards.deaths.get(worker.node_id) or {}
+        self._lost[worker.host] = worker.ip
         cause = await cause_of_loss(worker, death, self.record, self.reports)
         self.post(on.WorkerLost(worker, cause))
 
@@ -233,9 +237,15 @@ class HeadRun(NodeRun):
         await self.try_to("looking for killed processes", self._tell_oom_kills(end))
         if leave.requeue:
             await self.try_to("requeueing the job", self._requeue(end))
+        await self.try_to("cancelling the step", cancel_step_without(self, self._lost))
 
     async def _write_end(self, end: End) -> None:
         """Before the first worker goes: a worker that sees its raylet end, or no head at all, reads why."""
+        if writing := self._end_writes(end):
+            await asyncio.wait(writing, timeout=WRITE_END_S)
+
+    def _end_writes(self, end: End) -> list[asyncio.Future[Any]]:
+        """The end is being written; in order, in the thread of the record."""
         report = EndReport(time.time(), int(end.code), end.reason, end.failed_host, end.message)
         writes: list[Callable[[], None]] = []
         if self.record is not None and self.begin.claimed:
@@ -244,8 +254,7 @@ class HeadRun(NodeRun):
         record = self.record or self.begin.refused_by
         if self.context.symmetric and launch and record is not None and not self.begin.entry.named:
             writes.append(partial(record.write_refusal, launch, report))
-        for write in writes:
-            await asyncio.wait({self.record_quietly(write)}, timeout=WRITE_END_S)
+        return [self.record_quietly(write) for write in writes]
 
     async def after_drain(self) -> None:
         """A place to wait for workers that are this process's own children."""

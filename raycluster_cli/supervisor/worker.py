@@ -23,6 +23,7 @@ from .discovery import AttemptFailed, ClusterKey, Discovery
 from .head_record import HeadRecord, head_task_probe
 from .joining import Joined, Joiner
 from .run import Finished, NodeRun
+from .silent_hosts import cancel_step_without
 from .usage import tell_usage
 
 #: How long a head with --head-recovery gets to come back.  Less than Ray's raylets wait for it
@@ -236,6 +237,18 @@ class WorkerRun(NodeRun):
         silent = (EndReason.ERROR.value, EndReason.SIGNAL.value)
         if end.reason == EndReason.RAYLET_LOST.value or (not end.on_purpose and end.reason not in silent):
             self.report.say(f"{end.message}; exit code {int(end.code)}")
+        if end.reason == EndReason.HEAD_LOST.value and self._is_first_without_head():
+            target = self.cluster.target
+            lost = {self.rules.head_host: target.ip}
+            await self.try_to("cancelling the step", cancel_step_without(self, lost))
+
+    def _is_first_without_head(self) -> bool:
+        """Whether the head stopped responding, and this node is the first of those that are left."""
+        allocation = self.context.allocation
+        nodes = (allocation.step_nodes if allocation else None) or ()
+        left = [node for node in nodes if node != self.rules.head_host]
+        lost = self.state.lost
+        return lost is not None and lost.silent and left[:1] == [self.context.host]
 
 
 def check_head_known(context: Context) -> None:

@@ -77,6 +77,7 @@ class Cluster:
         srun: str = "",
         preamble: str = DRIVER,
         wrap: str = "exec",
+        waits: str = "--kill-on-bad-exit=0 --wait=0",
     ) -> Cluster:
         """Submit it.  ``driver`` is Python that comes after DRIVER's text."""
         name = f"fault-{time.time_ns()}"
@@ -86,7 +87,7 @@ class Cluster:
         script = f"""
             export PYTHONPATH={REPOSITORY} RAY_USAGE_STATS_ENABLED=0
             {before}
-            {wrap} srun -N{nodes} -n{nodes} --kill-on-bad-exit=0 --wait=0 --mem=0 {srun} \\
+            {wrap} srun -N{nodes} -n{nodes} {waits} --mem=0 {srun} \\
                 {prefix} {python} -m raycluster_cli run {options} -- {python} /home/admin/{name}.py
         """
         job = slurm.sbatch(

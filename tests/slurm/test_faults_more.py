@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import SLACK_S, Cluster
-from tests.slurm.jobs import Slurm
+from tests.bed.bed import REPOSITORY
+from tests.bed.spec import BedSpec
+from tests.slurm.cluster import DRIVER, SLACK_S, Cluster
+from tests.slurm.conftest import Beds
+from tests.slurm.jobs import Job, Slurm
 from tests.waiting import wait_until
 
 chaos = pytest.mark.chaos
@@ -94,3 +101,89 @@ def test_a_program_that_cleans_tmp_removes_rays_files(slurm: Slurm, host: str, w
     assert "--temp-dir" in cluster.job.output()
     assert cluster.known_after_s()[host] < 12.0 + SLACK_S
     slurm.assert_nothing_left()
+
+
+# -- srun waits for a host that is gone --------------------------------------------------------------
+
+#: Slurm's default is 30 s; srun gives up a step that is cancelled after KillWait + 2 s.
+KILL_WAIT_S = 10
+
+#: By when the head, or a worker, knows that a host does not respond, and has ended all that it can reach.
+KNOWN_S = 15.0
+
+#: The job itself goes on until Slurm has heard of its end from the host that is gone.
+TELL_END = "trap 'echo SRUN ENDED WITH $?' EXIT"
+
+
+@pytest.fixture(scope="module")
+def patient_beds() -> Iterator[Beds]:
+    """Slurm marks a host as down after 300 s, as it does by default."""
+    settings = {"SlurmdTimeout": "300", "KillWait": str(KILL_WAIT_S)}
+    beds = Beds("patient", BedSpec(cpus=(16,), memory_mib=(16000,), slurm=settings))
+    yield beds
+    beds.down()
+
+
+@pytest.fixture
+def patient_slurm(patient_beds: Beds) -> Iterator[Slurm]:
+    yield from patient_beds.jobs()
+
+
+def test_plain_srun_ends_when_a_workers_host_has_gone(patient_slurm: Slurm) -> None:
+    """srun has no option that says how long it waits; its code is the cluster's."""
+    cluster = Cluster.start(patient_slurm, before=TELL_END, wrap="", waits="").driving()
+    began = time.time()
+    patient_slurm.bed.power_off("n2")
+    assert "SRUN ENDED WITH 5\n" in cluster.job.wait_for("SRUN ENDED")
+    assert time.time() - began < KNOWN_S + KILL_WAIT_S + 2 + 2 * SLACK_S
+    assert (cluster.end["reason"], cluster.end["failed_host"]) == ("worker-lost", "n2")
+    assert "n2 does not respond, and srun waits for its task" in cluster.job.output()
+    for host in ("n1", "n3"):
+        assert cluster.node(host)["phase"] in ("gone", "failed")
+
+
+def test_plain_srun_ends_when_the_heads_host_has_gone(patient_slurm: Slurm, tmp_path: Path) -> None:
+    """srun runs on the login host here: a batch script on the head's host has gone with it."""
+    bed = patient_slurm.bed
+    (bed.path("login", "/home/admin") / "plain.py").write_text(f"{DRIVER}\ntime.sleep(600)\n")
+    raycluster = [sys.executable, "-m", "raycluster_cli", "run", "--", sys.executable, "plain.py"]
+    words = ["srun", "-N3", "--ntasks-per-node=1", "--mem=1000", *raycluster]
+    command = bed.command("login", words, env={"PYTHONPATH": str(REPOSITORY)})
+    output = tmp_path / "output"
+    with output.open("w") as file:
+        srun = subprocess.Popen(command, stdout=file, stderr=file, stdin=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: "DRIVING" in output.read_text(), timeout_s=60, what="the driver")
+        running = ["squeue", "-h", "-t", "RUNNING", "-o", "%i"]
+        job = Job(bed, bed.run("login", running, check=True).stdout.split()[0], "root")
+        patient_slurm.jobs.append(job)
+        began = time.time()
+        bed.power_off("n1")
+        assert srun.wait(120) == 5, output.read_text()
+        assert time.time() - began < KNOWN_S + KILL_WAIT_S + 2 + 2 * SLACK_S
+        assert output.read_text().count("n1 does not respond, and srun waits for its task") == 1
+    finally:
+        srun.kill()
+        srun.wait()
+
+
+@chaos
+def test_plain_srun_with_a_policy_that_goes_on(patient_slurm: Slurm) -> None:
+    """The driver ends by itself, long after the loss; srun does not wait for the lost host then either."""
+    text = """
+        while sum(node["Alive"] for node in ray.nodes()) > 2:
+            time.sleep(0.1)
+        print("TWO LEFT", flush=True)
+    """
+    cluster = Cluster.start(
+        patient_slurm,
+        textwrap.dedent(text),
+        options="--on-worker-loss continue",
+        before=TELL_END,
+        wrap="",
+        waits="",
+    ).driving()
+    patient_slurm.bed.power_off("n3")
+    output = cluster.job.wait_for("SRUN ENDED")
+    assert "TWO LEFT" in output
+    assert "SRUN ENDED WITH 0\n" in output

@@ -1,0 +1,95 @@
+"""Cancels the step that this process runs in, once this process has ended.
+
+srun waits for every task of its step.  A task on a host without power, or without network, is given up only
+when Slurm marks the node as down (SlurmdTimeout, 300 s by default).  A step that is cancelled ends within
+KillWait + 2 s (32 s by default), and srun's exit code is the highest of the tasks that have ended before
+(seen on Slurm 22.05).  A task that cancels its own step would be killed itself, and srun would end with 137.
+So another small step on this node does it, when the process that Slurm started here has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from typing import IO
+
+from ..model.errors import RayclusterError
+from ..system.process import Reaper
+from ..system.waiting import done_within
+from .allocation import Allocation
+from .queue import outside_job
+
+#: How long the other step may take to begin.
+BEGIN_S = 10.0
+
+#: How long the other step waits for the process; its task may take a moment longer to be reported to srun.
+WAIT_S, REPORTED_S = 30, 1
+
+_SCRIPT = """\
+echo ready
+for i in $(seq {tries}); do kill -0 "$1" 2>/dev/null || break; sleep 0.1; done
+sleep {reported}
+exec scancel "$0"
+"""
+
+
+def cancelling_step(allocation: Allocation, node: str, pid: int) -> list[str]:
+    """The srun command of the other step: it waits for the end of ``pid`` on this node, then cancels ours.
+
+    >>> words = cancelling_step(Allocation("7", ("n1", "n2"), step_id="0"), "n1", 4711)
+    >>> words[:4], words[-2:]
+    (['srun', '--jobid=7', '--overlap', '--nodelist=n1'], ['7.0', '4711'])
+    """
+    script = _SCRIPT.format(tries=WAIT_S * 10, reported=REPORTED_S)
+    return [
+        *("srun", f"--jobid={allocation.job_id}", "--overlap", f"--nodelist={node}"),
+        *("--nodes=1", "--ntasks=1", "--mem=0", "--cpu-bind=none", "--quiet", "--kill-on-bad-exit=0"),
+        *("--input=none", "sh", "-c", script, f"{allocation.job_id}.{allocation.step_id}", str(pid)),
+    ]
+
+
+async def cancel_step_after(
+    pid: int, allocation: Allocation, node: str, env: Mapping[str, str], reaper: Reaper
+) -> None:
+    """Have this step cancelled once the process ``pid`` of this node has ended.
+
+    Returns when the step that does so has begun.  Raises RayclusterError where it does not begin.
+    """
+    command = cancelling_step(allocation, node, pid)
+    program = shutil.which(command[0], path=env.get("PATH"))
+    if program is None:
+        raise RayclusterError("srun was not found in PATH (in a container it is often missing).")
+    child = reaper.spawn(
+        [program, *command[1:]],
+        "srun",
+        env=outside_job(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert child.stdout is not None
+    reading = asyncio.ensure_future(_first_line(child.stdout))
+    begun = await done_within(reading, BEGIN_S) and reading.result() == b"ready\n"
+    reading.cancel()
+    # srun and the process that it forks to end its step when srun dies: the step goes on without both.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    await done_within(child.exited, BEGIN_S)
+    if not begun:
+        raise RayclusterError(f"a step that cancels this one did not begin within {BEGIN_S:g} s.")
+
+
+async def _first_line(output: IO[bytes]) -> bytes:
+    stream = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), output)
+    try:
+        return await stream.readline()
+    finally:
+        pipe.close()

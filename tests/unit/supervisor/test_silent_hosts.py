@@ -1,0 +1,110 @@
+"""When a step is cancelled because srun waits for hosts that have gone; srun is a program of the test's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raycluster_cli.model.errors import RayclusterError
+from raycluster_cli.model.record import NodeReport
+from raycluster_cli.slurm.allocation import Allocation
+from raycluster_cli.supervisor.silent_hosts import cancel_step_without, responds
+from raycluster_cli.system.process import Reaper
+
+STEP = Allocation("7", ("n1", "n2", "n3"), step_id="0", step_nodes=("n1", "n2", "n3"), node_name="n1")
+
+LOST = {"n3": "10.0.0.3"}
+
+
+class Reports:
+    """As ReportWriter, of a record that answers at once."""
+
+    async def ask(self, call: Any, *, timeout_s: float, default: object) -> object:
+        return call()
+
+
+def run_of(directory: Path, phases: Mapping[str, str], says: str, **context: Any) -> Any:
+    """A head on n1, whose srun writes its arguments to the directory and prints ``says``."""
+    program = directory / "srun"
+    write = f'for word; do echo "$word"; done >{directory}/arguments'
+    program.write_text(f"#!/bin/sh\n{write}\necho {says}\nsleep 60\n")
+    program.chmod(0o755)
+    reports = {host: NodeReport(host, "worker", phase) for host, phase in phases.items()}
+    given = {"symmetric": True, "allocation": STEP, "keeper": None, **context}
+    return SimpleNamespace(
+        context=SimpleNamespace(host="n1", env={"PATH": f"{directory}:{os.environ['PATH']}"}, **given),
+        record=SimpleNamespace(read_nodes=lambda: reports),
+        reports=Reports(),
+        reaper=Reaper(),
+        report=SimpleNamespace(say=lambda text: (directory / "said").write_text(text)),
+    )
+
+
+def cancel(run: Any, lost: Mapping[str, str] = LOST, responding: bool = False) -> None:
+    async def probe(address: str) -> bool:
+        return responding
+
+    async def work() -> None:
+        run.reaper.attach(asyncio.get_running_loop())
+        await cancel_step_without(run, lost, probe=probe, others_end_s=0.2)
+
+    asyncio.run(work())
+
+
+def test_only_a_host_that_is_gone_keeps_the_step_running(tmp_path: Path) -> None:
+    cancel(run_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready"))
+    arguments = (tmp_path / "arguments").read_text().splitlines()
+    assert arguments[:3] == ["--jobid=7", "--overlap", "--nodelist=n1"]
+    assert arguments[-2:] == ["7.0", str(os.getpid())]
+    assert (tmp_path / "said").read_text().startswith("n3 does not respond, and srun waits for its task")
+
+
+@pytest.mark.parametrize(
+    ("phases", "lost", "responding", "context"),
+    [
+        ({"n2": "gone", "n3": "joined"}, {}, False, {}),
+        ({"n2": "gone", "n3": "failed"}, LOST, False, {}),
+        ({"n2": "joined", "n3": "joined"}, LOST, False, {}),
+        ({"n2": "gone", "n3": "joined"}, LOST, True, {}),
+        ({"n2": "gone", "n3": "joined"}, LOST, False, {"symmetric": False}),
+        ({"n2": "gone", "n3": "joined"}, LOST, False, {"allocation": None}),
+    ],
+    ids=["nothing lost", "all ended", "n2 still runs", "n3 responds", "a step of its own", "no Slurm"],
+)
+def test_otherwise_the_step_is_left_alone(
+    tmp_path: Path, phases: dict[str, str], lost: dict[str, str], responding: bool, context: dict[str, Any]
+) -> None:
+    cancel(run_of(tmp_path, phases, "ready", **context), lost, responding)
+    assert not (tmp_path / "arguments").exists()
+
+
+def test_an_srun_that_fails_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RayclusterError, match="did not begin"):
+        cancel(run_of(tmp_path, {"n2": "gone", "n3": "joined"}, "error"))
+
+
+def test_a_host_that_refuses_responds() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = int(server.getsockname()[1])
+        assert asyncio.run(responds("127.0.0.1", port))
+    assert asyncio.run(responds("127.0.0.1", port))
+    assert asyncio.run(responds("no-such-host.invalid"))
+
+
+def test_a_host_that_says_nothing_does_not_respond() -> None:
+    """As one without power: nothing answers the first packet.  Linux drops it when the backlog is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as stack:
+        port = int(server.getsockname()[1])
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", port))
+        assert not asyncio.run(responds("127.0.0.1", port, timeout_s=0.5))
