@@ -67,6 +67,12 @@ class AskForDriver(Value):
     """Ask the GCS whether a driver has connected; the answer is events.DriverKnown."""
 
 
+class WriteEnd(Value):
+    """Write into the record how the cluster ends, at once: there may be no time for more."""
+
+    end: End
+
+
 class TellDriver(Value):
     """Hand a signal on to the driver."""
 
@@ -146,6 +152,7 @@ Action = (
     | StartDriver
     | AskForDriver
     | TellDriver
+    | WriteEnd
     | StopDriver
     | ExplainLoss
     | ReadReports

@@ -21,6 +21,7 @@ from .actions import (
     StopDriver,
     TellDriver,
     Warn,
+    WriteEnd,
 )
 from .head_state import HeadRules, HeadState, Step, then
 from .stopping import (
@@ -67,7 +68,11 @@ def signal_received(rules: HeadRules, state: HeadState, event: on.SignalReceived
 
 
 def keeper_ended(rules: HeadRules, state: HeadState, event: on.KeeperEnded, now: float) -> Step:
-    return finish(rules, state, keeper_end(rules.host))
+    """Where Slurm tracks processes by cgroup it kills all others of the task now."""
+    if state.phase is Phase.STOPPING:
+        return state, []
+    end = keeper_end(rules.host)
+    return then(finish(rules, state, end), before=[WriteEnd(end)])
 
 
 def parent_ended(rules: HeadRules, state: HeadState, event: on.ParentEnded, now: float) -> Step:

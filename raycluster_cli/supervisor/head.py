@@ -82,6 +82,7 @@ class HeadRun(NodeRun):
                 "the driver's connection", self.guards.ask_for_driver()
             ),
             do.TellDriver: lambda action: self.driver.tell(action.number) if self.driver else None,
+            do.WriteEnd: lambda action: self._end_writes(action.end),
             do.StopDriver: lambda action: self._in_background("ending the driver", self._stop_driver(action)),
             do.ExplainLoss: lambda action: self._in_background("a lost worker", self._explain(action.worker)),
             do.ReadReports: lambda _: self._in_background("reading the reports", self.guards.read_reports()),

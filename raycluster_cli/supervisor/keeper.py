@@ -15,6 +15,7 @@ a watchdog beside the supervisor (which would have to find the orphans by their 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 #: How long the record may take in which the keeper reports a crash.
 RECORD_WAIT_S = 5.0
+
+
+#: Added to the OOM score of all but the keeper: as if they used a tenth of the memory more than they do.
+OOM_SCORE = 100
 
 
 def guard(  # noqa: RET503  # _keep never returns
@@ -55,6 +60,7 @@ def guard(  # noqa: RET503  # _keep never returns
         if os.getppid() != keeper_pid:
             os._exit(int(ExitCode.FAILURE))
         os.set_blocking(relay_read, False)
+        _be_killed_before_the_keeper()
         if not has_terminal():
             # A signal that both get was then sent to every process, not to one process group.
             os.setpgid(0, 0)
@@ -63,6 +69,18 @@ def guard(  # noqa: RET503  # _keep never returns
     os.close(relay_read)
     os.close(notes_write)
     _keep(child, relay_write, notes_read, record_wait_s)
+
+
+def _be_killed_before_the_keeper() -> None:
+    """If memory is short, the kernel shall take any process of this node rather than the keeper.
+
+    All that this process starts inherits it.  A process may only make itself more likely to be killed.
+    """
+    path = "/proc/self/oom_score_adj"
+    with contextlib.suppress(OSError, ValueError), open(path, "r+", encoding="ascii") as file:
+        score = int(file.read())
+        file.seek(0)
+        file.write(str(min(score + OOM_SCORE, 1000)))
 
 
 def _keep(child: int, relay_write: int, notes_read: int, record_wait_s: float) -> NoReturn:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import signal
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from ..model.record import NodeReport
+from ..model.record import EndReport, NodeReport
 from ..model.status import EndReason, NodePhase
 from ..policy.values import Cause, Worker
 from ..state.record import Record
 from ..system.process import describe_code
 from .report_writer import ReportWriter
+from .silent_hosts import responds
 
 #: How long a lost worker's own report is waited for.
 LAST_REPORT_S = 0.8
@@ -19,16 +21,29 @@ LAST_REPORT_S = 0.8
 #: How often it is looked for.
 POLL_S = 0.1
 
+#: What ends all processes of a node before one of them can report it.
+KILLED_AT_ONCE = "Slurm kills all when the first one is killed, and the kernel may when memory is short"
+
 #: Phases of a node that ends.
 ENDING = (NodePhase.STOPPING.value, NodePhase.FAILED.value, NodePhase.GONE.value)
 
 
 async def cause_of_loss(
-    worker: Worker, death: Mapping[str, Any], record: Record | None, reports: ReportWriter
+    worker: Worker,
+    death: Mapping[str, Any],
+    record: Record | None,
+    reports: ReportWriter,
+    probe: Callable[[str], Awaitable[bool]] = responds,
 ) -> Cause:
-    """Why a worker has left.  ``death``: the GCS's death info of the node (reason, message)."""
+    """Why a worker has left.  ``death``: the GCS's death info of the node (reason, message).
+
+    ``probe`` says whether the host at an address responds.
+    """
     report = await _last_report(worker.host, record, reports) if record is not None else None
-    return cause(report, death)
+    found = cause(report, death)
+    if record is not None and report is None and worker.ip and await probe(worker.ip):
+        return Cause(f"{found.text}; its host responds, but raycluster there has not reported why")
+    return found
 
 
 def cause(report: NodeReport | None, death: Mapping[str, Any]) -> Cause:
@@ -43,6 +58,27 @@ def cause(report: NodeReport | None, death: Mapping[str, Any]) -> Cause:
     if report is not None and report.message:
         return Cause(report.message, signalled=report.reason == EndReason.SIGNAL.value)
     return Cause(str(death.get("message") or death.get("reason") or "no reason given"))
+
+
+def end_by_report(report: NodeReport | None, since: float) -> EndReport | None:
+    """How a cluster ended by its head's last report; None when that says nothing of an end.
+
+    For a head that was killed while it ended: Slurm kills all processes of a task at once when its first one
+    is killed, where it tracks them by cgroup.  ``since``: when this head began, in Unix seconds.
+
+    >>> end_by_report(NodeReport("n1", "head", "joined", updated=9.0), since=5.0) is None
+    True
+    """
+    if report is None or report.phase not in ENDING or report.updated < since or not report.reason:
+        return None
+    code = report.exit_code if report.exit_code is not None else 128 + signal.SIGKILL
+    return EndReport(report.updated, code, report.reason, report.host, report.message)
+
+
+def end_without_report(host: str, when: float) -> EndReport:
+    """How a cluster ended whose head has gone from a host that runs, before it could report anything."""
+    text = f"raycluster on {host} and all of its processes ended at once without reporting: {KILLED_AT_ONCE}"
+    return EndReport(when, 128 + signal.SIGKILL, EndReason.SUPERVISOR_KILLED.value, host, text)
 
 
 async def _last_report(host: str, record: Record, reports: ReportWriter) -> NodeReport | None:

@@ -91,6 +91,18 @@ async def _only_silent_left(
     return []
 
 
+async def refuses(address: str, port: int, timeout_s: float = PROBE_S) -> bool:
+    """Whether a host has power and network, and no process that listens on a port."""
+    try:
+        _, writer = await within(asyncio.open_connection(address, port), timeout_s)
+    except ConnectionRefusedError:
+        return True
+    except (OSError, asyncio.TimeoutError):
+        return False
+    writer.close()
+    return False
+
+
 async def responds(address: str, port: int = PROBE_PORT, timeout_s: float = PROBE_S) -> bool:
     """Whether a host has power and network: it accepts or refuses a connection.
 

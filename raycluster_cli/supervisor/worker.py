@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,8 +23,9 @@ from .context import Context
 from .discovery import AttemptFailed, ClusterKey, Discovery
 from .head_record import HeadRecord, head_task_probe
 from .joining import Joined, Joiner
+from .losses import LAST_REPORT_S, end_by_report, end_without_report
 from .run import Finished, NodeRun
-from .silent_hosts import cancel_step_without
+from .silent_hosts import cancel_step_without, refuses
 from .usage import tell_usage
 
 #: How long a head with --head-recovery gets to come back.  Less than Ray's raylets wait for it
@@ -191,7 +193,24 @@ class WorkerRun(NodeRun):
         self.post(on.GcsLost(loss.why, loss.silent))
 
     async def _look_for_end(self, wait_s: float) -> None:
-        self.post(on.EndLookedUp(await self.find_end(self.cluster.record or self.record, wait_s)))
+        record = self.cluster.record or self.record
+        end = await self.find_end(record, wait_s)
+        if end is None and record is not None and self.state.lost is not None:
+            end = await self._end_by_report(record)
+        self.post(on.EndLookedUp(end))
+
+    async def _end_by_report(self, record: Record) -> EndReport | None:
+        """The end of a head that was killed before it could write it; now it is written."""
+        head = self.cluster.target.head
+        if head is None:
+            return None
+        report = await self.reports.ask(record.read_node, head.host, timeout_s=LAST_REPORT_S, default=None)
+        end = end_by_report(report, head.started)
+        if end is None and await refuses(head.address_ip, head.port):
+            end = end_without_report(head.host, time.time())
+        if end is not None:
+            self.record_quietly(record.write_end, end)
+        return end
 
     async def find_end(self, record: Record | None, wait_s: float) -> EndReport | None:
         """How the head says that the cluster ended; waits a little for a slow file server."""

@@ -81,6 +81,76 @@ def test_keeper_and_supervisor_are_killed_where_an_agent_is_awake(slurm: Slurm) 
     slurm.assert_nothing_left()
 
 
+# -- the keeper --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["n1", pytest.param("n2", marks=chaos)])
+def test_keeper_is_killed_where_slurm_tracks_by_cgroup(strict_slurm: Slurm, host: str) -> None:
+    """Slurm kills all other processes of the task at once: nothing there can clear up or report its end."""
+    cluster = Cluster.start(strict_slurm).driving()
+    cluster.signal(host, "keeper")
+    end = cluster.job.wait()
+    assert (end.exit_code or 128 + end.signal) == 137, cluster.job.output()
+    assert cluster.end["failed_host"] == host
+    if host == "n1":
+        # Whether the supervisor could write down why is a matter of milliseconds.
+        why = {
+            "keeper-killed": "raycluster's keeper on n1 was killed",
+            "supervisor-killed": "raycluster on n1 and all of its processes ended at once without reporting",
+        }[cluster.end["reason"]]
+        assert cluster.end["message"].startswith(why)
+        for worker in ("n2", "n3"):
+            assert cluster.node(worker)["exit_code"] == 5
+            assert why in cluster.node(worker)["message"]
+    else:
+        assert cluster.end["reason"] == "worker-lost"
+    again = Cluster.start(strict_slurm, "time.sleep(1)")
+    assert again.job.wait().exit_code == 0, again.job.output()
+    strict_slurm.assert_nothing_left()
+
+
+#: For one host: the first child of the first process, which is the supervisor, exits when it is told to.
+ERROR = """
+import os, sys, threading, time
+
+first = True
+
+def exit_when_told():
+    while not os.path.exists("/home/admin/error"):
+        time.sleep(0.05)
+    os._exit(1)
+
+def in_child():
+    if first and sys.argv[1:2] == ["run"] and os.environ.get("SLURMD_NODENAME") == "{host}":
+        threading.Thread(target=exit_when_told, daemon=True).start()
+
+def in_parent():
+    global first
+    first = False
+
+os.register_at_fork(after_in_child=in_child, after_in_parent=in_parent)
+"""
+
+
+@pytest.mark.parametrize("host", ["n2", pytest.param("n1", marks=chaos)])
+def test_supervisor_that_exits_by_an_error_is_cleared_up_after(slurm: Slurm, host: str) -> None:
+    directory = slurm.bed.path("login", "/home/admin/error-of-raycluster")
+    directory.mkdir(exist_ok=True)
+    (directory / "sitecustomize.py").write_text(ERROR.replace("{host}", host))
+    told = slurm.bed.path("login", "/home/admin/error")
+    before = "export PYTHONPATH=/home/admin/error-of-raycluster:$PYTHONPATH"
+    cluster = Cluster.start(slurm, before=before).driving()
+    told.touch()
+    try:
+        end = cluster.job.wait()
+    finally:
+        told.unlink()
+    assert end.exit_code == (5 if host == "n2" else 1), cluster.job.output()
+    assert cluster.end["failed_host"] == host
+    assert "exited with code 1 without clearing up" in cluster.node(host)["message"]
+    slurm.assert_nothing_left()
+
+
 # -- what Ray's processes need -----------------------------------------------------------------------
 
 

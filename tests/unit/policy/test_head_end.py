@@ -263,3 +263,11 @@ def test_whether_the_job_is_queued_again(
 ) -> None:
     played = play(given, *all_in(), *events, around=Around(driver_code=driver_code))
     assert (played.leave.end.code, played.leave.requeue) == (code, requeued)
+
+
+def test_a_head_whose_keeper_was_killed_writes_its_end_before_all_else() -> None:
+    """Slurm may kill it at any moment."""
+    played = play(rules(has_driver=True), *all_in(), (5, on.KeeperEnded()), around=Around(driver_takes_s=3))
+    first = next(action for when, action in played.done if when >= 5)
+    assert isinstance(first, do.WriteEnd)
+    assert (first.end.code, first.end.reason) == (137, "keeper-killed")

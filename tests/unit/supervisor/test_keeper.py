@@ -157,3 +157,13 @@ def test_a_keeper_that_is_killed_is_seen_by_the_supervisor(node: Node) -> None:
     node.process.kill()
     wait_until(lambda: seen.exists() and not is_running(supervisor), timeout_s=DEADLINE_S, what="its end")
     assert seen.read_bytes() == b""
+
+
+def test_the_kernel_kills_the_keeper_last_for_lack_of_memory(node: Node) -> None:
+    node.start("hear()")
+    assert node.process is not None
+    keeper, *others = (
+        int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+        for pid in (node.process.pid, node.supervisor, node.daemon)
+    )
+    assert others == [min(keeper + 100, 1000)] * 2

@@ -16,7 +16,7 @@ import pytest
 from raycluster_cli.model.errors import RayclusterError
 from raycluster_cli.model.record import NodeReport
 from raycluster_cli.slurm.allocation import Allocation
-from raycluster_cli.supervisor.silent_hosts import cancel_step_without, responds
+from raycluster_cli.supervisor.silent_hosts import cancel_step_without, refuses, responds
 from raycluster_cli.system.process import Reaper
 
 STEP = Allocation("7", ("n1", "n2", "n3"), step_id="0", step_nodes=("n1", "n2", "n3"), node_name="n1")
@@ -95,7 +95,9 @@ def test_a_host_that_refuses_responds() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = int(server.getsockname()[1])
         assert asyncio.run(responds("127.0.0.1", port))
+        assert not asyncio.run(refuses("127.0.0.1", port))
     assert asyncio.run(responds("127.0.0.1", port))
+    assert asyncio.run(refuses("127.0.0.1", port))
     assert asyncio.run(responds("no-such-host.invalid"))
 
 
@@ -108,3 +110,4 @@ def test_a_host_that_says_nothing_does_not_respond() -> None:
             waiting.setblocking(False)
             waiting.connect_ex(("127.0.0.1", port))
         assert not asyncio.run(responds("127.0.0.1", port, timeout_s=0.5))
+        assert not asyncio.run(refuses("127.0.0.1", port, timeout_s=0.5))
