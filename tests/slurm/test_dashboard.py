@@ -94,7 +94,7 @@ def cluster(jobs: Slurm, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     )
     try:
         output = job.wait_for("dashboard: http://", timeout_s=SLOW_S)
-        assert ("others reach the dashboard" in output) == (host == ALL)
+        assert ("others can connect to the dashboard" in output) == (host == ALL)
         token = jobs.bed.path(LOGIN, f"/home/alice/.raycluster/bed/{job.id}/token").read_text()
         yield Cluster(jobs, job, host, head_is_up(jobs.bed, job), token)
     finally:
@@ -130,7 +130,7 @@ def test_the_way_to_it_is_told(cluster: Cluster) -> None:
     assert done.stdout.splitlines()[2:] == [
         f"    {way[cluster.listens]}",
         "",
-        "and open http://localhost:8265",
+        "Then open http://localhost:8265",
     ]
     assert done.stderr == f"The dashboard asks for the cluster's token: cat {cluster.token_path}\n"
     there = cluster.raycluster("exec", cluster.job.id, "--", "raycluster", "dashboard", cluster.job.id)
@@ -257,7 +257,7 @@ def test_where_nobody_may_log_in_to_nodes_that_is_said(cluster: Cluster) -> None
     done = cluster.raycluster("dashboard", cluster.job.id, "--open")
     assert done.returncode == 1
     assert "Connection refused" in done.stderr
-    assert "raycluster: error: ssh to n1 made no tunnel (code 255)" in done.stderr
+    assert "raycluster: error: ssh to n1 opened no tunnel (exit code 255)" in done.stderr
     assert "--dashboard-host 0.0.0.0" in done.stderr
     assert ssh_processes(cluster.bed, LOGIN) == ""
 
