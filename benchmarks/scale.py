@@ -185,7 +185,7 @@ def contexts(state_dir: Path, hosts: list[str]) -> list[Context]:
         Context(
             settings=Settings(state_dir=str(state_dir)),
             env={},
-            allocation=replace(first, procid=number, nodeid=number, node_name=host),
+            allocation=first.but(procid=number, nodeid=number, node_name=host),
             role=Role.WORKER,
             key="1",
             slurm_cluster="scale",

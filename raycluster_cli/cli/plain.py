@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from ..model.errors import RayclusterError
 from ..model.settings import STARTERS, Settings, option_name, settings_of, variable_name
+from ..model.value import Value
 
 _FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(Value):
     """What a command line says."""
 
     command: str

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass
 
 from .errors import UsageError
+from .value import Value
 
 
 class WorkerLossAction(str, enum.Enum):
@@ -20,8 +20,7 @@ class WorkerLossAction(str, enum.Enum):
     """Wait for a replacement; end the cluster when none has joined in time."""
 
 
-@dataclass(frozen=True)
-class WorkerLossPolicy:
+class WorkerLossPolicy(Value):
     """A parsed --on-worker-loss."""
 
     kind: WorkerLossAction

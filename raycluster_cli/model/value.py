@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 T = TypeVar("T")
+V = TypeVar("V", bound="Value")
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -55,6 +56,15 @@ class Value:
 
         def __setattr__(self, name: str, value: object) -> None:
             raise AttributeError(f"{type(self).__name__} cannot be changed")
+
+    def but(self: V, **changes: object) -> V:
+        """The same with other values in these fields.
+
+        >>> Value().but(x=1)
+        Traceback (most recent call last):
+        TypeError: Value: 'x' is unknown, or given twice
+        """
+        return type(self)(**{**self.__dict__, **changes})
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.__dict__ == other.__dict__

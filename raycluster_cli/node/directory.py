@@ -32,7 +32,6 @@ import errno
 import fcntl
 import json
 import os
-import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -78,7 +77,7 @@ class NodeRoot:
 
     def write_token(self, token: str) -> Path:
         """Write the cluster's token into the directory, readable for this user only.  Raises OSError."""
-        beside = self.path / f".token.{secrets.token_hex(4)}"
+        beside = self.path / f".token.{os.urandom(4).hex()}"
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, token.encode())
@@ -178,7 +177,7 @@ def _make(
     where: Candidate, key: str, role: str, keeper: ProcessRef | None, job: str, passed_over: Sequence[str]
 ) -> NodeRoot:
     for _ in range(100):
-        path = where.real / root_name(os.geteuid(), secrets.token_hex(4))
+        path = where.real / root_name(os.geteuid(), os.urandom(4).hex())
         try:
             os.mkdir(path, 0o700)
             break

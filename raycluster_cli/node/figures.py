@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from ..model.value import Value
 
 MIB = 1024**2
 
 
-@dataclass(frozen=True)
-class Figure:
+class Figure(Value):
     """A number and where it was read."""
 
     value: int
     source: str
 
 
-@dataclass(frozen=True)
-class Grant:
+class Grant(Value):
     """What one kind of thing this node grants: the smallest of the candidates."""
 
     value: int

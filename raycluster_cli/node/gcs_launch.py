@@ -6,10 +6,10 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..model.errors import RayclusterError
+from ..model.value import Value
 from ..rayproc.address import host_of, port_of
 from ..rayproc.health import Outcome, tcp_probe
 from ..system.process import Child, Reaper
@@ -18,8 +18,7 @@ from ..system.process import Child, Reaper
 GCS_START_S = 20.0
 
 
-@dataclass(frozen=True)
-class GcsLaunch:
+class GcsLaunch(Value):
     """How a running GCS was started, read from /proc."""
 
     argv: tuple[str, ...]

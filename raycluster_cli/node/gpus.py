@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from ..model.value import Value
 from ..slurm.allocation import Allocation
 from ..system.report import count
 from .figures import Figure, Grant, read, smallest
@@ -22,8 +22,7 @@ VISIBLE_DEVICES = {
 }
 
 
-@dataclass(frozen=True)
-class Devices:
+class Devices(Value):
     vendor: str
     variable: str
     visible: tuple[str, ...] | None

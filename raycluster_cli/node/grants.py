@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from ..model.value import Value
 from ..slurm.allocation import Allocation
 from .cpus import granted_cpus
 from .figures import Figure, Grant
@@ -20,8 +20,7 @@ from .labels import slurm_labels
 from .memory import SharedMemory, granted_memory, shared_memory
 
 
-@dataclass(frozen=True)
-class HostFacts:
+class HostFacts(Value):
     """What this node grants to this step, and how we know."""
 
     cpus: Grant

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ..model.value import Value
 from ..slurm.allocation import Allocation
 from ..system import cgroups
 from ..system.report import count
 from .figures import MIB, Figure, Grant, read, smallest
 
 
-@dataclass(frozen=True)
-class SharedMemory:
+class SharedMemory(Value):
     """The file system at /dev/shm."""
 
     total_bytes: int
@@ -80,7 +78,7 @@ def is_in_memory(path: Path, *, root: Path = Path("/")) -> bool:
 
 def shared_memory(path: Path) -> SharedMemory:
     try:
-        usage = shutil.disk_usage(path)
+        space = os.statvfs(path)
     except OSError:
         return SharedMemory(0, 0)
-    return SharedMemory(usage.total, usage.free)
+    return SharedMemory(space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize)

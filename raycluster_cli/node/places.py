@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..model.errors import in_words
+from ..model.value import Value
 from ..system.proctree import PROC
 
 RAY_DIR = "r"
@@ -38,8 +38,7 @@ LOCAL = {
 """Types that are known to be local.  Any other is taken only when there is no known one."""
 
 
-@dataclass(frozen=True)
-class Mount:
+class Mount(Value):
     point: str
     type: str
     read_only: bool = False
@@ -95,8 +94,7 @@ def unique(paths: Iterable[Path]) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(Value):
     """A directory in which a root could be made, or why it cannot."""
 
     given: Path

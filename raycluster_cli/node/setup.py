@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from ..model.errors import RayclusterError
 from ..model.settings import Settings
 from ..model.status import Role
+from ..model.value import Value
 from ..rayproc.address import is_loopback, join_host_port
 from ..rayproc.environment import SCRUBBED, uses_proxy
 from ..rayproc.plan import NodePlan, TlsFiles, ports_for_restart
@@ -46,8 +46,7 @@ REMOVE_S, HURRIED_REMOVE_S = 60.0, 2.0
 RESOLVED_NODES, RESOLVE_S = 128, 3.0
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(Value):
     """What this node grants and the address that the cluster uses for it."""
 
     address: NodeAddress

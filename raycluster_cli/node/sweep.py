@@ -16,9 +16,9 @@ import signal
 import stat
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from ..model.value import Value
 from ..system.proctree import PROC, ProcessRef, Stat, all_stats, is_running, kernel_identity, send_signal
 from ..system.removal import open_directory, remove_tree
 from .directory import ENV_MARK, root_name
@@ -28,8 +28,7 @@ _YOUNG_S = 60.0
 """A root without about.json is left alone for so long: the process that makes it may be about to lock it."""
 
 
-@dataclass(frozen=True)
-class Swept:
+class Swept(Value):
     """A stale root, and what the sweep did with it."""
 
     path: Path

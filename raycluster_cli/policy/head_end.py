@@ -144,5 +144,5 @@ def driver_stopped(rules: HeadRules, state: HeadState, event: on.DriverStopped, 
         code = shell_code(event.code)
         asks = code == rules.requeue_code and rules.requeue_on_preempt
         if end.reason == EndReason.TIME_LIMIT.value or asks:
-            end = replace(end, code=code, message=f"{end.message}; the driver ended with code {code}")
+            end = end.but(code=code, message=f"{end.message}; the driver ended with code {code}")
     return _leave(rules, state, end)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..model.loss_policy import WorkerLossPolicy
+from ..model.value import Value
 from . import events as on
 from .actions import Action
 from .loss import workers_needed
@@ -13,8 +14,7 @@ from .stopping import Hurrying
 from .values import End, Phase, Worker, WorkerReport
 
 
-@dataclass(frozen=True)
-class HeadRules:
+class HeadRules(Value):
     """What a head's decisions depend on beside what happens: its settings and its allocation."""
 
     host: str

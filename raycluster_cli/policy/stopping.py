@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
 
 from ..model.errors import ExitCode
 from ..model.status import EndReason
+from ..model.value import Value
 from .actions import Action, Arm, Hurry, Say
 from .events import SignalReceived
 from .values import End
@@ -34,8 +34,7 @@ SAME_SIGNAL_S = 1.5
 HURRY = "hurry"
 
 
-@dataclass(frozen=True)
-class Hurrying:
+class Hurrying(Value):
     """Whether the end is cut short, and when it will be."""
 
     at: float | None = None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
 from ..model.errors import ExitCode
 from ..model.status import EndReason
+from ..model.value import Value
 
 
 class Phase(enum.Enum):
@@ -26,8 +26,7 @@ class Phase(enum.Enum):
     """The end is known; the driver, then Ray are being ended."""
 
 
-@dataclass(frozen=True)
-class End:
+class End(Value):
     """How a run ended: its exit code, and who or what was the reason."""
 
     code: int
@@ -59,8 +58,7 @@ class End:
         return self.code != ExitCode.OK and self.reason != EndReason.STOP.value
 
 
-@dataclass(frozen=True)
-class Worker:
+class Worker(Value):
     """A worker as the GCS knows it."""
 
     node_id: str
@@ -68,8 +66,7 @@ class Worker:
     ip: str = ""
 
 
-@dataclass(frozen=True)
-class Cause:
+class Cause(Value):
     """Why a worker was lost, as far as it is known."""
 
     text: str
@@ -77,8 +74,7 @@ class Cause:
     """It was told to end by a signal: the same signal is on its way to every node."""
 
 
-@dataclass(frozen=True)
-class WorkerReport:
+class WorkerReport(Value):
     """What a worker that is waited for last reported."""
 
     phase: str

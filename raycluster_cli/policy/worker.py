@@ -15,6 +15,7 @@ from ..model.errors import ExitCode
 from ..model.loss_policy import WorkerLossPolicy
 from ..model.record import EndReport
 from ..model.status import EndReason, NodePhase
+from ..model.value import Value
 from ..system.process import describe_code
 from ..system.report import count
 from . import events as on
@@ -69,8 +70,7 @@ HEAD_LOST = (
 LOOK = "look"
 
 
-@dataclass(frozen=True)
-class WorkerRules:
+class WorkerRules(Value):
     """What a worker's decisions depend on beside what happens."""
 
     host: str

@@ -14,8 +14,8 @@ import asyncio
 import random
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from ..model.value import Value
 from .health import HealthChannel
 
 #: How long the GCS may take to answer a check; a GCS stopped for 5 s misses one at most.
@@ -28,8 +28,7 @@ FAILED_CHECKS = 2
 RETRY_S = 0.2
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(Value):
     """Why the GCS counts as lost."""
 
     why: str

@@ -19,9 +19,9 @@ import ipaddress
 import os
 import socket
 import ssl
-from dataclasses import dataclass
 from functools import partial
 
+from ..model.value import Value
 from ..system.waiting import done_within, in_thread, within
 from .address import join_host_port
 
@@ -45,8 +45,7 @@ class Outcome(str, enum.Enum):
     """A problem of this node itself, such as too many open files."""
 
 
-@dataclass(frozen=True)
-class Probe:
+class Probe(Value):
     outcome: Outcome
     detail: str = ""
     """The system's message, where it says more than the outcome."""

@@ -11,7 +11,6 @@ Made by the `openssl` program: see docs/decisions/0007.
 from __future__ import annotations
 
 import os
-import shutil
 import ssl
 import subprocess
 import time
@@ -20,6 +19,8 @@ from pathlib import Path
 
 from ..model.errors import RayclusterError, UsageError
 from ..system.process import Reaper
+from ..system.removal import remove_tree
+from ..system.waiting import find_within
 from .plan import TlsFiles
 
 #: How long one call of openssl may take; it needs some milliseconds, more where the kernel lacks entropy.
@@ -102,7 +103,7 @@ async def make_authority(directory: Path, env: Mapping[str, str], reaper: Reaper
     await _openssl(key_command("authority", "raycluster authority"), directory, env, reaper)
     await _openssl(sign_command("authority", "authority", signer, time.time()), directory, env, reaper)
     text = (directory / "authority.key").read_text() + (directory / "authority.pem").read_text()
-    shutil.rmtree(directory)
+    _remove(directory)
     return text
 
 
@@ -149,16 +150,20 @@ def files_in(env: Mapping[str, str]) -> TlsFiles | None:
 
 
 def _prepare(directory: Path, names: str) -> None:
-    if directory.exists():
-        shutil.rmtree(directory)
+    _remove(directory)
     directory.mkdir(mode=0o700)
     (directory / "openssl.cnf").write_text(_CONFIGURATION.format(names=names))
     (directory / "index").touch()
 
 
+def _remove(directory: Path) -> None:
+    if left := remove_tree(directory):
+        raise RayclusterError(f"the keys of a cluster before this one could not be removed: {left[0]}.")
+
+
 async def _openssl(command: list[str], directory: Path, env: Mapping[str, str], reaper: Reaper) -> None:
     """Run one openssl in ``directory``.  Not by subprocess.run: every child is the reaper's."""
-    program = shutil.which("openssl", path=env.get("PATH"))
+    program = await find_within("openssl", env)
     if program is None:
         raise UsageError(
             "--tls needs the program `openssl`, which makes the cluster's keys; it was not found in PATH.",

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from ..model.value import Value
 from .boot import companion_command
 
 
-@dataclass(frozen=True)
-class WarmCompanion:
+class WarmCompanion(Value):
     """A companion that is importing Ray."""
 
     pid: int

@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from ..model.errors import UsageError
+from ..model.value import Value
 from .hostlist import parse_hostlist
 from .malformed import quoted
 from .quantities import parse_counts, parse_gpu_count, parse_memory_mib
@@ -62,8 +62,7 @@ def _component_variable(env: Mapping[str, str], name: str, component: int) -> st
     return new if new in env or old not in env else old
 
 
-@dataclass(frozen=True)
-class Allocation:
+class Allocation(Value):
     """What Slurm says of the job and, in a task, of the step and of this process's place in the step."""
 
     job_id: str

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import IO
 
 from ..model.errors import RayclusterError
 from ..system.process import Reaper
-from ..system.waiting import call_within
+from ..system.waiting import find_within
 
 #: How long scontrol or srun may take; slurmctld can be busy, and the cluster works without the answer.
 COMMAND_TIMEOUT_S = 30.0
@@ -33,12 +32,7 @@ async def run_command(
     ``timeout_s``; it is killed then, as it is when the caller is cancelled.
     """
     name = command[0]
-    try:
-        program = await call_within(timeout_s, lambda: shutil.which(name, path=env.get("PATH")))
-    except asyncio.TimeoutError:
-        raise RayclusterError(
-            f"{name} was not found within {timeout_s:g} s: a directory in PATH does not respond."
-        ) from None
+    program = await find_within(name, env, timeout_s=timeout_s)
     if program is None:
         raise RayclusterError(f"{name} was not found in PATH (in a container it is often missing).")
     try:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from ..model.errors import RayclusterError
+from ..model.value import Value
 from ..system.process import Reaper, describe_code
 from .command import run_command
 from .queue import parse_time
@@ -42,8 +42,7 @@ async def job_end_time(job_id: str, env: Mapping[str, str], reaper: Reaper) -> f
     return parse_end_time(text) if code == 0 else None
 
 
-@dataclass(frozen=True)
-class JobFacts:
+class JobFacts(Value):
     """What `scontrol show job` says of a running job beside its times."""
 
     output: str = ""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from ..model.errors import RayclusterError
+from ..model.value import Value
+from ..system.programs import find_program
 
 #: How long squeue and scancel may take; a busy controller answers late.
 SQUEUE_TIMEOUT_S = 8.0
@@ -67,8 +67,7 @@ def outside_job(env: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(Value):
     """A job as squeue shows it."""
 
     id: str
@@ -133,7 +132,7 @@ def query_jobs(env: Mapping[str, str], *, run: Run = subprocess.run) -> dict[str
 
     Blocks meanwhile: not for an event loop.
     """
-    program = shutil.which("squeue", path=env.get("PATH"))
+    program = find_program("squeue", env)
     if program is None:
         return None
     argv = [program, "--noheader", "--states=all", f"--user={os.getuid()}", f"--format={_FORMAT}"]
@@ -164,7 +163,7 @@ def cancel_job(
 ) -> None:
     """Cancel a job, or one step of it, with scancel.  Raises RayclusterError with scancel's own message."""
     what = f"{job_id}.{step}" if step else job_id
-    program = shutil.which("scancel", path=env.get("PATH"))
+    program = find_program("scancel", env)
     if program is None:
         raise RayclusterError(
             f"job {what} cannot be cancelled here: scancel was not found in PATH.",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Mapping
+
+from ..system.programs import find_program
 
 #: How long scontrol may take; a busy controller answers late.
 SCONTROL_TIMEOUT_S = 8.0
@@ -28,7 +29,7 @@ def query_config(env: Mapping[str, str], *, run: Run = subprocess.run) -> dict[s
 
     Blocks meanwhile: not for an event loop.
     """
-    program = shutil.which("scontrol", path=env.get("PATH"))
+    program = find_program("scontrol", env)
     if program is None:
         return {}
     try:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from typing import IO
 
 from ..model.errors import RayclusterError
 from ..system.process import Reaper
-from ..system.waiting import done_within
+from ..system.waiting import done_within, find_within
 from .allocation import Allocation
 from .queue import outside_job
 
@@ -61,7 +60,7 @@ async def cancel_step_after(
     Returns when the step that does so has begun.  Raises RayclusterError where it does not begin.
     """
     command = cancelling_step(allocation, node, pid)
-    program = shutil.which(command[0], path=env.get("PATH"))
+    program = await find_within(command[0], env)
     if program is None:
         raise RayclusterError("srun was not found in PATH (in a container it is often missing).")
     child = reaper.spawn(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..model.errors import UsageError
+from ..system.removal import remove_tree
 from .record import Record
 
 KEEP_RECORDS_S = 30 * 86400.0
@@ -113,7 +113,6 @@ def prune(
                 touched = max((e.stat(follow_symlinks=False).st_mtime for e in entries), default=0.0)
         except OSError:
             continue
-        if touched < before:
-            shutil.rmtree(record.path, ignore_errors=True)
+        if touched < before and not remove_tree(record.path):
             removed.append(record.path)
     return removed

@@ -15,7 +15,6 @@ import errno
 import os
 import pwd
 import re
-import secrets
 import socket
 import stat
 from pathlib import Path
@@ -46,7 +45,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
     Raises RayclusterError.
     """
-    beside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}")
+    beside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import socket
 import time
 from collections.abc import Callable
@@ -64,7 +63,7 @@ class Leases:
             create_time=me.start_ticks if me else 0,
             since=time.time(),
             **kernel_identity(),
-            nonce=secrets.token_hex(16),
+            nonce=os.urandom(16).hex(),
         )
         for _ in range(20):
             number, holder = self._last()
@@ -196,7 +195,7 @@ class Leases:
 
     def _server_now(self) -> float:
         """The present time in Unix seconds, by the clock of the file server."""
-        probe = self.path / f".now.{secrets.token_hex(8)}"
+        probe = self.path / f".now.{os.urandom(8).hex()}"
         try:
             os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             try:

@@ -38,7 +38,6 @@ import contextlib
 import dataclasses
 import os
 import re
-import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -46,6 +45,7 @@ from pathlib import Path
 
 from ..model.record import EndReport, HeadInfo, Lease, NodeReport, StopRequest, decode
 from ..system.proctree import ProcessRef, is_running
+from ..system.removal import remove_tree
 from .events import EventLog
 from .files import needs, own_directory, own_state_dir, part, read_bytes, user, write_whole
 from .lease import LEASE_STALE_S, Leases
@@ -160,7 +160,7 @@ class Record(EventLog, UsageFiles):
         with contextlib.suppress(OSError):
             kept = sorted(name for name in os.listdir(self.path / "earlier") if name.isdigit())
             for name in sorted(kept, key=int)[:-1]:
-                shutil.rmtree(self.path / "earlier" / name, ignore_errors=True)
+                remove_tree(self.path / "earlier" / name)
         self.leases.remove_old()
 
     # ------------------------------------------------------------------ head, nodes and the end

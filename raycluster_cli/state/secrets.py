@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ class Secrets:
 
         Made by the head after take_lease().  From here on nothing that this object writes holds it.
         """
-        token = secrets.token_hex(32)
+        token = os.urandom(32).hex()
         path = self.token_path
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

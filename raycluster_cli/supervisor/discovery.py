@@ -18,6 +18,7 @@ from typing import Protocol
 
 from ..model.record import HeadInfo
 from ..model.status import HeadState
+from ..model.value import Value
 from ..rayproc.address import join_host_port
 from ..rayproc.health import Outcome, Probe, tcp_probe
 from ..slurm.allocation import Allocation
@@ -50,8 +51,7 @@ class AttemptFailed(Exception):
         return f"{self.kind} ({self.message.rstrip('.')})" if self.message else self.kind
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(Value):
     """Where the head is, and how we know that it is the right one."""
 
     ip: str
@@ -100,8 +100,7 @@ class Pace:
         return now * self.jitter()
 
 
-@dataclass(frozen=True)
-class ClusterKey:
+class ClusterKey(Value):
     """Which cluster a worker belongs to."""
 
     slurm_cluster: str

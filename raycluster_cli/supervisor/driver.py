@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
-import shutil
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +24,7 @@ from ..system.proctree import (
     identify,
     send_signal,
 )
+from ..system.programs import find_program
 from ..system.waiting import set_within
 
 #: In the environment of the driver's processes: which supervisor started it.
@@ -39,14 +38,14 @@ FIRST_POLL_S = 0.01
 LAST_POLL_S = 0.1
 
 
-def find_program(argv: Sequence[str], env: Mapping[str, str]) -> str:
+def find_driver(argv: Sequence[str], env: Mapping[str, str]) -> str:
     """The file that the driver's first word names.
 
     Looked up before anything is started: a misspelt driver must not cost the start of a
     cluster.  Raises UsageError.
     """
     program = argv[0]
-    found = shutil.which(program, path=env.get("PATH"))
+    found = find_program(program, env)
     if found:
         return found
     if os.path.isfile(program):
@@ -105,11 +104,11 @@ class Driver:
 
         ``own_session``: None for what the class's docstring says.
         """
-        program = find_program(argv, env)
+        program = find_driver(argv, env)
         if own_session is None:
             own_session = not has_terminal()
         me = identify(os.getpid())
-        mark = f"{me.pid}-{me.start_ticks}" if me else secrets.token_hex(8)
+        mark = f"{me.pid}-{me.start_ticks}" if me else os.urandom(8).hex()
         child = reaper.spawn(
             [program, *argv[1:]], "driver", env={**env, MARK: mark}, start_new_session=own_session
         )

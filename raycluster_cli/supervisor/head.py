@@ -24,7 +24,7 @@ from ..system.cgroups import oom_kills
 from ..system.process import Child
 from ..system.report import command_text, count, duration
 from .context import Context
-from .driver import Driver, find_program
+from .driver import Driver, find_driver
 from .head_guards import HeadGuards
 from .head_start import HeadStart, restart_head
 from .losses import cause_of_loss
@@ -61,7 +61,7 @@ class HeadRun(NodeRun):
         self._lost: dict[str, str] = {}
         """The addresses of hosts that have lost a worker, by name."""
         if context.driver and context.allocation is None:
-            find_program(context.driver, context.env)
+            find_driver(context.driver, context.env)
 
     def step(self, event: object, now: float) -> list[do.Action]:
         before = self.state.workers

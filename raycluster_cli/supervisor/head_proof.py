@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
+import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from ..model.record import HeadInfo, decode
+from ..model.value import Value
 from ..system.port_locks import UNIT, PortLocks
 from ..system.port_probe import any_address, tcp_socket
 from ..system.ports import HIGHEST, LOCK_NAME, LOWEST
@@ -49,8 +49,7 @@ _TOLD = (
 )
 
 
-@dataclass(frozen=True)
-class ProvenHead:
+class ProvenHead(Value):
     """A head that has shown that it has the token."""
 
     cluster_key: str
@@ -210,7 +209,7 @@ async def ask_for_proof(
 
 
 async def _ask(host: str, port: int, token: str) -> ProvenHead | None:
-    nonce = secrets.token_bytes(NONCE_BYTES)
+    nonce = os.urandom(NONCE_BYTES)
     reader, writer = await asyncio.open_connection(host, port, limit=MAX_ANSWER_BYTES)
     try:
         writer.write(MAGIC + nonce)

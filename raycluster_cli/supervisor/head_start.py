@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-import secrets
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from ..rayproc.failure import StartFailure
 from ..slurm.allocation import Allocation
 from ..slurm.hostlist import format_hostlist
 from ..state.record import Record
-from .driver import find_program
+from .driver import find_driver
 from .head_entry import HeadEntry
 from .head_proof import HeadProof, identity_of
 from .versions import python_version
@@ -42,7 +42,7 @@ class HeadStart:
         self._context = run.context
         self._settings = run.settings
         self.entry = HeadEntry(self._write_head)
-        token, nonce = run.context.own_token, secrets.token_hex(16)
+        token, nonce = run.context.own_token, os.urandom(16).hex()
         self.identity = identity_of(token, nonce) if token else nonce
         self._proof = (
             HeadProof(token, run.context.cluster_key, nonce, lambda: self.entry.info)
@@ -64,7 +64,7 @@ class HeadStart:
         run.post(on.LeaseTaken())
         # In a job not earlier: other tasks wait for this one, and learn of its failure from the record.
         if self._context.driver:
-            find_program(self._context.driver, self._context.env)
+            find_driver(self._context.driver, self._context.env)
         node = await run.make_node()
         node.on_dashboard = lambda url: self.entry.update(dashboard=url)
         run.keep(node_root=str(node.root.path))
@@ -139,7 +139,7 @@ class HeadStart:
             return ""
         own = self._context.own_token
         if own or run.record is None:
-            return own or secrets.token_hex(32)
+            return own or os.urandom(32).hex()
         return await run.on_record(run.record.make_token)
 
     def _warn_of_open_dashboard(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from ..model.errors import ExitCode, WorkersMissingError
 from ..model.settings import Settings
 from ..model.status import NodePhase
+from ..model.value import Value
 from ..policy.values import End
 from ..policy.worker import end_of_cluster
 from ..rayproc.companion_client import CompanionClient, Started
@@ -59,8 +60,7 @@ class JoiningNode(Protocol):
     ) -> Started: ...
 
 
-@dataclass(frozen=True)
-class Joined:
+class Joined(Value):
     """A worker that has joined: its head, and the cluster's record where there is one."""
 
     target: Target

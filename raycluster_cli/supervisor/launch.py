@@ -6,19 +6,18 @@ import os
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from ..model.errors import UsageError
 from ..model.settings import Settings
 from ..model.token import own_token
+from ..model.value import Value
 from ..rayproc.warm import WarmCompanion
 from ..slurm.allocation import Allocation
 from ..state.location import state_dir
 from ..system.keeper_link import Keeper
 
 
-@dataclass(frozen=True)
-class Launcher:
+class Launcher(Value):
     """Starts nodes in this process: what it was given at its very start."""
 
     env: Mapping[str, str]

@@ -10,23 +10,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+from ..model.value import Value
 
 UNLIMITED_BYTES = 1 << 60
 """There is no limit from this value on: version 1 has 9223372036854771712, depending on the page size."""
 
 
-@dataclass(frozen=True)
-class Limit:
+class Limit(Value):
     """A limit, and the file and group that set it."""
 
     value: int
     source: str
 
 
-@dataclass(frozen=True)
-class _Mount:
+class _Mount(Value):
     """A mounted cgroup tree: its mount point, and the group at its top."""
 
     point: PurePosixPath

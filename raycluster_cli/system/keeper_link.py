@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-from dataclasses import dataclass
+
+from ..model.value import Value
 
 #: Signals that reach the keeper and are told to the supervisor.
 RELAYED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
-@dataclass(frozen=True)
-class Keeper:
+class Keeper(Value):
     """The supervisor's end of the two pipes that it shares with its keeper."""
 
     relay_fd: int

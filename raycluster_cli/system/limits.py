@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from ..model.value import Value
 from .cgroups import Limit, process_limits
 
 NEEDED_FILES = 4096
@@ -23,8 +23,7 @@ THREADS_OF_RAY = 1000
 """Threads of Ray's own processes on a node, with some to spare for the user's other jobs."""
 
 
-@dataclass(frozen=True)
-class LimitReport:
+class LimitReport(Value):
     """The limits, as counts (-1: no limit), before and after they were raised, and warnings."""
 
     files: int

@@ -14,10 +14,10 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ..model.errors import UsageError
+from ..model.value import Value
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -34,8 +34,7 @@ RESOLVE_S = 10.0
 _ELSEWHERE = ("192.0.2.1", "2001:db8::1")
 
 
-@dataclass(frozen=True)
-class InterfaceAddress:
+class InterfaceAddress(Value):
     """One address of one interface of this node."""
 
     interface: str
@@ -58,8 +57,7 @@ class InterfaceAddress:
         return ""
 
 
-@dataclass(frozen=True)
-class NodeAddress:
+class NodeAddress(Value):
     """The address of this node, its interface, and why it was chosen (for the log)."""
 
     ip: str

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from ..model.value import Value
 
 HEAD_ONLY = ("gcs", "dashboard", "ray_client_server", "autoscaler_metrics", "dashboard_metrics")
 # The order is the layout: `gcs` must stay first, since workers derive it from the key.
@@ -22,8 +21,7 @@ LAYOUT = (
 )
 
 
-@dataclass(frozen=True)
-class PortMap:
+class PortMap(Value):
     """Every port of a Ray node.  Those of the head's services are 0 on a worker."""
 
     node_manager: int
@@ -46,8 +44,7 @@ class PortMap:
     def as_dict(self) -> dict[str, int | list[int]]:
         """The ports that this node has, by name, for the record and the screen."""
         found: dict[str, int | list[int]] = {}
-        for each in dataclasses.fields(self):
-            value = getattr(self, each.name)
+        for name, value in vars(self).items():
             if value:
-                found[each.name] = list(value) if isinstance(value, tuple) else value
+                found[name] = list(value) if isinstance(value, tuple) else value
         return found

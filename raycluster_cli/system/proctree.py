@@ -13,24 +13,23 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from ..model.value import Value
 
 PROC = Path("/proc")
 
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>, since Linux 3.4
 
 
-@dataclass(frozen=True)
-class ProcessRef:
+class ProcessRef(Value):
     """A process: its id, and its start in clock ticks since boot (/proc/PID/stat, field 22)."""
 
     pid: int
     start_ticks: int
 
 
-@dataclass(frozen=True)
-class Stat:
+class Stat(Value):
     """The fields of /proc/PID/stat that this module uses."""
 
     pid: int

@@ -11,8 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
+
+from ..model.errors import RayclusterError
+from .programs import find_program
+
+#: How long the file systems of PATH may take to say which file a program is.
+FIND_S = 30.0
 
 T = TypeVar("T")
 
@@ -99,3 +105,22 @@ async def call_within(timeout_s: float, call: Callable[..., T], *args: Any) -> T
     The thread then stays until the call returns; it does not keep the process from ending.
     """
     return await within(in_thread(call, *args), timeout_s)
+
+
+async def find_within(
+    name: str,
+    env: Mapping[str, str],
+    *,
+    timeout_s: float = FIND_S,
+    find: Callable[[str, Mapping[str, str]], str | None] = find_program,
+) -> str | None:
+    """The file that a shell runs for ``name`` (:func:`.programs.find_program`); None when there is none.
+
+    Raises RayclusterError when a file system does not respond.
+    """
+    try:
+        return await call_within(timeout_s, find, name, env)
+    except asyncio.TimeoutError:
+        raise RayclusterError(
+            f"{name} was not found within {timeout_s:g} s: a directory in PATH does not respond."
+        ) from None

@@ -39,6 +39,12 @@ def test_it_cannot_be_changed() -> None:
         Point(1).x = 2  # type: ignore[misc]
 
 
+def test_the_same_with_other_values() -> None:
+    assert Named(1, name="a").but(y=2) == Named(1, 2, "a")
+    with pytest.raises(TypeError, match="Point: 'z' is unknown"):
+        Point(1).but(z=2)
+
+
 @pytest.mark.parametrize(
     ("args", "more", "text"),
     [

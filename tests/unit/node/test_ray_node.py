@@ -273,7 +273,7 @@ def test_a_gcs_that_does_not_start_again_says_where_its_log_is() -> None:
             await one.start()
             launch = one.node._gcs_launch
             assert launch is not None
-            one.node._gcs_launch = replace(launch, argv=("/bin/false",))
+            one.node._gcs_launch = launch.but(argv=("/bin/false",))
             await one.node.children["gcs_server"].stop(0)
             with pytest.raises(RayclusterError, match="did not start again") as caught:
                 await one.node.restart_gcs()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import doctest
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -42,7 +41,7 @@ def node(
         shm_free_bytes=(shm_mib if shm_free_mib is None else shm_free_mib) * MIB,
         gpus=Grant(gpus, "SLURM_GPUS_ON_NODE", warnings=("bound",) if more.pop("bound", False) else ()),
     )
-    return replace(facts, **more)
+    return facts.but(**more)
 
 
 def test_docstring_examples() -> None:

@@ -98,7 +98,7 @@ def test_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return subprocess.CompletedProcess(argv, 0, line, "")
 
     monkeypatch.setattr("raycluster_cli.cli.completion.subprocess.run", squeue)
-    monkeypatch.setattr("raycluster_cli.slurm.queue.shutil.which", lambda name, path=None: name)
+    monkeypatch.setattr("raycluster_cli.slurm.queue.find_program", lambda name, env: name)
     assert list(completion.complete_job("47")) == [
         ("4711", "running: python train.py --epochs 20"),
         ("4713", "in the queue: wait"),

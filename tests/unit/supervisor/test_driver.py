@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.model.errors import UsageError
-from raycluster_cli.supervisor.driver import Driver, find_program
+from raycluster_cli.supervisor.driver import Driver, find_driver
 from raycluster_cli.system.process import Child, Reaper, Signals
 from raycluster_cli.system.proctree import (
     PR_SET_CHILD_SUBREAPER,
@@ -298,7 +298,7 @@ async def test_a_script_that_signals_its_group_hits_only_itself(scene: Scene) ->
 def test_a_program_that_cannot_be_run(tmp_path: Path, program: str, message: str, hint: str) -> None:
     (tmp_path / "train.py").write_text("")
     with pytest.raises(UsageError, match=message) as caught:
-        find_program([program.format(directory=tmp_path)], {"PATH": "/usr/bin:/bin"})
+        find_driver([program.format(directory=tmp_path)], {"PATH": "/usr/bin:/bin"})
     assert hint in caught.value.hint
 
 

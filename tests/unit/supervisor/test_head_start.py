@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from raycluster_cli.supervisor.head_start import unused_nodes
@@ -23,6 +21,6 @@ from tests.unit.slurm.test_allocation import allocation
     ],
 )
 def test_a_step_that_is_smaller_than_its_job(name: str, step: tuple[str, ...], told: str) -> None:
-    text = unused_nodes(replace(allocation(name), step_nodes=step))
+    text = unused_nodes(allocation(name).but(step_nodes=step))
     assert told in text
     assert bool(text) is bool(told)

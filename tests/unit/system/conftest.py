@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import socket
 import uuid
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ def worker_ports(ports: PortMap) -> list[int]:
 
 def everything(ports: PortMap) -> list[int]:
     """Each port of a map, those of worker processes one by one."""
-    values = dataclasses.asdict(ports)
+    values = {**vars(ports)}
     for name in ("worker_list", "worker_low", "worker_high"):
         del values[name]
     return [*worker_ports(ports), *(port for port in values.values() if port)]

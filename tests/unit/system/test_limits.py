@@ -12,11 +12,11 @@ from raycluster_cli.system.cgroups import Limit
 from raycluster_cli.system.limits import limit_warnings
 
 CODE = """
-import dataclasses, json, resource
+import json, resource
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
 from raycluster_cli.system.limits import raise_limits
-print(json.dumps([hard, resource.getrlimit(resource.RLIMIT_NPROC)[1], dataclasses.asdict(raise_limits())]))
+print(json.dumps([hard, resource.getrlimit(resource.RLIMIT_NPROC)[1], vars(raise_limits())]))
 """
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import socket
@@ -25,7 +24,7 @@ def test_a_head_has_every_port_and_a_thousand_for_worker_processes(claim: Claime
     ports = claim().ports
     assert ports.worker_list is None
     assert len(worker_ports(ports)) == 1008
-    assert all(dataclasses.asdict(ports)[name] for name in LAYOUT)
+    assert all(vars(ports)[name] for name in LAYOUT)
     assert len(set(everything(ports))) == len(everything(ports))
     assert min(everything(ports)) >= LOW and max(everything(ports)) < HIGH
     assert ports.as_dict()["gcs"] == ports.gcs

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from raycluster_cli.system.waiting import done_within, set_within, within
+from raycluster_cli.model.errors import RayclusterError
+from raycluster_cli.system.waiting import done_within, find_within, set_within, within
 from tests.unit.loops import in_loop
 
 Wait = Callable[["asyncio.Future[str]"], Awaitable[Any]]
@@ -124,3 +126,14 @@ async def test_set_within() -> None:
     asyncio.get_running_loop().call_soon(event.set)
     assert await set_within(event, 5.0)
     assert await set_within(event, 0.0)
+
+
+@in_loop
+async def test_a_directory_in_path_that_does_not_respond() -> None:
+    released = threading.Event()
+    try:
+        with pytest.raises(RayclusterError, match=r"squeue was not found within 0.01 s: a directory in PATH"):
+            await find_within("squeue", {}, timeout_s=0.01, find=lambda name, env: str(released.wait(60)))
+    finally:
+        released.set()
+    assert await find_within("sh", {"PATH": "/bin"}) == "/bin/sh"

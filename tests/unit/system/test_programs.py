@@ -1,0 +1,39 @@
+"""Programs in PATH: what a shell runs, and what is not found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raycluster_cli.system.programs import find_program
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """A PATH of three directories, of which the first does not exist; tool is in both others."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tool").write_text("#!/bin/sh\n")
+    (tmp_path / "b/tool").chmod(0o700)
+    (tmp_path / "a/directory").mkdir()
+    return ":".join(str(tmp_path / name) for name in ("missing", "a", "b"))
+
+
+def test_the_first_that_can_be_run(path: str, tmp_path: Path) -> None:
+    assert find_program("tool", {"PATH": path}) == f"{tmp_path}/b/tool"
+
+
+@pytest.mark.parametrize("name", ["directory", "nothing", ""])
+def test_what_is_not_a_program(name: str, path: str) -> None:
+    assert find_program(name, {"PATH": path}) is None
+
+
+def test_a_path_is_not_looked_up(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_program("b/tool", {"PATH": path}) == "b/tool"
+    assert find_program("a/tool", {"PATH": path}) is None  # not executable
+
+
+def test_without_path_the_systems_own_directories() -> None:
+    assert find_program("sh", {}) in ("/bin/sh", "/usr/bin/sh")
