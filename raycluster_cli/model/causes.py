@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .log_lines import find_said, is_failure, shortened, written_at
+
 
 @dataclass(frozen=True)
 class Cause:
@@ -27,13 +29,20 @@ class Cause:
     """Often only a consequence of something else: reported when nothing else was found."""
 
     def find(self, text: str) -> str | None:
-        """The first line of the text that has this message; None without one."""
-        match = re.search(self.pattern, text)
-        if match is None:
-            return None
-        begin = text.rfind("\n", 0, match.start()) + 1
-        end = text.find("\n", match.end())
-        return text[begin : end if end >= 0 else len(text)].strip()
+        """The first line of the text that reports this as an error; None without one.
+
+        Neither a warning nor a text that says what might happen counts.
+        """
+        searched = 0
+        while (match := re.compile(self.pattern).search(text, searched)) is not None:
+            begin = text.rfind("\n", 0, match.start()) + 1
+            end = text.find("\n", match.end())
+            end = end if end >= 0 else len(text)
+            line = text[begin:end]
+            if is_failure(line) and find_said(self.pattern, line) is not None:
+                return line.strip()
+            searched = max(end, match.end())
+        return None
 
 
 #: In the order in which to look: causes come before their consequences.
@@ -41,11 +50,21 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "out of memory",
         r"oom-kill|oom_kill event|Out of memory: Killed process|OOM Killed|out-of-memory handler|"
-        r"ray\.exceptions\.OutOfMemoryError|memory pressure, and|due to the node running low on memory",
+        r"srun: error: .{0,200}: Out Of Memory|ray\.exceptions\.OutOfMemoryError|"
+        r"killed due to memory pressure \(OOM\)|memory pressure, and|due to the node running low on memory",
         "Processes were killed because the job used all the memory that Slurm granted, or the node "
         "ran out of memory.",
         "Request more memory (sbatch --mem), or let Ray use less: lower --memory or "
         "--object-store-memory, or run fewer tasks at a time.",
+    ),
+    Cause(
+        "GPU memory",
+        r"CUDA out of memory|HIP out of memory|OutOfMemoryError: CUDA|CUDA_ERROR_OUT_OF_MEMORY|"
+        r"No available memory for the cache blocks|"
+        r"Free memory on device .{0,80}on startup is less than desired",
+        "The memory of a GPU is full.",
+        "Use a smaller batch or model, spread it over more GPUs, or (vLLM) change gpu_memory_utilization; "
+        "`nvidia-smi` shows whether another program uses the same GPU.",
     ),
     Cause(
         "disk full",
@@ -182,6 +201,34 @@ CAUSES: tuple[Cause, ...] = (
         "Add the cluster's nodes to no_proxy in your own programs; raycluster already does it for Ray.",
     ),
     Cause(
+        "module missing",
+        r"ModuleNotFoundError: No module named|ImportError: cannot import name",
+        "The environment of the job lacks a Python module, or has another version of it.",
+        "Install it in the environment that the batch script activates; `raycluster doctor` shows which "
+        "Python the nodes use.",
+    ),
+    Cause(
+        "no internet",
+        r"Temporary failure in name resolution|Name or service not known|NameResolutionError|"
+        r"[Cc]ouldn't connect to 'https?://|Network is unreachable",
+        "A program could not reach another host: compute nodes often have no route to the internet.",
+        "Download models and data on a login node before the job, or use the site's proxy.",
+    ),
+    Cause(
+        "GPU communication",
+        r"ncclSystemError|ncclInternalError|ncclRemoteError|ncclUnhandledCudaError|"
+        r"Watchdog caught collective operation timeout",
+        "The GPUs of several processes could not communicate (NCCL), or one of them had stopped.",
+        "Look for the process that failed first; NCCL_DEBUG=INFO and NCCL_SOCKET_IFNAME help to find the "
+        "network.",
+    ),
+    Cause(
+        "node failed",
+        r"DUE TO NODE FAILURE|srun: error: Node failure on",
+        "Slurm lost a node of the job.",
+        "`sinfo -R` and `scontrol show node` show what happened to it; ask the site's support.",
+    ),
+    Cause(
         "time limit",
         r"DUE TO TIME LIMIT",
         "The job reached its time limit.",
@@ -213,10 +260,25 @@ class Found:
     where: str
     """Host and file, or the name of what was searched."""
     line: str
+    when: float | None = None
+    """Unix seconds at which the line was written; None when it does not say."""
 
 
-def find_causes(texts: Iterable[tuple[str, str]]) -> list[Found]:
-    """The causes whose messages are in these texts, given as (where, text): each once, in the table's order.
+#: The text of an end that Slurm has brought about, by the cause's name: it says so in the job's output.
+BY_SLURM = ("time limit", "preempted", "node failed")
+
+#: A line written so long after the end is no cause; a longer time is another time zone's.
+AFTER_S, OTHER_ZONE_S = 2.0, 900.0
+
+
+def find_causes(
+    texts: Iterable[tuple[str, str]], *, host: str = "", ended: float | None = None
+) -> list[Found]:
+    """The causes whose messages are in these texts, given as (where, text): each once, the likeliest first.
+
+    ``host``: the one that failed, whose evidence explains more than that of others.  ``ended``: when the
+    cluster ended, Unix seconds; what was written after that is a consequence.  Of the rest the earlier comes
+    first, and where lines bear no time the table's order decides.
 
     >>> [found.cause.name for found in find_causes([("raylet.err", "bind: Address already in use")])]
     ['port taken']
@@ -225,7 +287,19 @@ def find_causes(texts: Iterable[tuple[str, str]]) -> list[Found]:
     for where, text in texts:
         for cause in CAUSES:
             if cause.name not in first and (line := cause.find(text)) is not None:
-                first[cause.name] = Found(cause, where, line[:300])
-    found = [first[cause.name] for cause in CAUSES if cause.name in first]
-    primary = [one for one in found if not one.cause.secondary]
-    return primary or found
+                found = Found(cause, where, shortened(line), written_at(line))
+                if not _came_after(found, ended):
+                    first[cause.name] = found
+    found_all = [first[cause.name] for cause in CAUSES if cause.name in first]
+    primary = [one for one in found_all if not one.cause.secondary] or found_all
+    last = max((one.when for one in primary if one.when is not None), default=0.0)
+
+    def rank(one: Found) -> tuple[bool, float]:
+        elsewhere = bool(host) and not one.where.startswith((f"{host}/", f"{host}'s ", "the record"))
+        return elsewhere, one.when if one.when is not None else ended or last
+
+    return sorted(primary, key=rank)
+
+
+def _came_after(found: Found, ended: float | None) -> bool:
+    return ended is not None and found.when is not None and AFTER_S < found.when - ended < OTHER_ZONE_S

@@ -74,6 +74,8 @@ class HeadInfo:
     min_workers: int | None = None
     output: str = ""
     """The file that the job's output goes to."""
+    errors: str = ""
+    """The file that the job's errors go to, where it is another."""
     grace_s: float = 0.0
     """What the driver gets to end in once it was told to: `raycluster stop` waits as long."""
 

@@ -13,8 +13,8 @@ from ..model.text import printable
 from ..slurm.queue import WAITING
 from ..state.catalogue import list_records
 from ..state.submitted import output_of
+from .evidence import read_tail
 from .follow import JobState, describe, explain_reason, job_state
-from .post_mortem import read_tail
 from .why import hanging, wrapped
 
 #: Lines of the job's output that are shown.

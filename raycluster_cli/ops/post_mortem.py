@@ -1,30 +1,24 @@
-"""What is known of a cluster that ended, from its record alone: :func:`post_mortem` reads it.
+"""What is known of a cluster that ended: :func:`post_mortem` reads its record, its logs and the job's output.
 
-It works after the job, without Slurm's accounting, and from any machine that sees the record.
+It works after the job, without Slurm's accounting, and from any machine that sees the record.  What Slurm
+still knows of the job is used where the caller has asked it.
 """
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..model.causes import Found, find_causes
+from ..model.causes import Found
+from ..model.cluster_status import ClusterStatus
 from ..model.record import EndReport, Event, HeadInfo, NodeReport, ProcessDeath
-from ..model.status import NodePhase
+from ..model.status import EndReason, NodePhase
 from ..state.record import Record
 from ..system.process import describe_code
-
-#: How much of each log is searched, from its end.
-READ_BYTES = 128 * 1024
-
-#: Lines of each log of the failed host that are shown.
-LAST_LINES = 6
-
-#: The cause that is no news once a process is known to have died.
-SILENCE = "starved"
+from .evidence import JobOutput, last_log_lines, read_output, search
+from .follow import JobState
+from .reader import read_cluster
 
 #: A node's clock counts as wrong when it is this far from the file server's.
 SKEW_S = 5.0
@@ -73,12 +67,17 @@ class PostMortem:
     """All that `why` shows."""
 
     job: str
-    running: bool
+    status: ClusterStatus
+    """As `raycluster status` shows it."""
     head: HeadInfo | None
     end: EndReport | None
     nodes: tuple[NodeEnd, ...]
     deaths: tuple[Death, ...]
     found: tuple[Found, ...]
+    slurm: JobState | None = None
+    """What Slurm says of the job; None when it was not asked, or does not know it any more."""
+    output: JobOutput | None = None
+    """The end of the job's output; None when it cannot be read from here, or there is no file."""
     last_lines: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Of the failed host's logs: (host/file, lines)."""
     events: tuple[Event, ...] = ()
@@ -87,10 +86,31 @@ class PostMortem:
     missing: tuple[str, ...] = field(default=())
     """Nodes that were expected and never reported."""
 
+    @property
+    def running(self) -> bool:
+        """Whether the cluster has not ended yet."""
+        return self.end is None and not self.status.is_over
 
-def post_mortem(record: Record) -> PostMortem:
-    """Read a record."""
+    @property
+    def oom_kills(self) -> int:
+        """Processes that the kernel killed for memory, on all nodes."""
+        return sum(node.oom_kills or 0 for node in self.nodes)
+
+
+def post_mortem(
+    record: Record,
+    *,
+    status: ClusterStatus | None = None,
+    slurm: JobState | None = None,
+    outputs: Sequence[Path] | None = None,
+) -> PostMortem:
+    """Read a record.
+
+    ``status``: the cluster's as it was read with Slurm's answer.  ``outputs``: the job's output, and the file
+    of its errors where that is another; without them the output that the record names.
+    """
     end, head = record.read_end(), record.read_head()
+    status = read_cluster(record) if status is None else status
     reports = record.read_nodes()
     skews = {host: _skew_s(record, report) for host, report in reports.items()}
     nodes = tuple(
@@ -114,35 +134,30 @@ def post_mortem(record: Record) -> PostMortem:
     ]
     deaths.sort(key=lambda death: death.when)
     failed_host = (end.failed_host if end else "") or (deaths[0].host if deaths else "")
+    if outputs is None:
+        outputs = [Path(head.output)] if head is not None and head.output else []
+    driver_failed = end is not None and end.reason == EndReason.DRIVER.value
+    output = read_output(outputs, end.exit_code if end is not None and driver_failed else None)
+    found = (
+        ()
+        if end is None and not status.is_over and not deaths
+        else search(record, end, reports, output, failed_host=failed_host, anything_died=bool(deaths))
+    )
     return PostMortem(
         job=record.path.name,
-        running=end is None and any(node.phase not in OVER for node in nodes),
+        status=status,
         head=head,
         end=end,
         nodes=nodes,
         deaths=tuple(deaths),
-        found=tuple(
-            found
-            for found in find_causes(_texts(record, end, reports, failed_host))
-            if not _explained(found, bool(deaths), end)
-        ),
-        last_lines=tuple(_last_lines(record, failed_host)),
+        found=found,
+        slurm=slurm,
+        output=output,
+        last_lines=tuple(last_log_lines(record, failed_host)),
         events=tuple(record.read_events(limit=12)),
         log_dirs=tuple(str(path) for path in sorted((record.path / "logs").glob("*")) if path.is_dir()),
         log=reports[failed_host].log if failed_host in reports else "",
     )
-
-
-def _explained(found: Found, anything_died: bool, end: EndReport | None) -> bool:
-    """Whether a text only repeats what is known already.
-
-    A node that died did not answer either; and every process that ends, a driver that failed by itself
-    too, leaves lines of broken connections behind.
-    """
-    if found.cause.name == SILENCE:
-        return anything_died
-    driver_failed = end is not None and end.reason == "driver"
-    return found.cause.secondary and (anything_died or driver_failed)
 
 
 def _drained(death: ProcessDeath, end: EndReport | None) -> bool:
@@ -160,53 +175,3 @@ def _skew_s(record: Record, report: NodeReport) -> float:
     skew_s = report.updated - written
     # A report may be written late (a file system that hung), never before it was made.
     return skew_s if abs(skew_s) > SKEW_S else 0.0
-
-
-def _texts(
-    record: Record, end: EndReport | None, reports: dict[str, NodeReport], failed_host: str
-) -> Iterator[tuple[str, str]]:
-    """Everything that may name a cause, the failed host's first."""
-    if end is not None:
-        yield "the record of the end", end.message
-    hosts = sorted(reports, key=lambda host: (host != failed_host, host))
-    for host in hosts:
-        yield f"{host}'s last report", reports[host].message
-    for host in hosts:
-        for path in sorted((record.path / "logs" / host).glob("*"), key=_rank):
-            yield f"{host}/{path.name}", read_tail(path)
-    output = record.read_head()
-    path_text = output.output if output else ""
-    if path_text:
-        yield path_text, read_tail(Path(path_text))
-
-
-def _rank(path: Path) -> tuple[int, str]:
-    order = ("raylet.err", "gcs_server.err", "ray-start.log", "raylet.out", "gcs_server.out")
-    return (order.index(path.name) if path.name in order else len(order), path.name)
-
-
-def read_tail(path: Path, size: int = READ_BYTES) -> str:
-    """The end of a file; empty when it is not a readable file."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                return ""
-            file.seek(max(found.st_size - size, 0))
-            return file.read(size).decode("utf-8", "replace")
-    except (OSError, ValueError):  # ValueError: the record names a path that no file can have
-        return ""
-
-
-def _last_lines(record: Record, failed_host: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The last lines of the raylet and the GCS of the node that ended first."""
-    for name in ("raylet.err", "raylet.out", "gcs_server.err", "gcs_server.out"):
-        path = record.path / "logs" / failed_host / name
-        lines = (
-            [line.rstrip() for line in read_tail(path, 16384).splitlines() if line.strip()]
-            if failed_host
-            else []
-        )
-        if lines:
-            yield f"{failed_host}/{name}", tuple(lines[-LAST_LINES:])

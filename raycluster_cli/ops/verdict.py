@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import signal
+from typing import NamedTuple
 
+from ..model.causes import Found
+from ..model.cluster_status import ClusterPhase
 from ..model.record import NEVER_CONNECTED, EndReport
+from ..model.status import EndReason
 from ..system.process import describe_code
 from ..system.report import count
 from .post_mortem import LOST, NodeEnd, PostMortem
@@ -12,105 +16,285 @@ from .post_mortem import LOST, NodeEnd, PostMortem
 #: An end this close to the job's time limit is taken for it: Slurm may send its signal up to a minute early.
 LIMIT_S = 90.0
 
+_MORE_MEMORY = (
+    "Ask for more memory (--mem), or let Ray use less: --memory, --object-store-memory, fewer tasks at a "
+    "time."
+)
+_SAVE_IN_TIME = "Ask for more --time, or use --stop-before 120 with a driver that saves its work on SIGTERM."
+_REQUEUE = (
+    "Use --requeue-on-preempt with a driver that saves its work on SIGTERM; slurm/requeue.sbatch is an "
+    "example."
+)
 
-def judge(post: PostMortem) -> tuple[str, tuple[str, ...]]:
-    """The likely cause in a sentence or two, and what to change."""
+#: What Slurm's state of a job means where its head could not report the end, and what to do.
+_LOST_BY_SLURM = {
+    "TIMEOUT": (
+        "The job reached its time limit, and was killed before its head could report that",
+        _SAVE_IN_TIME,
+    ),
+    "DEADLINE": ("The job reached its deadline (--deadline)", "Submit it earlier, or with a later deadline."),
+    "PREEMPTED": ("Slurm preempted the job, and gave its head no time to report that", _REQUEUE),
+    "OUT_OF_MEMORY": ("Out of memory: Slurm ended the job", _MORE_MEMORY),
+    "NODE_FAIL": (
+        "A node of the job failed, as Slurm saw it",
+        "`sinfo -R` and `scontrol show node` show what happened to it; ask the site's support.",
+    ),
+    "BOOT_FAIL": (
+        "A node of the job did not boot",
+        "Submit the job again; tell the site's support if it repeats.",
+    ),
+    "CANCELLED": (
+        "The job was cancelled and killed before its head could report that (scancel --signal=KILL, or a "
+        "site with a short KillWait)",
+        "`scancel` without --signal, or `raycluster stop`, gives the driver time to end.",
+    ),
+}
+
+#: Signals by which a driver can die, and what they usually mean.
+_CRASHES = {
+    signal.SIGSEGV: "it, or a library in it, accessed memory that is not its own",
+    signal.SIGBUS: "usually /dev/shm or a file system is full, or a file was cut while it was mapped",
+    signal.SIGABRT: "it, or a library in it, found an error and gave up",
+    signal.SIGILL: "a library was built for another kind of CPU than the node's",
+    signal.SIGFPE: "a library divided by zero",
+}
+
+
+class Judgement(NamedTuple):
+    """The likely cause in a sentence or two, what to change, and what shows it."""
+
+    verdict: str
+    remedies: tuple[str, ...] = ()
+    shown_by: Found | None = None
+
+
+def judge(post: PostMortem) -> Judgement:
+    """The likely cause."""
     end = post.end
-    killed = sum(node.oom_kills or 0 for node in post.nodes)
-    if killed:
-        hosts = ", ".join(f"{node.host} ({node.oom_kills})" for node in post.nodes if node.oom_kills)
-        return (
-            f"Out of memory: the kernel killed {count(killed, 'process', 'processes')} of this job: {hosts}.",
-            (
-                "Ask for more memory (--mem), or let Ray use less: --memory, --object-store-memory, fewer "
-                "tasks at a time.",
-            ),
-        )
     if end is None:
         return _without_end(post)
     if end.exit_code == 0 and end.reason in ("driver", "stop", "time-limit"):
-        if NEVER_CONNECTED in end.message:
-            return (
-                "The driver completed, but it did not use this cluster: no driver has connected to it.",
-                (
-                    'Call ray.init() without an address, or with address="auto": address="local" starts '
-                    "another Ray on one node.",
-                ),
-            )
-        return "Nothing went wrong.", ()
+        return _completed(post, end)
+    if end.reason == EndReason.STOP.value:
+        return Judgement(_sentence(end.message or "stopped by `raycluster stop`"))
+    if end.reason == EndReason.TIME_LIMIT.value:
+        return Judgement(
+            f"Ended before the time limit, as --stop-before asks: {end.message}.",
+            ("Ask for more --time if the driver had work left.",),
+        )
+    if end.reason == EndReason.SIGNAL.value:
+        return _by_signal(post, end)
+    if end.reason == EndReason.DRIVER.value and not _lost_a_worker(post, end):
+        return _by_driver(post, end)
+    host = next((node for node in post.nodes if node.host == end.failed_host), None)
+    if post.oom_kills and (host is None or host.oom_kills):
+        return _out_of_memory(post)
     if post.found:
-        return post.found[0].cause.meaning, _remedies(post)
+        return _by_text(post)
     return _by_reason(post, end)
+
+
+def _completed(post: PostMortem, end: EndReport) -> Judgement:
+    if NEVER_CONNECTED in end.message:
+        return Judgement(
+            "The driver completed, but it did not use this cluster: no driver has connected to it.",
+            (
+                'Call ray.init() without an address, or with address="auto": address="local" starts another '
+                "Ray on one node.",
+            ),
+        )
+    if post.oom_kills:
+        killed = count(post.oom_kills, "process", "processes")
+        return Judgement(
+            f"The driver completed. The kernel killed {killed} of the job for memory ({_oom_hosts(post)}), "
+            "and the work went on; srun ends with code 1 after that.",
+            (_MORE_MEMORY,),
+        )
+    return Judgement("Nothing went wrong.")
+
+
+def _without_end(post: PostMortem) -> Judgement:
+    """The record has no end: it runs, or its head could not write one."""
+    status = post.status
+    if status.phase is not ClusterPhase.LOST:
+        if post.deaths:
+            return Judgement(
+                f"The cluster has not ended: {status.headline}. {_sentence(str(post.deaths[0]))}",
+                _remedies(post),
+                _first(post),
+            )
+        watch = f"`raycluster status {post.job}` shows its nodes, `raycluster monitor {post.job}` watches it."
+        return Judgement(f"The cluster has not ended: {status.headline}.", (watch,))
+    by_slurm = post.output.by_slurm if post.output is not None else None
+    known = _LOST_BY_SLURM.get(post.slurm.state) if post.slurm is not None else None
+    if known is not None:
+        text, remedy = known
+        return Judgement(f"{text}. {_silent_nodes(post)}".strip(), (remedy,), by_slurm)
+    if by_slurm is not None:
+        return Judgement(
+            f"{by_slurm.cause.meaning} {_silent_nodes(post)}".strip(), (by_slurm.cause.remedy,), by_slurm
+        )
+    if post.oom_kills:
+        return _out_of_memory(post)
+    if post.found:
+        return _by_text(post, before=f"{_sentence(status.message)} ")
+    return Judgement(
+        f"{_sentence(status.message)} {_silent_nodes(post)}".strip(),
+        (
+            f"`sacct -j {_job_id(post)}` shows how Slurm ended the job, where it keeps accounts; `sinfo -R` "
+            "shows nodes that failed.",
+        )
+        if status.slurm_cluster != "local"
+        else (),
+    )
+
+
+def _silent_nodes(post: PostMortem) -> str:
+    hosts = [node.host for node in post.nodes if node.has_not_reported_its_end]
+    more = f" and {len(hosts) - 8} more" if len(hosts) > 8 else ""
+    return f"Exited without reporting: {', '.join(hosts[:8])}{more}." if hosts else ""
+
+
+def _by_signal(post: PostMortem, end: EndReport) -> Judgement:
+    """SIGTERM comes from scancel, preemption, the time limit and a failed node alike."""
+    number = end.exit_code - 128 if 128 < end.exit_code < 160 else 0
+    if "SIGINT" in end.message or number == signal.SIGINT:
+        return Judgement("Ctrl-C was pressed, or somebody sent SIGINT (scancel --signal=INT).")
+    if "SIGHUP" in end.message or number == signal.SIGHUP:
+        return Judgement(
+            "The terminal of the job was closed (SIGHUP).",
+            ("Start it with `raycluster submit`, or within tmux or screen.",),
+        )
+    told = post.output.by_slurm if post.output is not None else None
+    if told is not None:
+        return Judgement(told.cause.meaning, (told.cause.remedy,), told)
+    state = post.slurm.state if post.slurm is not None else ""
+    limit = post.status.end_time or (post.head.end_time if post.head else 0.0)
+    if state == "TIMEOUT" or (limit and abs(limit - end.when) < LIMIT_S and state != "CANCELLED"):
+        return Judgement("The job reached its time limit.", (_SAVE_IN_TIME,))
+    if state == "PREEMPTED":
+        return Judgement("Slurm preempted the job.", (_REQUEUE,))
+    if state == "NODE_FAIL":
+        return Judgement(_LOST_BY_SLURM[state][0] + ".", (_LOST_BY_SLURM[state][1],))
+    if state == "CANCELLED":
+        return Judgement("The job was cancelled by SIGTERM (scancel).")
+    return Judgement(
+        "The job was cancelled by SIGTERM (scancel or preemption).",
+        (
+            f"If nobody cancelled it, `sacct -j {_job_id(post)}` shows who did; --requeue-on-preempt puts "
+            "a preempted job back into the queue.",
+        ),
+    )
+
+
+def _lost_a_worker(post: PostMortem, end: EndReport) -> bool:
+    """Whether the driver failed because it had lost a worker: the end names that host."""
+    head = post.head.host if post.head is not None else ""
+    return bool(end.failed_host) and bool(head) and end.failed_host != head
+
+
+def _by_driver(post: PostMortem, end: EndReport) -> Judgement:
+    """The driver ended by itself with a code that is not 0."""
+    output = post.output
+    raised = output.raised if output is not None else None
+    by_signal = 128 < end.exit_code < 160
+    number = end.exit_code - 128 if by_signal else 0
+    told = describe_code(-number if by_signal else end.exit_code)
+    read_it = f"Read the driver's output: raycluster logs {post.job}"
+    if raised is not None and not raised.is_of_another_process:
+        meaning = f" {post.found[0].cause.meaning}" if post.found else ""
+        return Judgement(
+            f"The driver failed: {_sentence(raised.summary)}{meaning}",
+            (*_remedies(post), read_it),
+            _first(post),
+        )
+    if post.oom_kills and number in (0, signal.SIGKILL, signal.SIGBUS):
+        return _out_of_memory(post)
+    if post.found:
+        return _by_text(post, before=f"The driver failed: {_sentence(raised.summary)} " if raised else "")
+    if raised is not None:
+        return Judgement(
+            f"The driver failed: {_sentence(raised.summary)} A process that it used had ended, and "
+            "nothing tells why.",
+            (read_it, "Keep Ray's logs of a failed run with --keep-logs."),
+        )
+    if number == signal.SIGKILL:
+        return Judgement(
+            f"The driver itself failed: it {told}, by the kernel for lack of memory, by an administrator, or "
+            "by a `kill` in the job.",
+            (
+                f"Most often it is memory: `dmesg` on {end.failed_host or 'the head'} shows who killed it.",
+                read_it,
+            ),
+        )
+    if number in _CRASHES:
+        return Judgement(
+            f"The driver itself failed: it {told}: {_CRASHES[signal.Signals(number)]}.",
+            ("PYTHONFAULTHANDLER=1 makes Python print where it was.", read_it),
+        )
+    return Judgement(f"The driver itself failed: it {told}. The cluster did not lose a node.", (read_it,))
+
+
+def _out_of_memory(post: PostMortem) -> Judgement:
+    return Judgement(
+        f"Out of memory: the kernel killed {count(post.oom_kills, 'process', 'processes')} of this job: "
+        f"{_oom_hosts(post)}.",
+        (_MORE_MEMORY,),
+        next((one for one in post.found if one.cause.name == "out of memory"), None),
+    )
+
+
+def _oom_hosts(post: PostMortem) -> str:
+    return ", ".join(f"{node.host} ({node.oom_kills})" for node in post.nodes if node.oom_kills)
+
+
+def _by_text(post: PostMortem, before: str = "") -> Judgement:
+    return Judgement(f"{before}{post.found[0].cause.meaning}", _remedies(post), post.found[0])
 
 
 def _remedies(post: PostMortem) -> tuple[str, ...]:
     return tuple(found.cause.remedy for found in post.found)
 
 
-def _without_end(post: PostMortem) -> tuple[str, tuple[str, ...]]:
-    if post.running and not post.deaths:
-        return (
-            "The record does not say that the cluster has ended: it still runs, or all processes of the head "
-            "were killed at once (SIGKILL by Slurm, a power failure).",
-            (f"`raycluster status {post.job}` asks Slurm whether the job still runs.",),
-        )
-    hosts = ", ".join(node.host for node in post.nodes if node.has_not_reported_its_end)
-    text = "The head exited without reporting how the cluster ended"
-    return f"{text}; so did: {hosts}." if hosts else f"{text}.", _remedies(post)
+def _first(post: PostMortem) -> Found | None:
+    return post.found[0] if post.found else None
 
 
-def _by_reason(post: PostMortem, end: EndReport) -> tuple[str, tuple[str, ...]]:
+def _by_reason(post: PostMortem, end: EndReport) -> Judgement:
     """When no known text was found: what the reason of the end usually means."""
     failed = next((node for node in post.nodes if node.host == end.failed_host), None)
     if end.reason in LOST and failed is not None and failed.has_not_reported_its_end:
         return _stopped_responding(failed)
-    if end.reason in LOST and post.deaths and post.deaths[0].code == -signal.SIGKILL:
+    if (end.reason in LOST or end.reason == EndReason.DRIVER.value) and post.deaths:
         first = post.deaths[0]
-        return (
-            f"{first.name} on {first.host} was killed from outside: by the kernel for lack of memory, by an "
-            "administrator, or by a `kill` in the job.",
-            (
-                f"Most often it is memory: `dmesg` on {first.host}, or the site's monitoring, shows who "
-                "killed it.",
-            ),
-        )
-    if end.reason == "driver":
-        by_signal = 128 < end.exit_code < 160
-        told = describe_code(128 - end.exit_code if by_signal else end.exit_code)
-        return (
-            f"The driver itself failed: it {told}. The cluster did not lose a node.",
-            ("Read the driver's output: " + f"raycluster logs {post.job}",),
-        )
-    if end.reason == "signal":
-        limit = post.head.end_time if post.head else 0.0
-        if limit and abs(limit - end.when) < LIMIT_S:
-            return (
-                "The job reached its time limit.",
+        if first.code == -signal.SIGKILL:
+            return Judgement(
+                f"{first.name} on {first.host} was killed from outside: by the kernel for lack of memory, by "
+                "an administrator, or by a `kill` in the job.",
                 (
-                    "Ask for more --time, or use --stop-before 120 with a driver that saves its work on "
-                    "SIGTERM.",
+                    f"Most often it is memory: `dmesg` on {first.host}, or the site's monitoring, shows who "
+                    "killed it.",
                 ),
             )
-        return (
-            "The job was cancelled or preempted, or Ctrl-C was pressed.",
-            (
-                "If nobody cancelled it, `sacct -j JOB` shows who did; --requeue-on-preempt requeues a "
-                "preempted job.",
-            ),
-        )
+        return Judgement(_sentence(f"{first}: {end.message}"))
     if end.reason == "error" and end.exit_code == 4:
-        return (
-            "Workers were missing at the deadline.",
+        return Judgement(
+            f"Workers were missing at the deadline: {_sentence(end.message)}",
             (
                 "Look at the nodes below that did not join; --timeout gives them more time, --min-workers "
                 "starts without them.",
             ),
         )
-    return end.message or "Unknown.", ()
+    if end.reason == EndReason.BUG.value:
+        return Judgement(
+            _sentence(end.message or "an error in raycluster"),
+            ("Report it, with this page and the log that it names.",),
+        )
+    return Judgement(_sentence(end.message) if end.message else "Unknown.")
 
 
-def _stopped_responding(node: NodeEnd) -> tuple[str, tuple[str, ...]]:
-    return (
+def _stopped_responding(node: NodeEnd) -> Judgement:
+    return Judgement(
         f"{node.host} stopped responding: its power or its network failed, or all of its processes were "
         f"killed at once. Its last report: {node.message or node.phase!r}.",
         (
@@ -118,3 +302,18 @@ def _stopped_responding(node: NodeEnd) -> tuple[str, tuple[str, ...]]:
             "next job off it.",
         ),
     )
+
+
+def _job_id(post: PostMortem) -> str:
+    return post.status.job.partition(".")[0]
+
+
+def _sentence(text: str) -> str:
+    """A text as a sentence: a capital first, unless it begins with a name; a full stop last.
+
+    >>> _sentence("stopped by ada"), _sentence("n2 is lost."), _sentence("KeyError: 'x'")
+    ('Stopped by ada.', 'n2 is lost.', "KeyError: 'x'.")
+    """
+    first = text.split(" ", 1)[0]
+    text = text[:1].upper() + text[1:] if first.isalpha() else text
+    return text if text.endswith((".", "!", "?")) else f"{text}."

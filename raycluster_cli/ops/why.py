@@ -8,28 +8,34 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from ..model.status import NodePhase, Role
+from ..model.log_lines import shortened
+from ..model.status import EndReason, NodePhase, Role
 from ..model.text import printable
 from ..system.report import command_text, count, duration
+from .evidence import ON_PURPOSE
 from .post_mortem import NodeEnd, PostMortem
 from .verdict import judge
 
 
 def why_json(post: PostMortem) -> dict[str, Any]:
     """Plain values for programs."""
-    verdict, remedies = judge(post)
+    judgement = judge(post)
+    raised = post.output.raised if post.output is not None else None
     return {
         "schema": 1,
         "job": post.job,
+        "state": post.status.phase.value,
         "running": post.running,
         "exit_code": post.end.exit_code if post.end else None,
         "reason": post.end.reason if post.end else "",
         "failed_host": post.end.failed_host if post.end else "",
         "culprit": post.end.failed_host if post.end else "",  # its name before 0.2
-        "message": post.end.message if post.end else "",
-        "verdict": verdict,
-        "remedies": list(remedies),
+        "message": post.end.message if post.end else post.status.message,
+        "verdict": judgement.verdict,
+        "remedies": list(dict.fromkeys(judgement.remedies)),
         "first": asdict(post.deaths[0]) if post.deaths else None,
+        "exception": raised.summary if raised is not None and _shows_output(post) else None,
+        "output": post.output.path if post.output is not None else None,
         "causes": [
             {"name": one.cause.name, "where": one.where, "line": one.line, "remedy": one.cause.remedy}
             for one in post.found
@@ -42,14 +48,16 @@ def page(post: PostMortem, *, width: int = 100) -> str:
     """One page of plain text."""
     title, *more = _heading(post)
     lines = [*wrapped(title, width, ""), *(line for text in more for line in wrapped(text, width))]
-    verdict, remedies = judge(post)
-    lines += ["", "Likely cause", *wrapped(verdict, width)]
-    if post.found:
-        lines += [*wrapped(f"{post.found[0].where}: {post.found[0].line}", width, "  > ")]
-    if remedies:
+    judgement = judge(post)
+    lines += ["", "Likely cause", *wrapped(judgement.verdict, width)]
+    if judgement.shown_by is not None:
+        lines += [*wrapped(f"{judgement.shown_by.where}: {judgement.shown_by.line}", width, "  > ")]
+    if judgement.remedies:
         lines += ["What to do"]
-        for remedy in dict.fromkeys(remedies[:3]):
+        for remedy in list(dict.fromkeys(judgement.remedies))[:3]:
             lines += wrapped(remedy, width, "  - ", "    ")
+    if _shows_output(post):
+        lines += _output_lines(post, width)
     if post.deaths:
         lines += ["", "What ended first"]
         for death in post.deaths[:5]:
@@ -59,10 +67,11 @@ def page(post: PostMortem, *, width: int = 100) -> str:
         lines += ["", "Events"]
         for event in post.events[-8:]:
             lines += hanging(f"{_clock(event.when)}  {event.text}", width)
-    for name, last in post.last_lines:
-        lines += ["", f"Last lines of {name}"]
-        for line in last:
-            lines += hanging(line, width)
+    if not _is_the_drivers_own(post):
+        for name, last in post.last_lines:
+            lines += ["", f"Last lines of {name}"]
+            for line in last:
+                lines += hanging(line, width)
     lines += [
         "",
         f"Logs: {', '.join(post.log_dirs)}" if post.log_dirs else "No logs were kept (--keep-logs).",
@@ -70,12 +79,43 @@ def page(post: PostMortem, *, width: int = 100) -> str:
     return "\n".join(printable(line) for line in lines) + "\n"
 
 
+def _is_the_drivers_own(post: PostMortem) -> bool:
+    """Whether Ray's logs say nothing of the end: the driver's own error, or a good end."""
+    if post.end is None:
+        return False
+    if post.end.exit_code == 0 or post.end.reason in ON_PURPOSE:
+        return True
+    raised = post.output.raised if post.output is not None else None
+    return (
+        post.end.reason == EndReason.DRIVER.value and raised is not None and not raised.is_of_another_process
+    )
+
+
+def _shows_output(post: PostMortem) -> bool:
+    """Whether the job's output may say why: not after a success, a stop or a signal, nor while it runs."""
+    if post.output is None or post.running or (post.end and post.end.exit_code == 0):
+        return False
+    return post.end is None or post.end.reason not in ON_PURPOSE
+
+
+def _output_lines(post: PostMortem, width: int) -> Iterator[str]:
+    """The driver's exception or the last lines of the job's output, its file, and how to see more."""
+    assert post.output is not None
+    yield ""
+    what = "Exception" if post.output.raised is not None else "Last lines"
+    yield f"{what} in {post.output.path}"
+    for line in post.output.shown:
+        yield from hanging_code(line, width)
+    yield from wrapped(f"more: raycluster logs {post.job} -n 100", width)
+
+
 def _heading(post: PostMortem) -> Iterator[str]:
     head, end = post.head, post.end
     driver = f": {command_text(head.driver)}" if head and head.driver else ""
-    yield f"Cluster {post.job}{driver}"[:160]
+    yield shortened(f"Cluster {post.job}{driver}", 160)
     if end is None:
-        yield "has not reported its end"
+        state = "" if post.running else f"{post.status.phase.value}: "
+        yield f"{state}has not reported its end"
         return
     ran = f" after {duration(max(end.when - head.started, 0))}" if head and head.started else ""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(end.when))
@@ -118,9 +158,20 @@ def wrapped(text: str, width: int, first: str = "  ", rest: str = "    ") -> lis
     >>> wrapped("use less memory", 14, "  - ", "    ")
     ['  - use less', '    memory']
     """
-    rest = rest if first.strip() else first
+    rest = rest if first.strip() or len(rest) > len(first) + 2 else first
     text = printable(" ".join(text.splitlines()))
     return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+
+
+def hanging_code(line: str, width: int) -> list[str]:
+    """A line of a program's output, with its indentation.
+
+    >>> hanging_code("    raise ValueError", 40)
+    ['      raise ValueError']
+    """
+    text = line.expandtabs(4)
+    indent = " " * min(2 + len(text) - len(text.lstrip()), width // 2)
+    return wrapped(text.strip(), width, indent, f"{indent}    ") or [""]
 
 
 def hanging(text: str, width: int) -> list[str]:

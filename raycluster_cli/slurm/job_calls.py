@@ -49,6 +49,8 @@ class JobFacts(Value):
     """The output file of the batch script, as an absolute path; empty when there is none."""
     is_batch: bool = True
     """Whether sbatch submitted it: no other job can be requeued."""
+    errors: str = ""
+    """The same for its errors, where that is another file (sbatch -e)."""
     may_requeue: bool = True
     """False after sbatch --no-requeue, and where the site's JobRequeue is 0 and --requeue was not given."""
 
@@ -57,11 +59,13 @@ def parse_job_facts(text: str) -> JobFacts:
     """Read `scontrol show job`.
 
     >>> parse_job_facts("JobId=7 Requeue=0 BatchFlag=1\\n   StdOut=/home/ada/a b.out")
-    JobFacts(output='/home/ada/a b.out', is_batch=True, may_requeue=False)
+    JobFacts(output='/home/ada/a b.out', is_batch=True, errors='', may_requeue=False)
     """
-    output = re.search(r"^\s*StdOut=(/.*)$", text, re.MULTILINE)
+    paths = [re.search(rf"^\s*{name}=(/.*)$", text, re.MULTILINE) for name in ("StdOut", "StdErr")]
+    output, errors = (path[1].strip() if path else "" for path in paths)
     return JobFacts(
-        output=output[1].strip() if output else "",
+        output=output,
+        errors=errors if errors != output else "",
         is_batch=not re.search(r"\bBatchFlag=0\b", text),
         may_requeue=not re.search(r"\bRequeue=0\b", text),
     )

@@ -215,7 +215,7 @@ class HeadGuards:
         if facts is None:
             return
         if facts.output:
-            run.begin.entry.update(output=facts.output)
+            run.begin.entry.update(output=facts.output, errors=facts.errors)
         if run.settings.requeue_on_preempt and (problem := requeue_problem(allocation.job_id, facts)):
             run.report.warn(problem)
 

@@ -56,7 +56,7 @@ def test_memory_is_told_before_everything_else(record: Record) -> None:
     record.write_end(EndReport(NOW, 1, "driver", "n1", "the driver ended with code 1"))
     record.write_node(reported("n1", "head", oom_kills=0))
     record.write_node(reported("n2", oom_kills=2))
-    verdict, remedies = judge(post_mortem(record))
+    verdict, remedies, _ = judge(post_mortem(record))
     assert verdict.startswith("Out of memory: the kernel killed 2 processes")
     assert "n2 (2)" in verdict
     assert "--mem" in remedies[0]
@@ -76,7 +76,7 @@ def test_broken_connections_after_a_driver_that_failed_by_itself_are_no_cause(re
     record.write_end(EndReport(NOW, 3, "driver", "n1", "the driver ended with code 3 after 2 s"))
     record.write_node(reported("n1", "head", exit_code=3))
     (record.log_dir("n1") / "raylet.out").write_text("Failed to read the next message: End of file\n")
-    verdict, _ = judge(post_mortem(record))
+    verdict, _, _ = judge(post_mortem(record))
     assert verdict.startswith("The driver itself failed: it ended with code 3")
 
 
@@ -84,7 +84,7 @@ def test_silent_host(record: Record) -> None:
     record.write_end(EndReport(NOW, 5, "worker-lost", "n2", "worker n2 is lost: no answer"))
     record.write_node(reported("n1", "head", "failed", exit_code=5))
     record.write_node(reported("n2", phase="joined", exit_code=None))
-    verdict, remedies = judge(post_mortem(record))
+    verdict, remedies, _ = judge(post_mortem(record))
     assert "n2 stopped responding" in verdict
     assert "--exclude=n2" in remedies[0]
     assert "exited without reporting" in page(post_mortem(record))
@@ -106,7 +106,7 @@ def test_good_end_and_no_end(record: Record) -> None:
     record.write_node(reported("n1", "head", "driver running", exit_code=None))
     assert "has not reported its end" in page(post_mortem(record))
     record.write_end(EndReport(NOW, 0, "driver", "", "the driver ended with code 0"))
-    assert judge(post_mortem(record)) == ("Nothing went wrong.", ())
+    assert judge(post_mortem(record)) == ("Nothing went wrong.", (), None)
 
 
 @pytest.mark.parametrize(
@@ -152,12 +152,13 @@ def test_the_page_fits_and_cuts_no_word(record: Record, width: int) -> None:
     text = page(post_mortem(record), width=width)
     paths = ("Logs: ", "Last lines of ")
     assert [line for line in text.splitlines() if len(line) > width and not line.startswith(paths)] == []
+    text = text.replace("word59.", "word59")
     assert text.split().count("word59") == text.split().count("word7") >= 4
 
 
 def test_a_driver_that_did_not_use_the_cluster(record: Record) -> None:
     text = "the driver ended with code 0 after 5 s; no driver has connected to this cluster"
     record.write_end(EndReport(NOW, 0, "driver", "", text))
-    verdict, remedies = judge(post_mortem(record))
+    verdict, remedies, _ = judge(post_mortem(record))
     assert "did not use this cluster" in verdict
     assert 'address="local" starts another Ray' in remedies[0]

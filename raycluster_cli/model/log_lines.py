@@ -1,0 +1,124 @@
+"""Lines of logs: which of them report a failure, and when they were written.
+
+Text in, values out.  A warning is no failure, and neither is a text that only says what might happen: vLLM
+warns at each start that its limit "can cause fd limit errors like `OSError: [Errno 24] Too many open files`",
+and Ray lists "potential root causes" of a worker process that died.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+
+#: What stands before a line's own text: colours, srun's label, the process (vLLM, Ray's worker logs).
+_PREFIX = re.compile(
+    r"(?:\x1b\[[\d;]*m)*(?:\d+: )?(?:(?:\x1b\[[\d;]*m)*\([^()\n]{1,80}\)(?:\x1b\[[\d;]*m)* ?){0,2}"
+)
+
+#: The same for a line of an exception in a log: vLLM's `ERROR 11-28 19:08:15 [core.py:708] `.
+_LOGGED = re.compile(r"(?:ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[?[\w./-]+:\d+\]? ?")
+
+#: Lines below the level of an error, by the ways in which levels are written.
+_BELOW_ERROR = re.compile(
+    r"\[\d{4}-\d\d-\d\d[ T][\d:,.]+ [IWDT] "  # Ray's daemons: [2026-11-23 04:45:00,123 W 1 1] (raylet)
+    r"|\d{4}-\d\d-\d\d[ T][\d:,.]+\s+(?:- )?(?:\S+ - )?(?:WARN(?:ING)?|INFO|DEBUG)\b"  # Ray in Python
+    r"|\[?(?:rank\d+\]:\s*\[)?[IWD]\d{4} "  # glog, absl, PyTorch: W1123 04:45:00.123456
+    r"|\[?(?:WARN(?:ING)?|INFO|DEBUG)\b"  # vLLM: WARNING 11-28 19:08:15 [utils.py:222]
+    r"|\S+:\d+: \w*Warning: "  # Python's warnings: train.py:12: UserWarning:
+    r"|\w*Warning: "
+    r"|(?:srun|sbatch|salloc|slurmstepd\S*): (?:warning|info|verbose|debug\d?)\b"
+    r"|[Ww]arning: "
+)
+
+#: Before a text, in its sentence: it may happen, or is an example.
+_MIGHT = re.compile(
+    r"\b(?:may|might|could|would|if|like|such as|e\.g|for example|in case|potential|possibl[ey]|to avoid|"
+    r"consider|common causes|can(?!'t))\b",
+    re.IGNORECASE,
+)
+
+#: After a text, at once: it may happen.
+_MIGHT_FOLLOW = re.compile(r"\W{0,3}(?:errors? )?(?:may|might|could|can)\b", re.IGNORECASE)
+
+#: From here on a line only lists what may have been the cause (Ray, up to 2.60).
+_LISTS_CAUSES = re.compile(r"potential root causes|[Ss]ome common causes")
+
+_SENTENCE = re.compile(r"[.;!?]\s")
+
+_FULL_TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[ T](\d\d):(\d\d):(\d\d)")
+
+
+def own_text(line: str) -> str:
+    """A line without what programs put before it.
+
+    >>> own_text("(APIServer pid=7) WARNING 11-28 19:08:15 [utils.py:222] slow")
+    'WARNING 11-28 19:08:15 [utils.py:222] slow'
+    """
+    return line[_PREFIX.match(line).end() :]  # type: ignore[union-attr]  # matches nothing too
+
+
+def logged_text(line: str) -> str:
+    """A line of an exception as Python prints it, also where a program has logged it.
+
+    >>> logged_text("(EngineCore pid=7) ERROR 11-28 19:08:15 [core.py:708] ValueError: no memory")
+    'ValueError: no memory'
+    """
+    text = own_text(line)
+    found = _LOGGED.match(text)
+    return text[found.end() :] if found else text
+
+
+def is_failure(line: str) -> bool:
+    """Whether a line reports an error as far as its level says; one without a level may.
+
+    >>> is_failure("[2026-11-23 04:45:00,123 W 1 1] (raylet) a.cc:1: Address already in use")
+    False
+    >>> is_failure("OSError: [Errno 98] Address already in use")
+    True
+    """
+    text = own_text(line).lstrip()
+    return not (_BELOW_ERROR.match(text) or _BELOW_ERROR.match(line.lstrip()))
+
+
+def find_said(pattern: str, line: str) -> re.Match[str] | None:
+    """Where a line says that this has happened; None when it does not, or only that it might.
+
+    >>> find_said("Too many open files", "This can cause errors like `Too many open files`.") is None
+    True
+    >>> find_said("Too many open files", "OSError: [Errno 24] Too many open files").start()
+    20
+    """
+    lists = _LISTS_CAUSES.search(line)
+    text = line[: lists.start()] if lists else line
+    for match in re.finditer(pattern, text):
+        before = _SENTENCE.split(text[: match.start()])[-1]
+        if not _MIGHT.search(before) and not _MIGHT_FOLLOW.match(text, match.end()):
+            return match
+    return None
+
+
+def written_at(line: str) -> float | None:
+    """When a line was written, in Unix seconds by the time zone of here; None when it does not say.
+
+    >>> written_at("no time in it") is None
+    True
+    """
+    found = _FULL_TIME.search(line[:160])
+    if found is None:
+        return None
+    try:
+        return time.mktime(time.strptime(" ".join(found.groups()), "%Y %m %d %H %M %S"))
+    except (ValueError, OverflowError):
+        return None
+
+
+def shortened(text: str, size: int = 300) -> str:
+    """A text of at most about ``size`` characters that ends with a whole word.
+
+    >>> shortened("three whole words", 12)
+    'three whole …'
+    """
+    if len(text) <= size:
+        return text
+    head, _, _ = text[: size + 1].rpartition(" ")
+    return f"{head or text[:size]} …"

@@ -1,0 +1,203 @@
+"""Evidence of why a cluster ended: what its logs, its nodes' reports and the job's output say.
+
+Nothing is searched after a success or a deliberate stop.  A driver that failed is explained by its own last
+exception; what other logs say counts only where that exception is about another process, or there is none.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..model.causes import BY_SLURM, CAUSES, Found, find_causes
+from ..model.record import EndReport, NodeReport
+from ..model.status import EndReason
+from ..model.tracebacks import Raised, last_exception
+from ..state.catalogue import list_records
+from ..state.record import Record
+from ..state.submitted import output_of
+from .follow import JobState
+from .logs import Source
+
+#: How much of each log is searched, from its end.
+READ_BYTES = 128 * 1024
+
+#: Lines of each log of the failed host that are shown, and of the job's output.
+LAST_LINES = 6
+OUTPUT_LINES = 15
+
+#: Lines of the job's output in which a text counts, when no exception was printed.
+SEARCHED_LINES = 60
+
+#: An exception so close to the end of the output belongs to it, whatever the driver's code.
+CLOSE_LINES = 5
+
+#: What Python ends with after an exception that nothing handles.
+UNHANDLED = 1
+
+#: The cause that is no news once a process is known to have died.
+SILENCE = "starved"
+
+#: Ends that somebody wanted.
+ON_PURPOSE = (EndReason.STOP.value, EndReason.SIGNAL.value, EndReason.TIME_LIMIT.value)
+
+
+@dataclass(frozen=True)
+class JobOutput:
+    """The end of the job's output, without the lines of raycluster and Slurm."""
+
+    path: str
+    """The file in which the lines are: of its errors, where it has one."""
+    lines: tuple[str, ...] = ()
+    raised: Raised | None = None
+    by_slurm: Found | None = None
+    """What Slurm itself has written of the end: time limit, preemption, a failed node."""
+    all_text: str = ""
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The exception, or the last lines."""
+        return self.raised.lines if self.raised is not None else self.lines[-OUTPUT_LINES:]
+
+
+def output_paths(record: Record, state_dir: Path, slurm: JobState | None) -> list[Path]:
+    """The file of the job's output, and that of its errors where it is another; as far as they are known.
+
+    None of an attempt that was requeued: the file goes on with those after it.
+    """
+    later = any(
+        one.job_id == record.job_id and one.restart > record.restart and one.name == record.name
+        for one in list_records(state_dir)
+    )
+    if later or record.slurm_cluster == "local":
+        return []
+    head = record.read_head()
+    output = (head.output if head is not None else "") or output_of(state_dir, record.job_id)
+    errors = head.errors if head is not None else ""
+    if slurm is not None:
+        output, errors = output or slurm.output, errors or slurm.errors
+    return [Path(path) for path in dict.fromkeys((output, errors)) if path]
+
+
+def read_output(paths: Sequence[Path], code: int | None) -> JobOutput | None:
+    """The end of the job's output: its file, and that of its errors where it is another.
+
+    ``code``: the driver's exit code where it is known.  None when there is nothing to read.
+    """
+    found = None
+    for path in paths:
+        text = read_tail(path)
+        if text and (found is None or found.raised is None):
+            one = _output(str(path), text, code)
+            found = one if found is None or one.raised is not None or not found.lines else found
+    return found
+
+
+def _output(path: str, text: str, code: int | None) -> JobOutput:
+    driver = Source(Path(path), "driver")
+    own = [line.rstrip() for line in text.splitlines() if driver.wants(line.encode())]
+    lines = [line for line in own if line.strip()]
+    raised = last_exception("\n".join(lines))
+    if raised is not None and code != UNHANDLED and len(lines) - raised.last > CLOSE_LINES:
+        raised = None  # the driver went on after it
+    return JobOutput(path, tuple(lines), raised, _by_slurm(path, text), text)
+
+
+def _by_slurm(path: str, text: str) -> Found | None:
+    lines = "\n".join(line for line in text.splitlines() if re.search(r"(?:slurmstepd|srun)\S*: ", line))
+    found = {one.name: line for one in CAUSES if one.name in BY_SLURM and (line := one.find(lines))}
+    return next((Found(one, path, found[one.name]) for one in CAUSES if one.name in found), None)
+
+
+def search(
+    record: Record,
+    end: EndReport | None,
+    reports: dict[str, NodeReport],
+    output: JobOutput | None,
+    *,
+    failed_host: str,
+    anything_died: bool,
+) -> tuple[Found, ...]:
+    """The causes that the texts name, the likeliest first."""
+    if end is not None and (end.exit_code == 0 or end.reason in ON_PURPOSE):
+        return ()
+    driver_failed = end is not None and end.reason == EndReason.DRIVER.value
+    raised = output.raised if output is not None else None
+    if driver_failed and raised is not None and output is not None:
+        found = find_causes([(output.path, raised.text)])
+        primary = tuple(one for one in found if not one.cause.secondary)
+        if primary or not raised.is_of_another_process:
+            return primary
+    texts = _texts(record, end, reports, output, failed_host, output_first=driver_failed)
+    ended = end.when if end is not None else None
+    found = find_causes(texts, host="" if driver_failed else failed_host, ended=ended)
+    # A node that died did not answer either; and every process that ends, a driver that failed by itself
+    # too, leaves lines of broken connections behind.
+    return tuple(
+        one
+        for one in found
+        if not (one.cause.name == SILENCE and anything_died)
+        and not (one.cause.secondary and (anything_died or driver_failed))
+    )
+
+
+def _texts(
+    record: Record,
+    end: EndReport | None,
+    reports: dict[str, NodeReport],
+    output: JobOutput | None,
+    failed_host: str,
+    *,
+    output_first: bool,
+) -> Iterator[tuple[str, str]]:
+    """Everything that may name a cause, what explains most first."""
+    said = []
+    if output is not None:
+        slurm = [line for line in output.all_text.splitlines() if re.match(r"(?:srun|slurmstepd\S*): ", line)]
+        said = [(output.path, "\n".join([*output.lines[-SEARCHED_LINES:], *slurm]))]
+    if output_first:
+        yield from said
+    if end is not None:
+        yield "the record of the end", end.message
+    hosts = sorted(reports, key=lambda host: (host != failed_host, host))
+    for host in hosts:
+        yield f"{host}'s last report", reports[host].message
+    for host in hosts:
+        for path in sorted((record.path / "logs" / host).glob("*"), key=_rank):
+            yield f"{host}/{path.name}", read_tail(path)
+    if not output_first:
+        yield from said
+
+
+def _rank(path: Path) -> tuple[int, str]:
+    order = ("raylet.err", "gcs_server.err", "ray-start.log", "raylet.out", "gcs_server.out")
+    return (order.index(path.name) if path.name in order else len(order), path.name)
+
+
+def read_tail(path: Path, size: int = READ_BYTES) -> str:
+    """The end of a file; empty when it is not a readable file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                return ""
+            file.seek(max(found.st_size - size, 0))
+            return file.read(size).decode("utf-8", "replace")
+    except (OSError, ValueError):  # ValueError: the record names a path that no file can have
+        return ""
+
+
+def last_log_lines(record: Record, host: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The last lines of the raylet and the GCS of one node, as (host/file, lines)."""
+    if not host:
+        return
+    for name in ("raylet.err", "raylet.out", "gcs_server.err", "gcs_server.out"):
+        path = record.path / "logs" / host / name
+        lines = [line.rstrip() for line in read_tail(path, 16384).splitlines() if line.strip()]
+        if lines:
+            yield f"{host}/{name}", tuple(lines[-LAST_LINES:])
