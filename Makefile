@@ -98,7 +98,7 @@ slurm: $(DEV)
 	$(BIN)/python -m pytest tests/slurm $(PYTEST_ARGS)
 
 chaos: $(DEV)
-	RAYCLUSTER_CHAOS=5 $(BIN)/python -m pytest tests/slurm/test_faults.py $(PYTEST_ARGS)
+	RAYCLUSTER_CHAOS=5 $(BIN)/python -m pytest tests/slurm/test_faults.py tests/slurm/test_long_drivers.py $(PYTEST_ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

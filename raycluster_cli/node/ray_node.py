@@ -22,7 +22,6 @@ from ..rayproc.client import remove_client, write_client
 from ..rayproc.companion_client import CompanionClient, Started
 from ..rayproc.environment import client_environment
 from ..rayproc.failure import StartFailure
-from ..rayproc.lazy_agent import wake
 from ..rayproc.plan import NodePlan, TlsFiles
 from ..rayproc.raylet_log import read_drain_reason
 from ..rayproc.tls import client_context
@@ -253,6 +252,7 @@ class RayNode:
         expected_nodes: int = 1,
         storage: Path | None = None,
         gcs_reconnect_s: int | None = None,
+        agent_at_once: bool = False,
         session_name: str | None = None,
     ) -> Started:
         """Start Ray here and wait until the node is registered with its GCS.
@@ -271,6 +271,7 @@ class RayNode:
             restarts=self._resets,
             storage=storage,
             gcs_reconnect_s=gcs_reconnect_s,
+            agent_at_once=agent_at_once,
             session_name=session_name,
         )
         try:
@@ -325,10 +326,6 @@ class RayNode:
         )
         if self.role is Role.WORKER:
             await self._companion.drop()
-
-    def wake_agent(self) -> None:
-        """Start this node's dashboard agent, which waits until a client needs it."""
-        wake(self.plan.agent_gate)
 
     # -- while it runs ---------------------------------------------------------------------------
 

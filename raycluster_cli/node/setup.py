@@ -285,6 +285,7 @@ class NodeSetup:
         restarts: int,
         storage: Path | None,
         gcs_reconnect_s: int | None,
+        agent_at_once: bool,
         session_name: str | None,
     ) -> NodePlan:
         """What Ray is started with on this node.  ``gcs_address`` is '' on the head."""
@@ -304,6 +305,7 @@ class NodeSetup:
             labels=grant.labels,
             system_config=grant.system_config,
             identity=identity,
+            agent_at_once=agent_at_once,
             client_server=settings.client_server,
             dashboard_host=settings.dashboard_host,
             auth_token_path=token_path or None,

@@ -1,5 +1,6 @@
 """Takes the place of one of a raylet's agents until a client needs it; then becomes it.
 
+    python -I -S lazy_agent.py now -- COMMAND…                does not wait
     python -I -S lazy_agent.py gate FIFO -- COMMAND…          waits until something is written to FIFO
     python -I -S lazy_agent.py port HOST PORT -- COMMAND…     waits for the first connection to HOST:PORT
 
@@ -149,7 +150,7 @@ def main(arguments: list[str]) -> None:
             os.mkfifo(where[0], 0o600)
         # For reading and writing: opening does not block, and the end of a writer is no end of file.
         wait(os.open(where[0], os.O_RDWR | os.O_NONBLOCK))
-    else:
+    elif how == "port":
         server = listen(where[0], int(where[1]))
         wait(server.fileno())
         server.set_inheritable(True)

@@ -60,6 +60,9 @@ class NodePlan:
     identity: str = ""
     """Random name of the cluster; a head leaves it in the GCS, a worker looks for it before joining."""
     dashboard_host: str = "127.0.0.1"
+    agent_at_once: bool = False
+    """The dashboard agent starts with the raylet (--dashboard), and Ray's processes export metrics to it.
+    If not, it starts when something needs it, and nothing is exported."""
     client_server: bool = False
     auth_token_path: str | None = None
     """File that holds the cluster's token; None: authentication is switched off, explicitly."""

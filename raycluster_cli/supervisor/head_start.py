@@ -254,6 +254,7 @@ async def start_ray(run: HeadRun, session_name: str | None = None) -> Started:
         expected_nodes=run.rules.expected + 1,
         identity=run.begin.identity,
         storage=storage,
+        agent_at_once=settings.dashboard,
         session_name=session_name,
     )
 

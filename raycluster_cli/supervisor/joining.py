@@ -57,6 +57,7 @@ class JoiningNode(Protocol):
         expected_nodes: int = 1,
         storage: Path | None = None,
         gcs_reconnect_s: int | None = None,
+        agent_at_once: bool = False,
     ) -> Started: ...
 
 
@@ -200,6 +201,7 @@ class Joiner:
             gcs_address=target.address,
             identity=head.identity if head else "",
             gcs_reconnect_s=GCS_RECONNECT_S if head is not None and head.head_recovery else None,
+            agent_at_once=head is not None and head.with_dashboard,
         )
         try:
             await self._unless_it_ends(start)

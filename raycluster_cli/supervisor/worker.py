@@ -162,8 +162,6 @@ class WorkerRun(NodeRun):
             self.process_died(raylet, raylet.exited.result())
             return
         node.start_extras()
-        if head is not None and head.with_dashboard:
-            node.wake_agent()
 
     # -- while it runs ---------------------------------------------------------------------------
 

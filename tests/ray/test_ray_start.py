@@ -352,6 +352,50 @@ def test_agents_start_when_they_are_wanted() -> None:
     run(test)
 
 
+def test_with_a_dashboard_agents_do_not_wait() -> None:
+    async def test() -> None:
+        async with nodes() as cluster:
+            for number in (0, 1):
+                started = await cluster.start(number, agent_at_once=True)
+                assert "gate" not in _lazy(started)
+
+    run(test)
+
+
+METRICS = """
+import ray
+from ray.util.metrics import Counter
+ray.init(logging_level="ERROR")
+@ray.remote(num_cpus=1)
+def count():
+    Counter("counted").inc()
+Counter("counted").inc()
+ray.get(count.remote())
+"""
+
+
+@pytest.mark.skipif(ray_version() < (2, 55), reason="this Ray cannot be told that no agent takes metrics")
+def test_nothing_tries_to_reach_an_agent_that_is_not_there() -> None:
+    """What tries prints an error after 30 s: tests/slurm/test_long_drivers.py waits for that."""
+
+    async def test() -> None:
+        async with nodes() as cluster:
+            started = [await cluster.start(number) for number in (0, 1)]
+            await cluster.driver(METRICS)
+            texts = {name: text for one in started for name, text in _logs(one).items()}
+            assert [name for name, text in texts.items() if "Initializing exporter" in text] == []
+            told = [name for name, text in texts.items() if "Metrics agent not available" in text]
+            assert {"gcs_server.out", "raylet.out"} <= set(told)
+            assert any(name.startswith("python-core-driver") for name in told)
+
+    run(test)
+
+
+def _logs(started: Started) -> dict[str, str]:
+    logs = [path for path in Path(started.session_dir, "logs").iterdir() if path.is_file()]
+    return {path.name: path.read_text(errors="replace") for path in logs}
+
+
 def _lazy(started: Started) -> list[str]:
     """How the stand-ins below this node's raylet wait."""
     found = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import inspect
 import os
 import runpy
@@ -49,6 +50,8 @@ def patched_spawn(
     def start_ray_process(command: list[str], process_type: str, *args: Any, **kwargs: Any) -> Any:
         if process_type == "raylet":
             command = raylet_command(command, plan)
+        if process_type == "gcs_server":
+            command = gcs_command(command, plan)
         if process_type == "ray_client_server":
             # It starts a process for each driver, by fork from among gRPC's threads; gRPC's own handlers
             # of forks now and then end that child before it is another program (Ray's issue 63202).
@@ -84,10 +87,31 @@ def raylet_command(command: list[str], plan: NodePlan) -> list[str]:
     # The flag came with the port files; an older raylet refuses it.
     if port and hasattr(ray._raylet, "persist_port") and not _has(command, "--dashboard_agent_listen_port"):
         command = [*command, f"--dashboard_agent_listen_port={port}"]
-    wrappers = {"--dashboard_agent_command": _lazy("gate", plan.agent_gate)}
+    agent = _lazy("now") if plan.agent_at_once else _lazy("gate", plan.agent_gate)
+    wrappers = {"--dashboard_agent_command": agent}
     if port := plan.ports.get("runtime_env_agent"):
         wrappers["--runtime_env_agent_command"] = _lazy("port", plan.node_ip, str(port))
+    if _agent_is_missing(plan):
+        command = [_set(part, "--metrics-agent-port", "-1") for part in command]
     return [_wrap(part, wrappers) for part in command]
+
+
+def gcs_command(command: list[str], plan: NodePlan) -> list[str]:
+    """The GCS's argument list, changed so that it sends no metrics to an agent that is not there.
+
+    GCS, raylet and worker processes try for 30 s to reach the agent, then print an error that the log
+    monitor shows in the driver's output.  They do not try when the raylet was told the port -1, which is
+    what an agent without ray[default] reports.  The GCS takes the raylet's port when its own is 0.
+    """
+    if not _agent_is_missing(plan):
+        return command
+    return [_set(part, "--metrics-agent-port", "0") for part in command]
+
+
+def _agent_is_missing(plan: NodePlan) -> bool:
+    """Whether no agent takes metrics soon, and this Ray can be told so (it has port files)."""
+    serves = plan.agent_at_once and importlib.util.find_spec("aiohttp_cors") is not None  # of ray[default]
+    return not serves and hasattr(ray._raylet, "persist_port")
 
 
 def _lazy(*how: str) -> list[str]:
@@ -96,6 +120,10 @@ def _lazy(*how: str) -> list[str]:
 
 def _has(command: list[str], flag: str) -> bool:
     return any(part.startswith(flag) for part in command)
+
+
+def _set(part: str, flag: str, value: str) -> str:
+    return f"{flag}={value}" if part.startswith(f"{flag}=") else part
 
 
 def _wrap(part: str, wrappers: Mapping[str, list[str]]) -> str:

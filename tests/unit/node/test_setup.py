@@ -220,6 +220,7 @@ def test_the_plan_says_what_was_found(base: Path, tmp_path: Path) -> None:
             restarts=1,
             storage=Path("/scratch/gcs"),
             gcs_reconnect_s=60,
+            agent_at_once=False,
             session_name="session_1",
         )
         assert plan.gcs_address == f"127.0.0.1:{first}"

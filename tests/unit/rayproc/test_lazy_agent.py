@@ -84,6 +84,14 @@ def test_behind_a_gate(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -
     assert mark.read_text() == str(process.pid)  # the same process: whoever watches it notices nothing
 
 
+def test_at_once(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    mark, script = tmp_path / "mark", tmp_path / "agent.py"
+    script.write_text(AGENT)
+    process = start(started, "now", "--", sys.executable, "-u", str(script), str(mark))
+    wait_until(lambda: mark.exists() and mark.read_text(), timeout_s=5, what="the command")
+    assert mark.read_text() == str(process.pid)
+
+
 def test_at_a_port(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
     script = tmp_path / "server.py"
     script.write_text(SERVER)

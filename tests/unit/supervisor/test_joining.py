@@ -157,6 +157,7 @@ def test_the_token_and_the_identity_come_from_the_record(record: Record) -> None
             "gcs_address": "10.77.0.1:20480",
             "identity": "the head's",
             "gcs_reconnect_s": None,
+            "agent_at_once": False,
             "token": token,
         }
     ]
@@ -219,6 +220,14 @@ def test_a_head_that_recovers_is_waited_for_by_the_raylet(record: Record) -> Non
     node = Node()
     join(node, record)
     assert node.started[0]["gcs_reconnect_s"] == 60
+
+
+def test_with_a_dashboard_the_agent_starts_with_the_raylet(record: Record) -> None:
+    record.make_token()
+    record.write_head(replace(HEAD, with_dashboard=True))
+    node = Node()
+    join(node, record)
+    assert node.started[0]["agent_at_once"]
 
 
 def test_a_start_that_fails_is_tried_again_with_new_ports(record: Record) -> None:
