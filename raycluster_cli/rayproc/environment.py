@@ -25,10 +25,10 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 def start_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str]:
     """The whole environment of Ray's own processes on this node, and so of worker processes.
 
-    :func:`client_environment` without RAY_ADDRESS and ``plan.scrub``, with settings for the size of the
+    :func:`member_environment` without RAY_ADDRESS and ``plan.scrub``, with settings for the size of the
     cluster.  The user's own values of those settings are kept; authentication, TLS and address are ours.
     """
-    env = without(client_environment(plan, base), plan.scrub)
+    env = without(member_environment(plan, base), plan.scrub)
     env.pop("RAY_ADDRESS", None)  # `ray start` on a worker would take it for its own address
     defaults = {
         # The raylet's first connect to its own store misses and then waits this long (default: 1 s).
@@ -67,8 +67,29 @@ def without(env: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
     return {name: text for name, text in env.items() if name not in names and not name.startswith(prefixes)}
 
 
+#: What a driver, or a program that attaches, gets unless the user has set it.
+CLIENT_DEFAULTS = {
+    # Each line that Python prints is in the job's output at once, and a killed driver's lines are not lost.
+    "PYTHONUNBUFFERED": "1",
+    # Ray's hook for `uv run` starts each worker process by `uv run` in an environment of its own.  Without a
+    # package index Ray tries that again and again and says nothing.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # Without it Modin calls ray.init with num_cpus, which Ray refuses where there is a cluster.
+    "MODIN_RAY_CLUSTER": "True",
+}
+
+
 def client_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str]:
     """The whole environment of a client of the cluster on this node: a driver, or a program that attaches.
+
+    :func:`member_environment`, CLIENT_DEFAULTS, and the address once more as ``ip_head``, which many
+    scripts read that were written for Ray's own example for Slurm.
+    """
+    return {**CLIENT_DEFAULTS, **member_environment(plan, base), "ip_head": plan.gcs_address}
+
+
+def member_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str]:
+    """What clients and Ray's own processes have in common.
 
     ``base`` (what this process was given) without ``plan.unset``; over it the cluster's address, the
     mode of authentication and the path of the token, TLS files, no_proxy; over all ``plan.env``.

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from raycluster_cli.rayproc.environment import (
+    CLIENT_DEFAULTS,
     SCRUBBED,
     client_environment,
     gcs_settings,
@@ -51,6 +52,17 @@ def test_what_is_scrubbed_is_kept_from_rays_processes_and_not_from_the_driver() 
     assert not {"SLURM_PROCID", "PMIX_RANK"} & set(env)
     assert (env["HOME"], env["SLURMX"]) == ("/h", "1")
     assert client_environment(plan, base)["SLURM_PROCID"] == "3"
+
+
+def test_a_driver_gets_defaults_that_its_user_can_change_and_ray_does_not_get_them() -> None:
+    driver = client_environment(HEAD, {"PYTHONUNBUFFERED": "", "ip_head": "n1:6379"})
+    assert driver["PYTHONUNBUFFERED"] == ""
+    assert driver["ip_head"] == driver["RAY_ADDRESS"] == HEAD.gcs_address
+    assert client_environment(HEAD, {})["PYTHONUNBUFFERED"] == "1"
+    assert client_environment(HEAD, {})["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0"
+    ray = start_environment(HEAD, {})
+    assert not {*CLIENT_DEFAULTS, "ip_head"} & set(ray)
+    assert start_environment(HEAD, {"PYTHONUNBUFFERED": "1"})["PYTHONUNBUFFERED"] == "1"
 
 
 @pytest.mark.parametrize("environment", [client_environment, start_environment])
