@@ -58,6 +58,12 @@ def find_driver(argv: Sequence[str], env: Mapping[str, str]) -> str:
             f"the driver {program!r} does not exist (looked from {os.getcwd()}).",
             "Give a path that exists on the head's node.",
         )
+    if "PATH" not in env or env.get("SLURM_EXPORT_ENV", "").upper().startswith("NONE"):
+        raise UsageError(
+            f"the driver {program!r} was not found: this step did not get the batch script's environment "
+            "(SLURM_EXPORT_ENV=NONE, by sbatch --export=NONE or the site's SBATCH_EXPORT).",
+            "Start raycluster by `srun --export=ALL`.",
+        )
     raise UsageError(
         f"the driver {program!r} was not found in PATH.",
         "Is its environment active? Give the program after `--`, as in: -- python train.py.",

@@ -82,7 +82,8 @@ def test_options_of_the_cluster_survive(tmp_path: Path) -> None:
 def test_whole_command(tmp_path: Path) -> None:
     words, env = run(tmp_path, script("python", "a.py"))
     assert words == [
-        *("--nodes=4", "--ntasks=4", "--ntasks-per-node=1", "--cpu-bind=none", "--mem=0"),
+        *("--nodes=4", "--ntasks=4", "--ntasks-per-node=1", "--export=ALL"),
+        *("--cpu-bind=none", "--mem=0"),
         *("--kill-on-bad-exit=0", "--wait=60", *raycluster_command(python="/env/bin/python"), "run"),
         *("--", "python", "a.py"),
     ]

@@ -302,6 +302,13 @@ def test_a_program_that_cannot_be_run(tmp_path: Path, program: str, message: str
     assert hint in caught.value.hint
 
 
+@pytest.mark.parametrize("env", [{}, {"PATH": "/bin", "SLURM_EXPORT_ENV": "NONE"}])
+def test_a_step_without_the_scripts_environment_is_told_how_to_get_it(env: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="did not get the batch script's environment") as caught:
+        find_program(["no-such-program"], env)
+    assert "srun --export=ALL" in caught.value.hint
+
+
 #: Runs a driver as the supervisor does, in the terminal that it was given.
 IN_TERMINAL = """
 import asyncio, os, sys
