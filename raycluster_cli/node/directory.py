@@ -13,6 +13,8 @@ Not the directory itself: Ray makes its --temp-dir and all below writable for al
 ``orphaned.json``  the command that clears the node when keeper and supervisor were both killed
 ``logs/``       output of what raycluster itself starts
 ``r``           Ray's own --temp-dir
+``t``           TMPDIR of the driver and of worker processes
+``common-path``  the link under which other nodes' environments find this directory (common_path)
 ==============  ==================================================================================
 
 **Where.**  The first that is usable of: what the user gave, RAY_TMPDIR, TMPDIR, /tmp, /var/tmp,
@@ -41,7 +43,8 @@ from pathlib import Path
 from ..model.errors import RayclusterError, UsageError, in_words
 from ..system.proctree import ProcessRef, kernel_identity, read_stat
 from ..system.removal import open_directory, remove_tree
-from .places import RAY_DIR, Candidate, asked_for, mountinfo, parse_mountinfo, unique
+from .common_path import remove_common_path
+from .places import RAY_DIR, TMP_DIR, Candidate, asked_for, mountinfo, parse_mountinfo, unique
 
 ENV_MARK = "RAYCLUSTER_NODE_ROOT"
 """Set to the root's path for everything that is started below a supervisor."""
@@ -113,6 +116,7 @@ class NodeRoot:
 
     def remove(self) -> list[str]:
         """Remove the directory and release the lock.  Returns what could not be removed."""
+        remove_common_path(self.path)
         left = remove_tree(self.path)
         self.close()
         return left
@@ -192,6 +196,7 @@ def _make(
         _lock_new(lock)
         os.mkdir(path / "logs", 0o700)
         os.mkdir(path / RAY_DIR, 0o700)
+        os.mkdir(path / TMP_DIR, 0o700)
         me = read_stat(os.getpid())
         about = {
             "schema": 1,

@@ -38,10 +38,13 @@ def first_missing(paths: Sequence[str]) -> str | None:
     return None
 
 
-async def removed_file(started: Callable[[], Started | None]) -> str:
+async def removed_file(
+    started: Callable[[], Started | None], restore: Callable[[], None] = lambda: None
+) -> str:
     """Returns the first file that was removed while the node's Ray runs.  Says nothing of restarts.
 
-    ``started``: the node's Ray as it runs now; None while it does not.
+    ``started``: the node's Ray as it runs now; None while it does not.  ``restore`` makes again what can be
+    made again; it is called at each look, and may block as file systems do.
     """
     known: Started | None = None
     paths: Sequence[str] = ()
@@ -50,7 +53,7 @@ async def removed_file(started: Callable[[], Started | None]) -> str:
         if now is not None and now is not known:
             known, paths = now, needed_files(now.session_dir)
         await asyncio.sleep(LOOK_S)
-        if await _missing(paths) is None:
+        if await _missing(paths, restore) is None:
             continue
         # A raylet that ends removes its sockets itself: it is gone by then.
         await asyncio.sleep(CONFIRM_S)
@@ -59,7 +62,11 @@ async def removed_file(started: Callable[[], Started | None]) -> str:
             return path
 
 
-async def _missing(paths: Sequence[str]) -> str | None:
-    looking = in_thread(first_missing, paths)
+async def _missing(paths: Sequence[str], restore: Callable[[], None] = lambda: None) -> str | None:
+    def look() -> str | None:
+        restore()
+        return first_missing(paths)
+
+    looking = in_thread(look)
     # A file system that hangs is not one that was cleaned.
     return looking.result() if await done_within(looking, LOOK_S) else None

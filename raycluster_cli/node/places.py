@@ -7,6 +7,7 @@ server hangs.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from ..system.proctree import PROC
 
 RAY_DIR = "r"
 """Ray's --temp-dir in a node's directory."""
+TMP_DIR = "t"
+"""TMPDIR of drivers and worker processes in a node's directory: no longer than RAY_DIR, for sockets in it."""
 MAX_PATH_BYTES = 39 - len("/" + RAY_DIR)
 """Of a node's directory: Ray adds to its own there
 ``/session_<date>_<time>_<usec>_<pid>/sockets/plasma_store`` and more (107 in all)."""
@@ -83,10 +86,34 @@ def mountinfo() -> str:
 def asked_for(env: Mapping[str, str]) -> list[Path]:
     """The places that the user's environment names for temporary files.
 
+    Not the TMPDIR of a cluster's driver, which ends with that cluster.
+
     >>> asked_for({"TMPDIR": "/scratch/me"})
     [PosixPath('/scratch/me')]
     """
-    return [Path(env[name]) for name in ("RAY_TMPDIR", "TMPDIR") if env.get(name)]
+    names = ("RAY_TMPDIR",) if is_drivers_tmpdir(env) else ("RAY_TMPDIR", "TMPDIR")
+    return [Path(env[name]) for name in names if env.get(name)]
+
+
+def is_drivers_tmpdir(env: Mapping[str, str]) -> bool:
+    """Whether TMPDIR is in a node's directory, as a cluster's driver and what it starts have it.
+
+    >>> is_drivers_tmpdir({"TMPDIR": "/tmp/rc-1000-0a1b2c3d/t"})
+    True
+    """
+    return re.search(rf"/rc-\d+-[0-9a-f]{{8}}/{TMP_DIR}$", env.get("TMPDIR", "")) is not None
+
+
+def has_tmpdir(env: Mapping[str, str]) -> bool:
+    """Whether the user or the site has said where programs keep their temporary files.
+
+    Python reads three variables.  Slurm sets TMPDIR=/tmp where there is none (slurmstepd, _make_tmpdir).
+
+    >>> has_tmpdir({"TMPDIR": "/scratch/me"}), has_tmpdir({"TMPDIR": "/tmp"})
+    (True, False)
+    """
+    given = {env.get(name, "") for name in ("TMPDIR", "TEMP", "TMP")}
+    return not is_drivers_tmpdir(env) and not given <= {"", "/tmp"}
 
 
 def unique(paths: Iterable[Path]) -> list[Path]:

@@ -20,7 +20,7 @@ from ..model.settings import Settings
 from ..model.status import Role
 from ..rayproc.client import remove_client, write_client
 from ..rayproc.companion_client import CompanionClient, Started
-from ..rayproc.environment import client_environment
+from ..rayproc.environment import client_environment, driver_environment
 from ..rayproc.failure import StartFailure
 from ..rayproc.plan import NodePlan, TlsFiles
 from ..rayproc.raylet_log import read_drain_reason
@@ -34,6 +34,7 @@ from ..system.proctree import identify
 from ..system.report import Report
 from ..system.waiting import done_within, in_thread
 from .background import OnFailure, in_background, reported
+from .common_path import restore_common_path
 from .companion import NodeCompanion, Nodes
 from .directory import NodeRoot
 from .extras import start_extras, wanted_extras
@@ -152,6 +153,15 @@ class RayNode:
         """Take a block of ports on this node, for as long as this process lives."""
         self.setup.claim_ports(given)
 
+    async def make_common_path(self, head_root: str) -> None:
+        """Make this node's directory reachable under the path of the head's.  Never raises."""
+        await self.setup.make_common_path(head_root)
+
+    def restore_common_path(self) -> None:
+        """Make the link to this node's directory again where it was removed.  Never raises."""
+        if self.setup.common_path is not None:
+            restore_common_path(self.root.path, self.setup.common_path)
+
     async def make_authority(self) -> str:
         """A new authority for the cluster's certificates (--tls).  Raises RayclusterError."""
         return await self.setup.make_authority(self.reaper)
@@ -220,8 +230,12 @@ class RayNode:
         return client_context(self.tls) if self.tls else None
 
     def client_environment(self) -> dict[str, str]:
-        """The environment of a driver on this node (rayproc.environment.client_environment)."""
+        """The environment of a program on this node that uses the cluster (rayproc.environment)."""
         return client_environment(self.plan, self.setup.env)
+
+    def driver_environment(self) -> dict[str, str]:
+        """The environment of a driver on this node (rayproc.environment)."""
+        return driver_environment(self.plan, self.setup.env)
 
     def client_variables(self) -> dict[str, str]:
         """Only those variables of :meth:`client_environment` that differ from what we were given."""

@@ -20,6 +20,7 @@ from ..rayproc.address import is_loopback, join_host_port
 from ..rayproc.environment import SCRUBBED, uses_proxy
 from ..rayproc.plan import NodePlan, TlsFiles, ports_for_restart
 from ..rayproc.tls import make_authority, make_certificate
+from ..rayproc.worker_process import MARK as WORKER_MARK
 from ..slurm.allocation import Allocation
 from ..system.limits import raise_limits
 from ..system.network import NodeAddress, addresses_of, node_address
@@ -28,9 +29,11 @@ from ..system.process import Reaper
 from ..system.proctree import ProcessRef
 from ..system.report import Report
 from ..system.waiting import done_within, in_thread
+from .common_path import make_common_path
 from .directory import ENV_MARK, NodeRoot, make_node_root
 from .grants import HostFacts, read_host
 from .memory import is_in_memory
+from .places import TMP_DIR, has_tmpdir
 from .resources import ResourcePlan, plan_from_settings
 
 #: How long making the node's directory, or writing a file in it, may take: 2 ms on a disk that works.
@@ -120,6 +123,8 @@ class NodeSetup:
         self.measured: Measured | None = None
         self.ports: PortClaim | None = None
         self.tls: TlsFiles | None = None
+        self.common_path: Path | None = None
+        """The path of this node's directory that is the same on all nodes (common_path), once known."""
         self._node_ip = node_ip
         self._report = report
 
@@ -156,6 +161,29 @@ class NodeSetup:
         for warning in root.warnings:
             self._report.warn(warning)
         return root
+
+    async def make_common_path(self, head_root: str, timeout_s: float = DIRECTORY_S) -> None:
+        """Make this node's directory reachable under the path of the head's.  Never raises.
+
+        Without it the cluster works, except for copied environments: so it is told and no more.
+        """
+        own = self.directory.path
+        making = in_thread(make_common_path, own, head_root)
+        if await done_within(making, timeout_s):
+            self.common_path, why = making.result()
+        else:
+            self.common_path, why = own, "the file system does not answer"
+        if why:
+            self._report.warn(
+                f"{self.host}: this node's files cannot also be reached as {head_root}, as they are on the "
+                f"head ({why}). Tasks that get a copy of the driver's whole environment "
+                "(env_vars=dict(os.environ)) do not start on this node."
+            )
+
+    def _in_common(self, path: str) -> str:
+        """A path in this node's directory as environments are to name it."""
+        own = str(self.directory.path)
+        return str(self.common_path or own) + path[len(own) :] if path.startswith(own + "/") else path
 
     async def measure(
         self,
@@ -290,6 +318,9 @@ class NodeSetup:
     ) -> NodePlan:
         """What Ray is started with on this node.  ``gcs_address`` is '' on the head."""
         settings, grant, address = self.settings, self.found.grant, self.found.address
+        own = address.environment(self.env)
+        if "VLLM_HOST_IP" in own:
+            own[WORKER_MARK] = own["VLLM_HOST_IP"]
         return NodePlan(
             role=self.role,
             node_ip=address.ip,
@@ -308,8 +339,10 @@ class NodeSetup:
             agent_at_once=agent_at_once,
             client_server=settings.client_server,
             dashboard_host=settings.dashboard_host,
-            auth_token_path=token_path or None,
-            tls=self.tls,
+            auth_token_path=self._in_common(token_path) or None,
+            tls=self.tls
+            and TlsFiles(*(self._in_common(path) for path in (self.tls.cert, self.tls.key, self.tls.ca))),
+            tmp_dir=None if has_tmpdir(self.env) else self._in_common(str(self.directory.path / TMP_DIR)),
             spill_dir=settings.spill_dir or None,
             gcs_storage_path=str(storage) if storage else None,
             session_name=session_name,
@@ -319,7 +352,7 @@ class NodeSetup:
             unset=("RAYCLUSTER_TOKEN", *grant.unset),
             scrub=SCRUBBED if settings.scrub_env else (),
             quick=settings.quick,  # type: ignore[arg-type]  # checked by Settings
-            env={**grant.environment, **address.environment(self.env), ENV_MARK: str(self.directory.path)},
+            env={**grant.environment, **own, ENV_MARK: str(self.directory.path)},
         )
 
     def _warn(self, warnings: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from ..model.value import Value
 from ..system.proctree import PROC, ProcessRef, Stat, all_stats, is_running, kernel_identity, send_signal
 from ..system.removal import open_directory, remove_tree
+from .common_path import remove_common_path
 from .directory import ENV_MARK, root_name
 from .places import NETWORK, asked_for, mount_of, mountinfo, parse_mountinfo, unique
 
@@ -98,6 +99,7 @@ def sweep_root(path: Path, *, term_grace_s: float = 0.5, kill_wait_s: float = 5.
         ended, alive = _end_processes(path, about, term_grace_s, kill_wait_s)
         left = [f"process {each.pid} ({each.name}) does not end" for each in alive]
         if not alive:
+            remove_common_path(path)
             left += remove_tree(path)
         return Swept(path, str(about.get("key", "")), tuple(ended), tuple(left))
     finally:

@@ -18,6 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ..model.errors import RayclusterError, UsageError
+from ..node.places import is_drivers_tmpdir
 from ..rayproc.boot import raycluster_command
 from ..rayproc.client import PRIVATE
 from ..slurm.queue import outside_job
@@ -278,7 +279,12 @@ def environment_for_sbatch(env: Mapping[str, str]) -> dict[str, str]:
     {'PATH': '/bin'}
     """
     own = (name for name in PRIVATE if name != "RAYCLUSTER_TOKEN")  # the user's own may be meant
-    dropped = {*own, *(("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH") if "RAYCLUSTER_NODE_ROOT" in env else ())}
+    dropped = {
+        *own,
+        *(("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH", "ip_head") if "RAYCLUSTER_NODE_ROOT" in env else ()),
+    }
+    if is_drivers_tmpdir(env):
+        dropped.add("TMPDIR")
     return {name: value for name, value in outside_job(env).items() if name not in dropped}
 
 

@@ -29,6 +29,8 @@ def start_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str]
     cluster.  The user's own values of those settings are kept; authentication, TLS and address are ours.
     """
     env = without(member_environment(plan, base), plan.scrub)
+    if plan.tmp_dir:
+        env["TMPDIR"] = plan.tmp_dir
     env.pop("RAY_ADDRESS", None)  # `ray start` on a worker would take it for its own address
     defaults = {
         # The raylet's first connect to its own store misses and then waits this long (default: 1 s).
@@ -86,6 +88,18 @@ def client_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str
     scripts read that were written for Ray's own example for Slurm.
     """
     return {**CLIENT_DEFAULTS, **member_environment(plan, base), "ip_head": plan.gcs_address}
+
+
+def driver_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str]:
+    """The whole environment of the driver: :func:`client_environment` and TMPDIR.
+
+    What the driver and worker processes leave in TMPDIR is removed with the node's directory.  A program that
+    attaches does not get it, since its files may be meant to stay.
+    """
+    env = client_environment(plan, base)
+    if plan.tmp_dir:
+        env["TMPDIR"] = plan.tmp_dir
+    return env
 
 
 def member_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str]:

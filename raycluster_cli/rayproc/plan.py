@@ -67,6 +67,8 @@ class NodePlan:
     auth_token_path: str | None = None
     """File that holds the cluster's token; None: authentication is switched off, explicitly."""
     tls: TlsFiles | None = None
+    tmp_dir: str | None = None
+    """TMPDIR of the driver and of worker processes; None: the user has set one."""
     system_config: Mapping[str, Any] = field(default_factory=dict)
     """Head only."""
     spill_dir: str | None = None

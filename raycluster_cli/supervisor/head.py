@@ -123,7 +123,7 @@ class HeadRun(NodeRun):
     # -- the driver ------------------------------------------------------------------------------
 
     def _start_driver(self, restarts: int) -> None:
-        env = self.node.client_environment()
+        env = self.node.driver_environment()
         if restarts:
             env["RAYCLUSTER_DRIVER_RESTARTS"] = str(restarts)
         try:

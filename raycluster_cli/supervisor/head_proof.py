@@ -45,7 +45,7 @@ PORTS = 8
 #: What a worker is told of the head, besides the cluster's key and what the identity is made of.
 _TOLD = (
     *("host", "address_ip", "port", "ray_version", "python_version", "raycluster_version", "auth", "tls"),
-    *("state", "step", "launch", "on_worker_loss", "head_recovery", "with_dashboard"),
+    *("node_root", "state", "step", "launch", "on_worker_loss", "head_recovery", "with_dashboard"),
 )
 
 

@@ -47,6 +47,7 @@ class JoiningNode(Protocol):
     async def measure(self, *, route_to: str | None) -> None: ...
     def claim_ports(self, given: dict[str, int]) -> None: ...
     def port_map(self) -> dict[str, Any]: ...
+    async def make_common_path(self, head_root: str) -> None: ...
     async def certify(self, authority: str) -> None: ...
     async def start(
         self,
@@ -193,6 +194,8 @@ class Joiner:
         node.token = await self._token(target)
         await self._get_ready_for(target)
         self._ready_for = ""  # another attempt takes other ports: these may be why this one failed
+        if head is not None and head.node_root:
+            await node.make_common_path(head.node_root)
         await self._certify(target)
         self._reports.phase(NodePhase.STARTING, ip=node.address.ip, ports=node.port_map())
         left_s = max(deadline - asyncio.get_running_loop().time(), 1.0)

@@ -284,7 +284,7 @@ class NodeRun:
 
     async def watch_files(self) -> None:
         """Returns when a file that Ray needs on this node was removed; that is posted."""
-        self.post(on.FilesGone(await removed_file(self._ray_that_runs)))
+        self.post(on.FilesGone(await removed_file(self._ray_that_runs, self.node.restore_common_path)))
 
     def _ray_that_runs(self) -> Started | None:
         raylet = self.node.children.get("raylet")

@@ -14,6 +14,7 @@ from ray._private import node as ray_node
 from ray._private import services as ray_services
 from ray._private.parameter import RayParams
 
+from .. import worker_process
 from ..environment import start_environment
 from ..failure import StartFailure
 from ..plan import NodePlan, worker_port_list
@@ -118,6 +119,7 @@ def _ray_params(plan: NodePlan) -> Any:
         "max_worker_port": ports.get("worker_high"),
         "worker_port_list": worker_port_list(ports),
         "object_spilling_directory": plan.spill_dir,
+        "worker_path": worker_process.__file__,
         "include_log_monitor": False,
         "no_monitor": True,
     }

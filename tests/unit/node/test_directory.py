@@ -32,7 +32,7 @@ def test_a_root_is_private_short_and_locked(make: Callable[..., NodeRoot], base:
     assert root.path.name.startswith(f"rc-{os.geteuid()}-")
     assert stat.S_IMODE(root.path.stat().st_mode) == 0o700
     assert len(str(root.ray_dir)) <= 39
-    assert {path.name for path in root.path.iterdir()} == {"about.json", "alive", "logs", "r"}
+    assert {path.name for path in root.path.iterdir()} == {"about.json", "alive", "logs", "r", "t"}
     about = json.loads((root.path / "about.json").read_text())
     assert (about["key"], about["role"], about["pid"]) == ("12.r1", "head", os.getpid())
     assert root.warnings == ()

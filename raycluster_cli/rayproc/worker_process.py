@@ -1,0 +1,50 @@
+"""Ray's worker process, with this node's own address where its environment is a copy of another node's.
+
+    python worker_process.py --node-ip-address=… …     as ray/_private/workers/default_worker.py
+
+Drivers pass ``runtime_env={"env_vars": dict(os.environ)}`` to actors on other nodes, and with it the driver's
+VLLM_HOST_IP.  Where raycluster has set that variable (it is the same as :data:`MARK`, which is copied
+along), it gets the address of the node that this process is on.
+
+Runs by its path, alone, with any Python that has Ray: nothing of the package is imported.
+"""
+
+import os
+import sys
+
+MARK = "RAYCLUSTER_VLLM_HOST_IP"
+"""The address that raycluster has given to VLLM_HOST_IP."""
+
+
+def correct(environ: "dict[str, str] | os._Environ[str]", arguments: "list[str]") -> None:
+    """Put this node's address into a copied environment.
+
+    >>> environ = {"VLLM_HOST_IP": "10.0.0.1", MARK: "10.0.0.1"}
+    >>> correct(environ, ["--node-ip-address=10.0.0.2"])
+    >>> environ["VLLM_HOST_IP"]
+    '10.0.0.2'
+    """
+    if MARK not in environ or environ.get("VLLM_HOST_IP") != environ[MARK]:
+        return  # the user's own
+    for argument in arguments:
+        if argument.startswith("--node-ip-address="):
+            environ["VLLM_HOST_IP"] = environ[MARK] = argument.partition("=")[2]
+
+
+def default_worker() -> str:
+    """The path of Ray's own worker process, in this Python's Ray; it is not imported."""
+    from importlib.util import find_spec
+
+    spec = find_spec("ray")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(f"Ray is not installed in {sys.executable}")
+    return os.path.join(spec.submodule_search_locations[0], "_private/workers/default_worker.py")
+
+
+if __name__ == "__main__":
+    correct(os.environ, sys.argv)
+    # This module stays __main__, with Ray's file in place of ours.
+    sys.argv[0] = __file__ = default_worker()
+    sys.path[0] = os.path.dirname(__file__)
+    with open(__file__, "rb") as source:
+        exec(compile(source.read(), __file__, "exec"))

@@ -1,0 +1,25 @@
+"""Drivers as people write them, on real Slurm hosts."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.bed.bed import REPOSITORY
+from tests.slurm.batches import SRUN, batch, line_with
+from tests.slurm.jobs import JobEnd, Slurm
+
+DRIVERS = REPOSITORY / "tests/slurm/drivers"
+
+
+@pytest.mark.parametrize("options", ["", "--tls"])
+def test_a_copy_of_the_drivers_environment_works_on_every_node(slurm: Slurm, options: str) -> None:
+    """Before, worker processes on other nodes aborted for ever: the token's path was the head's."""
+    job = batch(slurm, f"{SRUN} raycluster run {options} -- python {DRIVERS}/copied.py")
+    assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
+    output = job.output()
+    assert line_with("COPIED", output) == "COPIED n1 n2 n3"
+    assert line_with("ADDRESSES", output) == "ADDRESSES 10.77.0.1 10.77.0.2 10.77.0.3"
+    places = line_with("TEMPORARY", output).split()[1:]
+    assert len({*places}) == 3, "each node has its own directory"
+    assert all(place.startswith("/tmp/rc-0-") and place.endswith("/t") for place in places)
+    slurm.assert_nothing_left()
