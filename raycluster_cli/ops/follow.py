@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,8 @@ STATE_POLL_S = (0.5, 5.0)
 #: How long output may arrive after behind the job's end on a network file system.
 OUTPUT_LAG_S = 2.0
 
+#: How long a running job may be without an output file: network file systems show new files late.
+OUTPUT_MISSING_S = 10.0
 
 #: Slurm's reasons for which a job waits for something else than resources, and what to do (squeue(1)).
 _REASONS = (
@@ -81,6 +84,10 @@ class JobState:
     signal: int = 0
     output: str = ""
     """Path of the batch script's output, with its patterns filled in."""
+    errors: str = ""
+    """The same of what it writes to stderr."""
+    host: str = ""
+    """The node that runs the batch script."""
     nodes: str = ""
     restarts: int = 0
     user: str = ""
@@ -131,6 +138,8 @@ def parse_job(text: str) -> JobState:
         exit_code=int(code or 0),
         signal=int(number or 0),
         output=values.get("StdOut", "").strip(),
+        errors=values.get("StdErr", "").strip(),
+        host=values.get("BatchHost", "").strip(),
         nodes=values.get("NodeList", "").replace("(null)", ""),
         restarts=int(values.get("Restarts", "0") or 0),
         user=values.get("UserId", "").strip(),
@@ -160,40 +169,110 @@ def job_state(job_id: str, env: Mapping[str, str]) -> JobState | None:
 
 
 class Tail:
-    """The growing end of a file that may not be there yet, or be replaced (a requeued job)."""
+    """The growing end of a file that may not be there yet, or be replaced (a requeued job).
+
+    Each read opens the file: on NFS that alone makes sure that what other hosts have written is seen (nfs(5),
+    close-to-open cache consistency).
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: BinaryIO | None = None
+        self._file: tuple[int, int] | None = None
+        self._read_bytes = 0
 
     def read(self) -> bytes:
         """What was written since the last call."""
         try:
-            found = os.stat(self.path)
+            with open(self.path, "rb") as file:
+                self._check(os.fstat(file.fileno()))
+                file.seek(self._read_bytes)
+                data = file.read()
         except OSError:
             return b""
-        if self._file is not None:
-            here = os.fstat(self._file.fileno())
-            if (here.st_ino, here.st_dev) != (
-                found.st_ino,
-                found.st_dev,
-            ) or found.st_size < self._file.tell():
-                self.close()
-        if self._file is None:
-            with contextlib.suppress(OSError):
-                self._file = open(self.path, "rb")  # noqa: SIM115  # kept from call to call
-        return self._file.read() if self._file is not None else b""
+        self._read_bytes += len(data)
+        return data
 
     def skip(self, size: int) -> None:
         """Start after this many bytes."""
         with contextlib.suppress(OSError):
-            self._file = open(self.path, "rb")  # noqa: SIM115
-            self._file.seek(size)
+            self._check(os.stat(self.path))
+        self._read_bytes = size
 
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+    def _check(self, found: os.stat_result) -> None:
+        """Another file, or a shorter one, is read from its beginning."""
+        file = (found.st_dev, found.st_ino)
+        if self._file not in (None, file) or found.st_size < self._read_bytes:
+            self._read_bytes = 0
+        self._file = file
+
+
+class JobOutput:
+    """A job's output as it is copied: what goes to Slurm's StdOut to stdout, StdErr to stderr.
+
+    Files that were there before the job started are an earlier job's, until they change.
+    """
+
+    def __init__(self) -> None:
+        self.is_open_line = False
+        """Whether the last line that was copied has no end yet."""
+        self._tails: dict[Path, tuple[Tail, BinaryIO]] = {}
+        self._before: dict[Path, tuple[int, ...] | None] = {}
+        self._is_waiting = False
+
+    def learn(self, state: JobState) -> None:
+        """Take the files' names from Slurm; and while the job waits, what is there before it starts."""
+        is_new = not self._tails
+        if is_new and state.output:
+            for name, stream in ((state.errors, sys.stderr.buffer), (state.output, sys.stdout.buffer)):
+                if name:
+                    self._tails[Path(name)] = (Tail(Path(name)), stream)
+        if state.state in WAITING and (is_new or not self._is_waiting):
+            self._before = {path: _identity(path) for path in self._tails}
+        self._is_waiting = state.state in WAITING
+
+    def has_begun(self) -> bool:
+        """Whether one of the files is there, and not as it was before the job started."""
+        return any(
+            (now := _identity(path)) is not None and now != self._before.get(path) for path in self._tails
+        )
+
+    def copy(self) -> bool:
+        """Copy what is new; returns whether there was anything."""
+        copied = False
+        for path, (tail, stream) in self._tails.items():
+            if self._before.get(path) is not None:
+                if self._before[path] == _identity(path):
+                    continue
+                self._before[path] = None
+            if data := tail.read():
+                copied = True
+                stream.write(data)
+                stream.flush()
+                self.is_open_line = not data.endswith(b"\n")
+        return copied
+
+    def copy_rest(self, clock: Callable[[], float], sleep: Callable[[float], None]) -> bool:
+        """Copy what arrives after the job's end; returns whether there is a file at all."""
+        deadline = clock() + OUTPUT_LAG_S
+        while self.copy() or (self._tails and clock() < deadline and not self.has_begun()):
+            sleep(OUTPUT_POLL_S)
+        return self.has_begun()
+
+    def say(self, text: str) -> None:
+        """A line on stderr, never behind half a line of the job's on the same terminal."""
+        if self.is_open_line and sys.stdout.isatty():
+            print(file=sys.stderr)
+        self.is_open_line = False
+        say(text)
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file is written or replaced; None when there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def follow(
@@ -205,61 +284,74 @@ def follow(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Stream a job's output to stdout and its states to stderr, until it ends; returns its exit code.
+    """Stream a job's output and say its states on stderr, until it ends; returns its exit code.
 
     Raises RayclusterError when Slurm no longer knows the job before its end was seen.
     """
     began = clock()
-    tail: Tail | None = None
-    told = ""
+    files = JobOutput()
+    is_waiting, running_since, told_missing = True, 0.0, not output
+    told = seen = ""
     explained: set[str] = set()
     poll_s, unknown_since = STATE_POLL_S[0], None
-    next_look = began
+    asked = began - STATE_POLL_S[1]
     while True:
         state = None
-        if clock() >= next_look:
+        pause_s = STATE_POLL_S[0] if is_waiting and files.has_begun() else poll_s
+        is_due = clock() >= asked + pause_s
+        if is_due:
             state = ask(job_id, env)
             poll_s = min(poll_s * 1.3, STATE_POLL_S[1])
-            next_look = clock() + poll_s
-            if state is None:
-                unknown_since = unknown_since if unknown_since is not None else clock()
-                if clock() - unknown_since > 60.0:
-                    raise RayclusterError(
-                        f"Slurm has not answered about job {job_id} for a minute.",
-                        f"Its record may say how it ended: raycluster status {job_id}.",
-                    )
-            else:
-                unknown_since = None
-                now = describe(state)
-                if now != told:
-                    told = now
-                    poll_s = STATE_POLL_S[0]
-                    say(f"job {job_id} {now} ({duration(clock() - began)})")
-                    if (
-                        state.state in WAITING
-                        and (why := explain_reason(state.reason))
-                        and why not in explained
-                    ):
-                        explained.add(why)
-                        say(why)
-                if output and tail is None and state.output and state.state not in WAITING:
-                    tail = Tail(Path(state.output))
-        _copy(tail)
+            asked = clock()
+        if state is not None:
+            unknown_since = None
+            if output:
+                files.learn(state)
+            if is_waiting and state.state not in WAITING:
+                running_since = clock()
+            is_waiting = state.state in WAITING
+            now = describe(state)
+            if now != seen:
+                poll_s = STATE_POLL_S[0]
+            # That a job is ending is news only if it takes long.
+            is_news = now != told and (state.state != "COMPLETING" or now == seen) and not state.has_ended
+            seen = now
+            if is_news:
+                told = now
+                files.say(f"job {job_id} {now} ({duration(clock() - began)})")
+                why = explain_reason(state.reason) if is_waiting else ""
+                if why and why not in explained:
+                    explained.add(why)
+                    say(why)
+        elif is_due:
+            unknown_since = unknown_since if unknown_since is not None else clock()
+            if clock() - unknown_since > 60.0:
+                raise RayclusterError(
+                    f"Slurm has not answered about job {job_id} for a minute.",
+                    f"Its record may say how it ended: raycluster status {job_id}.",
+                )
+        if not is_waiting:
+            files.copy()
         if state is not None and state.has_ended:
-            deadline = clock() + OUTPUT_LAG_S
-            while _copy(tail) or (clock() < deadline and tail is not None and not tail.path.exists()):
-                sleep(OUTPUT_POLL_S)
+            has_output = files.copy_rest(clock, sleep)
+            files.say(f"job {job_id} {describe(state)} ({duration(clock() - began)})")
+            if output and state.output and not has_output:
+                say(without_output(job_id, state))
             return state.shell_code
+        if not told_missing and state is not None and state.state == "RUNNING" and not files.has_begun():
+            told_missing = clock() - running_since > OUTPUT_MISSING_S
+            if told_missing:
+                say(without_output(job_id, state))
         sleep(OUTPUT_POLL_S)
 
 
-def _copy(tail: Tail | None) -> bool:
-    """Copy what is new to stdout; returns whether there was anything."""
-    data = tail.read() if tail is not None else b""
-    if data:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    return bool(data)
+def without_output(job_id: str, state: JobState) -> str:
+    """Why a job's output is not shown, and how to see it."""
+    where = state.host or "the job's first node"
+    told = f"{state.output} is not visible on this host. If it is on a disk of {where}"
+    if state.has_ended:
+        return f"{told}, read it there; next time, give --output on a file system that this host sees"
+    return f"{told}: raycluster exec {job_id} -- tail -n +1 -f {shlex.quote(state.output)}"
 
 
 def describe(state: JobState) -> str:

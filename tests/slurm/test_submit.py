@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import select
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,6 +150,84 @@ class follower:
             self.child.kill()
         self.child.wait()
         self.directory.cleanup()
+
+
+#: Prints a line, and the next when the one before has been seen in the terminal.
+TICKS = """
+import os, sys, time
+for tick in range(3):
+    print("TICK", tick, flush=True)
+    deadline = time.monotonic() + 60
+    while not os.path.exists(f"seen-{tick}"):
+        if time.monotonic() > deadline:
+            sys.exit(9)
+        time.sleep(0.05)
+"""
+
+
+def test_each_line_is_shown_in_a_terminal_before_the_next_is_printed(slurm: Slurm) -> None:
+    home = slurm.bed.path(LOGIN, "/home/alice")
+    words = ["raycluster", "submit", "--nodes=1", "--exclusive", "--follow", "--", "python", "-c", TICKS]
+    with Terminal(slurm.bed.command(LOGIN, words, user="alice")) as terminal:
+        for tick in range(3):
+            terminal.wait_for(f"TICK {tick}", timeout_s=60)
+            (home / f"seen-{tick}").touch()
+        terminal.wait_for_end(timeout_s=60)
+        text = terminal.text
+    submitted(slurm, text)
+    assert "completed" in text, text
+    assert text.index("TICK 2") < text.index("the driver exited with 0") < text.index("completed")
+
+
+def test_stderr_is_followed_and_an_output_that_only_the_node_sees_is_told(slurm: Slurm) -> None:
+    files = ("--output=/tmp/there-%j.out", "--error=err-%j.txt")
+    fail = "import ray; ray.init(log_to_driver=False); print('HIDDEN'); raise SystemError('the cause')"
+    words = ("submit", "--nodes=1", "--exclusive", *files, "--follow", "--", "python", "-c", fail)
+    done = raycluster(slurm, *words)
+    job = submitted(slurm, done.stdout)
+    assert done.returncode == 1
+    assert "SystemError: the cause" in done.stderr
+    assert "HIDDEN" not in done.stdout
+    lines = done.stderr.splitlines()
+    assert lines[-2].startswith(f"raycluster: job {job.id} ended: failed, exit code 1")
+    assert f"/tmp/there-{job.id}.out is not visible on this host. If it is on a disk of n" in lines[-1]
+
+
+class Terminal:
+    """A command in a terminal of its own, and what it has shown there."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self.argv = argv
+        self.text = ""
+
+    def __enter__(self) -> Terminal:
+        self.pid, self.fd = os.forkpty()
+        if self.pid == 0:
+            os.execvp(self.argv[0], self.argv)
+        return self
+
+    def _read(self) -> bool:
+        """Read what there is; whether all that had the terminal open have ended."""
+        if select.select([self.fd], [], [], 0.05)[0]:
+            try:
+                self.text += os.read(self.fd, 65536).decode("utf-8", "replace")
+            except OSError:
+                return True
+        return False
+
+    def wait_for(self, what: str, timeout_s: float) -> None:
+        wait_until(
+            lambda: self._read() or what in self.text, timeout_s=timeout_s, what=f"{what!r} on the screen"
+        )
+        assert what in self.text, self.text
+
+    def wait_for_end(self, timeout_s: float) -> None:
+        wait_until(self._read, timeout_s=timeout_s, what="the end of the command in the terminal")
+
+    def __exit__(self, *_: object) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.fd)
 
 
 NOTE_PID = """

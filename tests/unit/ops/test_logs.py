@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from raycluster_cli.model.errors import RayclusterError
 from raycluster_cli.ops.clusters import find_record
-from raycluster_cli.ops.follow import JobState, explain_reason, follow, parse_job
+from raycluster_cli.ops.follow import JobState, Tail, explain_reason, follow, parse_job
 from raycluster_cli.ops.logs import Source, job_output, kept_files, last_lines, session_files, show
 from tests.unit.records_by_hand import write_record
 
@@ -132,6 +132,126 @@ def test_followed_to_the_end(output: Path, capfdbinary: pytest.CaptureFixture[by
     assert err.count(b"will never start") == 1
     assert b"runs on n[1-2]" in err
     assert b"failed, exit code 7" in err
+
+
+class Script:
+    """What happens to a job while it is followed: a state for each question, a deed for each pause."""
+
+    def __init__(self, states: list[JobState], deeds: dict[float, Callable[[], object]]) -> None:
+        self.states, self.deeds, self.now, self.asked = states, deeds, 0.0, 0
+
+    def ask(self, job: str, env: Mapping[str, str]) -> JobState:
+        self.asked += 1
+        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        for when in [when for when in self.deeds if when <= self.now]:
+            self.deeds.pop(when)()
+
+    def follow(self) -> int:
+        return follow("7", {}, ask=self.ask, clock=lambda: self.now, sleep=self.sleep)
+
+
+def test_the_end_is_said_after_the_last_output(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out"
+    path.write_text("one\n")
+    order: list[str] = []
+    monkeypatch.setattr("raycluster_cli.ops.follow.say", order.append)
+    monkeypatch.setattr(
+        "raycluster_cli.ops.follow.JobOutput.copy_rest",
+        lambda *_: (order.append("the rest"), True)[1],
+    )
+    done = JobState("COMPLETED", output=str(path))
+    assert Script([JobState("COMPLETING", output=str(path)), done], {}).follow() == 0
+    assert [text.partition(" (")[0] for text in order] == ["the rest", "job 7 completed"]
+
+
+def test_what_the_batch_script_writes_to_stderr_is_followed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out, err = tmp_path / "out", tmp_path / "err"
+    names = {"output": str(out), "errors": str(err)}
+    deeds = {0.2: lambda: out.write_text("result\n"), 0.4: lambda: err.write_text("Traceback\n")}
+    running, ended = JobState("RUNNING", **names), JobState("FAILED", exit_code=1, **names)
+    assert Script([running, running, ended], deeds).follow() == 1
+    said = capfd.readouterr()
+    assert said.out == "result\n"
+    assert "Traceback\nraycluster: job 7 ended: failed" in said.err
+    one = dict.fromkeys(names, str(out))
+    assert Script([JobState("RUNNING", **one), JobState("COMPLETED", **one)], {}).follow() == 0
+    assert capfd.readouterr().out == "result\n", "one file is copied once"
+
+
+def test_output_that_only_the_node_sees(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    name = str(tmp_path / "none" / "x.out")
+    running = JobState("RUNNING", output=name, errors=name, host="n1")
+    ended = JobState("COMPLETED", output=name, errors=name, host="n1")
+    assert Script([running] * 9 + [ended], {}).follow() == 0
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 4
+    assert (
+        f"not visible on this host. If it is on a disk of n1: raycluster exec 7 -- tail -n +1 -f {name}"
+        in said[1]
+    )
+    assert said[2].startswith("raycluster: job 7 completed")
+    assert f"{name} is not visible on this host" in said[3]
+
+
+def test_a_file_of_an_earlier_job_is_not_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "out"
+    path.write_text("of the last job, and longer\n")
+    waiting, running = (
+        JobState("PENDING", "Resources", output=str(path)),
+        JobState("RUNNING", output=str(path)),
+    )
+    deeds = {2.0: lambda: path.write_text("new\n")}
+    assert (
+        Script([waiting, waiting, running, running, JobState("COMPLETED", output=str(path))], deeds).follow()
+        == 0
+    )
+    assert capfd.readouterr().out == "new\n"
+
+
+def test_output_that_appears_is_shown_within_a_second(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The state of a job that waits for long is asked for every five seconds."""
+    path = tmp_path / "out"
+    waiting = JobState("PENDING", "Resources", output=str(path))
+    shown = []
+
+    class Watched(Script):
+        def ask(self, job: str, env: Mapping[str, str]) -> JobState:
+            return self.states[0] if self.now < 60 else self.states[1] if self.now < 90 else self.states[2]
+
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            if not shown and capfd.readouterr().out:
+                shown.append(self.now)
+
+    later = [JobState("RUNNING", output=str(path)), JobState("COMPLETED", output=str(path))]
+    assert Watched([waiting, *later], {60.0: lambda: path.write_text("1\n")}).follow() == 0
+    assert 60 <= shown[0] < 61
+
+
+def test_a_tail_of_a_file_that_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    tail = Tail(path)
+    assert tail.read() == b""
+    path.write_bytes(b"one\n")
+    assert (tail.read(), tail.read()) == (b"one\n", b"")
+    with path.open("ab") as file:
+        file.write(b"two\n")
+    assert tail.read() == b"two\n"
+    path.write_bytes(b"3\n")  # Slurm empties the file of a requeued job
+    assert tail.read() == b"3\n"
+    other = tmp_path / "other"
+    other.write_bytes(b"4\n5\n")
+    other.rename(path)
+    assert tail.read() == b"4\n5\n"
 
 
 def test_a_job_that_slurm_forgot() -> None:
