@@ -62,6 +62,8 @@ def signal_received(rules: HeadRules, state: HeadState, event: on.SignalReceived
     by_hand = event.number == signal.SIGINT and event.count == 1
     if by_hand and state.driver_running and not stopping and rules.grace_s > 0:
         text = f"SIGINT: the driver has {rules.grace_s:g} s to end; a second Ctrl-C ends everything at once"
+        if rules.at_terminal:
+            text += f". Ctrl-C in a shell of `raycluster attach {rules.at_terminal}` does not end the cluster"
         actions.insert(0, Say(text))
     state = replace(state, hurrying=hurrying)
     return then(finish(rules, state, signal_end(event.number, rules.host)), before=actions)

@@ -36,6 +36,8 @@ class HeadRules(Value):
     max_restarts: int = 0
     requeue_on_preempt: bool = False
     requeue_code: int = 75
+    at_terminal: str = ""
+    """The cluster's name, where somebody at a terminal may press Ctrl-C; else empty."""
 
     @property
     def spare(self) -> bool:

@@ -22,6 +22,7 @@ from ..rayproc.failure import StartFailure
 from ..slurm.job_calls import requeue
 from ..system.cgroups import oom_kills
 from ..system.process import Child
+from ..system.proctree import has_terminal
 from ..system.report import command_text, count, duration
 from .context import Context
 from .driver import Driver, find_driver
@@ -338,7 +339,13 @@ def head_rules(context: Context) -> HeadRules:
         max_restarts=settings.max_restarts,
         requeue_on_preempt=settings.requeue_on_preempt,
         requeue_code=settings.requeue_code,
+        at_terminal=_cluster_name(context) if has_terminal() else "",
     )
+
+
+def _cluster_name(context: Context) -> str:
+    """As `raycluster status` shows it."""
+    return context.key + (f"+{context.settings.name}" if context.settings.name else "")
 
 
 def _expected_workers(context: Context) -> int:

@@ -167,4 +167,6 @@ def test_an_interactive_driver_reads_from_the_terminal_and_gets_ctrl_c_once(slur
     assert "READ hello" in text
     assert text.count("GOT SIGINT") == 1, text
     assert "exit code 130" in text
+    assert "the driver has 2 s to end; a second Ctrl-C ends everything at once" in text
+    assert "`raycluster attach " in text
     slurm.assert_nothing_left()

@@ -134,6 +134,11 @@ def test_what_a_person_at_the_terminal_is_told(events: list[Event], told: list[s
     assert played.told.splitlines() == told
 
 
+def test_ctrl_c_in_a_terminal_points_to_a_shell_that_does_not_end_the_cluster() -> None:
+    (told,) = play(rules(at_terminal="4711"), *all_in(), signal(INT, 9)).told.splitlines()
+    assert told.endswith("Ctrl-C in a shell of `raycluster attach 4711` does not end the cluster")
+
+
 def test_nobody_is_promised_a_grace_that_there_is_not() -> None:
     assert play(rules(grace_s=0.0), *all_in(), signal(INT, 9)).told == ""
     assert play(rules(has_driver=False), *all_in(), signal(INT, 9)).told == ""
