@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from ..model.errors import RayclusterError, UsageError
 from ..model.settings import Settings, option_name, settings_of
 from ..system.report import say
 from .help import Command
+
+if TYPE_CHECKING:
+    from ..ops.submit import CommandLine as SplitLine
 
 _EPILOG = "All other options are passed to sbatch: -p, --account, --gres, --mem, …"
 
@@ -25,14 +28,20 @@ class SubmitCommand(Command):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         from ..ops.submit import split_line
 
-        flags: set[str] = {"--help", "-h"}
-        valued: set[str] = set()
-        for parameter in self.params:
-            names = [*parameter.opts, *parameter.secondary_opts]
-            (flags if getattr(parameter, "is_flag", False) else valued).update(names)
-        line = split_line(args, flags, valued)
+        takes_value = _options(self)
+        flags = {"--help", "-h", *(name for name, valued in takes_value.items() if not valued)}
+        line = split_line(args, flags, takes_value.keys() - flags)
         ctx.obj = line
         return list(super().parse_args(ctx, list(line.own)))
+
+
+def _options(command: Any) -> dict[str, bool]:
+    """The command's own options: whether each takes a value."""
+    return {
+        name: not getattr(parameter, "is_flag", False)
+        for parameter in command.params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
 
 
 def submit(
@@ -80,6 +89,7 @@ def submit(
     env = dict(os.environ)
     if follow or wait:
         core.refuse_to_follow_array(line.sbatch, env)
+    _check(line, settings, env, is_container=bool(container), is_dry=dry_run)
     script = core.make_script(
         line,
         options=[*_options_of_environment(context, settings), *_run_options(line.own)],
@@ -102,7 +112,7 @@ def submit(
     slow.daemon = True
     slow.start()
     try:
-        job_id = core.submit(script, env)
+        job_id = core.submit(script, env, own=_options(context.command))
     finally:
         slow.cancel()
     print(f"Submitted batch job {job_id}", flush=True)
@@ -125,6 +135,43 @@ def submit(
             say(f"watch it: raycluster monitor {job_id}   stop it: raycluster stop {job_id}")
             sys.exit(130)
     say(f"watch it: raycluster monitor {job_id}   stop it: raycluster stop {job_id}")
+
+
+def _check(
+    line: SplitLine, settings: Settings, env: dict[str, str], *, is_container: bool, is_dry: bool
+) -> None:
+    """Say what may be wrong with a job.  Raises UsageError for what is wrong.
+
+    A script that is only printed may be for another host, so its files may be missing here.
+    """
+    from ..node.places import mountinfo, parse_mountinfo
+    from ..ops import submit_checks
+    from .look import state_dir
+
+    try:
+        here = Path.cwd()
+    except OSError as error:
+        raise UsageError("the current directory does not exist any more.", "cd to another one.") from error
+    plan = submit_checks.Plan(
+        sbatch=line.sbatch,
+        driver=line.driver,
+        env=env,
+        python=sys.executable,
+        state_dir=state_dir(settings.state_dir, env),
+        here=here,
+        container=is_container,
+        mounts=parse_mountinfo(mountinfo()),
+    )
+    nodes = submit_checks.most_nodes(plan.option("-N", "--nodes"))
+    warnings = submit_checks.check_settings(settings, nodes, env)
+    try:
+        warnings += submit_checks.check_files(plan)
+    except UsageError as error:
+        if not is_dry:
+            raise
+        warnings.append(error.message)
+    for warning in warnings:
+        say(f"warning: {warning.rstrip('.')}")
 
 
 def register(app: typer.Typer, with_settings: Callable[[str], Callable[..., Any]]) -> None:

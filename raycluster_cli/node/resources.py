@@ -232,12 +232,17 @@ def _plan_object_store(
     return store
 
 
-def _check_given_store(facts: HostFacts, given: int, warnings: list[str]) -> None:
+def check_least_store(given: int) -> None:
+    """Raise UsageError for an object store (in bytes) that Ray does not start with."""
     if given < OBJECT_STORE_MIN_BYTES:
         raise UsageError(
             f"--object-store-memory is too small: found {_mib(given)}, "
             f"needed {_mib(OBJECT_STORE_MIN_BYTES)}, the least that Ray starts with."
         )
+
+
+def _check_given_store(facts: HostFacts, given: int, warnings: list[str]) -> None:
+    check_least_store(given)
     if given > facts.memory_bytes.value:
         warnings.append(
             f"--object-store-memory {_mib(given)} is more than the memory granted here, "

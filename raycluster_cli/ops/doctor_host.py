@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..model.variables import unknown_variables
 from ..node.directory import make_node_root
 from ..node.grants import read_host
 from ..node.places import LOCAL, NETWORK, mount_of, parse_mountinfo
@@ -67,6 +68,12 @@ def _granted(checkup: Checkup, check: str, text: str, warnings: Sequence[str]) -
         checkup.add(Verdict.WARNING, warning, check=check)
     if not warnings:
         checkup.add(Verdict.OK, text, check=check)
+
+
+def check_options(checkup: Checkup) -> None:
+    """Variables that set no option: each of them was meant to set one."""
+    if unknown := unknown_variables(checkup.env):
+        checkup.add(Verdict.WARNING, unknown, "`raycluster env` lists all options with their values.")
 
 
 def check_limits(checkup: Checkup) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from .._version import __version__
 from ..model.errors import RayclusterError
 from ..model.settings import Settings, option_name, variable_name
+from ..model.variables import unknown_variables
 from ..node.directory import make_node_root
 from ..node.grants import HostFacts, read_host
 from ..node.resources import ResourcePlan, plan_from_settings
@@ -98,6 +99,8 @@ def look_around(
     cpus = found.plan.num_cpus if found.plan else 1
     found.limits = raise_limits(num_cpus=cpus, pids_limits=tuple(process_limits()))
     found.warnings += found.limits.warnings
+    if unknown := unknown_variables(env):
+        found.warnings.append(unknown)
     _fill_in(found)
     return found
 

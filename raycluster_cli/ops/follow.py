@@ -232,9 +232,11 @@ class JobOutput:
 
     def has_begun(self) -> bool:
         """Whether one of the files is there, and not as it was before the job started."""
-        return any(
-            (now := _identity(path)) is not None and now != self._before.get(path) for path in self._tails
-        )
+        return len(self.missing()) < len(self._tails)
+
+    def missing(self) -> list[Path]:
+        """The files that are not there, or only as they were before the job started."""
+        return [path for path in self._tails if _identity(path) in (None, self._before.get(path))]
 
     def copy(self) -> bool:
         """Copy what is new; returns whether there was anything."""
@@ -251,12 +253,11 @@ class JobOutput:
                 self.is_open_line = not data.endswith(b"\n")
         return copied
 
-    def copy_rest(self, clock: Callable[[], float], sleep: Callable[[float], None]) -> bool:
-        """Copy what arrives after the job's end; returns whether there is a file at all."""
+    def copy_rest(self, clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
+        """Copy what arrives after the job's end."""
         deadline = clock() + OUTPUT_LAG_S
-        while self.copy() or (self._tails and clock() < deadline and not self.has_begun()):
+        while self.copy() or (clock() < deadline and self.missing()):
             sleep(OUTPUT_POLL_S)
-        return self.has_begun()
 
     def say(self, text: str) -> None:
         """A line on stderr, never behind half a line of the job's on the same terminal."""
@@ -333,25 +334,25 @@ def follow(
         if not is_waiting:
             files.copy()
         if state is not None and state.has_ended:
-            has_output = files.copy_rest(clock, sleep)
+            files.copy_rest(clock, sleep)
             files.say(f"job {job_id} {describe(state)} ({duration(clock() - began)})")
-            if output and state.output and not has_output:
-                say(without_output(job_id, state))
+            for path in files.missing():
+                say(without_output(job_id, state, path))
             return state.shell_code
-        if not told_missing and state is not None and state.state == "RUNNING" and not files.has_begun():
+        if not told_missing and state is not None and state.state == "RUNNING" and files.missing():
             told_missing = clock() - running_since > OUTPUT_MISSING_S
-            if told_missing:
-                say(without_output(job_id, state))
+            for path in files.missing() if told_missing else ():
+                say(without_output(job_id, state, path))
         sleep(OUTPUT_POLL_S)
 
 
-def without_output(job_id: str, state: JobState) -> str:
-    """Why a job's output is not shown, and how to see it."""
+def without_output(job_id: str, state: JobState, path: Path) -> str:
+    """Why a file of a job's output is not shown, and how to see it."""
     where = state.host or "the job's first node"
-    told = f"{state.output} is not visible on this host. If it is on a disk of {where}"
+    told = f"{path} is not visible on this host. If it is on a disk of {where}"
     if state.has_ended:
         return f"{told}, read it there; next time, give --output on a file system that this host sees"
-    return f"{told}: raycluster exec {job_id} -- tail -n +1 -f {shlex.quote(state.output)}"
+    return f"{told}: raycluster exec {job_id} -- tail -n +1 -f {shlex.quote(str(path))}"
 
 
 def describe(state: JobState) -> str:

@@ -12,7 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +22,7 @@ from ..node.places import is_drivers_tmpdir
 from ..rayproc.boot import raycluster_command
 from ..rayproc.client import PRIVATE
 from ..slurm.queue import outside_job
+from .sbatch_options import suggestion
 
 SBATCH_TIMEOUT_S = 60.0
 
@@ -288,8 +289,11 @@ def environment_for_sbatch(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in outside_job(env).items() if name not in dropped}
 
 
-def submit(script: str, env: Mapping[str, str], *, run: Run = subprocess.run) -> str:
-    """Give a script to sbatch; returns the job id.  Raises RayclusterError with sbatch's message."""
+def submit(script: str, env: Mapping[str, str], *, own: Iterable[str] = (), run: Run = subprocess.run) -> str:
+    """Give a script to sbatch; returns the job id.  Raises RayclusterError with sbatch's message.
+
+    ``own``: the options of submit, one of which may be meant by an option that sbatch does not know.
+    """
     program = shutil.which("sbatch", path=env.get("PATH"))
     if program is None:
         raise UsageError(
@@ -314,6 +318,7 @@ def submit(script: str, env: Mapping[str, str], *, run: Run = subprocess.run) ->
     if done.returncode != 0:
         said = " ".join(line.strip() for line in done.stderr.splitlines() if line.strip())
         hint = next((hint for text, hint in _HINTS if text in said), "")
+        hint = f"{suggestion(said, own)} {hint}".strip()
         raise UsageError(
             f"sbatch refused the job: {said or f'code {done.returncode}'}.".replace("..", "."), hint
         )

@@ -13,6 +13,7 @@ from .._version import __version__
 from ..model.errors import HeadStartError, RayclusterError, UsageError
 from ..model.record import HeadInfo
 from ..model.status import HeadState, NodePhase
+from ..model.variables import unknown_variables
 from ..node.ray_node import RayNode
 from ..policy import events as on
 from ..policy.stopping import LOST_GRACE_S
@@ -70,6 +71,8 @@ class HeadStart:
         run.keep(node_root=str(node.root.path))
         node.begin_import()
         node.token = await self._make_token()
+        if unknown := unknown_variables(self._context.env):
+            run.report.warn(unknown)
         self._warn_of_open_dashboard()
         self._warn_of_unused_nodes()
         hosts = self._context.worker_hosts

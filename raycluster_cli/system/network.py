@@ -136,7 +136,7 @@ def _named(
     ask: Callable[[str], str | None],
 ) -> NodeAddress:
     """An address of the interface and in the network that the user named."""
-    wanted = _parse_network(network) if network else None
+    wanted = parse_network(network) if network else None
     by_name = [a for a in there if not interface or a.interface == interface]
     matching = [a for a in by_name if wanted is None or a.ip in wanted]
     usable = [a for a in matching if _may_be_named(a, local)]
@@ -187,7 +187,7 @@ def _parse_ip(text: str) -> IPAddress | None:
         return None
 
 
-def _parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     try:
         return ipaddress.ip_network(text.strip(), strict=False)
     except ValueError:

@@ -108,7 +108,13 @@ def test_wait_is_quiet(slurm: Slurm) -> None:
 
 
 def test_refusals_come_with_a_hint(slurm: Slurm) -> None:
-    for option, hint in (("--partition=nowhere", "sinfo -s"), ("--tmie=3", "not an option of raycluster")):
+    refused = (
+        ("--partition=nowhere", "sinfo -s"),
+        ("--tmie=3", "Did you mean --time? It is not an option of raycluster"),
+        ("--folow", "Did you mean --follow?"),
+        ("--output=none-such/x.out", "mkdir -p /home/alice/none-such"),
+    )
+    for option, hint in refused:
         done = raycluster(slurm, "submit", option, "--", "true")
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1
@@ -176,7 +182,7 @@ def test_each_line_is_shown_in_a_terminal_before_the_next_is_printed(slurm: Slur
         text = terminal.text
     submitted(slurm, text)
     assert "completed" in text, text
-    assert text.index("TICK 2") < text.index("the driver exited with 0") < text.index("completed")
+    assert text.index("TICK 2") < text.rindex("raycluster: the") < text.index("completed"), text
 
 
 def test_stderr_is_followed_and_an_output_that_only_the_node_sees_is_told(slurm: Slurm) -> None:

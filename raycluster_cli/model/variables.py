@@ -1,0 +1,38 @@
+"""The environment variables of raycluster: the user's, those of its own processes, and misspelt ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+
+from .settings import PREFIX, Settings, variable_name
+from .token import VARIABLE
+
+#: What raycluster sets for processes of its own, and for those that it starts.
+OWN = frozenset(
+    PREFIX + name
+    for name in (
+        *("NODE_ROOT", "NODE_NAME", "NODE_IP", "KEY", "PARENT_FD", "DRIVER_RESTARTS", "DRIVER_OF", "JOB"),
+        *("LAZY_FD", "LAZY_PORT", "PLAN", "PUBLIC_WATCH", "DOCTOR", "LOGS_HERE"),
+    )
+)
+
+
+def unknown_variables(env: Mapping[str, str]) -> str:
+    """A warning about RAYCLUSTER_ variables that mean nothing; '' when there are none.
+
+    >>> unknown_variables({"RAYCLUSTER_TIMOUT": "60", "RAYCLUSTER_GRACE": "5"})
+    'RAYCLUSTER_TIMOUT has no effect: no option has this name; did you mean RAYCLUSTER_TIMEOUT?'
+    """
+    known = {variable_name(one.name) for one in fields(Settings)} | {VARIABLE} | OWN
+    unknown = sorted(name for name in env if name.startswith(PREFIX) and name not in known)
+    if not unknown:
+        return ""
+    from difflib import get_close_matches  # not on the way of a start without such variables
+
+    verb, noun = ("has", "this name") if len(unknown) == 1 else ("have", "these names")
+    near = dict.fromkeys(
+        match for name in unknown for match in get_close_matches(name, sorted(known - OWN), 1, 0.8)
+    )
+    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    return f"{', '.join(unknown)} {verb} no effect: no option has {noun}{hint}"

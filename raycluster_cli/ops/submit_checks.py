@@ -1,0 +1,257 @@
+"""What is checked of a job before it waits in the queue: settings, driver, files and directories.
+
+What is certainly wrong is refused.  What may be right on the compute nodes, which this host cannot see, is a
+warning.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..model.errors import UsageError
+from ..model.settings import Settings, parse_size_bytes
+from ..model.token import own_token
+from ..model.variables import unknown_variables
+from ..node.places import NETWORK, Mount, mount_of
+from ..node.resources import check_least_store
+from ..system.network import parse_network
+from ..system.report import count
+
+#: Directories that each host has for itself, unless a network file system is mounted there.
+_OWN_OF_EACH_HOST = ("/tmp", "/var/tmp", "/dev/shm", "/run")
+
+_IN_MEMORY = ("tmpfs", "ramfs")
+
+#: Programs whose first argument that is no option is a file that they run.
+_INTERPRETER = re.compile(r"(python|pypy|bash|sh|zsh|perl|julia|Rscript)[\d.]*")
+
+#: Options of interpreters that take the next word as their value.
+_WITH_VALUE = ("-W", "-X", "-O", "--check-hash-based-pycs")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job as it is about to be submitted."""
+
+    sbatch: tuple[str, ...]
+    """sbatch's options as on #SBATCH lines: --time=1:00, -N 2."""
+    driver: tuple[str, ...]
+    env: Mapping[str, str]
+    python: str
+    """The Python that the job will use."""
+    state_dir: Path
+    here: Path
+    """The directory in which `raycluster submit` was called."""
+    container: bool = False
+    mounts: Sequence[Mount] = ()
+    """This host's."""
+
+    def option(self, *names: str) -> str:
+        """The value of an option of sbatch, the last one given; '' when there is none."""
+        found = ""
+        for line in self.sbatch:
+            words = shlex.split(line) if "'" in line else [line]
+            is_long = line.startswith("--")
+            name, _, value = " ".join(words).partition("=" if is_long else " ")
+            if name in names:
+                found = value
+            elif not is_long and name[:2] in names:
+                found = name[2:]
+        return found
+
+    @property
+    def directory(self) -> Path:
+        """The job's working directory."""
+        return self.here / self.option("-D", "--chdir")
+
+    def is_lost(self, path: Path) -> bool:
+        """Whether nodes have no such file of their own, and that is not known from the working directory."""
+        known = is_node_local(self.directory, self.mounts) and path.is_relative_to(self.directory)
+        return is_node_local(path, self.mounts) and not known
+
+
+def check_files(plan: Plan) -> list[str]:
+    """Warnings about driver, files and directories.  Raises UsageError for what cannot work."""
+    warnings = [_check_directory(plan)]
+    warnings += [_check_output(plan, *names) for names in (("-o", "--output"), ("-e", "--error"))]
+    if not plan.container:
+        warnings += [_check_driver(plan), _check_python(plan)]
+    if is_node_local(plan.state_dir, plan.mounts):
+        warnings.append(
+            f"{_own(plan.state_dir, 'the directory of the records')}: workers cannot find the head there, "
+            "and commands on this host cannot see the cluster. --state-dir sets another"
+        )
+    return [warning for warning in warnings if warning]
+
+
+def check_settings(settings: Settings, nodes: int | None, env: Mapping[str, str]) -> list[str]:
+    """Warnings about settings, for a job that gets ``nodes`` at most.  Raises UsageError for what a start on
+    the nodes would refuse."""
+    own_token(env)
+    if settings.memory:
+        parse_size_bytes("--memory", settings.memory)
+    if settings.object_store_memory:
+        check_least_store(parse_size_bytes("--object-store-memory", settings.object_store_memory))
+    if settings.network:
+        parse_network(settings.network)
+    for option, text in (("--temp-dir", settings.temp_dir), ("--spill-dir", settings.spill_dir)):
+        if text and not os.path.isabs(text):
+            raise UsageError(f"{option} is {text!r}; it must be an absolute path, such as /local/scratch.")
+    warnings = [unknown_variables(env), _check_workers(settings.expected_workers, nodes)]
+    if nodes is not None and settings.expected_workers is None and (settings.min_workers or 0) > nodes - 1:
+        raise UsageError(
+            f"--min-workers is {settings.min_workers}, but a job of {count(nodes, 'node')} has "
+            f"{count(nodes - 1, 'worker')}: the first node is the head.",
+            f"Ask for {(settings.min_workers or 0) + 1} nodes or more, or give a smaller --min-workers.",
+        )
+    return [warning for warning in warnings if warning]
+
+
+def most_nodes(text: str) -> int | None:
+    """How many nodes a job can get at most by its --nodes; None when that is not known.
+
+    >>> most_nodes("4"), most_nodes("2-8"), most_nodes("1k"), most_nodes("")
+    (4, 8, 1024, None)
+    """
+    match = re.fullmatch(r"(?:\d+[kKmM]?-)?(\d+)([kKmM]?)(?::\d+)?", text)
+    return int(match[1]) * {"": 1, "k": 1024, "m": 1024**2}[match[2].lower()] if match else None
+
+
+def is_node_local(path: Path, mounts: Sequence[Mount]) -> bool:
+    """Whether each host has its own directory of this name, as far as this host can tell.
+
+    >>> is_node_local(Path("/tmp/me"), []), is_node_local(Path("/tmp/me"), [Mount("/tmp", "nfs4")])
+    (True, False)
+    """
+    real = os.path.realpath(path)
+    mount = mount_of(real, mounts)
+    if mount.type in NETWORK:
+        return False
+    return mount.type in _IN_MEMORY or any(
+        real == place or real.startswith(place + "/") for place in _OWN_OF_EACH_HOST
+    )
+
+
+def _own(path: Path, what: str) -> str:
+    return f"{what}, {path}, is not on a shared file system"
+
+
+def _check_workers(expected: int | None, nodes: int | None) -> str:
+    if nodes is None or expected is None or expected < nodes:
+        return ""
+    return (
+        f"the cluster waits for {count(expected, 'worker')} (--expected-workers), and a job of "
+        f"{count(nodes, 'node')} has {nodes - 1}: others must join it with `raycluster worker`"
+    )
+
+
+def _check_directory(plan: Plan) -> str:
+    where = plan.directory
+    if is_node_local(where, plan.mounts):
+        return f"{_own(where, 'the working directory')}: on nodes that do not have it, the job starts in /tmp"
+    if not where.is_dir():
+        raise UsageError(
+            f"the working directory {where} (--chdir) does not exist.", "Slurm would start the job in /tmp."
+        )
+    return ""
+
+
+def _check_output(plan: Plan, *names: str) -> str:
+    """--output and --error: the job ends at once, without a message, where Slurm cannot open them."""
+    text = plan.option(*names)
+    if not text or text in ("none", "/dev/null"):
+        return ""
+    parts = (plan.directory / text).parts
+    fixed = [*parts[: next((n for n, part in enumerate(parts) if "%" in part), len(parts))]]
+    whole = len(fixed) == len(parts)
+    where = Path(*(fixed[:-1] if whole else fixed))
+    if is_node_local(where, plan.mounts):
+        place = _own(where, f"the directory of {names[-1]}")
+        return f"{place}: the output stays on the first node" if plan.is_lost(where) else ""
+    if not where.is_dir():
+        raise UsageError(
+            f"{where}, the directory of {names[-1]}, does not exist; Slurm does not make it.",
+            f"mkdir -p {shlex.quote(str(where))}",
+        )
+    if not os.access(where, os.W_OK | os.X_OK) and not (whole and os.access(Path(*fixed), os.W_OK)):
+        raise UsageError(f"you cannot write to {where}, the directory of {names[-1]}.", "Choose another.")
+    return ""
+
+
+def _check_driver(plan: Plan) -> str:
+    """The program, and the script that an interpreter is given."""
+    program, *arguments = plan.driver
+    warning = _check_program(plan, program)
+    if not warning and _INTERPRETER.fullmatch(os.path.basename(program)):
+        script = _script(arguments)
+        if script:
+            warning = _check_file(plan, script, f"the file that {program} runs")
+    return warning
+
+
+def _check_program(plan: Plan, program: str) -> str:
+    if "/" in program:
+        path = plan.directory / program
+        warning = _check_file(plan, program, "the driver")
+        if not warning and not os.access(path, os.X_OK):
+            raise UsageError(
+                f"the driver {program!r} is a file but is not executable.",
+                f"Make it executable (chmod +x {shlex.quote(program)}), or run it by its interpreter.",
+            )
+        return warning
+    search = f"{os.path.dirname(plan.python)}:{plan.env.get('PATH', '')}"
+    if shutil.which(program, path=search):
+        return ""
+    if (plan.directory / program).is_file():
+        raise UsageError(
+            f"the driver {program!r} was not found in PATH.", f"For the file of that name: -- ./{program}"
+        )
+    return f"the driver {program!r} was not found in PATH on this host"
+
+
+def _check_file(plan: Plan, name: str, what: str) -> str:
+    """A file that a node must see.  What lies at an absolute path may be on compute nodes alone."""
+    path = plan.directory / name
+    if path.is_dir():
+        return "" if what != "the driver" else _refuse(f"the driver {name!r} is a directory.")
+    if not path.exists():
+        if os.path.isabs(name) and mount_of(str(path), plan.mounts).type not in NETWORK:
+            return f"{what}, {name}, does not exist on this host"
+        return _refuse(f"{what}, {name!r}, does not exist (looked from {plan.directory}).")
+    return f"{_own(path, what)}: the job needs it on its first node" if plan.is_lost(path) else ""
+
+
+def _refuse(message: str) -> str:
+    raise UsageError(message, "Give the program after `--`, as in: -- python train.py.")
+
+
+def _script(arguments: Sequence[str]) -> str:
+    """The file that an interpreter is given; '' for `-m module`, `-c code` and standard input.
+
+    >>> _script(["-u", "-X", "dev", "train.py", "--lr=1"]), _script(["-m", "train"]), _script([])
+    ('train.py', '', '')
+    """
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word in _WITH_VALUE:
+            del rest[:1]
+        elif word.startswith("-"):
+            if word == "-" or re.fullmatch(r"-[A-Za-z]*[mce]", word):
+                return ""
+        else:
+            return word
+    return ""
+
+
+def _check_python(plan: Plan) -> str:
+    path = Path(os.path.dirname(plan.python))
+    if not is_node_local(path, plan.mounts):
+        return ""
+    return f"{_own(Path(plan.python), 'the Python of this environment')}: nodes need it too"
