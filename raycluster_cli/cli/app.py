@@ -9,6 +9,7 @@ at all: plain.py reads them, in a tenth of the time.
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field
@@ -46,6 +47,7 @@ from . import (
     why as cli_why,
 )
 from .help import Command
+from .suggestions import command_for
 
 app = typer.Typer(
     name="raycluster",
@@ -81,10 +83,20 @@ def _call() -> None:
             sys.exit(int(ExitCode.USAGE))
         where = getattr(getattr(error, "ctx", None), "command_path", "raycluster")
         said = error.format_message().strip().rstrip(".").replace("\n", " ")
+        if (unknown := re.match(r"No such command '([^']*)'", said)) and where == "raycluster":
+            meant = command_for(unknown[1], typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+            raise UsageError(
+                f"there is no command {unknown[1]!r}.",
+                f"Did you mean `raycluster {meant}`?" if meant else "`raycluster --help` lists the commands.",
+            ) from error
+        hint = f"`{where} --help` lists the options."
+        if near := getattr(error, "possibilities", None):
+            said = said.partition(" (")[0].partition(". Did you mean")[0]
+            hint = f"Did you mean {' or '.join(sorted(near))}? {hint}"
         found = _found(getattr(error, "param", None), sys.argv[1:], _launcher.env)
         raise UsageError(
             f"{found}: {said.rpartition(': ')[2]}." if found else f"{said}.",
-            f"`{where} --help` lists the options.",
+            hint,
         ) from error
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -226,6 +238,28 @@ def run(settings: Settings, driver: list[str] | None = _DRIVER) -> None:
       raycluster run --local 2 -- python train.py
     """
     _launcher.start("run", settings, tuple(driver or ()))
+
+
+@app.command("help", cls=Command)
+def show_help(
+    context: typer.Context,
+    command: str = typer.Argument("", metavar="[COMMAND]", help="The command. Default: all, one line each."),
+) -> None:
+    """Show the help of a command.
+
+    \b
+    Example:
+      raycluster help submit
+    """
+    assert context.parent is not None
+    group: Any = context.parent.command
+    if not command:
+        print(context.parent.get_help())
+        return
+    found = group.get_command(context.parent, command)
+    if found is None:
+        group.resolve_command(context.parent, [command])  # raises the error of an unknown command
+    print(found.get_help(found.context_class(found, info_name=command, parent=context.parent)))
 
 
 cli_look.register(app)

@@ -23,6 +23,14 @@ def complete_job(incomplete: str) -> Iterable[tuple[str, str]]:
         return []
 
 
+def complete_live_job(incomplete: str) -> Iterable[tuple[str, str]]:
+    """As complete_job, for commands that are of no use once the cluster has ended."""
+    try:
+        return _jobs(incomplete, only_live=True)
+    except Exception:
+        return []
+
+
 def complete_node(ctx: Any, incomplete: str) -> Iterable[tuple[str, str]]:
     """(host, description) of the JOB on the line."""
     try:
@@ -44,7 +52,23 @@ def complete_component(incomplete: str) -> list[str]:
     return [name for name in ("driver", "raycluster", "raylet", "gcs") if name.startswith(incomplete)]
 
 
-def _jobs(incomplete: str) -> list[tuple[str, str]]:
+def complete_sbatch_option(incomplete: str) -> list[tuple[str, str]]:
+    """The common options of sbatch, for `raycluster submit`.
+
+    >>> complete_sbatch_option("--par")
+    [('--partition', 'sbatch: Partition.')]
+    """
+    from ..ops.sbatch_options import COMMON
+
+    return [
+        (option, f"sbatch: {text}")
+        for name, short, _, text in COMMON
+        for option in (name, short)
+        if option.startswith(incomplete or "--")
+    ]
+
+
+def _jobs(incomplete: str, *, only_live: bool = False) -> list[tuple[str, str]]:
     from ..model.text import printable
     from ..slurm.queue import query_jobs
     from ..state.catalogue import list_records
@@ -65,11 +89,20 @@ def _jobs(incomplete: str) -> list[tuple[str, str]]:
         else:
             ended.append((record.path.name, f"ended, exit code {end.exit_code}: {driver}"))
     known = {record.job_id for record in records}
-    for job in (query_jobs(os.environ, run=quickly) or {}).values():
+    queue = query_jobs(os.environ, run=quickly)
+    if only_live and queue is not None:
+        live = {job.id for job in queue.values() if not job.is_ended}
+        over = {
+            record.path.name
+            for record in records
+            if record.slurm_cluster != "local" and record.job_id not in live
+        }
+        running = [one for one in running if one[0] not in over]
+    for job in (queue or {}).values():
         is_mine = (where / "submitted" / job.id).exists()
         if job.is_waiting and job.id not in known and is_mine and job.id.startswith(incomplete):
             running.append((job.id, printable(f"in the queue: {job.name}")))
-    return [*running, *ended]
+    return running if only_live else [*running, *ended]
 
 
 def _state_dir(given: object) -> Path:

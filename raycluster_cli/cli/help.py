@@ -22,6 +22,10 @@ _GROUPS = {
 }
 
 
+Rows = list[tuple[str, str]]
+"""Options or arguments, each with its help."""
+
+
 def group_titles() -> dict[str, str]:
     """The group of each setting's option, by the setting's name."""
     title = ""
@@ -46,14 +50,15 @@ class Command(TyperCommand):
         return [*pieces, *(shown(argument) for argument in self._arguments())]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        for title, rows in self._sections(ctx):
+        for title, rows in self.sections(ctx):
             with formatter.section(title):
                 formatter.write_dl(rows)
 
-    def _sections(self, ctx: Any) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    def sections(self, ctx: Any) -> Iterator[tuple[str, Rows]]:
+        """Titles, each with what stands below it."""
         arguments = self._arguments()
         rows = [(alone(shown(argument)), argument.help or "") for argument in arguments]
-        groups: dict[str, list[tuple[str, str]]] = {"Arguments": rows, "Options": []}
+        groups: dict[str, Rows] = {"Arguments": rows, "Options": []}
         titles = group_titles()
         many = sum(parameter.name in titles for parameter in self.params) > 2
         for parameter in self.get_params(ctx):

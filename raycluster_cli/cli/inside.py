@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..model.errors import RayclusterError, UsageError
-from .completion import complete_job, complete_node
+from .completion import complete_live_job, complete_node
 from .help import Command
 from .look import JOB_HELP, STATE_DIR, await_record, state_dir
 
@@ -23,7 +23,7 @@ ONE_JOB = typer.Argument(
     ...,
     metavar="JOB",
     help=JOB_HELP,
-    autocompletion=complete_job,
+    autocompletion=complete_live_job,
 )
 NODE = typer.Option(
     "", "--node", "-n", metavar="HOST", help="The node. Default: the head's.", autocompletion=complete_node
@@ -59,6 +59,7 @@ def attach(
 def execute(
     job: str = ONE_JOB,
     node: str = NODE,
+    terminal: bool = typer.Option(False, "--tty", "-t", help="Give the command a terminal: top, an editor."),
     directory: str = STATE_DIR,
     command: list[str] | None = _COMMAND,
 ) -> None:
@@ -70,14 +71,17 @@ def execute(
     Examples:
       raycluster exec 4711 -- python evaluate.py
       raycluster exec 4711 -n gpu07 -- nvidia-smi
+      raycluster exec 4711 -t -- top
     """
     from ..ops.inside import choose_live_node, enter
 
     if not command:
         raise UsageError("there is no command.", "Give it after `--`: raycluster exec 4711 -- nvidia-smi.")
+    if terminal and not sys.stdin.isatty():
+        raise UsageError("-t needs a terminal, and the input of this command is none.", "Leave -t out.")
     env = dict(os.environ)
     record = _running(job, directory, env)
-    enter(record, choose_live_node(record, node), command, env)
+    enter(record, choose_live_node(record, node), command, env, pty=terminal)
 
 
 def in_node(record_path: str, host: str, command: list[str] | None = typer.Argument(None)) -> None:

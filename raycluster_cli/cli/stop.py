@@ -12,7 +12,7 @@ import typer
 from ..model.errors import ExitCode, RayclusterError, UsageError
 from ..model.text import printable
 from ..system import report
-from .completion import complete_job
+from .completion import complete_live_job
 from .help import Command
 from .look import STATE_DIR, ask_slurm, state_dir
 
@@ -26,7 +26,7 @@ _JOBS = typer.Argument(
     None,
     metavar="[JOB]...",
     help="Job ids, id+name, cluster names, or paths of records.",
-    autocompletion=complete_job,
+    autocompletion=complete_live_job,
 )
 
 

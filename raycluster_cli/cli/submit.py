@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,12 @@ import typer
 from ..model.errors import RayclusterError, UsageError
 from ..model.settings import Settings, option_name, settings_of
 from ..system.report import say
-from .help import Command
+from .help import Command, Rows
 
 if TYPE_CHECKING:
     from ..ops.submit import CommandLine as SplitLine
 
-_EPILOG = "All other options are passed to sbatch: -p, --account, --gres, --mem, …"
+_EPILOG = "All other options are passed to sbatch as well."
 
 
 class SubmitCommand(Command):
@@ -33,6 +33,28 @@ class SubmitCommand(Command):
         line = split_line(args, flags, takes_value.keys() - flags)
         ctx.obj = line
         return list(super().parse_args(ctx, list(line.own)))
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        from .completion import complete_sbatch_option
+
+        found = list(super().shell_complete(ctx, incomplete))
+        if incomplete.startswith("-"):
+            item = type(super().shell_complete(ctx, "--help")[0])  # of Click, or of Typer's copy of it
+            found += [item(option, help=text) for option, text in complete_sbatch_option(incomplete)]
+        return found
+
+    def sections(self, ctx: Any) -> Iterator[tuple[str, Rows]]:
+        """The common options of sbatch come after submit's own, before those of the cluster."""
+        from ..ops.sbatch_options import COMMON
+
+        rows = [
+            (f"{f'{short}, ' if short else ''}{name}{f' {value}' if value else ''}", text)
+            for name, short, value, text in COMMON
+        ]
+        for title, own in super().sections(ctx):
+            yield title, own
+            if title == "Options":
+                yield "Common options of sbatch", rows
 
 
 def _options(command: Any) -> dict[str, bool]:

@@ -287,6 +287,19 @@ def test_a_cluster_from_the_login_node(slurm: Slurm, running: Job) -> None:
         LOGIN, ["raycluster", "attach", running.id, "--node", "n3"], user="alice", stdin="hostname; exit 4\n"
     )
     assert (shell.returncode, shell.stdout) == (4, "n3\n"), shell.stderr
+    words = [
+        "raycluster",
+        "exec",
+        running.id,
+        "-t",
+        "--",
+        "python",
+        "-c",
+        "print('SEES', open('/dev/tty').isatty())",
+    ]
+    with Terminal(slurm.bed.command(LOGIN, words, user="alice")) as terminal:
+        terminal.wait_for("SEES True", timeout_s=60)
+        terminal.wait_for_end(timeout_s=60)
     raylet = raycluster(slurm, "logs", running.id, "--component", "raylet", "--node", "n3", "--lines", "2")
     assert "raylet.out <==" in raylet.stdout, raylet.stderr
     no = raycluster(slurm, "dashboard", running.id)

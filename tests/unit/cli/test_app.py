@@ -90,9 +90,23 @@ BAD: list[tuple[str, list[str], dict[str, str], list[str]]] = [
     ("no choice", ["run", "--keep-logs", "perhaps"], {}, ["--keep-logs is 'perhaps'", "always, on"]),
     ("no policy", ["run", "--on-worker-loss", "cry"], {}, ["--on-worker-loss is 'cry'", "fail, continue"]),
     ("no name", ["run", "--name", "a/b"], {}, ["--name is 'a/b'", "letters, digits"]),
-    ("no option", ["run", "--tiemout", "3"], {}, ["No such option", "--tiemout", "`raycluster run --help`"]),
+    (
+        "no option",
+        ["run", "--tiemout", "3"],
+        {},
+        ["No such option: --tiemout. Did you", "--timeout?", "`raycluster run --help`"],
+    ),
     ("no value", ["worker", "--master-ip"], {}, ["--master-ip", "requires an argument", "--help"]),
-    ("no command", ["ruin"], {}, ["No such command", "'ruin'", "`raycluster --help`"]),
+    ("no command", ["ruin"], {}, ["there is no command 'ruin'", "Did you mean `raycluster run`?"]),
+    ("another tool's command", ["ps"], {}, ["there is no command 'ps'", "Did you mean `raycluster status`?"]),
+    (
+        "no command at all",
+        ["qqq"],
+        {},
+        ["there is no command 'qqq'", "`raycluster --help` lists the commands"],
+    ),
+    ("help of no command", ["help", "list"], {}, ["there is no command 'list'", "`raycluster status`"]),
+    ("terminal of a pipe", ["exec", "7", "-t", "--", "top"], {}, ["-t needs a terminal", "Leave -t out"]),
     # -- variables of raycluster's own
     ("variable port", ["head"], {"RAYCLUSTER_MASTER_PORT": "99999"}, ["99999", "from 1 to 65535"]),
     (

@@ -95,3 +95,30 @@ def test_examples_are_valid_command_lines(texts: dict[str, str]) -> None:
         [sys.executable, "-c", PARSE, json.dumps(lines)], capture_output=True, text=True, timeout=60, env=env
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_options_of_submit_are_in_groups(texts: dict[str, str]) -> None:
+    titles = re.findall(r"^(\S.*):$", texts["submit"], re.MULTILINE)
+    assert titles[:3] == ["Options", "Common options of sbatch", "The cluster"]
+    assert "Failures, the end, and logs" in titles
+    groups = re.split(r"^\S.*:$", texts["submit"], flags=re.MULTILINE)
+    assert "--follow" in groups[1] and "--follow" not in groups[3]
+    assert "-N, --nodes N" in groups[2]
+
+
+def complete(*words: str) -> list[str]:
+    """What bash offers for the last of these words."""
+    env = {"COMP_WORDS": shlex.join(["raycluster", *words]), "COMP_CWORD": str(len(words))}
+    done = subprocess.run(
+        [sys.executable, "-c", "from raycluster_cli.cli.app import app; app(prog_name='raycluster')"],
+        env={**os.environ, **env, "_RAYCLUSTER_COMPLETE": "complete_bash"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.stdout.split()
+
+
+def test_options_of_sbatch_are_completed_with_those_of_submit() -> None:
+    assert {"--nodes", "--nodelist", "--no-tls"} <= set(complete("submit", "-N", "2", "--no"))
+    assert complete("submit", "--parti") == ["--partition"]

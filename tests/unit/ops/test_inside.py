@@ -105,5 +105,10 @@ def test_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("4712+blue", "ended, exit code 7: python train.py --epochs 20"),
     ]
     assert list(completion.complete_job("5")) == []
+    assert list(completion.complete_live_job("47")) == [("4713", "in the queue: wait")], "Slurm has no 4711"
+    line = "4711|4711|RUNNING|N/A|N/A|||train"
+    assert list(completion.complete_live_job("47")) == [("4711", "running: python train.py --epochs 20")]
+    write_record(tmp_path, 2, key="47-local", cluster="local")
+    assert {job for job, _ in completion.complete_live_job("47")} == {"4711", "47-local"}
     monkeypatch.setattr("raycluster_cli.cli.completion._state_dir", lambda given: 1 / 0)
     assert list(completion.complete_job("")) == []

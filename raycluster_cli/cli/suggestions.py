@@ -1,0 +1,33 @@
+"""Commands that people type by the names that other tools give them, and misspelt ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+#: What other tools call it, and what it is here.
+_OTHER_NAMES = {
+    "status": ("list", "ls", "ps", "jobs", "queue", "squeue", "show", "info", "clusters", "nodes", "get"),
+    "stop": ("cancel", "kill", "scancel", "delete", "rm", "down", "terminate", "end"),
+    "submit": ("sbatch", "launch", "up", "create"),
+    "run": ("start", "srun", "symmetric-run"),
+    "attach": ("ssh", "shell", "connect", "login", "enter"),
+    "logs": ("log", "tail", "output"),
+    "monitor": ("watch", "top"),
+    "why": ("explain", "debug", "diagnose"),
+    "doctor": ("check", "health-check", "test"),
+    "env": ("config", "settings", "environment"),
+}
+
+
+def command_for(name: str, commands: Iterable[str]) -> str:
+    """The command that is meant by a name that is none; '' when nothing is like it.
+
+    >>> command_for("ps", ["status", "stop"]), command_for("statsu", ["status", "stop"])
+    ('status', 'status')
+    """
+    from difflib import get_close_matches
+
+    meant = {other: command for command, others in _OTHER_NAMES.items() for other in others}
+    meant |= {command: command for command in commands}
+    near = get_close_matches(name.lower(), meant, 1, 0.6)
+    return meant[near[0]] if near else ""

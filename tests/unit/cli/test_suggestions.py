@@ -1,0 +1,26 @@
+"""What is meant by a command that there is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from raycluster_cli.cli.suggestions import command_for
+
+COMMANDS = ("head", "run", "status", "stop", "submit", "submit-job", "logs", "monitor", "exec", "help")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("list", "status"),
+        ("ps", "status"),
+        ("cancel", "stop"),
+        ("cancle", "stop"),
+        ("statsu", "status"),
+        ("submit_job", "submit-job"),
+        ("LOG", "logs"),
+        ("qqqq", ""),
+    ],
+)
+def test_suggestions(name: str, meant: str) -> None:
+    assert command_for(name, COMMANDS) == meant
