@@ -84,8 +84,6 @@ class JobState:
     signal: int = 0
     output: str = ""
     """Path of the batch script's output, with its patterns filled in."""
-    errors: str = ""
-    """The same of what it writes to stderr."""
     host: str = ""
     """The node that runs the batch script."""
     nodes: str = ""
@@ -138,7 +136,6 @@ def parse_job(text: str) -> JobState:
         exit_code=int(code or 0),
         signal=int(number or 0),
         output=values.get("StdOut", "").strip(),
-        errors=values.get("StdErr", "").strip(),
         host=values.get("BatchHost", "").strip(),
         nodes=values.get("NodeList", "").replace("(null)", ""),
         restarts=int(values.get("Restarts", "0") or 0),

@@ -305,7 +305,7 @@ def test_a_program_that_cannot_be_run(tmp_path: Path, program: str, message: str
 @pytest.mark.parametrize("env", [{}, {"PATH": "/bin", "SLURM_EXPORT_ENV": "NONE"}])
 def test_a_step_without_the_scripts_environment_is_told_how_to_get_it(env: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="did not get the batch script's environment") as caught:
-        find_program(["no-such-program"], env)
+        find_driver(["no-such-program"], env)
     assert "srun --export=ALL" in caught.value.hint
 
 
