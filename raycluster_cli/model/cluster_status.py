@@ -160,6 +160,8 @@ class ClusterStatus:
     tls: bool = False
     pending_tasks: int = 0
     """Tasks and actors that wait for resources, while somebody watches."""
+    unplaceable: tuple[str, ...] = ()
+    """Tasks, actors and placement groups that wait for what no node has, in words."""
     usage_at: float | None = None
     """Unix seconds at which usage was measured; None when nobody has."""
     events: tuple[tuple[float, str], ...] = ()
@@ -215,17 +217,23 @@ class ClusterStatus:
             return self.message
         if self.phase is ClusterPhase.RUNNING:
             ready = f"{self.ready_nodes} {'node' if self.ready_nodes == 1 else 'nodes'}"
-            return f"driver runs on {ready}" if self.driver_since else f"{ready} ready, no driver"
+            text = f"driver runs on {ready}" if self.driver_since else f"{ready} ready, no driver"
+            return text + self._cannot_start
         if self.phase is ClusterPhase.DEGRADED:
             lost = [node.host for node in self.nodes if node.is_problem or node.phase is NodePhase.GONE]
             absent = [node.host for node in self.nodes if node.phase is NodePhase.NOT_REPORTED]
             text = f"continues with {nodes}"
             text += f"; lost: {_some(lost)}" if lost else ""
-            return text + (f"; never reported: {_some(absent)}" if absent else "")
+            return text + (f"; never reported: {_some(absent)}" if absent else "") + self._cannot_start
         if self.phase is ClusterPhase.STOPPING:
             return self.message or f"stop requested by {self.stop_asked_by or 'somebody'}"
         code = f" (exit code {self.exit_code})" if self.exit_code else ""
         return f"{self.message or self.phase.value}{code}"
+
+    @property
+    def _cannot_start(self) -> str:
+        """What cannot start, behind the rest of a headline."""
+        return f"; {_some(self.unplaceable)} cannot start on these nodes" if self.unplaceable else ""
 
 
 def _some(hosts: Sequence[str]) -> str:

@@ -76,6 +76,8 @@ class HeadInfo:
     """The file that the job's output goes to."""
     errors: str = ""
     """The file that the job's errors go to, where it is another."""
+    unplaceable: tuple[str, ...] = ()
+    """Tasks, actors and placement groups that wait for what no node has, in words."""
     grace_s: float = 0.0
     """What the driver gets to end in once it was told to: `raycluster stop` waits as long."""
 

@@ -52,11 +52,10 @@ def ended_without_record(job: JobWithoutRecord, now: float | None = None) -> Clu
     """A job that ended, or that Slurm has forgotten, before raycluster had started in it."""
     state = job.state
     over = state is None or state.has_ended
-    good = state is not None and state.state == "COMPLETED"
     return ClusterStatus(
         job=job.job_id,
         name="",
-        phase=ClusterPhase.NO_RECORD if not over else ClusterPhase.ENDED if good else ClusterPhase.FAILED,
+        phase=job.phase,
         nodes=(),
         expected_nodes=0,
         started=0.0,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..model.causes import find_causes
+from ..model.cluster_status import ClusterPhase
 from ..model.errors import UsageError
 from ..model.text import printable
 from ..slurm.queue import WAITING
@@ -50,6 +51,17 @@ class JobWithoutRecord:
     """None when Slurm does not know the job (any more)."""
     output: str
     """Path of its output; empty when not known."""
+
+    @property
+    def phase(self) -> ClusterPhase:
+        """The state, as `status` shows it."""
+        if self.state is None:
+            return ClusterPhase.FAILED
+        if self.state.state in WAITING:
+            return ClusterPhase.PENDING
+        if not self.state.has_ended:
+            return ClusterPhase.NO_RECORD
+        return ClusterPhase.ENDED if self.state.state == "COMPLETED" else ClusterPhase.FAILED
 
     @property
     def verdict(self) -> str:
@@ -151,6 +163,7 @@ def as_json(job: JobWithoutRecord) -> dict[str, Any]:
     return {
         "schema": 1,
         "job": job.job_id,
+        "state": job.phase.value,
         "running": job.state is not None and not ended,
         "exit_code": job.state.shell_code if job.state is not None and ended else None,
         "reason": "no-record",

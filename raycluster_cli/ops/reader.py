@@ -100,6 +100,7 @@ def read_cluster(
         auth=head.auth if head else True,
         tls=head.tls if head else False,
         pending_tasks=usage.pending if usage else 0,
+        unplaceable=head.unplaceable if head and end is None else (),
         usage_at=usage.when if usage else None,
         events=tuple((event.when, event.text) for event in record.read_events(events)) if events else (),
     )

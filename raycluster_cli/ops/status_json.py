@@ -50,6 +50,7 @@ def cluster_json(status: ClusterStatus, *, timing: bool = False) -> dict[str, An
         "tls": status.tls,
         "usage_at": status.usage_at,
         "pending_tasks": status.pending_tasks if status.usage_at else None,
+        "unplaceable": list(status.unplaceable),
         "nodes": [node_json(node, timing=timing) for node in status.nodes],
         "events": [{"when": when, "text": text} for when, text in status.events],
     }

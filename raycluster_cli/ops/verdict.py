@@ -50,6 +50,12 @@ _LOST_BY_SLURM = {
     ),
 }
 
+_KILLED_AT_ONCE = (
+    "All of the cluster's processes were killed at once (SIGKILL), so that its head could not report it",
+    "An administrator, a `kill` or scancel --signal=KILL does that, or the kernel for lack of memory, which "
+    "`dmesg` on the node shows.",
+)
+
 #: Signals by which a driver can die, and what they usually mean.
 _CRASHES = {
     signal.SIGSEGV: "it, or a library in it, accessed memory that is not its own",
@@ -127,6 +133,8 @@ def _without_end(post: PostMortem) -> Judgement:
         return Judgement(f"The cluster has not ended: {status.headline}.", (watch,))
     by_slurm = post.output.by_slurm if post.output is not None else None
     known = _LOST_BY_SLURM.get(post.slurm.state) if post.slurm is not None else None
+    if known is None and post.slurm is not None and post.slurm.shell_code == 128 + signal.SIGKILL:
+        known = _KILLED_AT_ONCE if not (post.oom_kills or by_slurm or post.found) else None
     if known is not None:
         text, remedy = known
         return Judgement(f"{text}. {_silent_nodes(post)}".strip(), (remedy,), by_slurm)

@@ -96,6 +96,12 @@ class ReadReports(Value):
     """Read the workers' reports now; the answer is events.ReportsRead."""
 
 
+class ShowDemand(Value):
+    """Write into the record what waits for resources that no node has; empty: nothing does any more."""
+
+    unplaceable: tuple[str, ...]
+
+
 class AskTimeLimit(Value):
     """Find out when the job ends; the answer is events.TimeLimitKnown."""
 
@@ -156,6 +162,7 @@ Action = (
     | StopDriver
     | ExplainLoss
     | ReadReports
+    | ShowDemand
     | AskTimeLimit
     | RestartGcs
     | RestartHead

@@ -146,6 +146,12 @@ class DriverExited(Value):
     ran_s: float = 0.0
 
 
+class DemandKnown(Value):
+    """What waits for resources that no node has, in words; looked up now and then."""
+
+    unplaceable: tuple[str, ...]
+
+
 class DriverKnown(Value):
     """Whether a driver has connected to the GCS since the cluster is up."""
 

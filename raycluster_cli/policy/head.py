@@ -6,6 +6,7 @@
 :mod:`.head_workers`   the wait for the workers, a quorum, losses (--on-worker-loss)
 :mod:`.head_ray`       the head's own GCS and raylet (--head-recovery)
 :mod:`.head_driver`    the driver's own end
+:mod:`.demand`         tasks and actors that fit on no node
 :mod:`.head_end`       signals, `raycluster stop`, the time limit, requeue
 =====================  =================================================================
 """
@@ -18,6 +19,7 @@ from typing import Any
 
 from . import events as on
 from .actions import AskTimeLimit, ReadReports
+from .demand import demand_known
 from .head_driver import DRIVER_CONNECTS, DRIVER_FAILED, driver_connects, driver_exited, driver_known
 from .head_end import (
     TIME_LIMIT,
@@ -92,6 +94,7 @@ _STEPS: Mapping[type, Callable[[HeadRules, HeadState, Any, float], Step]] = {
     on.Recovered: recovered,
     on.RecoveryFailed: recovery_failed,
     on.GcsSilent: gcs_silent,
+    on.DemandKnown: demand_known,
     on.DriverExited: driver_exited,
     on.DriverKnown: driver_known,
     on.DriverStopped: driver_stopped,

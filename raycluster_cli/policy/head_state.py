@@ -67,6 +67,12 @@ class HeadState:
     """A failure of the driver whose cause is being looked for."""
     driver_connected: bool | None = None
     """Whether a driver has connected to the GCS, as it last said; None: not asked, or no answer."""
+    unplaceable: tuple[str, ...] = ()
+    """What waited for resources that no node has, when that was looked up last."""
+    unplaceable_shown: tuple[str, ...] = ()
+    """What of it the record shows."""
+    unplaceable_told: frozenset[str] = frozenset()
+    """What of it a warning has named."""
     restart_driver: bool = False
     """The driver ended because of what the head recovers from."""
     told: bool = False

@@ -313,6 +313,10 @@ class CompanionClient:
         """{nodes: resources of each, pending: tasks that wait for some}; needs :meth:`watch` first."""
         return await self.request("usage", timeout_s)
 
+    async def unplaceable(self, timeout_s: float = 5.0) -> tuple[str, ...]:
+        """Tasks, actors and placement groups that fit on no node, in words; needs :meth:`watch` first."""
+        return tuple(map(str, (await self.request("demand", timeout_s))["unplaceable"]))
+
     async def had_driver(self, timeout_s: float = 5.0) -> bool:
         """Whether a driver has connected to the cluster; needs :meth:`watch` first."""
         return bool((await self.request("driver", timeout_s))["connected"])

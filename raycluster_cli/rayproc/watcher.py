@@ -24,7 +24,7 @@ from .protocol import Emit, Event, Lines, Writer, answer, failure
 PUBLIC_WATCH = "RAYCLUSTER_PUBLIC_WATCH"
 
 #: Commands that the watcher obeys; the first of them starts it.
-COMMANDS = ("watch", "usage", "driver", "drain")
+COMMANDS = ("watch", "usage", "demand", "driver", "drain")
 
 #: Seconds between polls of the list of nodes while it is expected to change, and when it is complete.
 BUSY_S, CALM_S = 0.05, 0.5
@@ -91,6 +91,8 @@ class Watcher:
                 self._watch, self._known, self._next = command, {}, 0.0
             elif do == "usage":
                 self._emit(command, {"event": "usage", **self._cluster.usage()})
+            elif do == "demand":
+                self._emit(command, {"event": "demand", "unplaceable": self._cluster.unplaceable()})
             elif do == "driver":
                 self._emit(command, {"event": "driver", "connected": self._cluster.had_driver()})
             elif do == "drain":

@@ -87,6 +87,7 @@ class HeadRun(NodeRun):
             do.StopDriver: lambda action: self._in_background("ending the driver", self._stop_driver(action)),
             do.ExplainLoss: lambda action: self._in_background("a lost worker", self._explain(action.worker)),
             do.ReadReports: lambda _: self._in_background("reading the reports", self.guards.read_reports()),
+            do.ShowDemand: lambda action: self.begin.entry.update(unplaceable=action.unplaceable),
             do.AskTimeLimit: lambda action: self._in_background(
                 "the time limit", self.guards.ask_time_limit(action.now)
             ),

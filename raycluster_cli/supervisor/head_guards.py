@@ -49,6 +49,9 @@ GCS_REST_S = 1.0
 #: How long the GCS may take to say whether a driver has connected; the end of a run waits for it.
 DRIVER_ANSWER_S = 1.0
 
+#: How often the GCS is asked for what waits for resources (3 ms); more seldom in large clusters.
+DEMAND_S = 5.0
+
 #: When Slurm is asked where the job's output goes; it remembers a job for minutes after its end (MinJobAge).
 ASK_AFTER_S = 5.0
 
@@ -72,6 +75,7 @@ class HeadGuards:
         guard("the watch over the GCS", self._watch_gcs)
         guard("the wait for the workers", self._watch_reports)
         guard("the watch over the node's files", run.watch_files)
+        guard("what waits for resources", self._watch_demand, vital=False)
         start("what Slurm says of the job", self._ask_slurm())
         if run.record is not None:
             guard("what is in use", lambda: tell_usage(run, run.rules.expected + 1), vital=False)
@@ -168,6 +172,16 @@ class HeadGuards:
                 await asyncio.wait({gcs.exited}, timeout=run.settings.check_interval)
             await asyncio.sleep(GCS_REST_S)
             await run.recovery_over()
+
+    async def _watch_demand(self) -> None:
+        """What waits for resources that no node has: Ray itself says nothing of it."""
+        run = self._run
+        while True:
+            await asyncio.sleep(DEMAND_S + run.rules.expected / 50)
+            if run.state.phase is not Phase.RUNNING or run.node.companion is None:
+                continue
+            with contextlib.suppress(RayclusterError, StartFailure, OSError):
+                run.post(on.DemandKnown(await run.node.companion.unplaceable()))
 
     async def ask_for_driver(self) -> None:
         """Whether a driver has connected to the GCS; an answer is posted in any case."""

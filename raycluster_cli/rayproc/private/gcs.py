@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray._private import node as ray_node
 
+from ..demand import unplaceable
 from ..failure import StartFailure
 from .known import NOT_AS_KNOWN, PYTHON_VERSION, RAY_VERSION, PrivateMissing
 
@@ -152,25 +153,49 @@ class Cluster:
             infos = self.gcs.get_all_node_info(timeout=RPC_TIMEOUT_S)
         return key in infos
 
-    def usage(self) -> dict[str, Any]:
-        """Total and available resources of each node, and how many tasks wait for some (3 ms)."""
+    def _resource_state(self) -> Any:
         from ray.core.generated import autoscaler_pb2
 
         reply = autoscaler_pb2.GetClusterResourceStateReply()
         reply.ParseFromString(self.gcs.get_cluster_resource_state(timeout_s=RPC_TIMEOUT_S))
+        return reply.cluster_resource_state
+
+    def unplaceable(self) -> list[str]:
+        """What waits and fits on no node, in words (3 ms)."""
+        from ray.core.generated import autoscaler_pb2
+
+        state = self._resource_state()
+        return unplaceable(
+            [(dict(one.request.resources_bundle), one.count) for one in state.pending_resource_requests],
+            [
+                [dict(request.resources_bundle) for request in group.requests]
+                for group in state.pending_gang_resource_requests
+            ],
+            [
+                dict(node.total_resources)
+                for node in state.node_states
+                if node.status != autoscaler_pb2.NodeStatus.DEAD
+            ],
+        )
+
+    def usage(self) -> dict[str, Any]:
+        """Total and available resources of each node, and how many tasks wait for some (3 ms)."""
+        from ray.core.generated import autoscaler_pb2
+
+        state = self._resource_state()
         nodes = [
             {
-                "node_id": state.node_id.hex(),
-                "ip": state.node_ip_address,
-                "status": autoscaler_pb2.NodeStatus.Name(state.status).lower(),
-                "total": dict(state.total_resources),
-                "available": dict(state.available_resources),
-                "idle_s": state.idle_duration_ms / 1000,
-                "activity": list(state.node_activity),
+                "node_id": node.node_id.hex(),
+                "ip": node.node_ip_address,
+                "status": autoscaler_pb2.NodeStatus.Name(node.status).lower(),
+                "total": dict(node.total_resources),
+                "available": dict(node.available_resources),
+                "idle_s": node.idle_duration_ms / 1000,
+                "activity": list(node.node_activity),
             }
-            for state in reply.cluster_resource_state.node_states
+            for node in state.node_states
         ]
-        pending = sum(each.count for each in reply.cluster_resource_state.pending_resource_requests)
+        pending = sum(each.count for each in state.pending_resource_requests)
         return {"nodes": nodes, "pending": pending}
 
     def had_driver(self) -> bool:
@@ -235,6 +260,9 @@ class PublicCluster:
 
     def usage(self) -> dict[str, Any]:
         raise StartFailure("ray", "the use of nodes cannot be read from this version of Ray")
+
+    def unplaceable(self) -> list[str]:
+        raise StartFailure("ray", "what waits cannot be read from this version of Ray")
 
     def had_driver(self) -> bool:
         raise StartFailure("ray", "the drivers cannot be read from this version of Ray")

@@ -52,6 +52,7 @@ HEAD_EVENTS: list[object] = [
     on.TimeLimitKnown(None), on.TimeLimitKnown(5.0), on.TimeLimitKnown(5.0, asked_now=True),
     on.DriverExited(0), on.DriverExited(1), on.DriverExited(-9), on.DriverStopped(0), on.DriverStopped(None),
     on.FilesGone("/tmp/rc-1/r"), on.DriverKnown(True), on.DriverKnown(False), on.DriverKnown(None),
+    on.DemandKnown(()), on.DemandKnown(("a task or an actor that needs 64 CPUs",)),
     *(on.TimerFired(name) for name in TIMERS),
 ]  # fmt: skip
 
