@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from rich.text import Text
@@ -33,7 +34,9 @@ def cluster_lines(clusters: Sequence[ClusterStatus], width: int, glyphs: Glyphs 
     job_width = max([len(title) for title in titles] + [3]) + 2
     state_width = max([len(each.phase.value) for each in clusters] + [5]) + 2
     dashboards = any(each.dashboard for each in clusters)
+    over = any(each.is_over for each in clusters)
     head = f"{'JOB':<{job_width}}{'STATE':<{state_width}}{'NODES':<9}{'AGE':<8}{'LEFT':<8}"
+    head += f"{'CODE':<6}{'ENDED':<14}" if over else ""
     if dashboards and width >= 100:
         head += f"{'DASHBOARD':<24}"
     lines = [fit(Text(head + "DRIVER", "dim"), width, glyphs)]
@@ -46,11 +49,22 @@ def cluster_lines(clusters: Sequence[ClusterStatus], width: int, glyphs: Glyphs 
             f"{span(each.age_s) if each.started else glyphs.dash:<8}",
             f"{span(left) if left is not None else glyphs.dash:<8}",
         )
+        if over:
+            code = glyphs.dash if each.exit_code is None else str(each.exit_code)
+            line.append(f"{code:<6}{_when(each.ended if each.is_over else None, each.read_at, glyphs):<14}")
         if dashboards and width >= 100:
             line.append(f"{each.dashboard or glyphs.dash:<24}")
         line.append(command_text(each.driver) or each.job_name or glyphs.dash)
         lines.append(fit(line, width, glyphs))
     return lines
+
+
+def _when(moment: float | None, now: float, glyphs: Glyphs) -> str:
+    """The time of day, with the date where it was not today: `14:05`, `Nov 27 14:05`."""
+    if moment is None:
+        return glyphs.dash
+    then, today = time.localtime(moment), time.localtime(now)
+    return time.strftime("%H:%M" if then[:3] == today[:3] else "%b %d %H:%M", then)
 
 
 def _list_title(status: ClusterStatus, among: Sequence[ClusterStatus]) -> str:

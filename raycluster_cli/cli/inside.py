@@ -215,9 +215,10 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _running(job: str, directory: str, env: Mapping[str, str]) -> Record:
+    from ..ops.clusters import own
     from ..ops.inside import live_head
 
-    record = await_record(job, state_dir(directory, env), env, once=True)
+    record = own(await_record(job, state_dir(directory, env), env, once=True))
     live_head(record)
     if record.slurm_cluster == "local" and record.leases.head_runs_here() is not True:
         raise RayclusterError(

@@ -45,8 +45,8 @@ def state_dir(given: str, env: Mapping[str, str]) -> Path:
     return Path(env.get("HOME") or os.path.expanduser("~")) / ".raycluster"
 
 
-def ask_slurm(env: Mapping[str, str]) -> dict[str, Job] | None:
-    """My jobs in Slurm; on a terminal a line says so when squeue takes long."""
+def ask_slurm(env: Mapping[str, str], uid: int | None = None) -> dict[str, Job] | None:
+    """A user's jobs in Slurm, mine without ``uid``; on a terminal a line says so when squeue takes long."""
     import threading
 
     from ..slurm.queue import SQUEUE_TIMEOUT_S, query_jobs
@@ -57,7 +57,7 @@ def ask_slurm(env: Mapping[str, str]) -> dict[str, Job] | None:
     if sys.stderr.isatty():
         timer.start()
     try:
-        return query_jobs(env)
+        return query_jobs(env, uid=uid)
     finally:
         timer.cancel()
 
@@ -67,25 +67,36 @@ def status(
     as_json: bool = typer.Option(False, "--json", help="Print JSON for programs (see docs/json.md)."),
     timing: bool = typer.Option(False, "--timing", help="Show how long each step of the start took."),
     all_: bool = typer.Option(False, "--all", "-a", help="List all clusters, not only the newest 20."),
+    state: str = typer.Option(
+        "", "--state", metavar="STATE[,STATE]", help="List only clusters in these states: running,failed."
+    ),
+    since: str = typer.Option(
+        "", "--since", metavar="TIME", help="List only those that ran since then: 2h, 3d, 2026-11-27."
+    ),
     directory: str = STATE_DIR,
 ) -> None:
     """List your clusters, or show one.
 
-    Without JOB: one line per cluster, those that run first, then those that have ended, newest first.
+    Without JOB: one line per cluster, those that run first, then those that have ended, newest end first,
+    with the exit code and the time of the end. `raycluster why JOB` explains an end.
     Works without Slurm's accounting, and also while Slurm does not answer.
 
     \b
     Examples:
       raycluster status
       raycluster status 4711
+      raycluster status --state failed,lost --since 2d
       raycluster status 4711 --timing
       raycluster status 4711 --json | jq -r .state
     """
     import json
 
-    from ..ops.clusters import find_record, read_all
+    from ..ops.clusters import find_record, of_whom, read_all, start_hint
+    from ..ops.pick import Pick
     from ..ops.reader import read_cluster
     from ..ops.status_json import cluster_json, list_json
+    from ..state.catalogue import check_readable, owner_of
+    from ..system.report import count
     from .cluster_table import cluster_lines
     from .screen import facts, report
     from .terminal import glyphs_of, make_console, print_lines
@@ -94,15 +105,22 @@ def status(
     where = state_dir(directory, env)
     console = make_console(env)
     glyphs = glyphs_of(console)
-    jobs = ask_slurm(env)
+    if job and (state or since):
+        raise UsageError("--state and --since choose from the list of clusters, and JOB names one.")
+    check_readable(where)
+    jobs = ask_slurm(env, owner_of(where))
     if not job and not timing:
-        clusters = [*_without_record(where, jobs), *read_all(where, jobs, limit=10**9 if all_ else 20)]
+        pick = Pick.parse(state, since)
+        found = [*_without_record(where, jobs), *read_all(where, jobs, limit=10**9 if all_ or pick else 20)]
+        clusters = [each for each in found if pick.wants(each)]
         if as_json:
             print(json.dumps(list_json(clusters), indent=2))
         elif clusters:
             print_lines(console, cluster_lines(clusters, console.width, glyphs))
+        elif found:
+            print(f"None of {count(len(found), 'cluster')} in {where} is as --state and --since ask.")
         else:
-            print(f"No clusters in {where}. Start one: raycluster run --local 2 -- python your_driver.py")
+            print(f"No clusters{of_whom(where)} in {where}. Start one: {start_hint(env).strip('`')}")
         return
     one = _without_a_record(job, where, jobs, env) or read_cluster(find_record(where, job, env), jobs)
     if as_json:
@@ -161,7 +179,7 @@ def monitor(
     where = state_dir(directory, env)
     options = screen.Options(once, as_json, Path(prometheus_file).absolute() if prometheus_file else None)
     record = await_record(job, where, env, once)
-    last = screen.monitor(record, lambda: query_jobs(env), options, env)
+    last = screen.monitor(record, lambda: query_jobs(env, uid=record.owner), options, env)
     sys.exit(screen.exit_code(last) if exit_status else 0)
 
 
@@ -217,7 +235,7 @@ def _waiting(job: str, where: Path, jobs: Mapping[str, Job] | None) -> ClusterSt
 
 
 def _without_record(where: Path, jobs: Mapping[str, Job] | None) -> list[ClusterStatus]:
-    """Jobs that `raycluster submit` has put into the queue and that have no record yet."""
+    """Jobs of `raycluster submit` without a record: they wait, or raycluster did not start in them."""
     from ..ops.clusters import job_without_record
     from ..state.catalogue import list_records
 
@@ -225,7 +243,7 @@ def _without_record(where: Path, jobs: Mapping[str, Job] | None) -> list[Cluster
     return [
         job_without_record(each)
         for each in (jobs or {}).values()
-        if each.is_waiting and each.id not in known and (where / "submitted" / each.id).exists()
+        if each.id not in known and (where / "submitted" / each.id).exists()
     ]
 
 

@@ -99,9 +99,8 @@ def _once(
 ) -> ClusterStatus:
     jobs = query() if record.slurm_cluster != "local" else None
     status = read_cluster(record, jobs)
-    if not status.is_over and status.ready_nodes and not _is_measured(status):
+    if not status.is_over and status.ready_nodes and not _is_measured(status) and record.watch():
         # Nobody watched until now: the head notices within a second and measures, nodes soon after.
-        record.watch()
         deadline = time.monotonic() + ONCE_S
         while not _is_measured(status) and not status.is_over and time.monotonic() < deadline:
             time.sleep(0.2)

@@ -66,6 +66,7 @@ def stop(
       raycluster stop --all --yes
       raycluster stop 4711 --timeout 300
     """
+    from ..ops.clusters import own
     from ..ops.stop import Outcome, Surroundings, end_here, stop_cluster, sweep_here, tell_swept
     from ..ops.stop_early import EarlyStop
     from ..state.catalogue import record_of
@@ -78,7 +79,7 @@ def stop(
     if timeout < 0:
         raise UsageError(f"--timeout is {timeout:g}; it must be a number of seconds, 0 or more.")
     if here:
-        ended = [end_here(record_of(where, job), around) for job in jobs or []]
+        ended = [end_here(own(record_of(where, job)), around) for job in jobs or []]
         screen.clear()
         tell_swept(sweep_here(env), screen.say)
         sys.exit(int(ExitCode.OK if all(each.is_good for each in ended) else ExitCode.FAILURE))
@@ -92,6 +93,8 @@ def stop(
         records, without_record = _named(jobs, where, around, early)
     else:
         records = _only_one(where, around)
+    for record in records:
+        own(record)
     worst = Outcome.OVER
     for record in records:  # all are asked at once, then waited for one after the other
         if record.read_end() is None and len(records) > 1:

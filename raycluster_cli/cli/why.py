@@ -47,10 +47,11 @@ def why(
     from ..ops import no_record
     from ..ops.clusters import is_alive, no_records
     from ..ops.why import page, why_json
-    from ..state.catalogue import list_records, record_of
+    from ..state.catalogue import check_readable, list_records, record_of
 
     env = dict(os.environ)
     where = state_dir(directory, env)
+    check_readable(where)
     width = min(shutil.get_terminal_size().columns, 110)
     if job:
         try:
@@ -68,7 +69,7 @@ def why(
         records = list_records(where)
         ended = [one for one in records[:50] if one.read_end() is not None or not is_alive(one)] or records
         if not ended:
-            raise no_records(where)
+            raise no_records(where, env)
         record = ended[0]
     post = examine(record, where, env)
     if as_json:
@@ -96,7 +97,7 @@ def examine(record: Record, where: Path, env: Mapping[str, str]) -> PostMortem:
         if end is None or end.reason == EndReason.SIGNAL.value or unknown:
             slurm = job_state(record.job_id, env)
         if end is None:
-            jobs = ask_slurm(env)
+            jobs = ask_slurm(env, record.owner)
     status = read_cluster(record, jobs)
     return post_mortem(record, status=status, slurm=slurm, outputs=output_paths(record, where, slurm))
 

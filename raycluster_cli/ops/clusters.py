@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from ..model.cluster_status import ClusterPhase, ClusterStatus
 from ..model.errors import UsageError
-from ..slurm.queue import Job
-from ..state.catalogue import list_records, record_of
+from ..slurm.queue import Job, query_jobs
+from ..state.catalogue import check_readable, list_records, owner_of, record_of
+from ..state.files import user
 from ..state.record import Record
 from .no_record import JobWithoutRecord
 from .reader import SILENT_S, hosts_of, read_cluster, waiting_message
@@ -27,6 +30,9 @@ def job_without_record(job: Job, now: float | None = None) -> ClusterStatus:
     when = time.time() if now is None else now
     if job.is_waiting:
         phase, message = ClusterPhase.PENDING, waiting_message(job, when)
+    elif job.is_ended:
+        phase = ClusterPhase.ENDED if job.state == "COMPLETED" else ClusterPhase.FAILED
+        message = f"Slurm ended the job ({job.state.lower()}) before raycluster had started in it"
     else:
         phase = ClusterPhase.NO_RECORD
         message = (
@@ -41,6 +47,7 @@ def job_without_record(job: Job, now: float | None = None) -> ClusterStatus:
         expected_nodes=len(hosts_of(job.nodes)),
         started=0.0,
         read_at=when,
+        ended=job.end_time if job.is_ended else None,
         end_time=None if job.is_waiting else job.end_time,
         message=message,
         slurm_state=job.state,
@@ -67,12 +74,28 @@ def ended_without_record(job: JobWithoutRecord, now: float | None = None) -> Clu
     )
 
 
-def no_records(state_dir: Path) -> UsageError:
+def no_records(state_dir: Path, env: Mapping[str, str] | None = None) -> UsageError:
+    """The error when there is nothing to look at.  Raises it when the directory cannot be read."""
+    check_readable(state_dir)
     return UsageError(
-        f"there are no records of clusters in {state_dir}.",
-        "Start one with `raycluster submit` or `raycluster run --local 2 -- …`, or give the directory of the "
-        "records with --state-dir.",
+        f"there are no records of clusters{of_whom(state_dir)} in {state_dir}.",
+        f"Start one with {start_hint(env or {})}, or give the directory of the records with --state-dir.",
     )
+
+
+def of_whom(state_dir: Path) -> str:
+    """Where a directory of another user can be read: whose records were looked for."""
+    with contextlib.suppress(OSError):
+        if (there := os.stat(state_dir.expanduser()).st_uid) != (uid := owner_of(state_dir)):
+            return f" of {user(uid)} (it belongs to {user(there)})"
+    return ""
+
+
+def start_hint(env: Mapping[str, str]) -> str:
+    """How to start a cluster: where there is Slurm, by a job."""
+    if shutil.which("sbatch", path=env.get("PATH")) is not None:
+        return "`raycluster submit -N 2 -- python your_driver.py`"
+    return "`raycluster run --local 2 -- python your_driver.py`"
 
 
 def find_record(state_dir: Path, job: str, env: Mapping[str, str]) -> Record:
@@ -89,13 +112,38 @@ def find_record(state_dir: Path, job: str, env: Mapping[str, str]) -> Record:
     records = list_records(state_dir)
     running = [record for record in records if record.read_end() is None and is_alive(record)]
     if len(running) > 1:
+        running = _not_over(running, query_jobs(env, uid=owner_of(state_dir)))
+    if len(running) > 1:
         names = ", ".join(record.path.name for record in running[:6])
         raise UsageError(f"{len(running)} clusters run: {names}.", "Name one of them.")
     if running:
         return running[0]
     if records:
         return records[0]
-    raise no_records(state_dir)
+    raise no_records(state_dir, env)
+
+
+def _not_over(records: list[Record], jobs: Mapping[str, Job] | None) -> list[Record]:
+    """Without those whose job Slurm knows to have ended, or does not know any more."""
+    if jobs is None:
+        return records
+
+    def runs(record: Record) -> bool:
+        job = jobs.get(record.job_id)
+        return record.slurm_cluster == "local" or (job is not None and not job.is_ended)
+
+    return [record for record in records if runs(record)]
+
+
+def own(record: Record) -> Record:
+    """The record, if it is this user's.  UsageError for another user's, at which root can only look."""
+    if not record.is_mine:
+        raise UsageError(
+            f"cluster {record.path.name} belongs to {user(record.owner)}: only its owner can enter or change "
+            "it.",
+            "status, monitor, why and logs look at it; `scancel JOB` cancels the job.",
+        )
+    return record
 
 
 def is_alive(record: Record, now: float | None = None) -> bool:

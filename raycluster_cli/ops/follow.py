@@ -90,14 +90,16 @@ class JobState:
     restarts: int = 0
     user: str = ""
     """As Slurm writes it: ada(1001)."""
-    errors: str = ""
-    """Path of the batch script's errors; the same as ``output`` unless sbatch was given -e."""
 
     @property
     def is_mine(self) -> bool:
         """Whether the job belongs to this user, as far as Slurm says whose it is."""
-        _, _, uid = self.user.rstrip(")").rpartition("(")
-        return not uid or uid == str(os.getuid())
+        return self.is_of(os.getuid())
+
+    def is_of(self, uid: int) -> bool:
+        """Whether the job belongs to a user, as far as Slurm says whose it is."""
+        _, _, said = self.user.rstrip(")").rpartition("(")
+        return not said or said == str(uid)
 
     @property
     def has_ended(self) -> bool:
@@ -140,7 +142,6 @@ def parse_job(text: str) -> JobState:
         nodes=values.get("NodeList", "").replace("(null)", ""),
         restarts=int(values.get("Restarts", "0") or 0),
         user=values.get("UserId", "").strip(),
-        errors=values.get("StdErr", "").strip(),
     )
 
 

@@ -12,7 +12,7 @@ from ..model.cluster_status import ClusterPhase
 from ..model.errors import UsageError
 from ..model.text import printable
 from ..slurm.queue import WAITING
-from ..state.catalogue import list_records
+from ..state.catalogue import list_records, owner_of
 from ..state.submitted import output_of
 from .evidence import read_tail
 from .follow import JobState, describe, explain_reason, job_state
@@ -122,7 +122,7 @@ def job_without_record(
     if not job_id.isascii() or not job_id.isdigit() or has_record(state_dir, job_id):
         return None
     state = ask(job_id, env)
-    if state is not None and not state.is_mine:
+    if state is not None and not state.is_of(owner_of(state_dir)):
         raise UsageError(
             f"no record of job {job_id} in {state_dir}: the job belongs to {state.user.partition('(')[0]}.",
             "Only its owner can read its record.",

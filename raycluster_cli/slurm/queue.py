@@ -127,15 +127,24 @@ def parse_time(text: str) -> float | None:
         return None
 
 
-def query_jobs(env: Mapping[str, str], *, run: Run = subprocess.run) -> dict[str, Job] | None:
-    """This user's jobs by id; None when squeue is missing, fails or takes longer than SQUEUE_TIMEOUT_S.
+def query_jobs(
+    env: Mapping[str, str], *, uid: int | None = None, run: Run = subprocess.run
+) -> dict[str, Job] | None:
+    """A user's jobs by id, this user's without ``uid``.
 
-    Blocks meanwhile: not for an event loop.
+    None when squeue is missing, fails or takes longer than SQUEUE_TIMEOUT_S.  Blocks meanwhile: not for an
+    event loop.
     """
     program = find_program("squeue", env)
     if program is None:
         return None
-    argv = [program, "--noheader", "--states=all", f"--user={os.getuid()}", f"--format={_FORMAT}"]
+    argv = [
+        program,
+        "--noheader",
+        "--states=all",
+        f"--user={os.getuid() if uid is None else uid}",
+        f"--format={_FORMAT}",
+    ]
     try:
         done = run(
             argv,

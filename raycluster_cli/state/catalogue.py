@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..model.errors import UsageError
 from ..system.removal import remove_tree
+from .files import user
 from .record import Record
 
 KEEP_RECORDS_S = 30 * 86400.0
@@ -25,6 +26,7 @@ def record_of(state_dir: Path, job: str) -> Record:
     """
     if job.startswith(("/", "~", "./", "../")):
         return Record.open(Path(os.path.realpath(Path(job).expanduser())))
+    check_readable(state_dir)
     everything = list_records(state_dir)
     fitting = [record for record in everything if _is_meant(record, job)]
     fitting = fitting or [record for record in everything[:200] if _is_alias(record, job)]
@@ -65,17 +67,45 @@ def _is_alias(record: Record, job: str) -> bool:
     return head is not None and job in head.aliases
 
 
-def list_records(state_dir: Path) -> list[Record]:
-    """All records of this user, the most recently changed first.
+def owner_of(state_dir: Path) -> int:
+    """The user id whose records are looked for: this user's; for root that of the directory's owner."""
+    me = os.geteuid()
+    if me != 0:
+        return me
+    try:
+        return os.stat(state_dir.expanduser()).st_uid
+    except OSError:
+        return me
+
+
+def check_readable(state_dir: Path) -> None:
+    """Raise UsageError for a directory that is there and that this user may not read."""
+    where = state_dir.expanduser()
+    try:
+        os.scandir(where).close()
+    except PermissionError as error:
+        whose = ""
+        with contextlib.suppress(OSError):
+            whose = f": it belongs to {user(os.stat(where).st_uid)}"
+        raise UsageError(
+            f"the records in {where} cannot be read{whose}.",
+            "Their owner and root can. `squeue --user=NAME` shows another user's jobs.",
+        ) from error
+    except OSError:
+        return
+
+
+def list_records(state_dir: Path, *, owner: int | None = None) -> list[Record]:
+    """All records of one user, the most recently changed first; without ``owner`` those of :func:`owner_of`.
 
     Costs a directory listing for each Slurm cluster and a stat for each record; opens no file.
     """
     found: list[tuple[float, Record]] = []
-    me = os.geteuid()
+    uid = owner_of(state_dir) if owner is None else owner
     with contextlib.suppress(OSError):
-        for cluster in _directories(state_dir.expanduser(), me):
+        for cluster in _directories(state_dir.expanduser(), uid):
             with contextlib.suppress(OSError):
-                for leaf in _directories(Path(cluster.path), me):
+                for leaf in _directories(Path(cluster.path), uid):
                     key, _, name = leaf.name.partition("+")
                     changed = leaf.stat(follow_symlinks=False).st_mtime
                     found.append((changed, Record(Path(leaf.path), cluster.name, key, name)))
@@ -103,7 +133,7 @@ def prune(
     """
     before = (time.time() if now is None else now) - older_than_s
     removed: list[Path] = []
-    for record in reversed(list_records(state_dir)):
+    for record in reversed(list_records(state_dir, owner=os.geteuid())):
         if len(removed) >= limit:
             break
         try:

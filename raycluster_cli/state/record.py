@@ -91,6 +91,18 @@ class Record(EventLog, UsageFiles):
         return cls(path, path.parent.name, key, name)
 
     @property
+    def owner(self) -> int:
+        """The user id of its owner: root can look at the records of others, but changes none."""
+        try:
+            return os.stat(self.path).st_uid
+        except OSError:
+            return os.geteuid()
+
+    @property
+    def is_mine(self) -> bool:
+        return self.owner == os.geteuid()
+
+    @property
     def job_id(self) -> str:
         """The key without the restart: ``123.r2`` → ``123``."""
         match = _RESTART.match(self.key)

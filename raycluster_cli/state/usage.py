@@ -19,8 +19,13 @@ class UsageFiles(Secrets):
     """The usage files of a record, and the file by which a watcher asks for them."""
 
     def watch(self) -> bool:
-        """Let head and nodes know that somebody watches; to be called every few seconds.  Never raises."""
+        """Let head and nodes know that somebody watches; to be called every few seconds.  Never raises.
+
+        Of another user's record, at which root looks, it changes nothing and returns False.
+        """
         try:
+            if os.stat(self.path).st_uid != os.geteuid():
+                return False
             flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(self.path / "watching", flags, 0o600)
             try:

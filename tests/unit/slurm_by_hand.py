@@ -13,6 +13,7 @@ KNOWN = {
     "squeue": ("--noheader", "--states=all", "--user=", "--format="),
     "scontrol": ("--oneliner", "show", "job", "release"),
     "scancel": ("--signal=TERM",),
+    "sbatch": ("--parsable",),
 }
 
 

@@ -128,9 +128,12 @@ def test_list(tmp_path: Path) -> None:
     write_record(tmp_path, 3, key="1", name="two")
     write_record(tmp_path, 3, key="2", end=EndReport(time.time(), 0, "driver"))
     lines = [line.plain.rstrip() for line in cluster_lines(read_all(tmp_path, None), 80)]
-    assert lines[0].split() == ["JOB", "STATE", "NODES", "AGE", "LEFT", "DRIVER"]
+    assert lines[0].split() == ["JOB", "STATE", "NODES", "AGE", "LEFT", "CODE", "ENDED", "DRIVER"]
     assert lines[1].split()[:3] == ["1+two", "running", "3/3"]
     assert lines[2].split()[:3] == ["2", "ended", "3"]
+    assert lines[2].split()[5] == "0"
+    only_running = cluster_lines(read_all(tmp_path, None)[:1], 80)
+    assert "CODE" not in only_running[0].plain
 
 
 def test_timing_names_the_slowest(clusters: dict[str, ClusterStatus]) -> None:

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from raycluster_cli.model.record import EndReport, ProcessDeath
 from raycluster_cli.ops.follow import JobState
 
-NOW = float(int(time.time()))
+#: The end; the times in the texts are shortly before it.
+NOW = time.mktime((2026, 11, 20, 19, 40, 0, 0, 0, -1))
 
 #: What vLLM prints at each start where the limit is low, and Ray where /dev/shm is small: no causes.
 WARNINGS = """\
-(APIServer pid=927159) WARNING 11-28 19:08:15 [system_utils.py:222] Found ulimit of 65530 and failed to automatically increase with error current limit exceeds maximum limit. This can cause fd limit errors like `OSError: [Errno 24] Too many open files`. Consider increasing with ulimit -n
-2026-11-28 19:08:16,123	WARNING services.py:2072 -- WARNING: The object store is using /tmp instead of /dev/shm because /dev/shm has only 67108864 bytes available. This will harm performance!
-(raylet) [2026-11-28 19:08:17,001 W 4711 4711] (raylet) agent_manager.cc:82: Address already in use: retrying
+(APIServer pid=927159) WARNING 11-20 19:08:15 [system_utils.py:222] Found ulimit of 65530 and failed to automatically increase with error current limit exceeds maximum limit. This can cause fd limit errors like `OSError: [Errno 24] Too many open files`. Consider increasing with ulimit -n
+2026-11-20 19:08:16,123	WARNING services.py:2072 -- WARNING: The object store is using /tmp instead of /dev/shm because /dev/shm has only 67108864 bytes available. This will harm performance!
+(raylet) [2026-11-20 19:08:17,001 W 4711 4711] (raylet) agent_manager.cc:82: Address already in use: retrying
 /opt/env/lib/python3.12/site-packages/x.py:12: UserWarning: fork may fail: Resource temporarily unavailable
 """
 
@@ -69,12 +70,12 @@ torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 ha
 """
 
 VLLM_ENGINE = """\
-(EngineCore_DP0 pid=3709) INFO 11-28 19:36:10 [gpu_model_runner.py:3120] Model loading took 18.21 GiB memory and 190.2 seconds
-(EngineCore_DP0 pid=3709) ERROR 11-28 19:38:02 [core.py:1374] EngineCore failed to start.
-(EngineCore_DP0 pid=3709) ERROR 11-28 19:38:02 [core.py:1374] Traceback (most recent call last):
-(EngineCore_DP0 pid=3709) ERROR 11-28 19:38:02 [core.py:1374]   File "/x/vllm/v1/core/kv_cache_utils.py", line 859, in _check_enough_kv_cache_memory
-(EngineCore_DP0 pid=3709) ERROR 11-28 19:38:02 [core.py:1374]     raise ValueError(
-(EngineCore_DP0 pid=3709) ERROR 11-28 19:38:02 [core.py:1374] ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the engine.
+(EngineCore_DP0 pid=3709) INFO 11-20 19:36:10 [gpu_model_runner.py:3120] Model loading took 18.21 GiB memory and 190.2 seconds
+(EngineCore_DP0 pid=3709) ERROR 11-20 19:38:02 [core.py:1374] EngineCore failed to start.
+(EngineCore_DP0 pid=3709) ERROR 11-20 19:38:02 [core.py:1374] Traceback (most recent call last):
+(EngineCore_DP0 pid=3709) ERROR 11-20 19:38:02 [core.py:1374]   File "/x/vllm/v1/core/kv_cache_utils.py", line 859, in _check_enough_kv_cache_memory
+(EngineCore_DP0 pid=3709) ERROR 11-20 19:38:02 [core.py:1374]     raise ValueError(
+(EngineCore_DP0 pid=3709) ERROR 11-20 19:38:02 [core.py:1374] ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the engine.
 (APIServer pid=3653) Traceback (most recent call last):
 (APIServer pid=3653)   File "/x/vllm/v1/engine/utils.py", line 782, in wait_for_engine_startup
 (APIServer pid=3653)     raise RuntimeError("Engine core initialization failed. "
@@ -95,7 +96,7 @@ The actor is dead because its worker process has died. Worker exit type: SYSTEM_
 """
 
 RAY_MEMORY = """\
-(raylet) [2026-11-28 19:38:02,264 E 90996 90996] (raylet) node_manager.cc:3096: 1 Workers (tasks / actors) killed due to memory pressure (OOM), 0 Workers crashed due to other reasons at node (ID: 90efe99b, IP: 10.77.0.2) over the last time period. To see more information about the Workers killed on this node, use `ray logs raylet.out -ip 10.77.0.2`
+(raylet) [2026-11-20 19:38:02,264 E 90996 90996] (raylet) node_manager.cc:3096: 1 Workers (tasks / actors) killed due to memory pressure (OOM), 0 Workers crashed due to other reasons at node (ID: 90efe99b, IP: 10.77.0.2) over the last time period. To see more information about the Workers killed on this node, use `ray logs raylet.out -ip 10.77.0.2`
 Traceback (most recent call last):
   File "/home/ada/train.py", line 14, in <module>
     ray.get(work.remote())
@@ -251,7 +252,7 @@ CASES = [
     Case(
         "exception", _driver(1), "failed", 1, "The driver failed: ValueError: the learning rate must be positive.",
         _failed(1), WARNINGS + VALUE_ERROR + OOM_KILLED, nodes=(Node(), Node("n2", oom_kills=1)),
-        logs={"n1/raylet.out": "[2026-11-28 19:08:17,001 E 1 1] (raylet) a.cc:1: End of file\n"},
+        logs={"n1/raylet.out": "[2026-11-20 19:08:17,001 E 1 1] (raylet) a.cc:1: End of file\n"},
         shows=("raise ValueError(", "more: raycluster logs 4711"), hides=("End of file", "Out of memory:"),
     ),
     Case(
@@ -310,7 +311,7 @@ CASES = [
         "raylet killed",
         EndReport(NOW, 5, "worker-lost", "n2", "worker n2 (10.77.0.2) is lost: the raylet on n2 was killed by SIGKILL"),
         "failed", 5, "raylet on n2 was killed from outside", _failed(5), WARNINGS + ACTOR_DIED,
-        {"n2/raylet.out": "[2026-11-28 19:08:17,001 I 1 1] (raylet) main.cc:1: Setting cluster ID\n"},
+        {"n2/raylet.out": "[2026-11-20 19:08:17,001 I 1 1] (raylet) main.cc:1: Setting cluster ID\n"},
         nodes=(Node(exit_code=5), Node("n2", "failed", 5, killed=True)),
     ),
     Case(
@@ -328,13 +329,13 @@ CASES = [
     Case(
         "GCS killed", EndReport(NOW, 5, "head-lost", "n1", "the head's GCS was killed by SIGKILL"), "failed", 5,
         "The head's GCS was killed by SIGKILL.", _failed(5), WARNINGS,
-        {"n1/gcs_server.out": "[2026-11-28 19:08:17,001 W 1 1] (gcs_server) x.cc:1: Too many open files\n"},
+        {"n1/gcs_server.out": "[2026-11-20 19:08:17,001 W 1 1] (gcs_server) x.cc:1: Too many open files\n"},
         nodes=(Node(phase="failed", exit_code=5), Node("n2")),
     ),
     Case(
         "port taken", EndReport(NOW, 3, "error", "n1", "the head did not start on n1"), "failed", 3,
         "A port is already in use", _failed(3), "",
-        {"n1/gcs_server.out": "[2026-11-28 19:08:17,001 E 1 1] (gcs_server) grpc_server.cc:1: bind: Address already in use [/tmp]\n"},
+        {"n1/gcs_server.out": "[2026-11-20 19:08:17,001 E 1 1] (gcs_server) grpc_server.cc:1: bind: Address already in use [/tmp]\n"},
         line="Address already in use", hides=("limit on open files",),
     ),
     Case(

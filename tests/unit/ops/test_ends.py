@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -39,11 +38,12 @@ def examined(case: Case, directory: Path) -> PostMortem:
                 node.phase,
                 exit_code=node.exit_code,
                 message=node.message,
-                updated=time.time(),
+                updated=NOW,
                 deaths=node.deaths,
                 oom_kills=node.oom_kills,
             )
         )
+        os.utime(record.path / "nodes" / f"{node.host}.json", (NOW, NOW))
     for name, text in case.logs.items():
         host, _, file = name.partition("/")
         (record.log_dir(host) / file).write_text(text)
