@@ -90,6 +90,8 @@ class JobState:
     restarts: int = 0
     user: str = ""
     """As Slurm writes it: ada(1001)."""
+    errors: str = ""
+    """Path of the batch script's errors; the same as ``output`` unless sbatch was given -e."""
 
     @property
     def is_mine(self) -> bool:
@@ -142,6 +144,7 @@ def parse_job(text: str) -> JobState:
         nodes=values.get("NodeList", "").replace("(null)", ""),
         restarts=int(values.get("Restarts", "0") or 0),
         user=values.get("UserId", "").strip(),
+        errors=values.get("StdErr", "").strip(),
     )
 
 
