@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -20,15 +20,30 @@ if TYPE_CHECKING:
     from ..state.record import Record
 
 ONE_JOB = typer.Argument(
-    ...,
-    metavar="JOB",
-    help=JOB_HELP,
+    "",
+    metavar="[JOB]",
+    help=f"{JOB_HELP} Default: this job's cluster, else the one that runs.",
     autocompletion=complete_live_job,
 )
 NODE = typer.Option(
     "", "--node", "-n", metavar="HOST", help="The node. Default: the head's.", autocompletion=complete_node
 )
 _COMMAND = typer.Argument(None, metavar="-- COMMAND [ARG]...", help="The command to run.")
+
+
+class OnOneJob(Command):
+    """A command of which JOB can be left out, also before `-- COMMAND`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        args = list(args)
+        if "--" in args:
+            cut = args.index("--")
+            given = self.make_parser(ctx).parse_args(args[:cut])[0].get("job")
+            if not isinstance(given, str):
+                args.insert(cut, "")
+            elif given.startswith("-"):  # an option of `ray job submit`
+                args.insert(args.index(given), "")
+        return super().parse_args(ctx, args)
 
 
 def attach(
@@ -46,7 +61,7 @@ def attach(
 
     \b
     Examples:
-      raycluster attach 4711
+      raycluster attach
       raycluster attach 4711 --node gpu07
     """
     from ..ops.inside import choose_live_node, enter
@@ -72,6 +87,7 @@ def execute(
       raycluster exec 4711 -- python evaluate.py
       raycluster exec 4711 -n gpu07 -- nvidia-smi
       raycluster exec 4711 -t -- top
+      raycluster exec -- nvidia-smi
     """
     from ..ops.inside import choose_live_node, enter
 
@@ -231,8 +247,8 @@ def _running(job: str, directory: str, env: Mapping[str, str]) -> Record:
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     as_ray = {"ignore_unknown_options": True, "allow_interspersed_args": False}
-    app.command(cls=Command)(attach)
-    app.command("exec", cls=Command, context_settings={"allow_interspersed_args": True})(execute)
-    app.command(cls=Command)(dashboard)
-    app.command("submit-job", cls=Command, context_settings=as_ray)(submit_job)
+    app.command(cls=OnOneJob)(attach)
+    app.command("exec", cls=OnOneJob, context_settings={"allow_interspersed_args": True})(execute)
+    app.command(cls=OnOneJob)(dashboard)
+    app.command("submit-job", cls=OnOneJob, context_settings=as_ray)(submit_job)
     app.command("in-node", hidden=True, context_settings={"allow_interspersed_args": False})(in_node)

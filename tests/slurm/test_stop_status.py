@@ -87,6 +87,13 @@ def test_a_cluster_seen_from_everywhere_and_stopped(slurm: Slurm) -> None:
     timing = raycluster(slurm, "status", job.id, "--timing").stdout
     assert "slowest: " in timing
     assert "no record of" in raycluster(slurm, "status", job.id, user="bob", code=2).stderr
+    theirs = ("--state-dir", "/home/alice/.raycluster")
+    assert "cannot be read" in raycluster(slurm, "status", *theirs, user="bob", code=2).stderr
+    for user, code in (("root", 2), ("bob", 2)):
+        raycluster(slurm, "stop", job.id, *theirs, user=user, code=code)
+    operator = json.loads(raycluster(slurm, "status", "--json", *theirs, user="root").stdout)["clusters"]
+    assert [(one["job"], one["state"], one["nodes_ready"]) for one in operator] == [(job.id, "running", 3)]
+    assert "has not ended: driver runs" in raycluster(slurm, "why", job.id, *theirs, user="root").stdout
 
     done = raycluster(slurm, "stop", job.id)
     assert f"{job.id} ended after" in done.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from raycluster_cli.model.errors import UsageError
 from raycluster_cli.model.record import EndReport
 from raycluster_cli.state.catalogue import list_records, prune
 from raycluster_cli.state.submitted import remember
@@ -126,3 +127,32 @@ def test_root_looks_at_a_users_clusters_and_changes_nothing(
         os.utime(path, (1, 1))
     assert prune(theirs) == []
     assert len(list_records(theirs)) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["exec", "--", "true"], ""),
+        (["exec", "-n", "n001", "--", "true"], ""),
+        (["exec", "1", "--", "true"], "1"),
+        (["exec", "1", "-n", "n001", "--", "true", "--", "2"], "1"),
+        (["submit-job", "--", "python", "x.py"], ""),
+        (["submit-job", "--no-wait", "--", "python", "x.py"], ""),
+        (["submit-job", "1", "--no-wait", "--", "python", "x.py"], "1"),
+        (["attach"], ""),
+        (["attach", "1", "-n", "n001"], "1"),
+        (["dashboard"], ""),
+    ],
+)
+def test_job_can_be_left_out(
+    call: Call, monkeypatch: pytest.MonkeyPatch, words: list[str], named: str
+) -> None:
+    asked: list[str] = []
+
+    def running(job: str, directory: str, env: object) -> None:
+        asked.append(job)
+        raise UsageError("seen")
+
+    monkeypatch.setattr("raycluster_cli.cli.inside._running", running)
+    assert "seen" in said(call(*words))
+    assert asked == [named]
