@@ -143,9 +143,14 @@ def submit(
     if state is not None and not (follow or wait) and (why := explain_reason(state.reason)):
         say(f"job {job_id} waits in the queue ({state.reason}): {why}")
     if not core.has_option(
-        line.sbatch, "-c", "--cpus-per-task", "--exclusive", "--cpus-per-gpu", "-n", "--ntasks"
-    ):
-        say("the job asks for one CPU per node; -c N asks for more, --exclusive for whole nodes")
+        line.sbatch,
+        *("-c", "--cpus-per-task", "--exclusive", "--cpus-per-gpu", "-n", "--ntasks"),
+        *("--ntasks-per-node", "--ntasks-per-gpu", "--cores-per-socket", "-B", "--extra-node-info"),
+    ) and not any(env.get(name) for name in ("SBATCH_EXCLUSIVE", "SBATCH_CPUS_PER_TASK")):
+        say(
+            "the job asks for one CPU per node, unless its partition always gives whole nodes; "
+            "-c N asks for more, --exclusive for whole nodes"
+        )
     if follow or wait:
         from ..ops.follow import follow as follow_job
 

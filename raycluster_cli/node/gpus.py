@@ -128,6 +128,16 @@ def _gpu_warnings(
             "Add --gpu-bind=none to srun, or ask with --gpus-per-node instead of --gpus-per-task."
         )
     job_gpus = env.get("SLURM_JOB_GPUS", "")
+    of_job = len(parse_visible_devices(job_gpus))
+    # The list is that of the batch script's node, the first; others may have fewer, unless it is by task.
+    by_task = "SLURM_GPUS_PER_TASK" in env or "gpu" in env.get("SLURM_TRES_PER_TASK", "")
+    first = allocation.node_name in allocation.job_nodes[:1]
+    if allocation.in_task and granted and of_job > granted and (first or (by_task and not allocation.nodeid)):
+        warnings.append(
+            f"this step has {granted} of the {of_job} GPUs that the job has on this node "
+            f"(SLURM_JOB_GPUS={job_gpus}), since --gpus-per-task gives each task its own: "
+            f"add --gpus-per-node={of_job} to srun, and ask sbatch for --gpus-per-node instead."
+        )
     if granted is None and visible is None:
         if job_gpus and allocation.in_task:
             warnings.append(

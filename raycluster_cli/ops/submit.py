@@ -241,6 +241,10 @@ def make_script(
     values = {
         "@SBATCH@": "\n".join(sbatch_lines(line.sbatch, line.driver, requeue=requeue)),
         "@ENVIRONMENT@": "\n".join(environment_lines(env, python)),
+        # One task takes over the GPUs of all: --gpus-per-task alone would give it one task's.
+        "@GPUS@": ' --gpus-per-node="$SLURM_GPUS_ON_NODE"'
+        if has_option(line.sbatch, "--gpus-per-task")
+        else "",
         "@WAIT@": str(srun_wait_s),
         "@RECORD@": record_word(state_dir, name),
         "@CONTAINER@": container_prefix(container, gpus),

@@ -90,6 +90,14 @@ def test_whole_command(tmp_path: Path) -> None:
     assert env["PATH"].startswith("/env/bin:")
 
 
+def test_gpus_of_all_tasks_go_to_the_one_task(tmp_path: Path) -> None:
+    text = script("x", sbatch=("--ntasks-per-node=2", "--gpus-per-task=1"))
+    words, _ = run(tmp_path, f"SLURM_GPUS_ON_NODE=2\n{text}")
+    assert "--gpus-per-node=2" in words
+    words, _ = run(tmp_path, script("x", sbatch=("--gpus-per-node=2",)))
+    assert not any("gpus" in word for word in words)
+
+
 def test_this_very_raycluster() -> None:
     assert f"{Path(sys.executable).with_name('raycluster')} run" in script("x", python=sys.executable)
 
