@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import stat
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -51,6 +53,24 @@ def say(text: str) -> None:
     print(f"raycluster: {printable(text)}", file=sys.stderr, flush=True)
 
 
+def has_open_line(stream: TextIO) -> bool:
+    """Whether the last line in the file that a stream writes to has no end: a program left it so.
+
+    Only a file can be asked, as of a batch script; not a pipe, as of srun's tasks, nor a terminal.
+    """
+    try:
+        fd = stream.fileno()
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or not found.st_size:
+            return False
+        # By its own descriptor: this one may be open for writing only.
+        with open(f"/proc/self/fd/{fd}", "rb", buffering=0) as file:
+            file.seek(found.st_size - 1)
+            return file.read(1) not in (b"\n", b"")
+    except (OSError, ValueError):
+        return False
+
+
 @dataclass
 class Report:
     """Lines on stderr, each made to be read alone in a job's log among others' lines."""
@@ -87,7 +107,8 @@ class Report:
     def _write(self, text: str) -> None:
         try:
             # One write for a line: several tasks of a step share one log file.
-            self.stream.write(f"{self.prefix}: {printable(self.mask(text))}\n")
+            begin = "\n" if has_open_line(self.stream) else ""
+            self.stream.write(f"{begin}{self.prefix}: {printable(self.mask(text))}\n")
             self.stream.flush()
         except (OSError, ValueError):
             pass  # the terminal or the log is gone; the work must not end for that

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +53,17 @@ def test_a_closed_stream_does_not_end_the_run() -> None:
     report = Report(stream=stream, on_event=lambda _, text: events.append(text))
     report.say("one")
     assert events == ["one"]
+
+
+def test_a_line_that_a_program_left_open_is_ended_first(tmp_path: Path) -> None:
+    path = tmp_path / "job.out"
+    with path.open("a") as stream:
+        report = Report(stream=stream)
+        report.say("begins")
+        stream.write("loss 0.1")
+        stream.flush()
+        report.say("the driver ended")
+        report.say("the end")
+    assert path.read_text() == (
+        "raycluster: begins\nloss 0.1\nraycluster: the driver ended\nraycluster: the end\n"
+    )
