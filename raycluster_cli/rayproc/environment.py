@@ -37,6 +37,9 @@ def start_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str]
         "RAY_raylet_client_connect_timeout_milliseconds": "50",
         # Worker processes on slow file systems import Ray for minutes when a whole cluster starts at once.
         "RAY_worker_register_timeout_seconds": "300",
+        # Ray Serve's proxies would share a port (SO_REUSEPORT) with those of another job of this user on this
+        # node, and the kernel would give each of the two some of the other's requests.
+        "SERVE_SOCKET_REUSE_PORT_ENABLED": "0",
         "RAY_gcs_rpc_server_reconnect_timeout_s": str(
             plan.gcs_reconnect_s or (60 if plan.gcs_storage_path else 20)
         ),

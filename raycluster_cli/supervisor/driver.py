@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -67,6 +68,25 @@ def find_driver(argv: Sequence[str], env: Mapping[str, str]) -> str:
     raise UsageError(
         f"the driver {program!r} was not found in PATH.",
         "Is its environment active? Give the program after `--`, as in: -- python train.py.",
+    )
+
+
+def uv_note(argv: Sequence[str], env: Mapping[str, str]) -> str:
+    """What a user of `uv run` must know of worker processes; empty for other drivers.
+
+    >>> uv_note(["uv", "run", "train.py"], {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "1"})
+    ''
+    """
+    if (
+        os.path.basename(argv[0]) != "uv"
+        or "run" not in argv
+        or env.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV") != "0"
+    ):
+        return ""
+    return (
+        "the driver runs in the environment of `uv run`, Ray's tasks and actors in that of raycluster "
+        f"({sys.prefix}). RAY_ENABLE_UV_RUN_RUNTIME_ENV=1 makes Ray start each worker process by `uv run`, "
+        "which needs a package index or a full cache of uv on every node."
     )
 
 

@@ -25,7 +25,7 @@ from ..system.process import Child
 from ..system.proctree import has_terminal
 from ..system.report import command_text, count, duration
 from .context import Context
-from .driver import Driver, find_driver
+from .driver import Driver, find_driver, uv_note
 from .head_guards import HeadGuards
 from .head_start import HeadStart, restart_head
 from .losses import cause_of_loss
@@ -128,6 +128,8 @@ class HeadRun(NodeRun):
         env = self.node.driver_environment()
         if restarts:
             env["RAYCLUSTER_DRIVER_RESTARTS"] = str(restarts)
+        if not restarts and (note := uv_note(self.context.driver, env)):
+            self.report.say(note)
         try:
             self.driver = Driver.start(self.context.driver, env, self.reaper, self.signals)
         except RayclusterError as error:

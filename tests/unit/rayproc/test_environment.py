@@ -42,6 +42,10 @@ def test_the_users_own_settings_win_where_they_are_a_matter_of_taste() -> None:
     assert env["RAY_worker_register_timeout_seconds"] == "900"
     assert env["RAY_USAGE_STATS_ENABLED"] == "1"
     assert env["RAY_raylet_client_connect_timeout_milliseconds"] == "50"
+    # Two jobs' Serve on one node must not share a port, unless the user knows that the node is his alone.
+    assert start_environment(WORKER, {})["SERVE_SOCKET_REUSE_PORT_ENABLED"] == "0"
+    shared = start_environment(WORKER, {"SERVE_SOCKET_REUSE_PORT_ENABLED": "1"})
+    assert shared["SERVE_SOCKET_REUSE_PORT_ENABLED"] == "1"
     assert start_environment(HEAD, {})["RAY_USAGE_STATS_ENABLED"] == "0"
 
 

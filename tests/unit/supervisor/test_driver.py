@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.model.errors import UsageError
-from raycluster_cli.supervisor.driver import Driver, find_driver
+from raycluster_cli.supervisor.driver import Driver, find_driver, uv_note
 from raycluster_cli.system.process import Child, Reaper, Signals
 from raycluster_cli.system.proctree import (
     PR_SET_CHILD_SUBREAPER,
@@ -307,6 +307,21 @@ def test_a_step_without_the_scripts_environment_is_told_how_to_get_it(env: dict[
     with pytest.raises(UsageError, match="did not get the batch script's environment") as caught:
         find_driver(["no-such-program"], env)
     assert "srun --export=ALL" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("argv", "env", "told"),
+    [
+        (["/opt/bin/uv", "run", "--offline", "train.py"], {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}, True),
+        (["uv", "run", "train.py"], {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "1"}, False),
+        (["uv", "pip", "list"], {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}, False),
+        (["python", "run"], {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}, False),
+    ],
+)
+def test_users_of_uv_run_are_told_where_their_tasks_run(
+    argv: list[str], env: dict[str, str], told: bool
+) -> None:
+    assert bool(uv_note(argv, env)) == told
 
 
 #: Runs a driver as the supervisor does, in the terminal that it was given.
