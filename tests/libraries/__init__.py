@@ -1,0 +1,1 @@
+"""Libraries on top of Ray, on three Slurm hosts: `make libraries`."""

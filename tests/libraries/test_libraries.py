@@ -1,0 +1,70 @@
+"""Each library that is installed attaches to a cluster on three hosts and works on all of them.
+
+Run by `make libraries`, in a virtual environment of its own; a library that is not there is skipped.  What
+was seen is in docs/guides/drivers.md.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+
+import pytest
+
+from tests.bed.bed import REPOSITORY
+from tests.slurm.batches import SRUN, batch, line_with
+from tests.slurm.jobs import JobEnd, Slurm
+
+DRIVERS = REPOSITORY / "tests/libraries/drivers"
+
+
+@pytest.mark.parametrize(
+    ("driver", "module", "options", "nodes"),
+    [
+        ("modin", "modin", "", 3),
+        ("dask_on_ray", "dask", "", 3),
+        ("tune", "ray.tune", "", 3),
+        ("data", "ray.data", "", 3),
+        ("train", "ray.train", "", 3),
+        ("serve", "uvicorn", "", 3),
+        ("daft_on_ray", "daft", "", 3),
+        ("fugue_on_ray", "fugue_ray", "", 3),
+        ("mpi_in_tasks", "mpi4py", "--scrub-env", 3),
+    ],
+)
+def test_a_library_works_on_all_nodes(
+    slurm: Slurm, driver: str, module: str, options: str, nodes: int
+) -> None:
+    if not _is_installed(module):
+        pytest.skip(f"{module} is not installed")
+    job = batch(slurm, f"{SRUN} raycluster run {options} -- python {DRIVERS}/{driver}.py")
+    assert job.wait(timeout_s=240) == JobEnd("COMPLETED", 0, 0), job.output()
+    line = line_with("LIBRARY", job.output())
+    print(line)
+    assert int(line.split()[-1]) == nodes
+    slurm.assert_nothing_left()
+
+
+def test_uv_run_as_the_driver(slurm: Slurm) -> None:
+    if shutil.which("uv", path=str(REPOSITORY / sys.prefix / "bin")) is None:
+        pytest.skip("uv is not installed")
+    uv = "uv run --no-project --offline --python"
+    job = batch(
+        slurm,
+        f"""
+        export EXPECTED_PREFIX={sys.prefix}
+        {SRUN} raycluster run -- {uv} {sys.executable} {DRIVERS}/uv_run.py
+        """,
+    )
+    assert job.wait(timeout_s=240) == JobEnd("COMPLETED", 0, 0), job.output()
+    assert "the driver runs in the environment of `uv run`" in job.output()
+    assert line_with("LIBRARY", job.output()).endswith("NODES 3")
+    slurm.assert_nothing_left()
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
