@@ -29,7 +29,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit ray ray-oldest ray-default slurm chaos lint format docs import-graph packaging bench clean
+.PHONY: help venv demo test unit ray ray-oldest ray-default libraries slurm chaos lint format docs import-graph packaging bench clean
 
 help:
 	@awk '!/^#/ {exit} {sub(/^# ?/, ""); print}' Makefile
@@ -93,6 +93,18 @@ $(DEFAULT)/.installed: pyproject.toml $(DEV)
 
 ray-default: $(DEFAULT)/.installed
 	$(DEFAULT)/bin/python -m pytest tests/slurm -m dashboard $(PYTEST_ARGS)
+
+# Modin, Dask, Tune, Data, Train, Serve, Daft, Fugue, mpi4py and uv on three hosts.  Large; not part of CI.
+LIBRARIES := $(VENV)-libraries
+$(LIBRARIES)/.installed: pyproject.toml $(DEV)
+	@echo "Setting up $(LIBRARIES) with libraries that use Ray (minutes, once)"
+	@test -x $(LIBRARIES)/bin/python || $(PYTHON) -m venv $(LIBRARIES)
+	@$(LIBRARIES)/bin/python -m pip install -qq --editable '.[demo]' 'ray[tune,data,serve]' 'pytest>=8' \
+		'modin[ray]' 'dask[dataframe]' daft 'fugue[ray]' mpi4py mpich uv
+	@touch $@
+
+libraries: $(LIBRARIES)/.installed
+	$(LIBRARIES)/bin/python -m pytest tests/libraries -rA $(PYTEST_ARGS)
 
 slurm: $(DEV)
 	$(BIN)/python -m pytest tests/slurm $(PYTEST_ARGS)

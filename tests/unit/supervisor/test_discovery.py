@@ -178,6 +178,21 @@ def test_a_head_that_names_itself_late_is_found(world: World) -> None:
     assert world.asked == []
 
 
+@pytest.mark.parametrize("port", [None, 20480])
+def test_a_name_that_does_not_resolve_is_not_needed(world: World, port: int | None) -> None:
+    """--master-ip $SLURMD_NODENAME, where Slurm's names are not the network's: the record has the address."""
+    world.listening = {"10.77.0.1:20480"}
+    record = world.record()
+
+    async def later() -> None:
+        await asyncio.sleep(0.1)
+        record.write_head(HEAD)
+
+    options: dict[str, Any] = {"master_ip": "no-such-name", "master_port": port, "own_token": TOKEN}
+    target = world.find(record, symmetric=False, meanwhile=later, wait_s=20.0, **options)
+    assert (target.address, target.head) == ("10.77.0.1:20480", HEAD)
+
+
 def test_a_head_of_another_step_is_not_ours(world: World) -> None:
     world.listening = {"10.77.0.1:20480"}
     record = world.record(head=replace(HEAD, step="1", launch="1-42657"))
