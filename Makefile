@@ -7,6 +7,7 @@
 #   make ray           tests on a local Ray
 #   make ray-oldest    the Ray tests on the oldest supported Ray, in a virtual environment of its own
 #   make ray-default   the tests that need ray[default] (dashboard, job API, ray://), in another one
+#   make libraries     Modin, Dask, Tune and others on three hosts, in another one (needs Slurm and root)
 #   make slurm         tests on a real Slurm (needs Slurm's programs and root)
 #   make chaos         every fault of docs/reliability.md, random ones five times (needs Slurm and root; half an hour)
 #   make docs          build the documentation into site/ and check it
