@@ -13,7 +13,16 @@ OWN = frozenset(
     PREFIX + name
     for name in (
         *("NODE_ROOT", "NODE_NAME", "NODE_IP", "KEY", "PARENT_FD", "DRIVER_RESTARTS", "DRIVER_OF", "JOB"),
-        *("VLLM_HOST_IP", "LAZY_FD", "LAZY_PORT", "PLAN", "PUBLIC_WATCH", "DOCTOR", "LOGS_HERE"),
+        *(
+            "VLLM_HOST_IP",
+            "LAZY_FD",
+            "LAZY_CLIENT_FD",
+            "LAZY_PORT",
+            "PLAN",
+            "PUBLIC_WATCH",
+            "DOCTOR",
+            "LOGS_HERE",
+        ),
     )
 )
 

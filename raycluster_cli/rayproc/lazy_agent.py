@@ -2,15 +2,18 @@
 
     python -I -S lazy_agent.py now -- COMMAND…                does not wait
     python -I -S lazy_agent.py gate FIFO -- COMMAND…          waits until something is written to FIFO
-    python -I -S lazy_agent.py port HOST PORT -- COMMAND…     waits for the first connection to HOST:PORT
+    python -I -S lazy_agent.py port HOST PORT -- COMMAND…     waits for the first request to HOST:PORT
 
 Ray starts two agents beside each raylet, 0.6 to 2 s of CPU and 80 MB each, at the very time at which the
 driver starts.  Most clusters never ask them anything.  This process, 8 MB, holds their place: the raylet
 watches its process id, which stays the same, since it is replaced by `exec`.
 
-With `port` the listening socket is kept over the exec and given to the agent when it binds that port, so
-that the agent serves the connection that started it and no client is refused.  It ends when stdin, a pipe,
-ends: that is how a raylet tells its agents that it is gone.
+With `port` only a request that carries the cluster's token starts the agent, as only such a one would be
+served by it; others get 401.  (Whose process connects can be read in /proc/net/tcp, but not for a connection
+from another node, where the dashboard may be.)  Listening socket and connection are kept over the exec: the
+agent gets the socket when it binds that port, and serves the request that started it.
+
+It ends when stdin, a pipe, ends: that is how a raylet tells its agents that it is gone.
 
 It also watches the node's supervisor, before and after it becomes the agent: the supervisor holds the FIFO
 ``alive`` in the node's directory open.  When that ends, the supervisor was killed.  Then this process starts
@@ -26,6 +29,8 @@ import select
 import socket
 import stat
 import sys
+import time
+from _operator import _compare_digest  # hmac, which has it too, imports for milliseconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself would take longer to import than all the rest
@@ -33,26 +38,137 @@ if TYPE_CHECKING:  # typing itself would take longer to import than all the rest
 
 _FD = "RAYCLUSTER_LAZY_FD"
 _PORT = "RAYCLUSTER_LAZY_PORT"
+_CLIENT = "RAYCLUSTER_LAZY_CLIENT_FD"
 _ROOT = "RAYCLUSTER_NODE_ROOT"
+
+#: So many connections at a time may not have sent their request yet, each for so long.
+MAX_CONNECTIONS, REQUEST_WITHIN_S = 32, 10.0
+
+#: Headers longer than this are refused.
+MAX_HEADERS_BYTES = 16384
+
+REFUSAL = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class Watch:
+    """Waits for what can be read, and ends the process when stdin or the supervisor ends."""
+
+    def __init__(self) -> None:
+        self.poller = select.poll()
+        if stat.S_ISFIFO(os.fstat(0).st_mode):
+            self.poller.register(0, select.POLLIN)
+        self.alive = watch_supervisor()
+        if self.alive >= 0:
+            self.poller.register(self.alive, 0)  # POLLHUP and POLLERR are always reported
+
+    def ready(self, timeout_s: "float | None" = None) -> list[int]:
+        """The descriptors of others that can be read; empty after ``timeout_s``, and sometimes before."""
+        found = []
+        for fd, _ in self.poller.poll(None if timeout_s is None else timeout_s * 1000):
+            if fd == self.alive:
+                orphaned()
+            elif fd != 0:
+                found.append(fd)
+            elif not os.read(0, 4096):
+                sys.exit(0)
+        return found
 
 
 def wait(ready: int) -> None:
-    """Until ``ready`` can be read.  Ends the process when stdin or the supervisor ends."""
-    poller = select.poll()
-    poller.register(ready, select.POLLIN)
-    if stat.S_ISFIFO(os.fstat(0).st_mode):
-        poller.register(0, select.POLLIN)
-    alive = watch_supervisor()
-    if alive >= 0:
-        poller.register(alive, 0)  # POLLHUP and POLLERR are always reported
+    """Until ``ready`` can be read."""
+    watch = Watch()
+    watch.poller.register(ready, select.POLLIN)
+    while not watch.ready():
+        pass
+
+
+def wait_for_client(server: socket.socket) -> socket.socket:
+    """The connection whose request the agent would serve.  None of its bytes have been taken."""
+    watch = Watch()
+    watch.poller.register(server, select.POLLIN)
+    server.setblocking(False)
+    connections: dict[int, tuple[socket.socket, float]] = {}
+
+    def close(fd: int) -> None:
+        watch.poller.unregister(fd)
+        connections.pop(fd)[0].close()
+
     while True:
-        for fd, _ in poller.poll():
-            if fd == ready:
-                return
-            if fd == alive:
-                orphaned()
-            elif not os.read(0, 4096):
-                sys.exit(0)
+        until = min((until for _, until in connections.values()), default=None)
+        ready = watch.ready(None if until is None else max(until - time.monotonic(), 0.0))
+        for fd in ready:
+            if fd == server.fileno():
+                try:
+                    client, _ = server.accept()
+                except OSError:
+                    continue  # it has gone again
+                client.setblocking(False)
+                if len(connections) >= MAX_CONNECTIONS:
+                    close(next(iter(connections)))
+                connections[client.fileno()] = (client, time.monotonic() + REQUEST_WITHIN_S)
+                watch.poller.register(client, select.POLLIN)
+            elif fd in connections:
+                client = connections[fd][0]
+                verdict = judge(client)
+                if verdict is None:
+                    continue
+                if verdict:
+                    for other in [one for one in connections if one != fd]:
+                        close(other)
+                    return client
+                close(fd)
+        now = time.monotonic()
+        for fd in [fd for fd, (_, until) in connections.items() if until <= now]:
+            close(fd)
+
+
+def judge(client: socket.socket) -> "bool | None":
+    """Whether a client's request is one for the agent; None while it is not all there."""
+    try:
+        data = client.recv(MAX_HEADERS_BYTES, socket.MSG_PEEK)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return False
+    headers, complete, _ = data.partition(b"\r\n\r\n")
+    if complete:
+        if has_token(headers, expected_token()):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+            return True
+        try:
+            client.recv(len(data))  # bytes that nobody has read would make close() drop the answer
+            client.send(REFUSAL)
+        except OSError:
+            pass  # it has gone
+        return False
+    if len(data) >= MAX_HEADERS_BYTES or len(data) < client.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT):
+        return False  # too long, or it ended before it was complete
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(data) + 1)
+    return None
+
+
+def expected_token() -> "bytes | None":
+    """The cluster's token; None where none is asked for (--no-auth)."""
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if os.environ.get("RAY_AUTH_MODE") != "token" or not path:
+        return None
+    try:
+        with open(path, "rb") as file:
+            return file.read().strip()
+    except OSError:
+        return b""  # the node ends
+
+
+def has_token(headers: bytes, token: "bytes | None") -> bool:
+    """Whether Ray's agents would serve a request with these headers."""
+    if token is None:
+        return True
+    for line in headers.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        known = name.strip().lower() in (b"authorization", b"x-ray-authorization")
+        if known and token and _compare_digest(value.strip(), b"Bearer " + token):
+            return True
+    return False
 
 
 def watch_supervisor() -> int:
@@ -119,11 +235,42 @@ def become(command: list[str]) -> None:
     if alive >= 0:
         threading.Thread(target=end_with_supervisor, args=(alive,), daemon=True).start()
     if _FD in os.environ:
-        take_kept_socket(int(os.environ.pop(_FD)), int(os.environ.pop(_PORT)))
+        server = socket.socket(fileno=int(os.environ.pop(_FD)))
+        client = socket.socket(fileno=int(os.environ.pop(_CLIENT)))
+        # The agent accepts connections at its socket only: what comes from this one is passed on.
+        agent = socket.create_connection(server.getsockname()[:2])
+        threading.Thread(target=pass_on, args=(client, agent), daemon=True).start()
+        take_kept_socket(server.detach(), int(os.environ.pop(_PORT)))
     sys.argv = command
     # As `python SCRIPT` does: the script's directory comes first.
     sys.path[0] = os.path.dirname(command[0])
     runpy.run_path(command[0], run_name="__main__")
+
+
+def pass_on(client: socket.socket, agent: socket.socket) -> None:
+    """All that one connection brings to the other, in both directions, until both have ended."""
+    import threading
+
+    back = threading.Thread(target=copy, args=(agent, client), daemon=True)
+    back.start()
+    copy(client, agent)
+    back.join()
+    client.close()
+    agent.close()
+
+
+def copy(source: socket.socket, target: socket.socket) -> None:
+    """What a connection brings, until it ends."""
+    try:
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+    except OSError:
+        for end in (source, target):  # one of them has gone, and the other is told
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
 
 
 def take_kept_socket(kept: int, port: int) -> None:
@@ -152,9 +299,13 @@ def main(arguments: list[str]) -> None:
         wait(os.open(where[0], os.O_RDWR | os.O_NONBLOCK))
     elif how == "port":
         server = listen(where[0], int(where[1]))
-        wait(server.fileno())
-        server.set_inheritable(True)
-        os.environ.update({_FD: str(server.fileno()), _PORT: where[1]})
+        client = wait_for_client(server)
+        kept = {_FD: server, _CLIENT: client}
+        for name, one in kept.items():
+            one.setblocking(True)
+            one.set_inheritable(True)
+            os.environ[name] = str(one.fileno())
+        os.environ[_PORT] = where[1]
     # The interpreter's own options come before the script.
     script = next(i for i, part in enumerate(command) if i and not part.startswith("-"))
     command = [*command[:script], os.path.abspath(__file__), "become", "--", *command[script:]]

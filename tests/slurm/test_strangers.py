@@ -14,6 +14,7 @@ from raycluster_cli.system.ports import derived_gcs_ports
 from tests.bed.bed import REPOSITORY
 from tests.bed.spec import LOGIN
 from tests.slurm.batches import SRUN, batch, driver, head_is_up, line_with, record
+from tests.slurm.cluster import Cluster
 from tests.slurm.jobs import JobEnd, Slurm
 from tests.waiting import wait_until
 
@@ -166,4 +167,48 @@ def test_a_token_that_can_be_guessed_is_refused(slurm: Slurm) -> None:
     assert job.wait() == JobEnd("FAILED", 2, 0), job.output()
     assert "RAYCLUSTER_TOKEN has 6 characters" in line_with("raycluster: error", job.output())
     assert not record(slurm.bed, job).exists()
+    slurm.assert_nothing_left()
+
+
+ASK = """
+import socket, sys
+address = sys.argv[1], int(sys.argv[2])
+silent = socket.create_connection(address, 10)
+with socket.create_connection(address, 10) as asking:
+    asking.sendall(b"POST /get_runtime_envs_info HTTP/1.1\\r\\nHost: n2\\r\\nContent-Length: 0\\r\\n\\r\\n")
+    print(asking.makefile().readline())
+"""
+
+WITH_AN_ENVIRONMENT = """
+told = Path(__file__).with_suffix(".go")
+while not told.exists():
+    time.sleep(0.1)
+told.unlink()
+node = next(id for id, name in mine.items() if name == "n2")
+place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+
+@ray.remote(num_cpus=0, runtime_env={"env_vars": {"WITH": "an environment"}}, scheduling_strategy=place)
+def there():
+    return os.environ["WITH"]
+
+print("WITH", ray.get(there.remote()), flush=True)
+"""
+
+
+def test_strangers_do_not_wake_a_runtime_environment_agent(slurm: Slurm) -> None:
+    """Neither a connection of another user of the node nor one from another host; Ray's own request does."""
+    cluster = Cluster.start(slurm, f"from pathlib import Path\n{WITH_AN_ENVIRONMENT}").driving()
+
+    def stand_in() -> list[str]:
+        """HOST and PORT of the stand-in on n2; empty when it has become the agent."""
+        lines = (one.argv for one in cluster.processes("n2") if "port" in one.argv)
+        return next((list(argv[5:7]) for argv in lines if argv[3].endswith("lazy_agent.py")), [])
+
+    for host in ("n2", LOGIN):
+        asked = slurm.run(host, ["python", "-c", ASK, *stand_in()], user="bob", check=True)
+        assert "401" in asked.stdout
+        assert stand_in(), f"a connection from {host} has started the agent"
+    slurm.bed.path(LOGIN, f"/home/admin/{cluster.name}.go").touch()
+    assert cluster.job.wait().exit_code == 0, cluster.job.output()
+    assert "WITH an environment" in cluster.job.output()
     slurm.assert_nothing_left()

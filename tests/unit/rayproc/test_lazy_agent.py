@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import raycluster_cli
-from raycluster_cli.rayproc.lazy_agent import wake
+from raycluster_cli.rayproc.lazy_agent import MAX_CONNECTIONS, judge, wake
 from tests.waiting import wait_until
 
 LAZY = [sys.executable, "-I", "-S", str(Path(raycluster_cli.__file__).parent / "rayproc/lazy_agent.py")]
@@ -70,7 +72,7 @@ def free_port() -> int:
 def ask(port: int, text: bytes) -> str:
     with socket.create_connection(("127.0.0.1", port), 10) as connection:
         connection.sendall(text)
-        return connection.makefile().read()
+        return connection.makefile(newline="").read()
 
 
 def test_behind_a_gate(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
@@ -111,9 +113,93 @@ def test_at_a_port(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> No
     wait_until(lambda: _listens(port, process.pid), timeout_s=5, what="the stand-in listens", interval_s=0.01)
     assert "lazy_agent.py port" in command_line(process.pid)
     # The very connection that wakes it is served, and later ones too.
-    for text in (b"one", b"two"):
+    for text in (b"POST /one HTTP/1.1\r\n\r\n", b"POST /two HTTP/1.1\r\n\r\n"):
         assert ask(port, text) == f"{process.pid} {os.getcwd()} {tmp_path}{text.decode()}"
     assert "lazy_agent.py become" in command_line(process.pid)
+
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+
+#: Requests that the agent would refuse, and what the client gets; one that is not complete gets nothing.
+REFUSED = {
+    "no token": (b"POST /x HTTP/1.1\r\nHost: n1\r\n\r\n", b"HTTP/1.1 401 Unauthorized"),
+    "another token": (b"GET / HTTP/1.1\r\nAuthorization: Bearer 0123\r\n\r\n", b"HTTP/1.1 401 Unauthorized"),
+    "an empty token": (b"GET / HTTP/1.1\r\nAuthorization: Bearer \r\n\r\n", b"HTTP/1.1 401 Unauthorized"),
+    "the token as a path": (f"GET /{TOKEN} HTTP/1.1\r\n\r\n".encode(), b"HTTP/1.1 401 Unauthorized"),
+    "no end": (b"GET / HTTP/1.1\r\nX: " + b"x" * 20000, b""),
+    "half a request": (b"GET / HTTP/1.1\r\nAuthorization: Bear", b""),
+    "nothing": (b"", b""),
+}
+
+
+def at_a_port(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]], token: str
+) -> tuple[subprocess.Popen[bytes], int]:
+    """A stand-in that asks for the token."""
+    (tmp_path / "server.py").write_text(SERVER)
+    (tmp_path / "token").write_text(f"{token}\n")
+    port = str(free_port())
+    env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    command = [sys.executable, "-u", str(tmp_path / "server.py"), "127.0.0.1", port]
+    process = start(started, "port", "127.0.0.1", port, "--", *command, env=env)
+    wait_until(lambda: _listens(int(port), process.pid), timeout_s=10, what="the stand-in listens")
+    return process, int(port)
+
+
+def test_only_a_request_with_the_token_wakes_it(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    process, port = at_a_port(tmp_path, started, TOKEN)
+    for what, (request, answer) in REFUSED.items():
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            got = b""
+            with contextlib.suppress(OSError):  # refused before it has sent all
+                connection.sendall(request)
+                connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):
+                got = connection.makefile("rb").read()
+            assert got.startswith(answer), what
+            assert bool(got) == bool(answer), what
+        assert "lazy_agent.py port" in command_line(process.pid), what
+    request = f"POST /x HTTP/1.1\r\nHost: n1\r\nauthorization: Bearer {TOKEN}\r\n\r\nbody"
+    assert ask(port, request.encode()) == f"{process.pid} {os.getcwd()} {tmp_path}{request}"
+
+
+def test_strangers_who_send_nothing_are_not_in_the_way(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    process, port = at_a_port(tmp_path, started, TOKEN)
+    strangers = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(MAX_CONNECTIONS + 8)]
+    try:
+        strangers[0].settimeout(20)
+        assert strangers[0].recv(1) == b""  # the oldest had to go, so that there are never more
+        strangers[-1].sendall(b"GET / HT")
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            # In pieces, as a slow network brings it.
+            connection.sendall(f"POST /x HTTP/1.1\r\nX-Ray-Authorization: Bearer {TOKEN[:8]}".encode())
+            connection.sendall(f"{TOKEN[8:]}\r\n\r\n".encode())
+            assert connection.makefile().read().startswith(f"{process.pid} ")
+    finally:
+        for stranger in strangers:
+            stranger.close()
+
+
+def test_half_a_request_is_no_news_until_more_comes() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        with socket.create_connection(address, 10) as silent:
+            client, _ = server.accept()
+            client.setblocking(False)
+            assert judge(client) is None
+            silent.sendall(b"POST / HT")
+            wait_until(lambda: client.recv(9, socket.MSG_PEEK), timeout_s=10, what="its bytes")
+            assert judge(client) is None
+            # What is there already does not count as news again.
+            assert not select.select([client], [], [], 0)[0]
+            silent.shutdown(socket.SHUT_WR)
+            wait_until(lambda: select.select([client], [], [], 1)[0], timeout_s=10, what="its end")
+            assert judge(client) is False
+            client.close()
 
 
 def _listens(port: int, pid: int) -> bool:
