@@ -8,6 +8,7 @@ from ..model.status import NodePhase
 from ..slurm.hostlist import format_hostlist
 from ..slurm.task_probe import TASK_ENDED_HINT
 from ..system.report import count, duration
+from .stopping import SAME_SIGNAL_S
 from .values import WorkerReport
 
 #: When a person is told for whom the head waits, and how often after that.
@@ -33,8 +34,10 @@ def too_many_cannot_join(
     '1 worker of 3 cannot join: n3: has another Ray'
     >>> too_many_cannot_join(reports, [], expected=3, quorum=2) is None
     True
+    >>> too_many_cannot_join({"n3": WorkerReport("gone", "ended by SIGTERM", 2)}, [], expected=3, quorum=3)
+    '1 worker of 3 cannot join: n3: ended by SIGTERM'
     """
-    failed = sorted(host for host, report in reports.items() if report.phase == NodePhase.FAILED.value)
+    failed = sorted(host for host, report in reports.items() if has_left(report))
     number = len(failed) + len(without_task)
     if not number or expected - number >= quorum:
         return None
@@ -44,6 +47,14 @@ def too_many_cannot_join(
         told.append(f"on {format_hostlist(without_task)} the task ended before raycluster ran in it")
         hint = f". {TASK_ENDED_HINT}"
     return f"{count(number, 'worker')} of {expected} cannot join: {'; '.join(told)}{hint}"
+
+
+def has_left(report: WorkerReport) -> bool:
+    """Whether a worker has ended for good.  One that has just exited cleanly may have heard a signal that is
+    on its way to the head too: then that is the reason of the end.
+    """
+    just_now = report.age_s < SAME_SIGNAL_S
+    return report.phase == NodePhase.FAILED.value or (report.phase == NodePhase.GONE.value and not just_now)
 
 
 def too_late(missing: str, *, awaited: int, expected: int, timeout_s: float) -> str:

@@ -75,6 +75,7 @@ def test_a_worker_that_comes_after_the_start_is_in() -> None:
 
 WAITING = WorkerReport("waiting for head", "importing ray", age_s=41)
 FAILED = WorkerReport("failed", "n3 has another Ray")
+GONE = WorkerReport("gone", "ended by SIGTERM", age_s=2)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,8 @@ FAILED = WorkerReport("failed", "n3 has another Ray")
          "2 of 3 workers did not join within 300 s: 2 more (their hosts are not known)"),
         ("no quorum either", rules(min_workers=2), Around(), 300, "2 of 3 workers did not join"),
         ("one failed", rules(), Around(reports={"n3": FAILED}), 2, "1 worker of 3 cannot join: n3: has an"),
+        ("one was told to end", rules(), Around(reports={"n3": GONE}), 2,
+         "1 worker of 3 cannot join: n3: ended by SIGTERM"),
         ("one failed and two are enough", rules(min_workers=2), Around(reports={"n3": FAILED}), 300,
          "2 of 3 workers did not join"),
         ("a task ended", rules(), Around(without_task=("n4",)), 2,

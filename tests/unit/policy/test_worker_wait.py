@@ -23,6 +23,10 @@ JOINING = {"n2": WorkerReport("waiting for head", "")}
         (FAILED, [], 0, None),
         ({"n2": WorkerReport("failed", "no route to the head")}, [], 4,
          "1 worker of 4 cannot join: n2: no route to the head"),
+        ({"n2": WorkerReport("gone", "ended by SIGTERM", age_s=2)}, [], 4,
+         "1 worker of 4 cannot join: n2: ended by SIGTERM"),
+        ({"n2": WorkerReport("gone", "ended by SIGTERM", age_s=1)}, [], 4, None),  # perhaps scancel
+        ({"n2": WorkerReport("gone", "ended by SIGTERM", age_s=2)}, [], 3, None),
         ({}, ["n3", "n4"], 3,
          "2 workers of 4 cannot join: on n[3-4] the task ended before raycluster ran in it. "),
         ({}, ["n3", "n4"], 2, None),
