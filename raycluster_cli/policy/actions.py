@@ -121,8 +121,11 @@ class RestartHead(Value):
     delay_s: float
 
 
-class KillGcs(Value):
-    """End a GCS that does not answer; its death starts the recovery."""
+class KillSilent(Value):
+    """End a process of the head's Ray that does not respond; its death starts the recovery."""
+
+    name: str
+    """gcs_server or raylet."""
 
 
 # -- of a worker -------------------------------------------------------------------------------------
@@ -166,7 +169,7 @@ Action = (
     | AskTimeLimit
     | RestartGcs
     | RestartHead
-    | KillGcs
+    | KillSilent
     | ReportLoss
     | LookForEnd
     | RestartRaylet

@@ -111,6 +111,14 @@ class GcsSilent(Value):
     log: str = ""
 
 
+class HeadRayletSilent(Value):
+    """The head's raylet runs, and the GCS takes its node for dead: it does not respond."""
+
+    why: str
+    """In the GCS's words."""
+    log: str = ""
+
+
 class Recovered(Value):
     """The head's Ray is back: what was started again runs at this moment (otherwise: RecoveryFailed)."""
 

@@ -38,6 +38,7 @@ from .head_ray import (
     gcs_silent,
     head_death,
     head_process_died,
+    head_raylet_silent,
     recovered,
     recovery_failed,
 )
@@ -95,6 +96,7 @@ _STEPS: Mapping[type, Callable[[HeadRules, HeadState, Any, float], Step]] = {
     on.RecoveryFailed: recovery_failed,
     on.GcsSilent: gcs_silent,
     on.DemandKnown: demand_known,
+    on.HeadRayletSilent: head_raylet_silent,
     on.DriverExited: driver_exited,
     on.DriverKnown: driver_known,
     on.DriverStopped: driver_stopped,

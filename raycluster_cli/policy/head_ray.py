@@ -10,7 +10,7 @@ from ..model.status import EndReason
 from ..system.process import describe_code
 from ..system.report import count, duration
 from . import events as on
-from .actions import Action, Arm, KillGcs, RestartGcs, RestartHead, Say, StartDriver, Warn
+from .actions import Action, Arm, KillSilent, RestartGcs, RestartHead, Say, StartDriver, Warn
 from .head_end import finish
 from .head_state import HeadRules, HeadState, Step, then
 from .head_workers import wait_on, wait_timers
@@ -116,9 +116,20 @@ def gcs_silent(rules: HeadRules, state: HeadState, event: on.GcsSilent, now: flo
     if state.phase not in (Phase.WAITING, Phase.RUNNING):
         return state, []
     text = f"the head's GCS on {rules.host} does not answer ({event.why})"
+    return _silent(rules, state, "gcs_server", text, event.log)
+
+
+def head_raylet_silent(rules: HeadRules, state: HeadState, event: on.HeadRayletSilent, now: float) -> Step:
+    if state.phase not in (Phase.WAITING, Phase.RUNNING):
+        return state, []
+    text = f"the head's raylet on {rules.host} does not respond ({event.why})"
+    return _silent(rules, state, "raylet", text, event.log)
+
+
+def _silent(rules: HeadRules, state: HeadState, name: str, text: str, log: str) -> Step:
     if rules.head_recovery and state.recoveries < rules.max_restarts:
-        return state, [Warn(f"{text}; ending it"), KillGcs()]
-    return head_lost(rules, state, text, event.log)
+        return state, [Warn(f"{text}; ending it"), KillSilent(name)]
+    return head_lost(rules, state, text, log)
 
 
 def files_gone(rules: HeadRules, state: HeadState, event: on.FilesGone, now: float) -> Step:

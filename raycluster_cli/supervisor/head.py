@@ -93,7 +93,7 @@ class HeadRun(NodeRun):
             ),
             do.RestartGcs: lambda action: self._recover(self._restart_gcs, action.delay_s),
             do.RestartHead: lambda action: self._recover(self._restart_head, action.delay_s),
-            do.KillGcs: lambda _: self._in_background("ending the GCS", self._kill_gcs()),
+            do.KillSilent: lambda a: self._in_background(f"ending {a.name}", self._kill(a.name)),
         }
 
     def _in_background(self, name: str, work: Any) -> None:
@@ -182,10 +182,10 @@ class HeadRun(NodeRun):
         cause = await cause_of_loss(worker, death, self.record, self.reports)
         self.post(on.WorkerLost(worker, cause))
 
-    async def _kill_gcs(self) -> None:
-        gcs = self.node.children.get("gcs_server")
-        if gcs is not None and gcs.running:
-            await gcs.stop(0.0)
+    async def _kill(self, name: str) -> None:
+        child = self.node.children.get(name)
+        if child is not None and child.running:
+            await child.stop(0.0)
 
     def _recover(self, work: Callable[[], Any], delay_s: float) -> None:
         """Start a recovery; one that is under way is given up for it."""

@@ -95,7 +95,8 @@ class HeadGuards:
 
     def _nodes_changed(self, nodes: list[Mapping[str, Any]]) -> None:
         for node in nodes:
-            if node["is_head"]:
+            if node["is_head"] or node["node_id"] == self._own_node_id():
+                self._head_changed(node)
                 continue
             worker = Worker(str(node["node_id"]), str(node["name"]), str(node["ip"]))
             if node["alive"]:
@@ -103,6 +104,18 @@ class HeadGuards:
             else:
                 self.deaths.setdefault(worker.node_id, node.get("death") or {})
                 self._run.post(on.WorkerLeft(worker))
+
+    def _own_node_id(self) -> str:
+        started = self._run.node.started
+        return started.node_id if started is not None else ""
+
+    def _head_changed(self, node: Mapping[str, Any]) -> None:
+        """The end of a raylet is noticed by its parent; here comes one that runs and does not respond."""
+        raylet = self._run.node.children.get("raylet")
+        own = node["node_id"] == self._own_node_id()  # not that of a head before a recovery
+        if own and not node["alive"] and raylet is not None and raylet.running:
+            why = (node.get("death") or {}).get("message") or "the GCS takes its node for dead"
+            self._run.post(on.HeadRayletSilent(str(why), self._run.node.log_of("raylet")))
 
     async def _watch_reports(self) -> None:
         """Read the reports while workers are waited for; Slurm knows of whom none will come."""

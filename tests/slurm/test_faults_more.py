@@ -151,6 +151,22 @@ def test_supervisor_that_exits_by_an_error_is_cleared_up_after(slurm: Slurm, hos
     slurm.assert_nothing_left()
 
 
+# -- a raylet that hangs -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"), [pytest.param("n2", "worker-lost", marks=chaos), ("n1", "head-lost")]
+)
+def test_raylet_that_hangs_is_a_loss(slurm: Slurm, host: str, reason: str) -> None:
+    """It is stopped for good: its parent sees a process that runs, the GCS one that does not respond."""
+    cluster = Cluster.start(slurm).driving()
+    cluster.signal(host, "raylet", "STOP")
+    assert cluster.job.wait().exit_code == 5, cluster.job.output()
+    assert (cluster.end["reason"], cluster.end["failed_host"]) == (reason, host)
+    assert cluster.known_after_s()["n1"] < 15.0 + SLACK_S
+    slurm.assert_nothing_left()
+
+
 # -- what Ray's processes need -----------------------------------------------------------------------
 
 

@@ -185,8 +185,8 @@ def _answer(action: do.Action, around: Around, now: float, state: HeadState | Wo
         known = around.known_end is not None and not action.now
         end_at = around.known_end if known else around.ends_at(now)
         return soon, on.TimeLimitKnown(None if end_at is None else end_at - soon, asked_now=not known)
-    if isinstance(action, do.KillGcs):
-        return soon, on.HeadProcessDied("gcs_server", -9)
+    if isinstance(action, do.KillSilent):
+        return soon, on.HeadProcessDied(action.name, -9)
     if isinstance(action, (do.RestartGcs, do.RestartHead)):
         failed = on.RecoveryFailed("the GCS did not start again", log="gcs_server.err")
         return now + action.delay_s + START_S, on.Recovered(START_S) if around.recovers else failed

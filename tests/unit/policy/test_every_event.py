@@ -48,7 +48,7 @@ HEAD_EVENTS: list[object] = [
     on.WorkerLost(node("n2"), Cause("no answer")), on.WorkerLost(node("n9"), Cause("ended by SIGTERM", True)),
     on.ReportsRead(),
     *(on.HeadProcessDied(name, code) for name in ("gcs_server", "raylet") for code in (-9, 0)),
-    on.GcsSilent("x"), on.Recovered(), on.RecoveryFailed("x"), on.StopRequested(),
+    on.GcsSilent("x"), on.HeadRayletSilent("x"), on.Recovered(), on.RecoveryFailed("x"), on.StopRequested(),
     on.TimeLimitKnown(None), on.TimeLimitKnown(5.0), on.TimeLimitKnown(5.0, asked_now=True),
     on.DriverExited(0), on.DriverExited(1), on.DriverExited(-9), on.DriverStopped(0), on.DriverStopped(None),
     on.FilesGone("/tmp/rc-1/r"), on.DriverKnown(True), on.DriverKnown(False), on.DriverKnown(None),

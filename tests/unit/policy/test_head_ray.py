@@ -69,6 +69,12 @@ def test_a_silent_gcs_is_the_end() -> None:
     assert played.end.message == "the head's GCS on n1 does not answer (no answer to 2 checks of 4 s)"
 
 
+def test_a_head_raylet_that_does_not_respond_is_the_end() -> None:
+    played = play(rules(), *all_in(), (9, on.HeadRayletSilent("missed heartbeats", "raylet.err")))
+    assert (played.end.code, played.end.reason, played.end.log) == (5, "head-lost", "raylet.err")
+    assert played.end.message == "the head's raylet on n1 does not respond (missed heartbeats)"
+
+
 # -- with --head-recovery ----------------------------------------------------------------------------
 
 
@@ -105,6 +111,10 @@ def test_a_silent_gcs_is_the_end() -> None:
         ("a silent one is ended, and its death starts the recovery",
          [(9, on.GcsSilent("no answer"))], [do.RestartGcs(0.3)], 1,
          ["the head's GCS on n1 does not answer (no answer); ending it"]),
+        ("so is a raylet that does not respond",
+         [(9, on.HeadRayletSilent("missed heartbeats")), (9.4, on.DriverExited(0, 8.4))],
+         [do.RestartHead(0.3)], 2,
+         ["the head's raylet on n1 does not respond (missed heartbeats); ending it", "the head is back"]),
         ("one that is silent while it starts again is left alone",
          [died("gcs_server", 9), (9.2, on.GcsSilent("no answer"))], [do.RestartGcs(0.3)], 1, []),
     ],
@@ -129,7 +139,7 @@ def test_more_than_max_restarts_is_the_end() -> None:
     assert (played.end.code, played.end.reason) == (5, "head-lost")
     assert played.end.message == "the head's gcs_server on n1 was killed by SIGKILL after 2 recoveries"
     silent = play(given, *all_in(), *events[:2], (29, on.GcsSilent("no answer")))
-    assert (silent.end.reason, silent.of(do.KillGcs)) == ("head-lost", [])
+    assert (silent.end.reason, silent.of(do.KillSilent)) == ("head-lost", [])
 
 
 def test_a_recovery_that_fails_names_what_it_recovered_from() -> None:
