@@ -104,6 +104,18 @@ class WorkerState:
     end: End | None = None
     hurrying: Hurrying = field(default_factory=Hurrying)
 
+    @property
+    def drained(self) -> bool:
+        """Whether the head has told our raylet to leave: it was ending the cluster, and its own end that
+        follows is no loss, also where the record cannot say so (its disk is full).
+
+        >>> WorkerState(raylet=on.RayletDied(0, drained="the driver ended with code 0")).drained
+        True
+        >>> WorkerState(raylet=on.RayletDied(-9)).drained
+        False
+        """
+        return self.raylet is not None and self.raylet.code == 0 and self.raylet.drained is not None
+
 
 Step = tuple[WorkerState, list[Action]]
 
@@ -240,10 +252,8 @@ def _end_looked_up(rules: WorkerRules, state: WorkerState, event: on.EndLookedUp
         return _finish(state, end_of_cluster(event.end))
     if state.looks:
         return state, []  # another look has more time: its answer counts
-    # The head first: a raylet ends, and does not start again, because its head is lost.  But a head that has
-    # drained our raylet was ending the cluster, also where its GCS has gone before we knew.
-    drained = state.raylet is not None and state.raylet.code == 0 and state.raylet.drained is not None
-    if state.lost is not None and not drained:
+    # The head first: a raylet ends, and does not start again, because its head is lost.
+    if state.lost is not None and not state.drained:
         text = f"the head at {rules.head_address} is lost: {state.lost.why}"
         end = End(ExitCode.UNHEALTHY, text, EndReason.HEAD_LOST.value, failed_host=rules.head_host)
         return _finish(state, end)

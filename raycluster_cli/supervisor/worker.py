@@ -193,7 +193,7 @@ class WorkerRun(NodeRun):
     async def _look_for_end(self, wait_s: float) -> None:
         record = self.cluster.record or self.record
         end = await self.find_end(record, wait_s)
-        if end is None and record is not None and self.state.lost is not None:
+        if end is None and record is not None and self.state.lost is not None and not self.state.drained:
             end = await self._end_by_report(record)
         self.post(on.EndLookedUp(end))
 
