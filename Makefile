@@ -9,7 +9,9 @@
 #   make ray-default   the tests that need ray[default] (dashboard, job API, ray://), in another one
 #   make libraries     Modin, Dask, Tune and others on three hosts, in another one (needs Slurm and root)
 #   make slurm         tests on a real Slurm (needs Slurm's programs and root)
-#   make chaos         every fault of docs/reliability.md, random ones five times (needs Slurm and root; half an hour)
+#   make chaos         every fault of docs/reliability.md, then random ones (needs Slurm and root; an hour);
+#                      FAULTS=100 makes it a hundred random faults, each 10 to 60 s
+#   make soak          starts and stops beside an idle cluster, for an hour or SOAK_MINUTES (needs Slurm and root)
 #   make docs          build the documentation into site/ and check it
 #   make import-graph  draw the picture of the packages in docs/architecture.md (needs graphviz)
 #   make packaging     build sdist and wheel into dist/ and check them
@@ -30,7 +32,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit ray ray-oldest ray-default libraries slurm chaos lint format docs import-graph packaging bench clean
+.PHONY: help venv demo test unit ray ray-oldest ray-default slurm chaos soak libraries lint format docs import-graph packaging bench clean
 
 help:
 	@awk '!/^#/ {exit} {sub(/^# ?/, ""); print}' Makefile
@@ -110,8 +112,14 @@ libraries: $(LIBRARIES)/.installed
 slurm: $(DEV)
 	$(BIN)/python -m pytest tests/slurm $(PYTEST_ARGS)
 
+FAULTS ?= 20
+FAULTY := faults faults_more long_drivers main_job outcomes strangers job_ids random_faults
 chaos: $(DEV)
-	RAYCLUSTER_CHAOS=5 $(BIN)/python -m pytest tests/slurm/test_faults.py tests/slurm/test_long_drivers.py $(PYTEST_ARGS)
+	RAYCLUSTER_CHAOS=5 RAYCLUSTER_FAULTS=$(FAULTS) $(BIN)/python -m pytest $(FAULTY:%=tests/slurm/test_%.py) $(PYTEST_ARGS)
+
+SOAK_MINUTES ?= 60
+soak: $(DEV)
+	$(BIN)/python -m benchmarks.soak --minutes $(SOAK_MINUTES)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -56,8 +56,9 @@ class Proc:
 class Cluster:
     """One job that runs `raycluster run` on all of its nodes."""
 
-    def __init__(self, slurm: Slurm, job: Job, name: str) -> None:
+    def __init__(self, slurm: Slurm, job: Job, name: str, state_dir: str = "") -> None:
         self.slurm = slurm
+        self._state_dir = state_dir or "/home/admin/.raycluster"
         self.bed: Bed = slurm.bed
         self.job = job
         self.name = name
@@ -78,8 +79,10 @@ class Cluster:
         preamble: str = DRIVER,
         wrap: str = "exec",
         waits: str = "--kill-on-bad-exit=0 --wait=0",
+        state_dir: str = "",
     ) -> Cluster:
-        """Submit it.  ``driver`` is Python that comes after DRIVER's text."""
+        """Submit it.  ``driver`` is Python that comes after DRIVER's text; ``state_dir`` is where its record
+        lies, if ``options`` say so."""
         name = f"fault-{time.time_ns()}"
         path = slurm.bed.path("login", "/home/admin") / f"{name}.py"
         path.write_text(f"{preamble}\n{driver}\n")
@@ -95,7 +98,7 @@ class Cluster:
             *(f"-N{nodes}", "--mem=3000", "--cpus-per-task=2", "--ntasks-per-node=1", f"--job-name={name}"),
             *("--no-requeue", *sbatch),
         )
-        return cls(slurm, job, name)
+        return cls(slurm, job, name, state_dir)
 
     def driving(self) -> Cluster:
         """Wait until the driver has an actor on each node."""
@@ -181,7 +184,7 @@ class Cluster:
 
     @property
     def record(self) -> Path:
-        return self.bed.path("login", f"/home/admin/.raycluster/bed/{self.job.id}")
+        return self.bed.path("login", f"{self._state_dir}/bed/{self.job.id}")
 
     def word(self, name: str) -> dict[str, Any]:
         """A file of the record; empty when it is not there."""

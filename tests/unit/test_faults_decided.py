@@ -16,7 +16,7 @@ from raycluster_cli.supervisor.head_start import refuse_recovery
 ROOT = Path(__file__).resolve().parents[2]
 
 #: The files of tests/slurm with the tests of docs/reliability.md.
-NAMES = ("faults", "faults_more", "main_job", "outcomes", "strangers", "job_ids")
+NAMES = ("faults", "faults_more", "main_job", "outcomes", "strangers", "job_ids", "random_faults")
 
 
 def seconds(nodes: int) -> tuple[float, float, float]:

@@ -1,0 +1,222 @@
+"""Does a random fault to a run on a bed, and says in which phases it can have hit."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.bed.bed import REPOSITORY
+from tests.slurm.cluster import Cluster, Disk
+from tests.slurm.jobs import UNFINISHED, Slurm
+from tests.slurm.random_faults import Draw, Fault, Phase
+from tests.waiting import wait_until
+
+#: A small file system for a node's directory, mounted on each host.
+SMALL = "/tmp/small"
+
+#: What the driver does until it is told to exit; CHECK: it must reach an actor on each node first.
+DRIVER_WAITS = """
+from pathlib import Path
+
+told = Path(__file__).with_suffix(".exit")
+while not told.exists():
+    time.sleep(0.05)
+if told.read_text() == "check":
+    ray.get([holder.pid.remote() for holder in holders], timeout=60)
+sys.exit({code})
+"""
+
+#: All of a host's bandwidth while its network is slow, bits a second.
+SLOW_BITS = "500kbit"
+
+
+class Run:
+    """One run of `raycluster run` that a fault is done to."""
+
+    def __init__(self, slurm: Slurm, drawn: Draw, disk: Disk | None) -> None:
+        self.slurm = slurm
+        self.drawn = drawn
+        self.fault: Fault = drawn.fault
+        self._disk = disk
+        self._told = False
+        options = "--timeout 40" + (f" --state-dir {disk.path}/state" if disk else "")
+        prefix = ""
+        if self.fault.what == "node's directory":
+            prefix = f"env TMPDIR={SMALL}"
+        requeue = ("--requeue", "--open-mode=append") if self.fault.kind == "requeued" else ()
+        self.cluster = Cluster.start(
+            slurm,
+            DRIVER_WAITS.format(code=drawn.driver_code),
+            options=options,
+            prefix=prefix,
+            sbatch=requeue,
+            state_dir=f"{disk.path}/state" if disk else "",
+        )
+        self._exit_file = slurm.bed.path("login", f"/home/admin/{self.cluster.name}.exit")
+
+    # -- phases ----------------------------------------------------------------------------------
+
+    def phase(self) -> Phase | None:
+        """Where the run is, by its record and its output; None before raycluster runs, or after the end."""
+        if self.cluster.job.state() not in UNFINISHED:
+            return Phase.ENDING
+        phases = self.cluster.node("n1").get("phases", {})
+        if self.cluster.end or "stopping" in phases:
+            return Phase.ENDING
+        if self._told:
+            return Phase.LEAVING
+        if "DRIVING" in self.cluster.job.output():
+            return Phase.DRIVING
+        if "driver running" in phases:
+            return Phase.CONNECTING
+        if self.cluster.word("head.json"):
+            return Phase.JOINING
+        return Phase.LAUNCHING if self.cluster.find(self._host, "keeper") else None
+
+    @property
+    def _host(self) -> str:
+        return "n1" if self.fault.host == "login" else self.fault.host
+
+    def wait_for_moment(self) -> None:
+        """Waits until the drawn moment, or a later one where the phase was short."""
+
+        def come() -> bool:
+            now = self.phase()
+            if now is Phase.DRIVING and self.drawn.phase is Phase.LEAVING:
+                self.tell_driver("")
+            return now is not None and now >= self.drawn.phase
+
+        wait_until(come, timeout_s=60, what=f"phase {self.drawn.phase.name}", interval_s=0.02)
+        time.sleep(self.drawn.delay_s)  # the moment itself
+
+    def tell_driver(self, text: str) -> None:
+        """Lets the driver exit; with "check" only after it has asked its actor on each node."""
+        if not self._told:
+            self._exit_file.write_text(text)
+            self._told = True
+
+    # -- the fault -------------------------------------------------------------------------------
+
+    def do(self) -> list[Phase]:
+        """The fault, from its beginning to its end.  Returns the phases in which it can have happened."""
+        before = self.phase() or Phase.LAUNCHING
+        done = getattr(self, f"_{self.fault.kind}")()
+        with done if done is not None else contextlib.nullcontext():
+            after = self.phase() or Phase.ENDING
+            time.sleep(self.fault.lasts_s)  # the fault itself
+        return [phase for phase in Phase if before <= phase <= after]
+
+    def _pid(self) -> str:
+        """The process that the fault is for, once it is there; empty when the run ended without it."""
+
+        def look() -> str:
+            if found := self.cluster.find(self.fault.host, self.fault.what):
+                return str(found[0].pid)
+            return "none" if self.phase() is Phase.ENDING else ""
+
+        pid = wait_until(look, timeout_s=40, what=f"{self.fault.what} on {self.fault.host}", interval_s=0.02)
+        return "" if pid == "none" else pid
+
+    def _killed(self) -> None:
+        if pid := self._pid():
+            self.slurm.run(self.fault.host, ["kill", "-KILL", pid])
+
+    @contextlib.contextmanager
+    def _stopped(self) -> Iterator[None]:
+        pid = self._pid()
+        if pid:
+            self.slurm.run(self.fault.host, ["kill", "-STOP", pid])
+        yield
+        if pid and self.fault.lasts_s:
+            self.slurm.run(self.fault.host, ["kill", "-CONT", pid])
+
+    @contextlib.contextmanager
+    def _cut(self) -> Iterator[None]:
+        self.slurm.bed.cable(self.fault.host, up=False)
+        yield
+        self.slurm.bed.cable(self.fault.host, up=True)
+
+    def _full(self) -> None:
+        if self._disk is not None:
+            self._disk.fill()
+            return
+        place = {"node's directory": SMALL, "shared memory": "/dev/shm"}[self.fault.what]
+        self.slurm.run(self.fault.host, ["dd", "if=/dev/zero", f"of={place}/full", "bs=1M"])
+
+    @contextlib.contextmanager
+    def _slow(self) -> Iterator[None]:
+        host, seconds = self.fault.host, f"{self.fault.lasts_s:g}"
+        match self.fault.what:
+            case "record":
+                assert self._disk is not None
+                with self._disk.frozen():
+                    yield
+            case "processors":
+                loops = f"for i in $(seq 20); do timeout {seconds} sh -c 'while :; do :; done' & done; wait"
+                command = self.slurm.bed.command(host, ["bash", "-c", loops])
+                with subprocess.Popen(command, stderr=subprocess.DEVNULL):
+                    yield
+            case _:
+                limit = ["tbf", "rate", SLOW_BITS, "burst", "20kb", "latency", "500ms"]
+                self.slurm.run(host, ["tc", "qdisc", "add", "dev", "eth0", "root", *limit], check=True)
+                yield
+                self.slurm.run(host, ["tc", "qdisc", "del", "dev", "eth0", "root"], check=True)
+
+    def _cancelled(self) -> None:
+        job = self.cluster.job
+        match self.fault.what.split():
+            case ["scancel", *options]:
+                whole = [job.id] if not options else [*options, f"{job.id}.0"]
+                self.slurm.run("login", ["scancel", *whole])
+            case ["raycluster", "stop"]:
+                stop = [sys.executable, "-m", "raycluster_cli", "stop", job.id, "--yes"]
+                self.slurm.run("login", stop, env={"PYTHONPATH": str(REPOSITORY)})
+            case _:
+                if keepers := self.cluster.find(self.fault.host, "keeper"):
+                    self.slurm.run(self.fault.host, ["kill", "-TERM", str(keepers[0].pid)])
+
+    def _requeued(self) -> None:
+        job = self.cluster.job
+        self.slurm.run("login", ["scontrol", "requeue", job.id])
+        self.tell_driver("")  # the next run is not to wait
+        wait_until(lambda: job.state() != "COMPLETING", timeout_s=60, what="the end of the first run")
+        # Slurm lets a job that was queued again wait for two minutes.
+        self.slurm.run("login", ["scontrol", "update", f"JobId={job.id}", "StartTime=now"])
+
+    # -- after it --------------------------------------------------------------------------------
+
+    def tell_failure(self, kind: object, error: object, trace: object) -> None:
+        """At once, since a test run that takes an hour may not come to its summary."""
+        if kind is not None:
+            print(f"  FAILED: {kind}: {error}"[:500])
+            print(self.cluster.job.output()[-4000:], self.cluster.events()[-2000:], sep="\n")
+
+    def heal(self) -> None:
+        """What the fault filled is emptied, once the run has ended."""
+        for place in (SMALL, "/dev/shm"):
+            if self.fault.kind == "full" and self._disk is None:
+                self.slurm.run(self.fault.host, ["rm", "-f", f"{place}/full"])
+        self._exit_file.unlink(missing_ok=True)
+        Path(str(self._exit_file).removesuffix(".exit") + ".py").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def small_places(slurm: Slurm, wanted: bool) -> Iterator[None]:
+    """A file system of 48 MiB at SMALL on each node, for the run's logs, sockets and spilled objects."""
+    hosts = slurm.bed.spec.nodes if wanted else []
+    for host in hosts:
+        slurm.run(host, ["mkdir", "-p", SMALL], check=True)
+        mount = ["mount", "-n", "-t", "tmpfs", "-o", "size=48m,mode=1777", "none", SMALL]
+        slurm.run(host, mount, check=True)
+    try:
+        yield
+        left = {host: slurm.run(host, ["ls", "-A", SMALL]).stdout.split() for host in hosts}
+        assert not any(left.values()), left
+    finally:
+        for host in hosts:
+            slurm.run(host, ["umount", "-n", "-l", SMALL])
+            slurm.run(host, ["rmdir", SMALL])

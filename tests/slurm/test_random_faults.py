@@ -1,0 +1,83 @@
+"""Random faults in random phases: each run ends with the right code, and leaves nothing.
+
+`make chaos FAULTS=100` does as many; each prints its seed, and RAYCLUSTER_SEED=S[,S…] does these again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bed.spec import BedSpec
+from tests.slurm.cluster import Disk
+from tests.slurm.conftest import Beds
+from tests.slurm.injection import Run, small_places
+from tests.slurm.jobs import Slurm
+from tests.slurm.random_faults import draw, right_codes
+from tests.waiting import wait_until
+
+SEEDS = [int(seed) for seed in os.environ.get("RAYCLUSTER_SEED", "").split(",") if seed]
+FAULTS = int(os.environ.get("RAYCLUSTER_FAULTS", "") or 10)
+
+#: A run that the fault need not end goes on for so long, and is then told to exit.
+GOES_ON_S = 20.0
+
+#: From the fault to the end: a host that does not respond (15 s), srun, Slurm, and this machine.
+ENDS_WITHIN_S = 150.0
+
+
+@pytest.fixture(scope="module")
+def fault_beds() -> Iterator[Beds]:
+    """Three hosts with little shared memory, so that it is full soon."""
+    settings = {"KillWait": "30", "SlurmdTimeout": "300"}
+    beds = Beds("faults", BedSpec(cpus=(16,), memory_mib=(16000,), shm_mib=512, slurm=settings))
+    yield beds
+    beds.down()
+
+
+@pytest.fixture
+def fault_slurm(fault_beds: Beds) -> Iterator[Slurm]:
+    yield from fault_beds.jobs()
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("number", range(len(SEEDS) or FAULTS))
+def test_random_fault_ends_with_the_right_code_and_leaves_nothing(
+    fault_slurm: Slurm, number: int, tmp_path: Path
+) -> None:
+    seed = SEEDS[number] if SEEDS else random.randrange(1_000_000)
+    drawn = draw(seed)
+    print(f"\nRAYCLUSTER_SEED={seed}: {drawn}", flush=True)
+    with contextlib.ExitStack() as stack:
+        disk = None
+        if drawn.fault.what == "record":
+            disk = Disk(fault_slurm, tmp_path / "image")
+            stack.callback(disk.remove)
+        stack.enter_context(small_places(fault_slurm, drawn.fault.what == "node's directory"))
+        run = Run(fault_slurm, drawn, disk)
+        stack.push(run.tell_failure)
+        stack.callback(run.heal)
+        run.wait_for_moment()
+        phases = run.do()
+        right = right_codes(drawn.fault, phases, drawn.driver_code)
+        job = run.cluster.job
+        if right == {drawn.driver_code}:
+            run.tell_driver("" if drawn.fault.what == "worker" else "check")
+        else:
+            with contextlib.suppress(AssertionError):
+                job.wait(GOES_ON_S)
+            if drawn.driver_code in right:
+                run.tell_driver("")
+        end = job.wait(ENDS_WITHIN_S)
+        code = 143 if end.state == "CANCELLED" else end.exit_code or (128 + end.signal if end.signal else 0)
+        said = run.cluster.end.get("message", "no record")
+        print(f"  in {[phase.name for phase in phases]}: {code} of {sorted(right)}, {end.state}; {said}")
+        assert code in right
+    wait_until(fault_slurm.bed.idle, timeout_s=60, what="idle nodes")
+    assert not fault_slurm.run("login", ["squeue", "-h"], check=True).stdout
+    fault_slurm.assert_nothing_left()
