@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from tests.waiting import wait_until
 PORT = 31000 + os.getpid() % 1500
 
 MASTER = """
-import asyncio, sys
+import asyncio, os, sys
 from raycluster_cli import cleanup_ray, init_ray_master, monitor_ray_workers, calculate_object_store_memory
 
 async def main():
@@ -43,6 +44,7 @@ try:
 finally:
     cleanup_ray()
     cleanup_ray()
+    print("ADDRESS", os.environ.get("RAY_ADDRESS"), flush=True)
 """
 
 WORKER = """
@@ -111,6 +113,10 @@ def test_head_and_worker_join_and_the_cleanup_ends_both(place: Local) -> None:
     assert master.wait(60) == 0, (place.base / "master").read_text()
     said(place.base / "worker", "HEAD GONE")
     assert worker.wait(60) == 0
+    assert "ADDRESS None" in (place.base / "master").read_text()
+    # A program that cleans up has completed: it was not killed.
+    end = json.loads(next((place.base / ".raycluster").rglob("end.json")).read_text())
+    assert (end["exit_code"], end["reason"]) == (0, "stop")
     place.assert_nothing_left()
 
 

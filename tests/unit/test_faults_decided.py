@@ -15,9 +15,6 @@ from raycluster_cli.supervisor.head_start import refuse_recovery
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: The files of tests/slurm with the tests of docs/reliability.md.
-NAMES = ("faults", "faults_more", "main_job", "outcomes", "strangers", "job_ids", "random_faults")
-
 
 def seconds(nodes: int) -> tuple[float, float, float]:
     """After how long a dead and a silent raylet is known, and which pause is forgiven."""
@@ -54,7 +51,7 @@ def test_recovery_needs_a_ray_that_keeps_its_state() -> None:
 
 
 def test_every_row_of_the_page_names_a_test() -> None:
-    tests = "".join((ROOT / f"tests/slurm/test_{name}.py").read_text() for name in NAMES)
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     rows = [
         line
         for line in (ROOT / "docs/reliability.md").read_text().split("## How soon")[0].splitlines()
