@@ -115,6 +115,65 @@ CAUSES: tuple[Cause, ...] = (
         "environment; wrappers and containers must not clear them.",
     ),
     Cause(
+        "Ray's own example",
+        r"KeyError: '(?:ip_head|redis_password)'",
+        "The driver reads a variable that the batch script of Ray's old example for Slurm sets.",
+        "Call ray.init() without arguments: RAY_ADDRESS says where the cluster is. raycluster sets "
+        "ip_head to the same value, and no password.",
+    ),
+    Cause(
+        "fixed address",
+        r"(?:[Ff]ailed to connect|[Uu]nable to connect|[Cc]ould not connect|[Tt]imed out).{0,120}:6379\b",
+        "The driver looks for Ray at a fixed address, or at the default port 6379; this cluster has a "
+        "port of its own.",
+        "Call ray.init() without an address, or take it from RAY_ADDRESS.",
+    ),
+    Cause(
+        "arguments of a new cluster",
+        r"When connecting to an existing cluster, .{0,80} must not be provided",
+        "The driver gives ray.init() what only the start of a cluster can have.",
+        "Leave num_cpus, num_gpus, resources, labels, object_store_memory and _system_config out of "
+        "ray.init(); the options --num-cpus, --num-gpus, --resources, --labels and --object-store-memory "
+        "set them.",
+    ),
+    Cause(
+        "runtime environment",
+        r"RuntimeEnvSetupError|Failed to set ?up runtime environment",
+        "A node could not make the runtime environment (pip, conda, uv, working_dir, …) that the driver "
+        "asks for.",
+        "The lines after the message name the step that failed. Nodes often reach no package index: "
+        "install the packages into the environment of the job instead, and leave runtime_env out.",
+    ),
+    Cause(
+        "package download",
+        r"Failed to fetch: |Request failed after \d+ retries|[Nn]ewConnectionError.{0,200}/simple/|"
+        r"ConnectTimeoutError.{0,200}/simple/",
+        "uv or pip could not reach a package index from this node.",
+        "Install the packages before the job, on a node that reaches the index (`uv sync`), and start the "
+        "driver by `uv run --offline` or by the environment's own python.",
+    ),
+    Cause(
+        "no Ray for this platform",
+        r"doesn't have a source distribution or wheel for the current platform|"
+        r"ray==\S+ has no wheels with a matching|No matching distribution found for ray\b|"
+        r"\bray-\S+\.whl is not a supported wheel on this platform",
+        "There is no build of Ray for this version of Python or this kind of processor.",
+        "Use a Python that Ray supports (3.10 to 3.13), for example `uv run --python 3.12`.",
+    ),
+    Cause(
+        "file size limit",
+        r"SIGXFSZ|File size limit exceeded|\[Errno 27\] File too large",
+        "A process wrote a file larger than the limit on file sizes (ulimit -f), which sbatch takes over "
+        "from the shell in which it is called.",
+        "Raise it before sbatch: ulimit -f unlimited; or in the batch script, up to the hard limit.",
+    ),
+    Cause(
+        "server port taken",
+        r"Failed to bind to address '",
+        "Ray Serve cannot listen on its port: another job's server, or an earlier one, has it on this node.",
+        "Choose a free port with serve.start(http_options=…), or have nodes of your own (--exclusive).",
+    ),
+    Cause(
         "port taken",
         r"is used by other components|[Aa]ddress already in use|already running at",
         "A port is already in use, usually by another Ray on the same node that uses its default ports.",

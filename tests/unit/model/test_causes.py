@@ -11,6 +11,19 @@ import pytest
 from raycluster_cli.model.causes import CAUSES, find_causes
 
 TEXTS = [
+    ("KeyError: 'ip_head'", "Ray's own example"),
+    ("ConnectionError: Failed to connect to Ray cluster at address n1:6379", "fixed address"),
+    ("ValueError: When connecting to an existing cluster, num_cpus and num_gpus must not be provided.", "arguments of a new cluster"),
+    ("ValueError: When connecting to an existing cluster, object_store_memory must not be provided.", "arguments of a new cluster"),
+    ("ray.exceptions.RuntimeEnvSetupError: Failed to set up runtime environment.", "runtime environment"),
+    ("error: Request failed after 3 retries in 12.5s", "package download"),
+    ("cause: Failed to fetch: http://10.0.0.1/simple/numpy/", "package download"),
+    ("cause: Because ray==2.60.0 has no wheels with a matching Python ABI tag (e.g., `cp315`) and you require ray==2.60.0", "no Ray for this platform"),
+    ("error: Distribution `ray==2.60.0 @ registry` can't be installed because it doesn't have a source distribution or wheel for the current platform", "no Ray for this platform"),
+    ("ERROR: No matching distribution found for ray==2.60.0", "no Ray for this platform"),
+    ("OSError: [Errno 27] File too large", "file size limit"),
+    ("raycluster: the driver was killed by SIGXFSZ after 3 s; exit code 153", "file size limit"),
+    ("RuntimeError: Failed to bind to address '0.0.0.0:8000'.", "server port taken"),
     ("srun: Job 7 step creation temporarily disabled, retrying (Requested nodes are busy)", "step waits"),
     ("ValueError: Ray component worker_ports is trying to use a port number 10002 that is used by other components", "port taken"),
     ("OSError: [Errno 98] Address already in use", "port taken"),
