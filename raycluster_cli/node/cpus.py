@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from ..slurm.allocation import Allocation
@@ -10,7 +11,14 @@ from ..system import cgroups
 from .figures import Figure, Grant, read, smallest
 
 
-def granted_cpus(allocation: Allocation | None, root: Path, affinity: int, machine_cpus: int) -> Grant:
+def granted_cpus(
+    allocation: Allocation | None,
+    root: Path,
+    affinity: int,
+    machine_cpus: int,
+    one_thread: Collection[int] | None = None,
+) -> Grant:
+    """``one_thread``: this process's CPUs, where the job asked for one thread on each core; else None."""
     quotas = [Figure(limit.value, limit.source) for limit in cgroups.cpu_quotas(root)]
     figures = [Figure(affinity, "CPU affinity of this process"), *quotas]
     if allocation is not None:
@@ -19,9 +27,35 @@ def granted_cpus(allocation: Allocation | None, root: Path, affinity: int, machi
         elif allocation.job_cpus_here is not None:
             figures.append(Figure(allocation.job_cpus_here, "SLURM_JOB_CPUS_PER_NODE"))
     figures.append(Figure(machine_cpus, "CPUs of the machine"))
-    return smallest(
-        figures, _ray_cpus(root, machine_cpus), _pinning_warnings(allocation, affinity, machine_cpus)
-    )
+    warnings = _pinning_warnings(allocation, affinity, machine_cpus)
+    if one_thread is not None and (siblings := _siblings(root, one_thread)):
+        cores = len(siblings)
+        figures.append(Figure(cores, "cores of this process (one thread on each: --hint=nomultithread)"))
+        # Slurm counts threads, or cores, by version.  Whoever has a thread of each core lacks nothing.
+        threads = max(map(_cpuset_size, siblings))
+        if allocation is not None and cores * threads >= (allocation.job_cpus_here or 0):
+            warnings = []
+    return smallest(figures, _ray_cpus(root, machine_cpus), warnings)
+
+
+def wants_one_thread(env: Mapping[str, str]) -> bool:
+    """Whether the job uses one thread on each core: --hint=nomultithread, --threads-per-core=1.
+
+    >>> wants_one_thread({"SLURM_HINT": "nomultithread"}), wants_one_thread({})
+    (True, False)
+    """
+    return env.get("SLURM_HINT") == "nomultithread" or env.get("SLURM_THREADS_PER_CORE") == "1"
+
+
+def _siblings(root: Path, cpus: Collection[int]) -> set[str]:
+    """For each core that these CPUs are threads of, its threads; empty where the kernel does not say."""
+    found = set()
+    for cpu in cpus:
+        text = read(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or ""
+        if not re.fullmatch(r"[\d,-]+", text, re.ASCII):
+            return set()
+        found.add(text)
+    return found
 
 
 def _pinning_warnings(allocation: Allocation | None, affinity: int, machine_cpus: int) -> list[str]:

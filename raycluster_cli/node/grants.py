@@ -8,12 +8,12 @@ kept with its source for ``raycluster env``, and the smallest one counts.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from ..model.value import Value
 from ..slurm.allocation import Allocation
-from .cpus import granted_cpus
+from .cpus import granted_cpus, wants_one_thread
 from .figures import Figure, Grant
 from .gpus import granted_gpus, rocr_alone
 from .labels import slurm_labels
@@ -72,22 +72,25 @@ def read_host(
     allocation: Allocation | None,
     *,
     root: Path = Path("/"),
-    affinity: int | None = None,
+    affinity: int | Collection[int] | None = None,
     machine_cpus: int | None = None,
     shm: SharedMemory | None = None,
 ) -> HostFacts:
     """Ask every source on this node.
 
-    ``root`` stands in for / in tests; so do ``affinity`` (CPUs this process may run on),
+    ``root`` stands in for / in tests; so do ``affinity`` (CPUs this process may run on, or how many),
     ``machine_cpus`` (CPUs of the machine) and ``shm`` for what the kernel would say.
     """
     if affinity is None:
-        affinity = len(os.sched_getaffinity(0))
+        affinity = os.sched_getaffinity(0)
+    allowed = range(affinity) if isinstance(affinity, int) else affinity
+    affinity = len(allowed)
     if machine_cpus is None:
         machine_cpus = os.cpu_count() or affinity
     if shm is None:
         shm = shared_memory(root / "dev/shm")
-    cpus = granted_cpus(allocation, root, affinity, machine_cpus)
+    one_thread = allowed if wants_one_thread(env) else None
+    cpus = granted_cpus(allocation, root, affinity, machine_cpus, one_thread)
     gpus, devices = granted_gpus(env, allocation, root)
     memory = granted_memory(allocation, root)
     return HostFacts(

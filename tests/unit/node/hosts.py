@@ -20,7 +20,7 @@ def facts(
     root: Path,
     name: str = "",
     *,
-    affinity: int = 2,
+    affinity: int | tuple[int, ...] = 2,
     machine_cpus: int = 64,
     shm: SharedMemory = SHM,
     **changes: str | None,

@@ -76,6 +76,46 @@ def test_pinned_tasks_are_told_the_option(
     assert found.cpus.warnings == ((warning,) if warning else ())
 
 
+#: Four cores with two threads each, numbered as most machines do: 0 and 4 are one core.
+SIBLINGS = {
+    f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list": f"{cpu % 4},{cpu % 4 + 4}\n"
+    for cpu in range(8)
+}
+
+
+@pytest.mark.parametrize(
+    ("affinity", "changes", "cpus", "warnings"),
+    [
+        ((0, 1, 4, 5), {}, 4, 0),
+        ((0, 1, 4, 5), {"SLURM_HINT": "nomultithread"}, 2, 0),
+        ((0, 1, 4, 5), {"SLURM_HINT": "multithread"}, 4, 0),
+        ((0, 1, 4, 5), {"SLURM_THREADS_PER_CORE": "1"}, 2, 0),
+        # Bound to one thread of each core, as the hint does without --cpu-bind=none.
+        ((0, 1), {"SLURM_HINT": "nomultithread"}, 2, 0),
+        ((0, 1), {}, 2, 1),
+        ((0,), {"SLURM_HINT": "nomultithread"}, 1, 1),
+        # Slurm that counts cores.
+        (
+            (0, 1, 4, 5),
+            {"SLURM_HINT": "nomultithread", "SLURM_CPUS_ON_NODE": "2", "SLURM_JOB_CPUS_PER_NODE": "2(x3)"},
+            2,
+            0,
+        ),
+    ],
+)
+def test_one_thread_on_each_core_counts_cores(
+    tmp_path: Path, affinity: tuple[int, ...], changes: dict[str, Any], cpus: int, warnings: int
+) -> None:
+    write(tmp_path, SIBLINGS)
+    slurm = {"SLURM_CPUS_ON_NODE": "4", "SLURM_JOB_CPUS_PER_NODE": "4(x3)", **changes}
+    found = facts(tmp_path, "22.05/three-nodes.task1", affinity=affinity, **slurm).cpus
+    assert (found.value, len(found.warnings)) == (cpus, warnings)
+
+
+def test_without_the_kernels_word_on_cores_slurms_count_stands(tmp_path: Path) -> None:
+    assert facts(tmp_path, "22.05/three-nodes.task1", affinity=8, SLURM_HINT="nomultithread").cpus.value == 2
+
+
 @pytest.mark.parametrize(
     ("files", "cpus"),
     [
