@@ -64,11 +64,11 @@ $(DEV): $(RUN)
 demo: $(RUN)
 	$(BIN)/raycluster run --local 2 -- $(BIN)/python examples/pronounce.py --nodes 3
 
-test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: lint unit
+	$(BIN)/python -m pytest tests/ray tests/slurm $(PYTEST_ARGS)
 
 unit: $(DEV)
-	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+	$(BIN)/python -m tests.side_by_side $(PYTEST_ARGS)
 
 ray: $(DEV)
 	$(BIN)/python -m pytest tests/ray $(PYTEST_ARGS)

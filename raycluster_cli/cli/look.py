@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -183,10 +184,14 @@ def monitor(
     sys.exit(screen.exit_code(last) if exit_status else 0)
 
 
-def await_record(job: str, where: Path, env: Mapping[str, str], once: bool) -> Record:
+def await_record(
+    job: str,
+    where: Path,
+    env: Mapping[str, str],
+    once: bool,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Record:
     """The record to watch; of a job that still waits in Slurm's queue, once it is there."""
-    import time
-
     from ..model.cluster_status import ClusterPhase
     from ..ops.clusters import NO_RECORD_HINT, find_record
     from ..slurm.queue import query_jobs
@@ -206,7 +211,7 @@ def await_record(job: str, where: Path, env: Mapping[str, str], once: bool) -> R
             if found.headline != told:
                 told = found.headline
                 say(f"job {job}: {told}")
-            time.sleep(5.0 if found.slurm_state == "PENDING" else 1.0)
+            sleep(5.0 if found.slurm_state == "PENDING" else 1.0)
 
 
 def _without_a_record(

@@ -37,11 +37,13 @@ async def cancel_step_without(
     *,
     probe: Callable[[str], Awaitable[bool]] | None = None,
     others_end_s: float = OTHERS_END_S,
+    poll_s: float = POLL_S,
 ) -> None:
     """Have this step cancelled if all that keeps it running is tasks on hosts that do not respond.
 
     ``lost``: the address of each host that was lost, by name.  ``probe`` says whether the host at an address
-    responds (:func:`responds`).  ``others_end_s``: how long the other nodes get to report their end.
+    responds (:func:`responds`).  ``others_end_s``: how long the other nodes get to report their end, which is
+    looked for every ``poll_s``.
     Raises RayclusterError.
     """
     context = run.context
@@ -52,7 +54,7 @@ async def cancel_step_without(
         return
     me = allocation.node_name or context.host
     others = [host for host in allocation.step_nodes if host != me]
-    if not (silent := await _only_silent_left(run, others, lost, probe or responds, others_end_s)):
+    if not (silent := await _only_silent_left(run, others, lost, probe or responds, others_end_s, poll_s)):
         return
     pid = os.getppid() if context.keeper is not None else os.getpid()
     await cancel_step_after(pid, allocation, me, context.env, run.reaper)
@@ -68,6 +70,7 @@ async def _only_silent_left(
     lost: Mapping[str, str],
     probe: Callable[[str], Awaitable[bool]],
     timeout_s: float,
+    poll_s: float,
 ) -> list[str]:
     """The hosts that do not respond, once all others have reported their end; empty when that is not so."""
     loop = asyncio.get_running_loop()
@@ -87,7 +90,7 @@ async def _only_silent_left(
             answers = await asyncio.gather(*(probe(lost[host]) for host in running))
             if not any(answers):
                 return running
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(poll_s)
     return []
 
 

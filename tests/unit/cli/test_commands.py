@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from raycluster_cli.cli.app import app
+from raycluster_cli.cli.look import await_record
 from raycluster_cli.model.record import EndReport
 from raycluster_cli.state.record import Record
 from tests.unit.records_by_hand import write_record
@@ -133,25 +134,23 @@ def test_monitor_of_a_job_without_a_record_says_what_to_do(call: Call, slurm: Sl
     assert said(call("monitor", "9", "--once")).endswith("waiting in Slurm's queue (Resources).")
 
 
-def test_monitor_waits_for_a_job_to_start(slurm: SlurmCommands, tmp_path: Path) -> None:
+def test_monitor_waits_for_a_job_to_start(
+    slurm: SlurmCommands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     slurm.answer("squeue", squeue_line("4711", "RUNNING"))
-    code = (
-        "import sys; from raycluster_cli.cli.look import await_record; from pathlib import Path; import os\n"
-    )
-    code += "print(await_record('4711', Path(sys.argv[1]), dict(os.environ), once=False).path.name)"
-    env = {**os.environ, "PATH": slurm.path}
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stderr is not None
-    assert child.stderr.readline().startswith("raycluster: job 4711: Slurm says running, but there is no")
-    write_record(tmp_path, 2)
-    out, _ = child.communicate(timeout=60)
-    assert out == "4711\n"
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 2:
+            write_record(tmp_path, 2)
+
+    record = await_record("4711", tmp_path, {"PATH": slurm.path}, once=False, sleep=sleep)
+    assert record.path.name == "4711"
+    assert waited == [1.0, 1.0]
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert told[0].startswith("raycluster: job 4711: Slurm says running, but there is no")
 
 
 def test_exit_status_is_the_clusters(call: Call, tmp_path: Path) -> None:
@@ -292,21 +291,27 @@ def test_a_secret_of_the_driver_is_not_on_the_screen(call: Call, tmp_path: Path)
 # -- a reader that leaves ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [("status", "--json"), ("status",), ("why", "4711"), ("monitor", "4711", "--once")],
-    ids=" ".join,
-)
-def test_a_pipe_that_is_closed_is_no_error(
-    tmp_path: Path, slurm: SlurmCommands, arguments: tuple[str, ...]
-) -> None:
-    write_record(tmp_path, 300)
+WRITERS = (("status", "--json"), ("status",), ("why", "4711"), ("monitor", "4711", "--once"))
+
+
+def test_a_pipe_that_is_closed_is_no_error(tmp_path: Path, slurm: SlurmCommands) -> None:
+    write_record(tmp_path, 100)  # its JSON is larger than a pipe's buffer
     reading, writing = os.pipe()
     os.close(reading)
     env = {**os.environ, "PATH": slurm.path, "RAYCLUSTER_STATE_DIR": str(tmp_path)}
-    command = [sys.executable, "-m", "raycluster_cli", *arguments]
     try:
-        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, env=env, timeout=60)
+        children = {
+            arguments: subprocess.Popen(
+                [sys.executable, "-m", "raycluster_cli", *arguments],
+                stdout=writing,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=env,
+            )
+            for arguments in WRITERS
+        }
     finally:
         os.close(writing)
-    assert (done.returncode, done.stderr) == (0, "")
+    told = {arguments: child.communicate(timeout=60)[1] for arguments, child in children.items()}
+    assert told == dict.fromkeys(WRITERS, "")
+    assert {child.returncode for child in children.values()} == {0}

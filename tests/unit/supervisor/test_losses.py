@@ -10,6 +10,7 @@ import pytest
 
 from raycluster_cli.model.record import EndReport, NodeReport
 from raycluster_cli.policy.values import Worker
+from raycluster_cli.supervisor import losses
 from raycluster_cli.supervisor.losses import cause_of_loss, end_by_report
 
 KILLED = NodeReport(
@@ -58,7 +59,11 @@ STOPPING = NodeReport("n2", "worker", "stopping", message="raycluster's keeper o
         (None, True, "health check failed; its host responds, but raycluster there has not reported why"),
     ],
 )
-def test_a_loss_without_a_report(report: NodeReport | None, responding: bool, text: str) -> None:
+def test_a_loss_without_a_report(
+    report: NodeReport | None, responding: bool, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "LAST_REPORT_S", 0.05)
+
     async def probe(address: str) -> bool:
         assert address == "10.0.0.2"
         return responding

@@ -54,7 +54,7 @@ def cancel(run: Any, lost: Mapping[str, str] = LOST, responding: bool = False) -
 
     async def work() -> None:
         run.reaper.attach(asyncio.get_running_loop())
-        await cancel_step_without(run, lost, probe=probe, others_end_s=0.2)
+        await cancel_step_without(run, lost, probe=probe, others_end_s=0.2, poll_s=0.05)
 
     asyncio.run(work())
 
@@ -109,5 +109,5 @@ def test_a_host_that_says_nothing_does_not_respond() -> None:
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(("127.0.0.1", port))
-        assert not asyncio.run(responds("127.0.0.1", port, timeout_s=0.5))
-        assert not asyncio.run(refuses("127.0.0.1", port, timeout_s=0.5))
+        assert not asyncio.run(responds("127.0.0.1", port, timeout_s=0.1))
+        assert not asyncio.run(refuses("127.0.0.1", port, timeout_s=0.1))
