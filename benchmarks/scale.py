@@ -27,12 +27,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from raycluster_cli.model.hostlist import format_hostlist
 from raycluster_cli.model.record import EndReport, HeadInfo
 from raycluster_cli.model.settings import Settings
 from raycluster_cli.model.status import NodePhase, Role
 from raycluster_cli.rayproc.health import Probe, tcp_probe
 from raycluster_cli.slurm.allocation import Allocation
-from raycluster_cli.slurm.hostlist import format_hostlist
 from raycluster_cli.state.record import Record
 from raycluster_cli.supervisor.context import Context
 from raycluster_cli.supervisor.discovery import ClusterKey, Discovery, TcpProbe

@@ -47,12 +47,13 @@ def doctor(
     """
     import time
 
+    from ..model.wording import count
     from ..ops.checkup import Checkup
     from ..ops.doctor import examine
     from ..ops.doctor_nodes import VARIABLE, Meeting, as_lines, compare, on_all_nodes
     from ..slurm.allocation import Allocation
     from ..state.location import state_dir
-    from ..system.report import count, say
+    from ..system.report import say
 
     env = dict(os.environ)
     began = time.monotonic()
@@ -170,8 +171,8 @@ def wrapped(text: str, width: int) -> list[str]:
 
 def table(reports: Sequence[NodeFindings], across: Sequence[Finding], took_s: float) -> list[tuple[str, str]]:
     """A (verdict, text) for each line: what all nodes have in common once, what differs with its nodes."""
-    from ..slurm.hostlist import format_hostlist
-    from ..system.report import count
+    from ..model.hostlist import format_hostlist
+    from ..model.wording import count
 
     every = {report.host for report in reports}
     groups: dict[tuple[str, str, str, str], tuple[set[str], dict[str, list[float]]]] = {}

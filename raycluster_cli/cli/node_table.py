@@ -9,8 +9,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from ..model.cluster_status import ClusterPhase, ClusterStatus, NodeStatus, Usage
+from ..model.hostlist import format_hostlist
 from ..model.status import ON_THE_WAY, NodePhase
-from ..slurm.hostlist import format_hostlist
 from .drawing import Glyphs, amount, bar, clock_of, fit, size, span
 
 

@@ -66,11 +66,11 @@ def stop(
       raycluster stop --all --yes
       raycluster stop 4711 --timeout 300
     """
+    from ..model.wording import count
     from ..ops.clusters import own
     from ..ops.stop import Outcome, Surroundings, end_here, stop_cluster, sweep_here, tell_swept
     from ..ops.stop_early import EarlyStop
     from ..state.catalogue import record_of
-    from ..system.report import count
 
     env = dict(os.environ)
     where = state_dir(directory, env)

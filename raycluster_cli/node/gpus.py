@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..model.value import Value
+from ..model.wording import count
 from ..slurm.allocation import Allocation
-from ..system.report import count
 from .figures import Figure, Grant, read, smallest
 
 # Per vendor the lists of visible devices, the one that its runtime obeys first in front.

@@ -7,9 +7,9 @@ import re
 from pathlib import Path, PurePosixPath
 
 from ..model.value import Value
+from ..model.wording import count
 from ..slurm.allocation import Allocation
 from ..system import cgroups
-from ..system.report import count
 from .figures import MIB, Figure, Grant, read, smallest
 
 

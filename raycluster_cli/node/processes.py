@@ -7,7 +7,8 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 
-from ..system.process import Child, Reaper, describe_code, end_tree
+from ..model.wording import describe_code
+from ..system.process import Child, Reaper, end_tree
 from ..system.report import Report
 
 #: Processes without which the node is lost.

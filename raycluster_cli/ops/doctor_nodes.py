@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..model.hostlist import format_hostlist
+from ..model.wording import count
 from ..rayproc.boot import raycluster_command
 from ..slurm.allocation import Allocation
-from ..slurm.hostlist import format_hostlist
 from ..system.ports import derived_gcs_ports
-from ..system.report import count
 from .checkup import Checkup
 from .doctor_network import addresses_of
 from .findings import Finding, NodeFindings, Verdict

@@ -19,13 +19,13 @@ from typing import Any
 
 from .._version import __version__
 from ..model.errors import RayclusterError
+from ..model.hostlist import format_hostlist
 from ..model.settings import Settings, option_name, variable_name
 from ..model.variables import unknown_variables
 from ..node.directory import make_node_root
 from ..node.grants import HostFacts, read_host
 from ..node.resources import ResourcePlan, plan_from_settings
 from ..slurm.allocation import Allocation
-from ..slurm.hostlist import format_hostlist
 from ..system.cgroups import process_limits
 from ..system.limits import LimitReport, raise_limits
 from ..system.network import NodeAddress, describe, interface_addresses, node_address

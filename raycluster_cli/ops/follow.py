@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..model.errors import RayclusterError
+from ..model.wording import duration
 from ..slurm.queue import ENDED, WAITING
-from ..system.report import duration, say
+from ..system.report import say
 
 SCONTROL_TIMEOUT_S = 15.0
 

@@ -14,8 +14,8 @@ from ..model.causes import Found
 from ..model.cluster_status import ClusterStatus
 from ..model.record import EndReport, Event, HeadInfo, NodeReport, ProcessDeath
 from ..model.status import EndReason, NodePhase
+from ..model.wording import describe_code
 from ..state.record import Record
-from ..system.process import describe_code
 from .evidence import JobOutput, last_log_lines, read_output, search
 from .follow import JobState
 from .reader import read_cluster

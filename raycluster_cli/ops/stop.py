@@ -27,13 +27,13 @@ from ..model.cluster_status import ClusterPhase, ClusterStatus
 from ..model.errors import RayclusterError
 from ..model.record import EndReport, HeadInfo
 from ..model.status import NodePhase, Role
+from ..model.wording import count, duration
 from ..node.sweep import Swept, sweep_stale
 from ..rayproc.boot import raycluster_command
 from ..slurm.queue import Job, cancel_job, query_jobs
 from ..state.catalogue import list_records
 from ..state.record import Record
 from ..system.proctree import ProcessRef, is_running, send_signal
-from ..system.report import count, duration
 from .reader import read_cluster
 
 #: How often the record is read while waiting.

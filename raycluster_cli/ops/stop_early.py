@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..model.wording import duration
 from ..slurm.queue import Job
 from ..slurm.site import query_config
 from ..state.record import Record
-from ..system.report import duration
 from .follow import job_state
 from .reader import read_cluster
 from .stop import POLL_S, Outcome, Surroundings, stop_cluster

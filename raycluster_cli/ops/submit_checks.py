@@ -18,10 +18,10 @@ from ..model.errors import UsageError
 from ..model.settings import Settings, parse_size_bytes
 from ..model.token import own_token
 from ..model.variables import unknown_variables
+from ..model.wording import count
 from ..node.places import NETWORK, Mount, mount_of
 from ..node.resources import check_least_store
 from ..system.network import parse_network
-from ..system.report import count
 
 #: Directories that each host has for itself, unless a network file system is mounted there.
 _OWN_OF_EACH_HOST = ("/tmp", "/var/tmp", "/dev/shm", "/run")

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..model.errors import RayclusterError, UsageError
+from ..model.wording import shell_code
 from ..system.port_probe import port_error
-from ..system.process import ENDING, shell_code
+from ..system.process import ENDING
 
 #: The port on one's own machine, as Ray's own documentation has it.
 LOCAL_PORT = 8265

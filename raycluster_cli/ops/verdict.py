@@ -9,8 +9,7 @@ from ..model.causes import Found
 from ..model.cluster_status import ClusterPhase
 from ..model.record import NEVER_CONNECTED, EndReport
 from ..model.status import EndReason
-from ..system.process import describe_code
-from ..system.report import count
+from ..model.wording import count, describe_code
 from .post_mortem import LOST, NodeEnd, PostMortem
 
 #: An end this close to the job's time limit is taken for it: Slurm may send its signal up to a minute early.

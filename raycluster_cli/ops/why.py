@@ -11,7 +11,8 @@ from typing import Any
 from ..model.log_lines import shortened
 from ..model.status import EndReason, NodePhase, Role
 from ..model.text import printable
-from ..system.report import command_text, count, duration
+from ..model.wording import count, duration
+from ..system.report import command_text
 from .evidence import ON_PURPOSE
 from .post_mortem import NodeEnd, PostMortem
 from .verdict import judge

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from ..model.record import NEVER_CONNECTED
 from ..model.status import EndReason, NodePhase
-from ..system.process import describe_code, shell_code
-from ..system.report import duration
+from ..model.wording import describe_code, duration, shell_code
 from . import events as on
 from .actions import Arm, AskForDriver, Note, ReadReports, Warn
 from .head_end import finish

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from ..model.errors import ExitCode
 from ..model.status import EndReason, NodePhase
-from ..system.process import shell_code
-from ..system.report import duration
+from ..model.wording import duration, shell_code
 from . import events as on
 from .actions import (
     Action,

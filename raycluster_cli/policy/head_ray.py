@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from ..model.errors import ExitCode
 from ..model.status import EndReason
-from ..system.process import describe_code
-from ..system.report import count, duration
+from ..model.wording import count, describe_code, duration
 from . import events as on
 from .actions import Action, Arm, KillSilent, RestartGcs, RestartHead, Say, StartDriver, Warn
 from .head_end import finish

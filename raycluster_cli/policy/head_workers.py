@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ..model.errors import ExitCode
 from ..model.status import EndReason, NodePhase
-from ..system.report import count, duration
+from ..model.wording import count, duration
 from . import events as on
 from .actions import (
     Action,

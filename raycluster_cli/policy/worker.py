@@ -16,8 +16,7 @@ from ..model.loss_policy import WorkerLossPolicy
 from ..model.record import EndReport
 from ..model.status import EndReason, NodePhase
 from ..model.value import Value
-from ..system.process import describe_code
-from ..system.report import count
+from ..model.wording import count, describe_code
 from . import events as on
 from .actions import (
     Action,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from ..model.hostlist import format_hostlist
 from ..model.status import NodePhase
-from ..slurm.hostlist import format_hostlist
-from ..slurm.task_probe import TASK_ENDED_HINT
-from ..system.report import count, duration
+from ..model.wording import count, duration
 from .stopping import SAME_SIGNAL_S
 from .values import WorkerReport
 
@@ -20,6 +19,12 @@ NAMED = 8
 
 #: So many failed workers are told with their reason.
 EXPLAINED = 3
+
+#: The hint for a task that ended before it could report why.
+TASK_ENDED_HINT = (
+    "See srun's own message for its exit code: 127 means that raycluster was not found on that node. Is the "
+    "environment on a file system that all nodes share?"
+)
 
 
 def too_many_cannot_join(

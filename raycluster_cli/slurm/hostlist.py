@@ -1,4 +1,4 @@
-"""Hostlists, Slurm's notation for node names: text in, names out, and back.
+"""Hostlists, Slurm's notation for node names: text in, names out (and back: model.hostlist).
 
 Nothing here runs a command: ``scontrol show hostnames`` is often missing in containers, and one call for
 each node does not scale.
@@ -9,13 +9,12 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from ..model.errors import UsageError
 from .malformed import MAX_HOSTS, malformed, quoted
 
 _RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?", re.ASCII)
-_NUMBERED = re.compile(r"(.*?)(\d{1,18})((?:\.\D*)?)", re.ASCII)
 _NAME_CHARACTERS = re.compile(r"[A-Za-z0-9._-]*")
 _TOKEN = re.compile(r"\[[^\[\]]*\]|[^\[\],\s]+|\s*,\s*|\s+|[\[\]]")
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
@@ -95,39 +94,3 @@ def _parse_bracket(bracket: str, fail: _Fail) -> list[tuple[range, int]]:
             raise fail(f"more than {MAX_HOSTS} hosts")
         ranges.append((range(low, high + 1), len(match[1])))
     return ranges
-
-
-def format_hostlist(hosts: Sequence[str]) -> str:
-    """A short hostlist of these hosts in this order, for messages and for ``srun -w``.
-
-    >>> format_hostlist(["n1", "n2", "n3", "n7", "login"])
-    'n[1-3,7],login'
-    >>> format_hostlist(["n08", "n09", "n10"])
-    'n[08-10]'
-    """
-    parts: list[str] = []
-    for (prefix, suffix, numbered), group in itertools.groupby(
-        map(_split_number, hosts), key=lambda n: n[:3]
-    ):
-        numbers = [number for *_, number in group]
-        if numbered and len(numbers) > 1:
-            parts.append(f"{prefix}[{','.join(_number_ranges(numbers))}]{suffix}")
-        else:
-            parts.extend(f"{prefix}{number}{suffix}" for number in numbers)
-    return ",".join(parts)
-
-
-def _split_number(host: str) -> tuple[str, str, bool, str]:
-    """Prefix, suffix, whether there is a number between the two, and the number."""
-    match = _NUMBERED.fullmatch(host)
-    return (match[1], match[3], True, match[2]) if match else (host, "", False, "")
-
-
-def _number_ranges(numbers: Sequence[str]) -> list[str]:
-    ranges: list[list[str]] = []
-    for number in numbers:
-        if ranges and number == f"{int(ranges[-1][-1]) + 1:0{len(ranges[-1][0])}d}":
-            ranges[-1].append(number)
-        else:
-            ranges.append([number])
-    return [r[0] if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in ranges]

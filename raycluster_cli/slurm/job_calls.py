@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 from ..model.errors import RayclusterError
 from ..model.value import Value
-from ..system.process import Reaper, describe_code
+from ..model.wording import describe_code
+from ..system.process import Reaper
 from .command import run_command
 from .queue import parse_time
 

@@ -18,12 +18,6 @@ TASK_PROBE_S, TASK_PROBE_AGAIN_S = 8.0, 20.0
 #: Time between two answers that must agree.
 CONFIRM_S = 5.0
 
-#: The hint for a task that ended before it could report why.
-TASK_ENDED_HINT = (
-    "See srun's own message for its exit code: 127 means that raycluster was not found on that node. Is the "
-    "environment on a file system that all nodes share?"
-)
-
 #: What `scontrol listpids` says of a step that has no task on the node (any more).
 _NO_STEP = "does not exist on node"
 

@@ -12,6 +12,7 @@ from ..model.errors import RayclusterError, UsageError
 from ..model.loss_policy import WorkerLossPolicy
 from ..model.record import EndReport
 from ..model.status import EndReason, NodePhase
+from ..model.wording import count, duration
 from ..node.processes import ESSENTIAL
 from ..policy import actions as do
 from ..policy import events as on
@@ -23,7 +24,7 @@ from ..slurm.job_calls import requeue
 from ..system.cgroups import oom_kills
 from ..system.process import Child
 from ..system.proctree import has_terminal
-from ..system.report import command_text, count, duration
+from ..system.report import command_text
 from .context import Context
 from .driver import Driver, find_driver, uv_note
 from .head_guards import HeadGuards

@@ -18,8 +18,9 @@ from ..model.errors import ExitCode, RayclusterError
 from ..model.record import EndReport, HeadInfo
 from ..policy.values import End
 from ..policy.worker import end_of_cluster
+from ..policy.worker_wait import TASK_ENDED_HINT
 from ..slurm.allocation import Allocation
-from ..slurm.task_probe import TASK_ENDED_HINT, TASK_PROBE_S, TaskProbe, hosts_without_task
+from ..slurm.task_probe import TASK_PROBE_S, TaskProbe, hosts_without_task
 from ..state.record import Record
 from ..system.process import Reaper
 from ..system.report import Report

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from .._version import __version__
 from ..model.errors import HeadStartError, RayclusterError, UsageError
+from ..model.hostlist import format_hostlist
 from ..model.record import HeadInfo
 from ..model.status import HeadState, NodePhase
 from ..model.variables import unknown_variables
@@ -21,7 +22,6 @@ from ..rayproc.address import is_loopback
 from ..rayproc.companion_client import Started
 from ..rayproc.failure import StartFailure
 from ..slurm.allocation import Allocation
-from ..slurm.hostlist import format_hostlist
 from ..state.record import Record
 from .driver import find_driver
 from .head_entry import HeadEntry

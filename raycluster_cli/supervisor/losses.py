@@ -9,9 +9,9 @@ from typing import Any
 
 from ..model.record import EndReport, NodeReport
 from ..model.status import EndReason, NodePhase
+from ..model.wording import describe_code
 from ..policy.values import Cause, Worker
 from ..state.record import Record
-from ..system.process import describe_code
 from .report_writer import ReportWriter
 from .silent_hosts import responds
 

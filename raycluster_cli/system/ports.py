@@ -27,11 +27,11 @@ from pathlib import Path
 from types import TracebackType
 
 from ..model.errors import RayclusterError, UsageError
+from ..model.wording import count
 from .port_locks import UNIT, PortLocks
 from .port_map import HEAD_ONLY, LAYOUT, PortMap
 from .port_probe import first_ephemeral_port, port_error, port_holder
 from .proctree import PROC
-from .report import count
 
 FIXED = 16
 """Ports at the start of a block that are not for worker processes."""

@@ -10,7 +10,6 @@ subprocesses.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import os
 import signal
@@ -28,30 +27,6 @@ from .waiting import done_within
 def code_of(status: int) -> int:
     """A wait status as subprocess gives it: the exit code, or minus the signal's number."""
     return os.waitstatus_to_exitcode(status)
-
-
-def shell_code(code: int) -> int:
-    """A return code as a shell shows it: 128 + N for a death by signal N.
-
-    >>> shell_code(-9)
-    137
-    """
-    return 128 - code if code < 0 else code
-
-
-def describe_code(code: int) -> str:
-    """A return code in words.
-
-    >>> describe_code(-9)
-    'was killed by SIGKILL'
-    >>> describe_code(3)
-    'ended with code 3'
-    """
-    if code >= 0:
-        return f"ended with code {code}"
-    with contextlib.suppress(ValueError):
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"was killed by signal {-code}"
 
 
 def _ref_of(pid: int) -> ProcessRef:

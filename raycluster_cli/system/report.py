@@ -12,30 +12,8 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 from ..model.text import printable, without_secrets
-
-
-def duration(seconds: float) -> str:
-    """A duration for people.
-
-    >>> duration(0.84), duration(75), duration(7260)
-    ('0.8 s', '1 min 15 s', '2 h 1 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min"
-
-
-def count(number: int, noun: str, plural: str = "") -> str:
-    """A number with its noun.
-
-    >>> count(1, "worker"), count(3, "worker")
-    ('1 worker', '3 workers')
-    """
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+from ..model.wording import count as count
+from ..model.wording import duration as duration
 
 
 def command_text(argv: Sequence[str], most: int = 200) -> str:

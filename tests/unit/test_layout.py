@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "model": (),
     "system": ("model",),
     "slurm": ("model", "system"),
-    "policy": ("model", "system", "slurm"),
+    "policy": ("model",),
     "state": ("model", "system"),
     "rayproc": ("model", "system"),
     "node": ("model", "system", "slurm", "state", "rayproc"),

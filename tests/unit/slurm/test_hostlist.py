@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.model.errors import UsageError
-from raycluster_cli.slurm.hostlist import format_hostlist, parse_hostlist
+from raycluster_cli.model.hostlist import format_hostlist
+from raycluster_cli.slurm.hostlist import parse_hostlist
 
 HOSTLISTS = json.loads((Path(__file__).parents[2] / "data" / "hostlists.json").read_text())
 
@@ -53,26 +54,6 @@ def test_long_malformed_text_is_cut_in_the_message() -> None:
     with pytest.raises(UsageError) as caught:
         parse_hostlist("n[" + "1," * 5000)
     assert len(str(caught.value)) < 300
-
-
-@pytest.mark.parametrize(
-    ("hosts", "text"),
-    [
-        (["n1"], "n1"),
-        (["n1", "n2", "n3", "n7", "login"], "n[1-3,7],login"),
-        (["n08", "n09", "n10"], "n[08-10]"),
-        (["n8", "n9", "n10"], "n[8-10]"),
-        (["n8", "n09", "n10"], "n[8,09-10]"),
-        (["n3", "n2", "n1"], "n[3,2,1]"),
-        (["a1", "b1", "a2"], "a1,b1,a2"),
-        (["g1.example.org", "g2.example.org"], "g[1-2].example.org"),
-        (["gpu-a", "gpu-b"], "gpu-a,gpu-b"),
-        (["r1n1", "r1n2", "r2n1"], "r1n[1-2],r2n1"),
-        ([], ""),
-    ],
-)
-def test_format_hostlist(hosts: list[str], text: str) -> None:
-    assert format_hostlist(hosts) == text
 
 
 @pytest.mark.parametrize("text", [text for text, _ in HOSTLISTS["agree"]])

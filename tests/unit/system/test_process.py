@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from raycluster_cli.model.wording import describe_code, shell_code
 from raycluster_cli.system.keeper_link import Keeper
-from raycluster_cli.system.process import PAIR_S, SETTLE_S, Child, Reaper, Signals, describe_code, shell_code
+from raycluster_cli.system.process import PAIR_S, SETTLE_S, Child, Reaper, Signals
 from raycluster_cli.system.proctree import ProcessRef, identify
 from raycluster_cli.system.waiting import within
 from tests.unit.loops import in_loop
