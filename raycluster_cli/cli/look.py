@@ -92,12 +92,12 @@ def status(
     """
     import json
 
+    from ..model.wording import count
     from ..ops.clusters import find_record, of_whom, read_all, start_hint
     from ..ops.pick import Pick
     from ..ops.reader import read_cluster
     from ..ops.status_json import cluster_json, list_json
     from ..state.catalogue import check_readable, owner_of
-    from ..system.report import count
     from .cluster_table import cluster_lines
     from .screen import facts, report
     from .terminal import glyphs_of, make_console, print_lines

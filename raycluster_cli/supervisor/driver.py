@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..model.errors import UsageError
@@ -26,7 +26,7 @@ from ..system.proctree import (
     send_signal,
 )
 from ..system.programs import find_program
-from ..system.waiting import set_within
+from ..system.waiting import FIND_S, call_within, set_within
 
 #: In the environment of the driver's processes: which supervisor started it.
 MARK = "RAYCLUSTER_DRIVER_OF"
@@ -90,6 +90,23 @@ def uv_note(argv: Sequence[str], env: Mapping[str, str]) -> str:
     )
 
 
+async def find_driver_within(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    timeout_s: float = FIND_S,
+    find: Callable[[Sequence[str], Mapping[str, str]], str] = find_driver,
+) -> str:
+    """:func:`find_driver` off the event loop.  Raises UsageError also when a file system does not respond."""
+    try:
+        return await call_within(timeout_s, find, argv, env)
+    except asyncio.TimeoutError:
+        raise UsageError(
+            f"the driver {argv[0]!r} was not found within {timeout_s:g} s: a file system does not respond.",
+            "`ls` of its directory and of those in PATH shows which one.",
+        ) from None
+
+
 class Driver:
     """A running driver: its process, and every process that it started.
 
@@ -126,18 +143,16 @@ class Driver:
         *,
         own_session: bool | None = None,
     ) -> Driver:
-        """Start it with this process's stdin, stdout and stderr.  Raises UsageError, OSError.
+        """Start it with this process's stdin, stdout and stderr.  Raises OSError.
 
+        ``argv`` begins with the file that :func:`find_driver` has found.
         ``own_session``: None for what the class's docstring says.
         """
-        program = find_driver(argv, env)
         if own_session is None:
             own_session = not has_terminal()
         me = identify(os.getpid())
         mark = f"{me.pid}-{me.start_ticks}" if me else os.urandom(8).hex()
-        child = reaper.spawn(
-            [program, *argv[1:]], "driver", env={**env, MARK: mark}, start_new_session=own_session
-        )
+        child = reaper.spawn(argv, "driver", env={**env, MARK: mark}, start_new_session=own_session)
         return cls(child, signals, mark=mark, own_session=own_session)
 
     # -- its processes ---------------------------------------------------------------------------

@@ -62,8 +62,10 @@ class HeadRun(NodeRun):
         self._recovery: asyncio.Task[None] | None = None
         self._lost: dict[str, str] = {}
         """The addresses of hosts that have lost a worker, by name."""
+        self.program = ""
+        """The file that the driver's first word names, once found."""
         if context.driver and context.allocation is None:
-            find_driver(context.driver, context.env)
+            self.program = find_driver(context.driver, context.env)
 
     def step(self, event: object, now: float) -> list[do.Action]:
         before = self.state.workers
@@ -132,10 +134,8 @@ class HeadRun(NodeRun):
         if not restarts and (note := uv_note(self.context.driver, env)):
             self.report.say(note)
         try:
-            self.driver = Driver.start(self.context.driver, env, self.reaper, self.signals)
-        except RayclusterError as error:
-            self.post(on.StartEnded(self.end_of_error(error)))
-            return
+            argv = [self.program, *self.context.driver[1:]]
+            self.driver = Driver.start(argv, env, self.reaper, self.signals)
         except OSError as error:
             text = f"the driver could not be started: {error.strerror or error}."
             self.post(on.StartEnded(self.end_of_error(UsageError(text, "Is it a program for this machine?"))))

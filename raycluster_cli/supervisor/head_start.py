@@ -23,7 +23,7 @@ from ..rayproc.companion_client import Started
 from ..rayproc.failure import StartFailure
 from ..slurm.allocation import Allocation
 from ..state.record import Record
-from .driver import find_driver
+from .driver import find_driver_within
 from .head_entry import HeadEntry
 from .head_proof import HeadProof, identity_of
 from .versions import python_version
@@ -64,8 +64,8 @@ class HeadStart:
             run.keep()
         run.post(on.LeaseTaken())
         # In a job not earlier: other tasks wait for this one, and learn of its failure from the record.
-        if self._context.driver:
-            find_driver(self._context.driver, self._context.env)
+        if self._context.driver and not run.program:
+            run.program = await find_driver_within(self._context.driver, self._context.env)
         node = await run.make_node()
         node.on_dashboard = lambda url: self.entry.update(dashboard=url)
         run.keep(node_root=str(node.root.path))

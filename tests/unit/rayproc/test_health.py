@@ -6,6 +6,7 @@ import asyncio
 import errno
 import socket
 import struct
+import threading
 import time
 from collections.abc import Awaitable, Callable
 
@@ -351,6 +352,31 @@ def test_a_probe_tells_reached_refused_and_timed_out() -> None:
             assert probe.outcome is Outcome.TIMED_OUT
 
     asyncio.run(with_server(answering(b""), use))
+
+
+def test_a_name_server_that_does_not_respond(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names are resolved in a thread: signals and everything else go on meanwhile."""
+    released = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(60) and [])
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.01)
+            ticks += 1
+
+    async def probe() -> Probe:
+        ticking = asyncio.ensure_future(tick())
+        found = await tcp_probe("head.example.org", 6379, timeout_s=0.1)
+        ticking.cancel()
+        return found
+
+    try:
+        assert asyncio.run(probe()).outcome is Outcome.TIMED_OUT
+    finally:
+        released.set()
+    assert ticks
 
 
 def test_a_name_that_cannot_be_one_is_unknown() -> None:

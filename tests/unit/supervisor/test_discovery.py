@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import socket
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,12 +17,20 @@ from raycluster_cli.model.record import EndReport, HeadInfo, NodeReport
 from raycluster_cli.rayproc.health import Outcome, Probe
 from raycluster_cli.slurm.allocation import Allocation
 from raycluster_cli.state.record import Record
-from raycluster_cli.supervisor.discovery import AttemptFailed, ClusterKey, Discovery, Target
+from raycluster_cli.supervisor import discovery
+from raycluster_cli.supervisor.discovery import (
+    AttemptFailed,
+    ClusterKey,
+    Discovery,
+    Target,
+    numeric_address,
+)
 from raycluster_cli.supervisor.head_proof import ProvenHead
 from raycluster_cli.supervisor.head_record import HeadRecord
 from raycluster_cli.supervisor.report_writer import ReportWriter
 from raycluster_cli.supervisor.run import Finished
 from raycluster_cli.system.report import Report
+from tests.unit.loops import in_loop
 
 TOKEN = "0123456789abcdef" * 4
 KEY = ClusterKey("bed", "7")
@@ -191,6 +201,17 @@ def test_a_name_that_does_not_resolve_is_not_needed(world: World, port: int | No
     options: dict[str, Any] = {"master_ip": "no-such-name", "master_port": port, "own_token": TOKEN}
     target = world.find(record, symmetric=False, meanwhile=later, wait_s=20.0, **options)
     assert (target.address, target.head) == ("10.77.0.1:20480", HEAD)
+
+
+@in_loop
+async def test_a_name_server_that_does_not_respond(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(discovery, "RESOLVE_S", 0.01)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(60) and [])
+    try:
+        assert await numeric_address("n1.example.org") == "n1.example.org"  # the probe says why
+    finally:
+        released.set()
 
 
 def test_a_head_of_another_step_is_not_ours(world: World) -> None:

@@ -7,13 +7,14 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from raycluster_cli.model.errors import UsageError
-from raycluster_cli.supervisor.driver import Driver, find_driver, uv_note
+from raycluster_cli.supervisor.driver import Driver, find_driver, find_driver_within, uv_note
 from raycluster_cli.system.process import Child, Reaper, Signals
 from raycluster_cli.system.proctree import (
     PR_SET_CHILD_SUBREAPER,
@@ -322,6 +323,21 @@ def test_users_of_uv_run_are_told_where_their_tasks_run(
     argv: list[str], env: dict[str, str], told: bool
 ) -> None:
     assert bool(uv_note(argv, env)) == told
+
+
+@in_loop
+async def test_a_driver_on_a_file_system_that_does_not_respond() -> None:
+    released = threading.Event()
+
+    def hangs(argv: Sequence[str], env: Mapping[str, str]) -> str:
+        return str(released.wait(60))
+
+    try:
+        with pytest.raises(UsageError, match=r"'train' was not found within 0.01 s: a file system does not"):
+            await find_driver_within(["train"], {}, timeout_s=0.01, find=hangs)
+    finally:
+        released.set()
+    assert await find_driver_within(["sh", "-c", "true"], {"PATH": "/bin"}) == "/bin/sh"
 
 
 #: Runs a driver as the supervisor does, in the terminal that it was given.
