@@ -15,6 +15,7 @@ MS_MOVE = 0x2000
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
 MNT_DETACH = 0x2
+CLONE_NEWNS = 0x20000
 CLONE_NEWCGROUP = 0x2000000
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -40,6 +41,12 @@ def tmpfs(target: str | Path, size_mib: int, mode: str = "755") -> None:
 def unmount(target: str | Path) -> None:
     """Takes the mount at ``target``, and all that is mounted below it, out of sight."""
     _check(_libc.umount2(str(target).encode(), MNT_DETACH), f"unmount {target}")
+
+
+def pivot_root(root: str | Path, old: str | Path) -> None:
+    """Makes the mount ``root`` this process's /; the former one appears at ``old``, below it."""
+    _check(_libc.pivot_root(str(root).encode(), str(old).encode()), f"pivot_root {root}")
+    os.chdir("/")
 
 
 def unshare(flags: int) -> None:
