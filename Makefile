@@ -12,6 +12,8 @@
 #   make chaos         every fault of docs/reliability.md, then random ones (needs Slurm and root; an hour);
 #                      FAULTS=100 makes it a hundred random faults, each 10 to 60 s
 #   make soak          starts and stops beside an idle cluster, for an hour or SOAK_MINUTES (needs Slurm and root)
+#   make slurm-versions  the core of the Slurm tests on other versions of Slurm (needs root and debootstrap)
+#   make cgroup2       tests of grants and limits in a virtual machine with cgroup v2 (needs root, debootstrap and qemu)
 #   make docs          build the documentation into site/ and check it
 #   make import-graph  draw the picture of the packages in docs/architecture.md (needs graphviz)
 #   make packaging     build sdist and wheel into dist/ and check them
@@ -32,7 +34,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit ray ray-oldest ray-default slurm chaos soak libraries lint format docs import-graph packaging bench clean
+.PHONY: help venv demo test unit ray ray-oldest ray-default slurm chaos soak libraries lint format docs import-graph packaging bench clean slurm-versions cgroup2
 
 help:
 	@awk '!/^#/ {exit} {sub(/^# ?/, ""); print}' Makefile
@@ -120,6 +122,17 @@ chaos: $(DEV)
 SOAK_MINUTES ?= 60
 soak: $(DEV)
 	$(BIN)/python -m benchmarks.soak --minutes $(SOAK_MINUTES)
+
+# Debian's suites have other versions of Slurm and Python; the first run makes their roots outside of the repository.
+SUITES ?= trixie sid
+slurm-versions: $(DEV)
+	@failed=; for suite in $(SUITES); do \
+	    CI=true $(BIN)/python -m tests.bed.suite $$suite -- python -m pytest -q tests/slurm -m versions $(PYTEST_ARGS) || failed="$$failed $$suite"; \
+	done; test -z "$$failed" || { echo "make: failed on$$failed" >&2; exit 1; }
+
+# What Slurm and the kernel do with memory limits differs between cgroup v1 and v2.
+cgroup2: $(DEV)
+	CI=true $(BIN)/python -m tests.bed.machine trixie -- python -m pytest -q tests/slurm -m cgroup2 $(PYTEST_ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

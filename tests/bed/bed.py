@@ -37,7 +37,7 @@ def missing(spec: BedSpec) -> str:
     if absent := [program for program in PROGRAMS if not shutil.which(program, path=_path())]:
         return f"a bed of Slurm hosts needs {', '.join(absent)}"
     if spec.cgroups and not cgroup.available():
-        return "a bed with limits needs cgroup v1, its controllers mounted below /sys/fs/cgroup"
+        return "a bed with limits needs cgroup v1 below /sys/fs/cgroup, or a machine with v2 to itself"
     if spec.cgroups and max(spec.cpus) > (found := os.cpu_count() or 1):
         return f"a bed with limits cannot pin jobs to {max(spec.cpus)} CPUs: this machine has {found}"
     return ""
@@ -189,7 +189,11 @@ class Bed:
                 "--ipc",
                 "--pid",
             ],
-            *(["--cgroup", "--", *cgroup.MOVE_TO_ROOT] if self.spec.cgroups else ["--"]),
+            *(
+                ["--cgroup", "--", *cgroup.MOVE_TO_ROOT]
+                if self.spec.cgroups and cgroup.version() == 1
+                else ["--"]
+            ),
             *["setpriv", "--reuid", user, "--regid", user, "--init-groups", "--pdeathsig", "KILL", "--"],
             *["env", "--ignore-environment", f"--chdir={wd or variables['HOME']}"],
             *[f"{name}={value}" for name, value in variables.items()],
@@ -221,6 +225,9 @@ class Bed:
             said = f"{done.stdout}{done.stderr}"
             raise BedError(f"{' '.join(command)} on {host} ended with {done.returncode}:\n{said}")
         return done
+
+    def _own_cgroups(self) -> bool:
+        return self.spec.cgroups and cgroup.version() == 1
 
     def path(self, host: str, path: str) -> Path:
         """Where this process finds the file that ``host`` has at the absolute ``path``."""
@@ -307,7 +314,7 @@ def _write_files(directory: Path, spec: BedSpec) -> None:
     spec = dataclasses.replace(spec, keep=(*sorted(real), *sorted(keep - real)))
     (directory / "spec.json").write_text(spec.to_json())
     (etc / "slurm" / "slurm.conf").write_text(spec.slurm_conf(directory))
-    (etc / "slurm" / "cgroup.conf").write_text(spec.cgroup_conf())
+    (etc / "slurm" / "cgroup.conf").write_text(spec.cgroup_conf(cgroup.version()))
     (etc / "slurm" / "gres.conf").write_text(spec.gres_conf())
     (etc / "hosts").write_text(spec.hosts_file())
     (etc / "passwd").write_text(spec.passwd_file(Path("/etc/passwd").read_text()))

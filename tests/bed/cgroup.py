@@ -1,4 +1,9 @@
-"""A cgroup (v1) for each host in each controller, where a bed enforces limits."""
+"""The cgroups of hosts, where a bed enforces limits.
+
+With v1 each host has its own in each controller.  With v2 all hosts use the machine's root, in
+which each slurmd makes a scope with its node's name: below the root a cgroup with processes in it
+cannot hand its controllers on.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +24,23 @@ MOVE_TO_ROOT = (
 """Put before a command, it runs that in the host's own cgroups, as if it had been started there."""
 
 
+def version() -> int:
+    """The version of cgroups that this machine mounts: 1 or 2."""
+    return 2 if (MOUNTS / "cgroup.controllers").exists() else 1
+
+
 def available() -> bool:
-    """Whether this machine mounts cgroup v1's controllers where Slurm looks for them."""
+    """Whether this machine has the controllers where Slurm looks for them; of v2, to this process."""
+    if version() == 2:
+        own = Path("/proc/self/cgroup").read_text().strip()
+        return own == "0::/" and "memory" in (MOUNTS / "cgroup.subtree_control").read_text()
     return all((MOUNTS / controller / "tasks").exists() for controller in CONTROLLERS)
 
 
 def enter(bed: str, host: str) -> None:
     """Makes the cgroups of ``host`` and moves this process into them, as the root of all that it will see."""
+    if version() == 2:
+        return
     for controller in CONTROLLERS:
         machine, top = MOUNTS / controller, _top(controller, bed)
         for path, parent in ((top, machine), (top / host, top)):
@@ -49,6 +64,8 @@ def mount_own() -> None:
 
 def remove(bed: str, host: str = "") -> None:
     """Removes the cgroups of ``host``, or of the whole bed, once its processes have gone; else OSError."""
+    if version() == 2:
+        return
     deadline = time.monotonic() + 5
     for controller in CONTROLLERS:
         top = _top(controller, bed) / host

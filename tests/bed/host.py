@@ -63,7 +63,7 @@ def mount_all(directory: Path, spec: BedSpec, host: str) -> None:
     tmpfs("/var/tmp", 512, mode="1777")
     tmpfs("/run", 256)
     tmpfs("/root", 16)
-    mount_sys(own_cgroups=spec.cgroups)
+    mount_sys(own_cgroups=spec.cgroups and cgroup.version() == 1)
     bind(directory / "home", "/home")
     for name in ("hosts", "passwd", "group", "slurm"):
         bind(directory / "etc" / name, f"/etc/{name}")

@@ -112,9 +112,11 @@ class BedSpec:
         lines.append("PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10")
         return "\n".join(lines) + "\n"
 
-    def cgroup_conf(self) -> str:
+    def cgroup_conf(self, version: int = 1) -> str:
         """cgroup.conf: slurmd reads it even where no cgroup is used."""
-        lines = ["CgroupPlugin=cgroup/v1", "CgroupMountpoint=/sys/fs/cgroup", "CgroupAutomount=no"]
+        lines = [f"CgroupPlugin=cgroup/v{version}", "CgroupMountpoint=/sys/fs/cgroup"]
+        # Slurm 22.05 mounts v1's controllers if not told otherwise, and no systemd makes scopes in beds.
+        lines += ["CgroupAutomount=no"] if version == 1 else ["IgnoreSystemd=yes", "EnableControllers=yes"]
         if self.cgroups:
             lines += ["ConstrainCores=yes", "ConstrainRAMSpace=yes"]
         return "\n".join(lines) + "\n"

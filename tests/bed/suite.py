@@ -40,7 +40,12 @@ PACKAGES = (
 )
 KERNEL_PACKAGES = ("linux-image-cloud-amd64", "initramfs-tools", "kmod", "udev")
 """What a virtual machine needs in addition to run a root: :mod:`tests.bed.machine`."""
-MANYLINUX = ("1", "2010", "2014", *(f"_2_{minor}" for minor in (5, 12, 17, 24, 26, 27, 28, 31, 34, 35, 36, 39)))
+MANYLINUX = (
+    "1",
+    "2010",
+    "2014",
+    *(f"_2_{minor}" for minor in (5, 12, 17, 24, 26, 27, 28, 31, 34, 35, 36, 39)),
+)
 """Wheels for these run in the suites; pip does not know that a later one includes those before."""
 
 
@@ -99,7 +104,7 @@ class Suite:
         (site / "raycluster.pth").write_text(f"{CHECKOUT}\n")
         script = root / str(VENV).lstrip("/") / "bin/raycluster"
         script.write_text(
-            f"#!{VENV}/bin/python\nimport sys\n\nfrom raycluster_cli.__main__ import main\n\nsys.exit(main())\n"
+            f"#!{VENV}/bin/python\nimport sys\nfrom raycluster_cli.__main__ import main\nsys.exit(main())\n"
         )
         script.chmod(0o755)
         (root / str(CHECKOUT).lstrip("/")).mkdir(exist_ok=True)
@@ -147,7 +152,9 @@ def _requirements() -> list[str]:
 
 
 def _call(*command: str | Path) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ, LC_ALL="C"))
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=dict(os.environ, LC_ALL="C")
+    )
     if done.returncode != 0:
         tail = "\n".join(f"{done.stdout}{done.stderr}".splitlines()[-20:])
         raise SuiteError(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{tail}")
@@ -170,7 +177,7 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def main() -> int:
+def main() -> None:
     """Becomes a command in the root of a suite."""
     parser = argparse.ArgumentParser(
         "python -m tests.bed.suite", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -182,12 +189,11 @@ def main() -> int:
     try:
         suite.make()
     except (SuiteError, OSError) as error:
-        print(f"suite {suite.name}: {error}", file=sys.stderr)
-        return 1
+        sys.exit(f"suite {suite.name}: {error}")
     suite.enter()
     os.chdir(CHECKOUT)
     os.execvpe(options.command[0], options.command, environment(os.environ))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import platform
+import shutil
+import subprocess
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from tests.bed import cgroup
 from tests.bed.bed import Bed, missing
 from tests.bed.spec import BedSpec
 from tests.slurm.jobs import Slurm
@@ -29,6 +34,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if HERE in item.path.parents:
                 item.add_marker(pytest.mark.skip(reason=why))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line before pytest's last: which versions were tested."""
+    slurmd, ray = shutil.which("slurmd", path=f"{os.environ['PATH']}:/usr/sbin"), metadata.version("ray")
+    if slurmd:
+        name = subprocess.run([slurmd, "-V"], capture_output=True, text=True, check=False).stdout.split()[-1]
+        tested = f"Slurm {name}, Python {platform.python_version()}, Ray {ray}, cgroup {cgroup.version()}"
+        terminalreporter.write_line(tested)
 
 
 class Beds:

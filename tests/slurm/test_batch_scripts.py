@@ -25,6 +25,7 @@ exec unshare --mount --uts bash -c '
 """
 
 
+@pytest.mark.versions
 def test_gpus_are_those_of_the_job(strict_slurm: Slurm) -> None:
     job = submit(strict_slurm, "gpu.sbatch", options=("--nodelist=n2,n3",), user="alice")
     assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
@@ -76,6 +77,7 @@ def test_a_container_script_without_image_says_so(slurm: Slurm) -> None:
     assert "IMAGE: set it to the image" in job.output()
 
 
+@pytest.mark.versions
 def test_the_requeue_script_passes_the_code_on(slurm: Slurm) -> None:
     job = submit(slurm, "requeue.sbatch", *NODES, "5", user="bob")
     assert job.wait() == JobEnd("FAILED", 5, 0), job.output()

@@ -20,6 +20,8 @@ from tests.waiting import wait_until
 HELD = "sleep 1000"
 
 
+@pytest.mark.versions
+@pytest.mark.cgroup2
 def test_three_hosts_are_idle(bed: Bed) -> None:
     assert bed.spec.nodes == ["n1", "n2", "n3"]
     assert bed.idle()
@@ -77,6 +79,7 @@ def test_hosts_reach_each_other_and_nothing_else(slurm: Slurm) -> None:
     assert slurm.run("n1", ["ip", "route"]).stdout.startswith("10.77.0.0/24 dev eth0")
 
 
+@pytest.mark.versions
 def test_the_parts_of_a_heterogeneous_job_are_waited_for(slurm: Slurm) -> None:
     job = slurm.sbatch("srun --het-group=0,1 hostname; exit 3", "-N1", ":", "-N2")
     assert job.wait() == JobEnd("FAILED", 3, 0)
@@ -133,6 +136,7 @@ def test_hosts_are_as_new_after_a_test_that_left_something(slurm: Slurm) -> None
     assert int(slurm.sbatch("true").id) > int(slurm.jobs[0].id)  # No two jobs of a bed have the same id.
 
 
+@pytest.mark.versions
 def test_an_urgent_job_preempts_and_the_other_is_requeued(slurm: Slurm) -> None:
     script = 'echo restarts: ${SLURM_RESTART_COUNT:-0}; [ -n "$SLURM_RESTART_COUNT" ] || ' + HELD
     job = slurm.sbatch(script, "-N3", "--exclusive", "--open-mode=append")
@@ -144,6 +148,8 @@ def test_an_urgent_job_preempts_and_the_other_is_requeued(slurm: Slurm) -> None:
     job.wait_for("restarts: 1", timeout_s=180)
 
 
+@pytest.mark.versions
+@pytest.mark.cgroup2
 def test_limits_pin_cpus_and_kill_who_takes_too_much_memory(strict_slurm: Slurm) -> None:
     count = "import os; print(len(os.sched_getaffinity(0)))"
     assert strict_slurm.srun("-c1", "--mem=200", "python", "-c", count).stdout == "1\n"
@@ -156,6 +162,7 @@ def test_limits_pin_cpus_and_kill_who_takes_too_much_memory(strict_slurm: Slurm)
     assert strict_slurm.srun("--mem=900", "python", "-c", "bytearray(600 << 20)").returncode == 0
 
 
+@pytest.mark.versions
 def test_gpus_that_are_not_there_are_handed_out(strict_slurm: Slurm) -> None:
     says = "echo $SLURM_GPUS_ON_NODE $CUDA_VISIBLE_DEVICES"
     assert strict_slurm.srun("-N2", "--gres=gpu:2", "bash", "-c", says).stdout == "2 0,1\n" * 2
@@ -214,7 +221,8 @@ def test_the_next_up_clears_what_a_killed_bed_left(bed: Bed, name: str) -> None:
 
 
 def test_a_bed_that_cannot_come_up_leaves_nothing(bed: Bed, name: str) -> None:
-    with pytest.raises(BedError, match="did not start"):
+    # Since Slurm 24.11 slurmctld goes into the background before it reads this.
+    with pytest.raises(BedError, match=r"did not start|not all nodes were idle"):
         Bed.up(name, BedSpec(hosts=1, slurm={"SelectType": "select/nonsense"}))
     assert not (ROOT / name).exists()
     assert name not in " ".join(_processes())

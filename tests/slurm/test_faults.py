@@ -79,6 +79,7 @@ CORE = ("worker-raylet", "worker-supervisor", "head-gcs_server", "head-superviso
 @pytest.mark.parametrize(
     "kill", [pytest.param(kill, id=str(kill), marks=() if str(kill) in CORE else chaos) for kill in KILLS]
 )
+@pytest.mark.versions
 def test_killed(slurm: Slurm, kill: Kill, seed: int) -> None:
     cluster = Cluster.start(slurm).driving()
     time.sleep(random.Random(seed).uniform(0, 1.5))
@@ -204,6 +205,7 @@ SILENT_S = 15.0
 
 
 @pytest.mark.parametrize("fault", ["power", pytest.param("cable", marks=chaos)])
+@pytest.mark.versions
 def test_worker_host_falls_silent(slurm: Slurm, fault: str) -> None:
     cluster = Cluster.start(slurm).driving()
     began = time.time()
@@ -509,6 +511,7 @@ def test_kill_in_a_random_phase_leaves_nothing(slurm: Slurm, seed: int, number: 
     slurm.assert_nothing_left()
 
 
+@pytest.mark.versions
 def test_one_task_is_cancelled(slurm: Slurm) -> None:
     """A worker that is told to end by hand: 143 there, and the policy decides for the rest."""
     cluster = Cluster.start(slurm).driving()
@@ -546,6 +549,7 @@ def test_what_sigkill_everywhere_leaves_is_cleared_by_the_next_start(slurm: Slur
     slurm.assert_nothing_left()
 
 
+@pytest.mark.versions
 def test_slurmd_is_restarted(slurm: Slurm) -> None:
     cluster = Cluster.start(
         slurm, "time.sleep(8); ray.get([holder.pid.remote() for holder in holders])"
@@ -582,6 +586,7 @@ def test_second_head_by_mistake(slurm: Slurm) -> None:
 # -- time limit and requeue ------------------------------------------------------------------------
 
 
+@pytest.mark.versions
 def test_driver_is_told_before_the_time_limit(slurm: Slurm) -> None:
     text = """
         def save(number, frame):
@@ -748,6 +753,8 @@ def test_shared_memory_is_full(slurm: Slurm) -> None:
     slurm.assert_nothing_left()
 
 
+@pytest.mark.versions
+@pytest.mark.cgroup2
 def test_memory_limit_is_hit(strict_slurm: Slurm) -> None:
     """The kernel kills in the job's control group; `why` counts it and says what to change."""
     text = 'data = [b"x" * (1 << 20) for _ in range(6000)]; time.sleep(600)'

@@ -31,6 +31,7 @@ def kill_keeper_and_supervisor(cluster: Cluster, host: str) -> None:
     cluster.bed.run(host, ["kill", "-9", *pids], check=True)
 
 
+@pytest.mark.versions
 def test_keeper_and_supervisor_of_a_worker_are_killed_at_once(slurm: Slurm) -> None:
     """Ray does not stay: its agents notice, the raylet ends with them, and the node is cleared."""
     cluster = Cluster.start(slurm).driving()
@@ -85,6 +86,8 @@ def test_keeper_and_supervisor_are_killed_where_an_agent_is_awake(slurm: Slurm) 
 
 
 @pytest.mark.parametrize("host", ["n1", pytest.param("n2", marks=chaos)])
+@pytest.mark.versions
+@pytest.mark.cgroup2
 def test_keeper_is_killed_where_slurm_tracks_by_cgroup(strict_slurm: Slurm, host: str) -> None:
     """Slurm kills all other processes of the task at once: nothing there can clear up or report its end."""
     cluster = Cluster.start(strict_slurm).driving()
@@ -215,6 +218,7 @@ def patient_slurm(patient_beds: Beds) -> Iterator[Slurm]:
     yield from patient_beds.jobs()
 
 
+@pytest.mark.versions
 def test_plain_srun_ends_when_a_workers_host_has_gone(patient_slurm: Slurm) -> None:
     """srun has no option that says how long it waits; its code is the cluster's."""
     cluster = Cluster.start(patient_slurm, before=TELL_END, wrap="", waits="").driving()
@@ -228,6 +232,7 @@ def test_plain_srun_ends_when_a_workers_host_has_gone(patient_slurm: Slurm) -> N
         assert cluster.node(host)["phase"] in ("gone", "failed")
 
 
+@pytest.mark.versions
 def test_plain_srun_ends_when_the_heads_host_has_gone(patient_slurm: Slurm, tmp_path: Path) -> None:
     """srun runs on the login host here: a batch script on the head's host has gone with it."""
     bed = patient_slurm.bed

@@ -12,6 +12,8 @@ import pytest
 from tests.bed.bed import REPOSITORY
 from tests.slurm.jobs import JobEnd, Slurm
 
+pytestmark = [pytest.mark.versions, pytest.mark.cgroup2]
+
 DRIVERS = REPOSITORY / "tests/slurm/drivers"
 MIB = 2**20
 

@@ -8,6 +8,8 @@ from tests.bed.spec import LOGIN
 from tests.slurm.batches import SRUN, batch, driver, read, record
 from tests.slurm.jobs import JobEnd, Slurm
 
+pytestmark = pytest.mark.versions
+
 EARLIER = """
 import sys, time
 from pathlib import Path

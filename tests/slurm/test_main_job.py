@@ -17,6 +17,7 @@ SCRIPTS = ("head_and_workers.sbatch", "symmetric.sbatch")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.versions
 def test_three_nodes_the_drivers_code_and_nothing_left(slurm: Slurm, script: str) -> None:
     job = submit(slurm, script, *NODES, "7", "--tasks", user="alice")
     assert job.wait() == JobEnd("FAILED", 7, 0), job.output()
@@ -241,6 +242,7 @@ def test_two_named_clusters_in_one_job(slurm: Slurm) -> None:
     slurm.assert_nothing_left()
 
 
+@pytest.mark.versions
 def test_a_requeued_job_starts_afresh(slurm: Slurm) -> None:
     job = batch(
         slurm,
@@ -269,6 +271,7 @@ def test_a_requeued_job_starts_afresh(slurm: Slurm) -> None:
     slurm.assert_nothing_left()
 
 
+@pytest.mark.versions
 def test_several_tasks_on_a_node_make_one_ray_node(slurm: Slurm) -> None:
     job = slurm.sbatch(
         f"srun --ntasks-per-node=3 --cpu-bind=none --mem=0 raycluster run -- {driver(0)}",
@@ -282,6 +285,7 @@ def test_several_tasks_on_a_node_make_one_ray_node(slurm: Slurm) -> None:
 
 
 @pytest.mark.parametrize("where", ["--exclude=n1", "--relative=1"])
+@pytest.mark.versions
 def test_a_step_smaller_than_the_job_and_not_on_its_first_node(slurm: Slurm, where: str) -> None:
     job = batch(slurm, f"{SRUN} -N2 -n2 {where} raycluster run -- {driver(5)}")
     assert job.wait() == JobEnd("FAILED", 5, 0), job.output()
@@ -290,6 +294,7 @@ def test_a_step_smaller_than_the_job_and_not_on_its_first_node(slurm: Slurm, whe
     slurm.assert_nothing_left()
 
 
+@pytest.mark.versions
 def test_the_shell_of_salloc(slurm: Slurm) -> None:
     """On this bed, as on most clusters, it runs on the login host, which is no node of the job."""
     script = f"""
@@ -385,6 +390,7 @@ def test_a_worker_that_cannot_join_ends_the_cluster_with_its_reason(slurm: Slurm
 
 
 @pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.versions
 def test_a_task_that_ends_before_raycluster_runs_in_it_is_noticed(slurm: Slurm, rank: int) -> None:
     """Nobody there can say a word; Slurm is asked whether the silent ones are still there."""
     task = f"""bash -c '[ $SLURM_PROCID != {rank} ] || exit 127; exec "$0" "$@"'"""
@@ -394,6 +400,7 @@ def test_a_task_that_ends_before_raycluster_runs_in_it_is_noticed(slurm: Slurm, 
     slurm.assert_nothing_left()
 
 
+@pytest.mark.versions
 def test_workers_of_their_own_step_end_when_their_head_came_to_nothing(slurm: Slurm) -> None:
     script = """
         srun --overlap --mem=0 -N2 -n2 --relative=1 raycluster worker --master-ip n1 & workers=$!

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.bed.spec import LOGIN
 from tests.slurm.batches import SRUN, driver
 from tests.slurm.jobs import JobEnd, Slurm
 from tests.waiting import wait_until
+
+pytestmark = pytest.mark.versions
 
 
 def test_spare_tasks_stay_until_the_cluster_ends(slurm: Slurm) -> None:
@@ -77,6 +81,7 @@ def test_a_stop_of_a_job_that_waits_cancels_it(slurm: Slurm) -> None:
     assert job.wait().state == "CANCELLED"
 
 
+@pytest.mark.cgroup2
 def test_submit_keeps_the_drivers_code_after_an_oom_kill(strict_slurm: Slurm) -> None:
     """The driver loses a child to the kernel and ends with 75; srun ends with 1."""
     eat = 'python -c "x = [bytearray(1 << 20) for _ in range(9000)]"'

@@ -15,6 +15,8 @@ from tests.slurm.cluster import Cluster
 from tests.slurm.jobs import Slurm
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.versions
+
 #: A shell that runs the training program, and does something after it: the most common batch driver.
 #: A helper runs beside it in a session of its own.  Each prints what it gets; after SIGTERM it saves for
 #: three seconds.

@@ -16,6 +16,8 @@ from tests.slurm.batches import SRUN, batch, head_is_up, line_with, read, record
 from tests.slurm.jobs import Job, Slurm
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.versions
+
 WORK = """
 import time
 import ray

@@ -46,6 +46,7 @@ def submitted(slurm: Slurm, output: str, user: str = "alice") -> Job:
     return job
 
 
+@pytest.mark.versions
 def test_followed_to_its_end_with_the_drivers_code_and_words(slurm: Slurm) -> None:
     done = raycluster(
         slurm, "submit", *SHAPE, "--comment", "it's a $HOME", "--follow", "--", *NODES, "7", "--tasks"
@@ -107,6 +108,7 @@ def test_wait_is_quiet(slurm: Slurm) -> None:
     assert "NODES" not in done.stdout
 
 
+@pytest.mark.versions
 def test_refusals_come_with_a_hint(slurm: Slurm) -> None:
     refused = (
         ("--partition=nowhere", "sinfo -s"),
@@ -121,6 +123,7 @@ def test_refusals_come_with_a_hint(slurm: Slurm) -> None:
         assert hint in done.stderr
 
 
+@pytest.mark.versions
 def test_a_job_that_will_never_start_is_told_so_once(slurm: Slurm) -> None:
     argv = slurm.bed.command(
         LOGIN, ["raycluster", "submit", "--nodes=33", "--follow", "--", "true"], user="alice"
@@ -272,6 +275,7 @@ def test_detaching_leaves_the_job(slurm: Slurm) -> None:
     slurm.assert_nothing_left()
 
 
+@pytest.mark.versions
 def test_a_cluster_from_the_login_node(slurm: Slurm, running: Job) -> None:
     """exec and attach see the cluster and pass codes on, logs are read on the nodes, the token is nowhere."""
     ask = "import ray; ray.init(log_to_driver=False); print('SEES', len(ray.nodes()))"
@@ -311,6 +315,7 @@ def test_a_cluster_from_the_login_node(slurm: Slurm, running: Job) -> None:
     slurm.assert_nothing_left()
 
 
+@pytest.mark.versions
 def test_a_job_submitted_in_a_task_knows_nothing_of_it(slurm: Slurm) -> None:
     """sbatch hands SLURM_* on to the jobs that a task submits; raycluster does not."""
     inner = (
@@ -325,6 +330,7 @@ def test_a_job_submitted_in_a_task_knows_nothing_of_it(slurm: Slurm) -> None:
     assert "2 nodes ready" in job.output()
 
 
+@pytest.mark.versions
 def test_doctor_asks_all_nodes_of_an_allocation(slurm: Slurm) -> None:
     """One srun; a state directory that is local to each node is found out; nothing stays behind."""
     salloc = ["salloc", "--quiet", "--nodes=3", "--exclusive", "--time=5"]
