@@ -26,21 +26,26 @@ def doctor(
     context: typer.Context,
     settings: Settings,
     as_json: bool = typer.Option(False, "--json", help="Print JSON for programs (see docs/json.md)."),
+    partition: str = typer.Option(
+        "", "--partition", "-p", metavar="NAME", help="Check a node of this partition, by a job of its own."
+    ),
     here: bool = typer.Option(False, "--here", help="Check this node only, also inside a job."),
 ) -> None:
     """Run preflight checks on all nodes of a job.
 
-    Outside a job, or with --here: on this node. In a batch script or a salloc shell one srun checks all
-    nodes, in under 20 s: versions of Python and Ray, the time of `import ray`, CPUs, memory, GPUs,
-    /dev/shm, temp directory, limits, ports, host names, the connection to the head, clocks, the shared
-    directory, proxies, other Ray processes. Each check has a verdict and says what to do. Takes the
-    options of head, worker and run.
+    Outside a job, or with --here: on this host. With -p: on a node of that partition, by a job of its own
+    with Slurm's default CPUs and memory. In a batch script or a salloc shell one srun checks all nodes,
+    in under 20 s: versions of Python and Ray, the time of `import ray`, CPUs, memory, GPUs, /dev/shm,
+    temp directory, limits, ports, host names, the connection to the head, clocks, the shared directory,
+    proxies, other Ray processes. Each check has a verdict and says what to do. Takes the options of head,
+    worker and run.
 
     Exit codes: 0 nothing will fail; 1 something will fail; 2 usage.
 
     \b
     Examples:
       raycluster doctor
+      raycluster doctor -p gpu
       salloc -N 4 raycluster doctor
       srun -N 4 raycluster doctor --json
       raycluster doctor || exit 1
@@ -50,7 +55,7 @@ def doctor(
     from ..model.wording import count
     from ..ops.checkup import Checkup
     from ..ops.doctor import examine
-    from ..ops.doctor_nodes import VARIABLE, Meeting, as_lines, compare, on_all_nodes
+    from ..ops.doctor_nodes import VARIABLE, Meeting, as_lines, compare, on_all_nodes, on_partition
     from ..slurm.allocation import Allocation
     from ..state.location import state_dir
     from ..system.report import say
@@ -62,10 +67,17 @@ def doctor(
     meeting = Meeting.from_text(env.get(VARIABLE, ""))
     across: list[Finding] = []
     if meeting is not None:  # this is a task of the srun of another `raycluster doctor`
-        for line in as_lines(examine(Checkup(settings, env, where), meeting.checks())):
+        checkup = Checkup(settings, env, where)
+        lines = as_lines(examine(checkup, meeting.checks()))
+        meeting.clean(checkup)
+        checkup.clean()
+        for line in lines:
             print(line, flush=True)
         return
-    if allocation is not None and not here and not allocation.in_task and allocation.job_nodes:
+    if partition:
+        say(f"checking a node of partition {partition}, once Slurm has one free (Ctrl-C gives up)")
+        reports = [on_partition(partition, env, _as_variables(context, settings))]
+    elif allocation is not None and not here and not allocation.in_task and allocation.job_nodes:
         nodes = count(len(allocation.job_nodes), "node")
         say(f"checking {nodes} of job {allocation.job_id} (up to 20 s)")
         reports = on_all_nodes(allocation, env, _as_variables(context, settings), where)
@@ -78,6 +90,7 @@ def doctor(
         reports = [examine(checkup, of_step.checks() if of_step else ())]
         if of_step:
             of_step.clean(checkup)
+        checkup.clean()
     took_s = time.monotonic() - began
     findings = [*across, *(finding for report in reports for finding in report.findings)]
     worst = max((finding.verdict for finding in findings), key=lambda verdict: verdict.rank)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -36,12 +37,25 @@ class Checkup:
         """For calls that cannot be given a deadline, such as name look-ups."""
         self.findings: list[Finding] = []
         self._check = ""
+        self._made: list[Path] = []
 
     @property
     def others(self) -> list[str]:
         """The other nodes of the job."""
         nodes = self.allocation.job_nodes if self.allocation else ()
         return [node for node in nodes if node != self.host]
+
+    def make_state_dir(self) -> None:
+        """Make the state directory where there is none; :meth:`clean` removes it.  Raises OSError."""
+        missing = [one for one in (self.state_dir, *self.state_dir.parents) if not one.exists()]
+        self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._made += missing
+
+    def clean(self) -> None:
+        """Remove the directories that were made for the checks, unless something is in them."""
+        for directory in self._made:
+            with contextlib.suppress(OSError):
+                directory.rmdir()
 
     def make(self, name: str, check: Callable[[Checkup], None]) -> None:
         """Run one check; an error becomes a finding."""

@@ -12,7 +12,7 @@ from .checkup import Checkup
 from .doctor_host import check_grants, check_limits, check_options, check_state_dir, check_temp_dir
 from .doctor_network import check_address, check_names, check_ports, check_proxies
 from .doctor_ray import begin_import, check_other_rays, check_python, check_ray
-from .doctor_slurm import check_slurm
+from .doctor_slurm import check_place, check_slurm
 from .findings import NodeFindings
 
 Check = Callable[[Checkup], None]
@@ -22,6 +22,7 @@ def examine(checkup: Checkup, more: Sequence[tuple[str, Check]] = ()) -> NodeFin
     """Make all checks of this node, and ``more`` of them that need other nodes."""
     importing = begin_import(checkup)  # the longest of all, beside the others
     checks: list[tuple[str, Check]] = [
+        ("host", check_place),
         ("options", check_options),
         ("python", check_python),
         ("address", check_address),

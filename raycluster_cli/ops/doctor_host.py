@@ -114,7 +114,7 @@ def check_state_dir(checkup: Checkup) -> None:
     kind = file_system(path)
     canary = path / f".doctor.{checkup.host}.{os.getpid()}"
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        checkup.make_state_dir()
         began = time.monotonic()
         canary.write_text("x")
         took_s = time.monotonic() - began

@@ -19,10 +19,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..model.errors import RayclusterError, UsageError
 from ..model.hostlist import format_hostlist
 from ..model.wording import count
 from ..rayproc.boot import raycluster_command
 from ..slurm.allocation import Allocation
+from ..slurm.queue import outside_job
 from ..system.ports import derived_gcs_ports
 from .checkup import Checkup
 from .doctor_network import addresses_of
@@ -34,6 +36,9 @@ VARIABLE = "RAYCLUSTER_DOCTOR"
 #: Nodes start within this of each other, slow imports included.
 MEETING_S = 9.0
 SRUN_TIMEOUT_S = 19.0
+
+#: How long a node of a partition may take to become free.
+ALLOCATION_S = 120.0
 
 SKEW_WARNING_S = 5.0
 
@@ -71,7 +76,8 @@ class Meeting:
     def see_canary(self, checkup: Checkup) -> None:
         """Leave our own file, and look for the head's (on the head for all)."""
         where = self.directory(checkup)
-        where.mkdir(mode=0o700, parents=True, exist_ok=True)
+        checkup.make_state_dir()
+        where.mkdir(mode=0o700, exist_ok=True)
         (where / checkup.host).touch()
         wanted = self.nodes if checkup.host == self.head else 1
         deadline = time.monotonic() + MEETING_S
@@ -92,9 +98,14 @@ class Meeting:
         )
 
     def clean(self, checkup: Checkup) -> None:
-        """On the head, after the meeting: everybody who came has seen the canary."""
-        if checkup.host == self.head:
-            shutil.rmtree(self.directory(checkup), ignore_errors=True)
+        """After the meeting: everybody who came has seen what others have left.
+
+        Each removes its own file, since the directory may be another one on each node.  Whoever is the
+        last there removes it.
+        """
+        with contextlib.suppress(OSError):
+            (self.directory(checkup) / checkup.host).unlink()
+            self.directory(checkup).rmdir()
 
     # -- the port --------------------------------------------------------------------------------
 
@@ -223,6 +234,41 @@ def on_all_nodes(
     reports = {report.host: report for report in _reports(out)}
     said = " ".join((err.strip().splitlines() or [f"no answer within {SRUN_TIMEOUT_S:g} s"])[-1:])
     return [reports.get(host) or _no_answer(host, said) for host in hosts]
+
+
+def on_partition(partition: str, env: Mapping[str, str], variables: Mapping[str, str]) -> NodeFindings:
+    """What a job of the default size finds on one node of a partition.
+
+    Raises RayclusterError when Slurm gives no node within ALLOCATION_S.
+    """
+    program = shutil.which("srun", path=env.get("PATH"))
+    if program is None:
+        raise UsageError("srun was not found here.", "Run this on a login node of the cluster.")
+    argv = [
+        *(program, f"--partition={partition}", "--nodes=1", "--ntasks=1", "--time=2", "--quiet"),
+        *(f"--immediate={ALLOCATION_S:.0f}", "--job-name=raycluster-doctor", "--input=none"),
+        *raycluster_command("doctor", "--json"),
+    ]
+    meeting = Meeting(secrets.token_hex(8), "", 1)
+    try:
+        done = subprocess.run(
+            argv,
+            env={**outside_job(env), **variables, VARIABLE: str(meeting)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=ALLOCATION_S + SRUN_TIMEOUT_S + 60.0,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RayclusterError(f"srun did not end within {error.timeout:.0f} s.") from error
+    for report in _reports(done.stdout):
+        return report
+    said = " ".join(done.stderr.split()) or f"srun ended with code {done.returncode}"
+    raise RayclusterError(
+        f"no node of partition {partition} was checked: {said}.",
+        f"Slurm gave {ALLOCATION_S:.0f} s for a node to become free; `sinfo -s` lists partitions.",
+    )
 
 
 def _shape(allocation: Allocation) -> list[str]:

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from ..policy.stopping import SIGNAL_CEILING_S
-from ..slurm.site import query_config, seconds_of
+from ..slurm.site import is_compute_node, query_config, seconds_of
 from .checkup import Checkup
 from .findings import Verdict
+
+
+def check_place(checkup: Checkup) -> None:
+    """Whether this host is one on which jobs run.  Outside a job only: in one it is."""
+    if checkup.allocation is None and is_compute_node(checkup.host, checkup.env) is False:
+        checkup.add(
+            Verdict.NOTE,
+            f"{checkup.host} is not a compute node of this Slurm: jobs run on other hosts than this one",
+            "`raycluster doctor -p PARTITION` checks a compute node, `salloc -N 2 raycluster doctor` two.",
+        )
 
 
 def check_slurm(checkup: Checkup) -> None:

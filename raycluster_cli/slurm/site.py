@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from ..system.programs import find_program
 
@@ -29,12 +29,29 @@ def query_config(env: Mapping[str, str], *, run: Run = subprocess.run) -> dict[s
 
     Blocks meanwhile: not for an event loop.
     """
+    done = _scontrol(["show", "config"], env, run)
+    return parse_config(done.stdout) if done is not None and done.returncode == 0 else {}
+
+
+def is_compute_node(host: str, env: Mapping[str, str], *, run: Run = subprocess.run) -> bool | None:
+    """Whether Slurm has a node of this name; None when that is not known.  Blocks meanwhile."""
+    done = _scontrol(["--oneliner", "show", "node", host], env, run)
+    if done is None:
+        return None
+    if done.returncode == 0:
+        return True
+    return False if "not found" in done.stdout + done.stderr else None
+
+
+def _scontrol(
+    words: Sequence[str], env: Mapping[str, str], run: Run
+) -> subprocess.CompletedProcess[str] | None:
     program = find_program("scontrol", env)
     if program is None:
-        return {}
+        return None
     try:
-        done = run(
-            [program, "show", "config"],
+        return run(
+            [program, *words],
             env=dict(env),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -43,8 +60,7 @@ def query_config(env: Mapping[str, str], *, run: Run = subprocess.run) -> dict[s
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return {}
-    return parse_config(done.stdout) if done.returncode == 0 else {}
+        return None
 
 
 def seconds_of(config: Mapping[str, str], name: str) -> int | None:

@@ -348,3 +348,14 @@ def test_doctor_asks_all_nodes_of_an_allocation(slurm: Slurm) -> None:
     assert bad.returncode == 1
     assert "what n1 writes into /tmp/mine is not seen here [n[2-3]]" in bad.stdout
     assert not list(slurm.bed.path(LOGIN, "/home/alice/.raycluster").glob(".doctor*"))
+    for host in ("n1", "n2", "n3"):
+        assert not slurm.bed.path(host, "/tmp/mine").exists()
+
+
+def test_doctor_on_the_login_node_and_on_a_node_of_a_partition(slurm: Slurm) -> None:
+    here = raycluster(slurm, "doctor")
+    assert "login is not a compute node of this Slurm" in here.stdout
+    there = raycluster(slurm, "doctor", "-p", "main", "--json")
+    (node,) = json.loads(there.stdout)["nodes"]
+    assert node["host"] in ("n1", "n2", "n3"), there.stderr
+    assert raycluster(slurm, "doctor", "-p", "none").returncode == 1

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from raycluster_cli.cli.doctor import table
+from raycluster_cli.model.errors import RayclusterError
 from raycluster_cli.model.settings import Settings
 from raycluster_cli.ops import doctor as doctor_checks
 from raycluster_cli.ops import doctor_host, doctor_network, doctor_ray, doctor_slurm
 from raycluster_cli.ops.checkup import Checkup
 from raycluster_cli.ops.doctor_host import file_system
-from raycluster_cli.ops.doctor_nodes import Meeting, as_lines, compare, on_all_nodes
+from raycluster_cli.ops.doctor_nodes import Meeting, as_lines, compare, on_all_nodes, on_partition
 from raycluster_cli.ops.findings import Finding, NodeFindings, Verdict
 from raycluster_cli.slurm.allocation import Allocation
 from tests.unit.slurm.programs import programs
@@ -192,6 +193,54 @@ def test_one_srun_for_all(tmp_path: Path) -> None:
     assert reports[0] == long
     assert reports[1].findings[0].text == "none: srun: error: n2: down"
     assert (tmp_path / "said").read_text().split()[1:] == ["n1", "2"]
+
+
+def test_a_job_of_its_own_checks_a_node_of_a_partition(tmp_path: Path) -> None:
+    there = report("n7", Finding("x", Verdict.OK, "y"))
+    (tmp_path / "lines").write_text("\n".join(as_lines(there)) + "\n")
+    env = programs(tmp_path, srun=f'echo "$@" >{tmp_path}/said; cat {tmp_path}/lines')
+    job = {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "4"}
+    assert on_partition("gpu", {**env, **job}, {}) == there
+    assert "--partition=gpu --nodes=1 --ntasks=1" in (tmp_path / "said").read_text()
+    env = programs(tmp_path, srun="echo 'srun: error: invalid partition specified: gpu' >&2; exit 1")
+    with pytest.raises(RayclusterError, match="invalid partition specified: gpu"):
+        on_partition("gpu", env, {})
+
+
+def test_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where nodes see the same directory nor where they do not; what was there before stays."""
+    monkeypatch.setattr("raycluster_cli.ops.doctor_nodes.MEETING_S", 0.1)
+    monkeypatch.setattr("raycluster_cli.ops.doctor_nodes.addresses_of", lambda name: {"127.0.0.1"})
+    before = tmp_path / "one"
+    before.mkdir()
+    meeting = Meeting(f"unit-{time.time_ns()}", "n1", 2)
+    for where in (before, tmp_path / "other" / "deep"):
+        made = node(tmp_path, "n2", ["n1"])
+        made.state_dir = where
+        run(made, meeting.see_canary, doctor_host.check_state_dir)
+        assert where.is_dir()
+        meeting.clean(made)
+        made.clean()
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+    assert list(before.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "in_job", "expected"),
+    [
+        ("echo NodeName=n1", False, []),
+        ("echo 'Node login not found'; exit 1", False, [Verdict.NOTE]),
+        ("echo 'Unable to contact slurm controller' >&2; exit 1", False, []),
+        ("echo 'Node login not found'; exit 1", True, []),
+    ],
+)
+def test_a_login_node_is_told_from_a_compute_node(
+    tmp_path: Path, answer: str, in_job: bool, expected: list[Verdict]
+) -> None:
+    made = checkup(tmp_path, programs(tmp_path, scontrol=answer))
+    made.host, made.allocation = "login", Allocation("7", ("login",)) if in_job else None
+    doctor_slurm.check_place(made)
+    assert [one.verdict for one in made.findings] == expected
 
 
 def test_file_systems() -> None:
