@@ -249,7 +249,7 @@ def on_partition(partition: str, env: Mapping[str, str], variables: Mapping[str,
         *(f"--immediate={ALLOCATION_S:.0f}", "--job-name=raycluster-doctor", "--input=none"),
         *raycluster_command("doctor", "--json"),
     ]
-    meeting = Meeting(secrets.token_hex(8), "", 1)
+    meeting = Meeting(secrets.token_hex(8), "-", 1)  # nobody to meet
     try:
         done = subprocess.run(
             argv,

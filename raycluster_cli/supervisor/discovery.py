@@ -37,6 +37,11 @@ PROBE_TIMEOUT_S = 3.0
 UNSHARED_AFTER_S = 5.0
 
 
+#: Kinds of failed attempts.
+NO_HEAD = "no head"
+NO_TOKEN = "no token"
+
+
 class AttemptFailed(Exception):
     """One attempt to join failed: where, of which kind, and why."""
 
@@ -212,7 +217,7 @@ class Discovery:
             )
             if loop.time() >= (deadline if starting else min(until, deadline)):
                 if not why:
-                    raise AttemptFailed(self.where, "no head", "the record names none")
+                    raise AttemptFailed(self.where, NO_HEAD, "the record names none")
                 raise AttemptFailed(", ".join(why), " and ".join(dict.fromkeys(why.values())))
             wait_s = look_at - loop.time()
             await asyncio.sleep(max(min(wait_s, pace.next_probe_s()) if targets else wait_s, 0.001))
@@ -262,7 +267,7 @@ class Discovery:
                 "cluster's RAYCLUSTER_TOKEN; the token was not sent)"
             )
         return (
-            "no token (something listens there, but no record that can be read here names a head at this "
+            f"{NO_TOKEN} (something listens there, but no record that can be read here names a head at this "
             "address: set --state-dir to a directory that all nodes share, or export the same "
             "RAYCLUSTER_TOKEN on all nodes)"
         )

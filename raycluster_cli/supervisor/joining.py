@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +20,23 @@ from ..rayproc.failure import StartFailure
 from ..rayproc.plan import TlsFiles
 from ..state.record import Record
 from ..system.network import NodeAddress
-from ..system.report import Report
-from .discovery import AttemptFailed, Discovery, Target
+from ..system.report import Report, duration
+from .discovery import NO_HEAD, NO_TOKEN, AttemptFailed, Discovery, Target
 from .head_record import RECORD_LOOK_S
 from .report_writer import ReportWriter
 from .run import Finished
 
 #: Failures that the next attempt would only meet again.
 FINAL_KINDS = ("version mismatch", "wrong cluster", "auth")
+
+#: How long the files of a head that answers may take to be seen here: the token comes before the address.
+NO_TOKEN_S = 15.0
+
+#: After this long without a head in the record, a task of the head's own step says what may be the cause.
+NO_HEAD_S = 9.0
+
+#: Of larger steps only the second node says so: the cause is the same on all.
+FEW_NODES = 8
 
 #: How long a worker whose head recovers (--head-recovery) keeps its raylet without one.
 GCS_RECONNECT_S = 60
@@ -107,8 +117,11 @@ class Joiner:
         reports: ReportWriter,
         report: Report,
         deadline: float,
+        speaks: bool = True,
     ) -> None:
         """``own_token`` is RAYCLUSTER_TOKEN, or ''.
+
+        ``speaks``: this worker says what all workers see.
 
         ``deadline``: when the first join must be done, by the loop's clock.
         """
@@ -121,6 +134,7 @@ class Joiner:
         self._reports = reports
         self._report = report
         self._deadline = deadline
+        self._speaks = speaks
         self._ready_for = ""
 
     async def join(self) -> Joined:
@@ -134,26 +148,33 @@ class Joiner:
         settings, node = self._settings, self._node
         loop = asyncio.get_running_loop()
         attempts = Attempts()
+        first, no_token_since = loop.time(), math.inf
         # Tasks of one step start together: they wait for their head as long as it waits for them.
         tries = settings.max_retries if not self._symmetric else 1_000_000
         for attempt in range(1, max(tries, 1) + 1):
             began = loop.time()
             try:
                 target = await self._discovery.find_head(
-                    began + settings.retry_delay, self._deadline, self._get_ready_for
+                    min(began + settings.retry_delay, no_token_since + NO_TOKEN_S),
+                    self._deadline,
+                    self._get_ready_for,
                 )
                 await self._start(target, self._deadline)
                 return Joined(target, self._discovery.record)
             except AttemptFailed as failed:
                 attempts.failed(failed.where, str(failed))
-                final = failed.kind in FINAL_KINDS or loop.time() >= self._deadline or attempt >= tries
-                if final:
+                has_token = not failed.kind.startswith(NO_TOKEN)
+                no_token_since = math.inf if has_token else min(no_token_since, began)
+                give_up = min(self._deadline, no_token_since + NO_TOKEN_S)
+                if failed.kind in FINAL_KINDS or loop.time() >= give_up or attempt >= tries:
                     break
+                if failed.kind == NO_HEAD and began <= first + NO_HEAD_S <= loop.time():
+                    self._say_that_no_head_is_seen(loop.time() - first)
                 self._reports.phase(NodePhase.WAITING, f"attempt {attempt}: {failed}")
                 self._report.note(f"attempt {attempt} to join {failed.where} failed: {failed}")
                 if node.companion is None:
                     node.begin_import()
-                await self._rest(min(began + settings.retry_delay, self._deadline))
+                await self._rest(min(began + settings.retry_delay, give_up))
         if self._discovery.head_record.came_late:
             raise Finished(
                 End(ExitCode.OK, "the job's cluster had ended before this worker came", reason="ended")
@@ -164,6 +185,15 @@ class Joiner:
             "--state-dir where its record is. Where the nodes share no directory, export the same "
             "RAYCLUSTER_TOKEN on all of them.",
         )
+
+    def _say_that_no_head_is_seen(self, after_s: float) -> None:
+        """The head's first file is there a moment after its start, if it is the same directory."""
+        if self._symmetric and self._speaks:
+            self._report.warn(
+                f"{self._host} sees no head in {self._discovery.where}, {duration(after_s)} after its start. "
+                "If that is not the same directory on all nodes, workers do not find the head: set "
+                "--state-dir to one that they share, or export the same RAYCLUSTER_TOKEN on all nodes"
+            )
 
     async def start_again(self, target: Target) -> None:
         """One more start against the head that this worker had joined.
@@ -262,6 +292,6 @@ class Joiner:
             return token
         raise AttemptFailed(
             target.address,
-            "no token",
+            NO_TOKEN,
             "the record names this head, but has no token: export the RAYCLUSTER_TOKEN that the head has",
         )

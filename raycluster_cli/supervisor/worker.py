@@ -22,7 +22,7 @@ from ..system.process import Child
 from .context import Context
 from .discovery import AttemptFailed, ClusterKey, Discovery
 from .head_record import HeadRecord, head_task_probe
-from .joining import Joined, Joiner
+from .joining import FEW_NODES, Joined, Joiner
 from .losses import LAST_REPORT_S, end_by_report, end_without_report
 from .run import Finished, NodeRun
 from .silent_hosts import cancel_step_without, refuses
@@ -93,6 +93,8 @@ class WorkerRun(NodeRun):
                 reports=self.reports,
                 report=self.report,
                 deadline=deadline,
+                speaks=context.nodes_in_job <= FEW_NODES
+                or (context.allocation is not None and context.allocation.nodeid == 1),
             )
             self.cluster = await self.joiner.join()
         finally:

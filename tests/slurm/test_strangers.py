@@ -212,3 +212,14 @@ def test_strangers_do_not_wake_a_runtime_environment_agent(slurm: Slurm) -> None
     assert cluster.job.wait().exit_code == 0, cluster.job.output()
     assert "WITH an environment" in cluster.job.output()
     slurm.assert_nothing_left()
+
+
+def test_a_record_that_is_not_shared_is_said_within_seconds(slurm: Slurm) -> None:
+    """Each node has a /tmp of its own, so the worker waits for a head that is there."""
+    run = f"raycluster run --state-dir /tmp/mine -- {driver(0)}"
+    job = batch(slurm, f"{SRUN} {run}", user="alice", nodes=2)
+    job.wait_for("sees no head in /tmp/mine/")
+    assert "set --state-dir to one that they share" in line_with("sees no head", job.output())
+    job.cancel()
+    job.wait()
+    slurm.assert_nothing_left()

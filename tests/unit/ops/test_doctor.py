@@ -198,10 +198,13 @@ def test_one_srun_for_all(tmp_path: Path) -> None:
 def test_a_job_of_its_own_checks_a_node_of_a_partition(tmp_path: Path) -> None:
     there = report("n7", Finding("x", Verdict.OK, "y"))
     (tmp_path / "lines").write_text("\n".join(as_lines(there)) + "\n")
-    env = programs(tmp_path, srun=f'echo "$@" >{tmp_path}/said; cat {tmp_path}/lines')
+    env = programs(tmp_path, srun=f'echo "$@" $RAYCLUSTER_DOCTOR >{tmp_path}/said; cat {tmp_path}/lines')
     job = {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "4"}
     assert on_partition("gpu", {**env, **job}, {}) == there
-    assert "--partition=gpu --nodes=1 --ntasks=1" in (tmp_path / "said").read_text()
+    said = (tmp_path / "said").read_text()
+    assert "--partition=gpu --nodes=1 --ntasks=1" in said
+    meeting = Meeting.from_text(said.partition(" doctor --json ")[2])
+    assert meeting is not None and meeting.checks() == []
     env = programs(tmp_path, srun="echo 'srun: error: invalid partition specified: gpu' >&2; exit 1")
     with pytest.raises(RayclusterError, match="invalid partition specified: gpu"):
         on_partition("gpu", env, {})

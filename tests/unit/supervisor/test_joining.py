@@ -92,6 +92,8 @@ def join(
     meanwhile: Callable[[], None] | None = None,
     again: bool = False,
     timeout_s: float = 20.0,
+    symmetric: bool = False,
+    said: io.StringIO | None = None,
     **settings: Any,
 ) -> Joined:
     """What a worker's join gives."""
@@ -101,9 +103,9 @@ def join(
 
     async def work() -> Joined:
         reports = ReportWriter(None, NodeReport("n2", "worker", "waiting"))
-        report = Report(stream=io.StringIO())
+        report = Report(stream=said or io.StringIO())
         head_record = HeadRecord(
-            record, reports=reports, report=report, allocation=allocation, symmetric=False, nodes=1
+            record, reports=reports, report=report, allocation=allocation, symmetric=symmetric, nodes=1
         )
         await head_record.remember_ended_cluster()
         given = Settings(retry_delay=0.2, max_retries=3, **settings)
@@ -125,7 +127,7 @@ def join(
             node,
             settings=given,
             host="n2",
-            symmetric=False,
+            symmetric=symmetric,
             own_token=own_token,
             reports=reports,
             report=report,
@@ -194,6 +196,42 @@ def test_a_head_in_the_record_without_any_token(record: Record) -> None:
     ):
         join(node, record)
     assert node.started == []
+
+
+def test_a_task_of_the_heads_step_waits_no_longer_for_a_token_than_files_take(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its attempts are not counted: it waits as long as the head does, 300 s."""
+    monkeypatch.setattr("raycluster_cli.supervisor.joining.NO_TOKEN_S", 0.5)
+    record.write_head(HEAD)
+    with pytest.raises(WorkersMissingError, match="no token"):
+        join(Node(), record, symmetric=True, timeout_s=300.0)
+    with pytest.raises(WorkersMissingError, match="no token"):
+        join(Node(), None, symmetric=True, timeout_s=300.0, master_ip="10.77.0.1", master_port=20480)
+
+
+def test_a_token_that_is_seen_late_is_waited_for(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raycluster_cli.supervisor.joining.NO_TOKEN_S", 20.0)
+    record.write_head(HEAD)
+    node = Node()
+    join(node, record, symmetric=True, meanwhile=record.make_token)
+    assert len(node.started) == 1
+
+
+def test_what_a_record_without_a_head_may_mean_is_said_once(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raycluster_cli.supervisor.joining.NO_HEAD_S", 0.3)
+    said = io.StringIO()
+    with pytest.raises(WorkersMissingError, match="the record names none"):
+        join(Node(), record, symmetric=True, timeout_s=1.5, said=said)
+    (line,) = said.getvalue().splitlines()
+    assert f"n2 sees no head in {record.path}, " in line
+    assert "If that is not the same directory on all nodes" in line
+    said = io.StringIO()
+    with pytest.raises(WorkersMissingError):
+        join(Node(), record, timeout_s=1.5, said=said)
+    assert said.getvalue() == "", "the head of another step may start later"
 
 
 def test_without_authentication_no_token_is_used(record: Record) -> None:
