@@ -81,8 +81,12 @@ def amount(number: float) -> str:
     return f"{number:g}" if number < 1000 else f"{number:.0f}"
 
 
+#: The colour of bars of CPUs and GPUs: all of them in use is what a job is for.
+BUSY = "green"
+
+
 def bar(fraction: float, width: int, glyphs: Glyphs, style: str = "") -> Text:
-    """A bar; without a style what is full is coloured by how full it is."""
+    """A bar; without a style (memory, object store) its colour warns of what is nearly full."""
     fraction = min(max(fraction, 0.0), 1.0)
     style = style or ("red" if fraction > 0.92 else "yellow" if fraction > 0.75 else "green")
     steps = len(glyphs.part) + 1

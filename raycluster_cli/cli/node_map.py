@@ -8,7 +8,7 @@ from rich.text import Text
 
 from ..model.cluster_status import ClusterStatus, NodeStatus
 from ..model.status import ON_THE_WAY, NodePhase
-from .drawing import Glyphs, bar, fit
+from .drawing import BUSY, Glyphs, bar, fit
 from .node_table import hosts_of, ordered, state_style, total_usage
 
 
@@ -23,7 +23,9 @@ def group_lines(status: ClusterStatus, width: int, glyphs: Glyphs) -> list[Text]
         use = total_usage(nodes)
         if use is not None and width >= 70:
             share = use.cpus_used / use.cpus_total if use.cpus_total else 0.0
-            lead.append_text(Text.assemble(("CPU ", "dim"), bar(share, 6, glyphs), f" {share * 100:3.0f}%  "))
+            lead.append_text(
+                Text.assemble(("CPU ", "dim"), bar(share, 6, glyphs, BUSY), f" {share * 100:3.0f}%  ")
+            )
         lead.append_text(Text(hosts_of(nodes), "dim"))
         lines.append(fit(lead, width, glyphs))
     return lines
@@ -50,7 +52,7 @@ def map_lines(status: ClusterStatus, width: int, height: int, glyphs: Glyphs) ->
     each += " (the worst of them)" if per_character > 1 and width >= 100 else ""
     key = (
         f" one character per {each}: {glyphs.levels[0]} idle {glyphs.levels[-1]} busy "
-        f"{glyphs.way[0]}{glyphs.way[-1]} starting {glyphs.bad} failed {glyphs.silent} not reported"
+        f"{glyphs.way[0]}{glyphs.way[-1]} starting {glyphs.bad} lost, failed {glyphs.silent} not reported"
     )
     return [*lines, fit(Text(key, "dim"), width, glyphs)]
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from ..model.cluster_status import ClusterPhase, ClusterStatus, NodeStatus, Usage
 from ..model.hostlist import format_hostlist
 from ..model.status import ON_THE_WAY, NodePhase
-from .drawing import Glyphs, amount, bar, clock_of, fit, size, span
+from .drawing import BUSY, Glyphs, amount, bar, clock_of, fit, size, span
 
 
 def hosts_of(nodes: Iterable[NodeStatus]) -> str:
@@ -89,23 +89,23 @@ def _state(node: NodeStatus, _: ClusterStatus, glyphs: Glyphs, width: int) -> Te
     return fit(Text(node.label, state_style(node)), width, glyphs)
 
 
-def _gauge(used: float | None, total: float, text: str, glyphs: Glyphs, width: int) -> Text:
+def _gauge(used: float | None, total: float, text: str, glyphs: Glyphs, width: int, style: str = "") -> Text:
     if used is None or total <= 0:
         return fit(Text(glyphs.dash, "dim"), width, glyphs)
     bar_width = 4 if width < 19 else 8
-    return fit(Text.assemble(bar(used / total, bar_width, glyphs), f" {text}"), width, glyphs)
+    return fit(Text.assemble(bar(used / total, bar_width, glyphs, style), f" {text}"), width, glyphs)
 
 
 def _cpu(node: NodeStatus, _: ClusterStatus, glyphs: Glyphs, width: int) -> Text:
     use = node.usage or Usage()
     text = f"{amount(use.cpus_used)}/{amount(use.cpus_total)}"
-    return _gauge(use.cpus_used, use.cpus_total, text, glyphs, width)
+    return _gauge(use.cpus_used, use.cpus_total, text, glyphs, width, BUSY)
 
 
 def _gpu(node: NodeStatus, _: ClusterStatus, glyphs: Glyphs, width: int) -> Text:
     use = node.usage or Usage()
     text = f"{amount(use.gpus_used)}/{amount(use.gpus_total)}"
-    return _gauge(use.gpus_used, use.gpus_total, text, glyphs, width)
+    return _gauge(use.gpus_used, use.gpus_total, text, glyphs, width, BUSY)
 
 
 def _memory(node: NodeStatus, _: ClusterStatus, glyphs: Glyphs, width: int) -> Text:

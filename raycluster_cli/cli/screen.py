@@ -13,7 +13,7 @@ from rich.text import Text
 from ..model.cluster_status import ClusterPhase, ClusterStatus
 from ..system.report import command_text
 from .cluster_table import STYLE
-from .drawing import UNICODE, Glyphs, amount, bar, clock_of, fit, rule, sides, size, span, wrapped
+from .drawing import BUSY, UNICODE, Glyphs, amount, bar, clock_of, fit, rule, sides, size, span, wrapped
 from .node_map import group_lines, map_lines
 from .node_table import last_report, needs_a_look, node_lines, ordered, total_usage
 from .safe_status import safe_status
@@ -91,13 +91,20 @@ def total_lines(status: ClusterStatus, width: int, glyphs: Glyphs) -> list[Text]
     cells: list[Text] = []
     bar_width = 6 if width < 100 else 12
 
-    def add(name: str, used: float, of: float, text: str) -> None:
+    def add(name: str, used: float, of: float, text: str, style: str = "") -> None:
         if of > 0:
-            shown = bar(used / of, bar_width, glyphs)
+            shown = bar(used / of, bar_width, glyphs, style)
             cells.append(Text.assemble((f"{name} ", "dim"), shown, f" {text}"))
 
-    add("CPU", total.cpus_used, total.cpus_total, f"{amount(total.cpus_used)}/{amount(total.cpus_total)}")
-    add("GPU", total.gpus_used, total.gpus_total, f"{amount(total.gpus_used)}/{amount(total.gpus_total)}")
+    add(
+        "CPU",
+        total.cpus_used,
+        total.cpus_total,
+        f"{amount(total.cpus_used)}/{amount(total.cpus_total)}",
+        BUSY,
+    )
+    gpus = f"{amount(total.gpus_used)}/{amount(total.gpus_total)}"
+    add("GPU", total.gpus_used, total.gpus_total, gpus, BUSY)
     if total.memory_used_bytes is not None:
         text = f"{size(total.memory_used_bytes)}/{size(total.memory_total_bytes)}"
         add("mem", total.memory_used_bytes, total.memory_total_bytes, text)

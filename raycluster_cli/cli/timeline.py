@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -42,7 +43,7 @@ def phases_of(node: NodeStatus, origin: float, until: float) -> list[Phase]:
 
 _PHASE_STYLE = (
     ("process started", "blue", "p"),
-    (NodePhase.LAUNCHED.value, "blue", "l"),
+    (NodePhase.LAUNCHED.value, "bright_blue", "l"),
     (NodePhase.WAITING.value, "yellow", "w"),
     (NodePhase.FOUND.value, "cyan", "f"),
     (IMPORTED, "dark_orange", "i"),
@@ -92,7 +93,7 @@ def timing_lines(
     lines += _key(table, width, glyphs.full if not letters else "")
     if slowest:
         host, name, seconds = slowest
-        lines.append(Text(f" slowest: {host}, {seconds:.2f} s {name!r}; ready after {length:.2f} s"))
+        lines.append(Text(f" slowest: {host}, {seconds:.2f} s {_label(name)!r}; ready after {length:.2f} s"))
     stop = _stop_length(nodes)
     if stop:
         lines.append(Text(f" end: {stop[1]:.2f} s until the last node had exited ({stop[0]})"))
@@ -107,8 +108,17 @@ def _key(table: Mapping[str, Sequence[Phase]], width: int, mark: str) -> list[Te
         if name in present and name not in _AFTER:
             if lines[-1].cell_len + len(name) + 4 > width:
                 lines.append(Text(" "))
-            lines[-1].append(mark or letter, style).append(f" {name}  ", "dim")
+            lines[-1].append(mark or letter, style).append(f" {_label(name)}  ", "dim")
     return lines
+
+
+def _label(name: str) -> str:
+    """A phase for people.
+
+    >>> _label("starting ray"), _label("ray imported"), _label("joined")
+    ('starting Ray', 'Ray imported', 'joined')
+    """
+    return re.sub(r"\bray\b", "Ray", name).replace("gcs", "GCS")
 
 
 def _ready_at(status: ClusterStatus) -> float | None:

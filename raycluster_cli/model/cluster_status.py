@@ -112,7 +112,12 @@ class NodeStatus:
 
     @property
     def label(self) -> str:
-        """The node's state for people, in one or two words."""
+        """The node's state for people, in one or two words.
+
+        A node that had joined is lost, as events and messages say; one that never joined has failed.
+        """
+        if self.phase is NodePhase.FAILED and NodePhase.JOINED.value in self.phases:
+            return "lost"
         return self.state if self.is_lost or self.phase in MEMBER else self.phase.label
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import secrets
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -222,4 +223,6 @@ def test_a_record_that_is_not_shared_is_said_within_seconds(slurm: Slurm) -> Non
     assert "set --state-dir to one that they share" in line_with("sees no head", job.output())
     job.cancel()
     job.wait()
+    for host in ("n1", "n2", "n3"):
+        shutil.rmtree(slurm.bed.path(host, "/tmp/mine"), ignore_errors=True)
     slurm.assert_nothing_left()

@@ -118,7 +118,8 @@ def write_record(
         f"{nodes} nodes ready at 10.0.0.1:20480 after 5.0 s; driver: python train.py", began + 5
     )
     for number in range(nodes - failed, nodes):
-        record.append_event(f"worker n{number + 1:03} (10.0.1.1) is lost: raylet died", now - 30)
+        ip = f"10.0.{number // 250}.{number % 250 + 1}"
+        record.append_event(f"worker n{number + 1:03} ({ip}) is lost: raylet died", now - 30)
     if end is not None:
         record.write_end(end)
     return record

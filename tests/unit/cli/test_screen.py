@@ -6,6 +6,7 @@ import io
 import itertools
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from rich.console import Console
 
 from raycluster_cli.cli.cluster_table import cluster_lines
 from raycluster_cli.cli.drawing import ASCII, UNICODE, bar
-from raycluster_cli.cli.screen import View, facts, live_screen, report
+from raycluster_cli.cli.node_table import node_lines
+from raycluster_cli.cli.screen import View, facts, live_screen, report, total_lines
 from raycluster_cli.cli.timeline import slowest_phase, timing_lines
-from raycluster_cli.model.cluster_status import ClusterStatus
+from raycluster_cli.model.cluster_status import ClusterStatus, Usage
 from raycluster_cli.model.record import EndReport
 from raycluster_cli.ops.clusters import job_without_record, read_all
 from raycluster_cli.ops.reader import read_cluster
@@ -88,10 +90,44 @@ def test_problem_nodes_come_first(clusters: dict[str, ClusterStatus]) -> None:
 def test_five_hundred_nodes_are_summed_up(clusters: dict[str, ClusterStatus]) -> None:
     text = "\n".join(shown(clusters["many"], 80, 24))
     assert "495 ready" in text
-    assert "2 failed" in text and "n[499-500]" in text
+    assert "2 lost" in text and "n[499-500]" in text
     assert "3 not reported" in text and "n[496-498]" in text
-    assert re.search(r" one character per \d nodes: · idle █ busy ▏▋ starting ✗ failed \? not reported", text)
+    assert re.search(
+        r" one character per \d nodes: · idle █ busy ▏▋ starting ✗ lost, failed \? not reported", text
+    )
     assert "of 500" in text
+
+
+def test_full_use_of_cpus_is_no_alarm(tmp_path: Path) -> None:
+    """Red is for what is nearly full and must not be: memory and object store."""
+    status = read_cluster(write_record(tmp_path, 1), None)
+    full = Usage(
+        cpus_total=8.0,
+        cpus_used=8.0,
+        gpus_total=2.0,
+        gpus_used=2.0,
+        memory_total_bytes=100,
+        memory_used_bytes=99,
+        object_store_total_bytes=100,
+        object_store_used_bytes=80,
+    )
+    status = replace(status, nodes=(replace(status.nodes[0], usage=full),))
+    for lines in (total_lines(status, 120, UNICODE), node_lines(status.nodes, status, 120, UNICODE)[1:]):
+        styles = [
+            str(span.style)
+            for line in lines
+            for span in line.spans
+            if "█" in line.plain[span.start : span.end]
+        ]
+        assert styles == ["green", "green", "red", "yellow"]
+
+
+def test_a_node_that_was_in_is_lost_and_one_that_never_was_has_failed(tmp_path: Path) -> None:
+    status = read_cluster(write_record(tmp_path, 3, failed=1), None)
+    (lost,) = status.problems
+    assert (lost.label, lost.state) == ("lost", "failed")
+    never = {name: when for name, when in lost.phases.items() if name != "joined"}
+    assert replace(lost, phases=never).label == "failed"
 
 
 def test_groups_can_be_opened_and_scrolled(clusters: dict[str, ClusterStatus]) -> None:
