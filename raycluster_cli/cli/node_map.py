@@ -50,9 +50,10 @@ def map_lines(status: ClusterStatus, width: int, height: int, glyphs: Glyphs) ->
         lines.append(fit(line, width, glyphs))
     each = "node" if per_character == 1 else f"{per_character} nodes"
     each += " (the worst of them)" if per_character > 1 and width >= 100 else ""
+    bad = "lost, failed" if width >= 90 else "lost"
     key = (
         f" one character per {each}: {glyphs.levels[0]} idle {glyphs.levels[-1]} busy "
-        f"{glyphs.way[0]}{glyphs.way[-1]} starting {glyphs.bad} lost, failed {glyphs.silent} not reported"
+        f"{glyphs.way[0]}{glyphs.way[-1]} starting {glyphs.bad} {bad} {glyphs.silent} not reported"
     )
     return [*lines, fit(Text(key, "dim"), width, glyphs)]
 
