@@ -5,7 +5,7 @@
 #   make lint          ruff and mypy
 #   make unit          unit tests only (seconds)
 #   make ray           tests on a local Ray
-#   make ray-oldest    the Ray tests on the oldest supported Ray, in a virtual environment of its own
+#   make ray-oldest    the Ray tests and those of the commands on the oldest dependencies, in a virtual environment of its own
 #   make ray-default   the tests that need ray[default] (dashboard, job API, ray://), in another one
 #   make libraries     Modin, Dask, Tune and others on three hosts, in another one (needs Slurm and root)
 #   make slurm         tests on a real Slurm (needs Slurm's programs and root)
@@ -75,17 +75,17 @@ unit: $(DEV)
 ray: $(DEV)
 	$(BIN)/python -m pytest tests/ray $(PYTEST_ARGS)
 
-# The oldest Ray is the one that pyproject.toml names: "ray>=2.52" is tested on 2.52.0.
+# The oldest of each dependency is the one that pyproject.toml names: "ray>=2.52" is tested on 2.52.0.
 OLDEST := $(VENV)-oldest
-OLDEST_RAY = $(shell sed -n 's/^ *"ray>=\([0-9.]*\)",/\1.0/p' pyproject.toml)
+FLOORS = $(shell sed -n '/^dependencies/,/^]/s/^ *"\([a-z]*\)>=\([0-9.]*\).*/\1==\2/p' pyproject.toml)
 $(OLDEST)/.installed: pyproject.toml $(DEV)
-	@echo "Setting up $(OLDEST) with Ray $(OLDEST_RAY)"
+	@echo "Setting up $(OLDEST) with $(FLOORS)"
 	@test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
-	@$(OLDEST)/bin/python -m pip install -qq --editable '.[demo]' 'ray==$(OLDEST_RAY)' 'pytest>=8'
+	@$(OLDEST)/bin/python -m pip install -qq --editable '.[demo]' $(FLOORS) 'pytest>=8'
 	@touch $@
 
 ray-oldest: $(OLDEST)/.installed
-	$(OLDEST)/bin/python -m pytest tests/ray -m "not slow" $(PYTEST_ARGS)
+	$(OLDEST)/bin/python -m pytest tests/unit/cli tests/ray -m "not slow" $(PYTEST_ARGS)
 
 # The project itself needs only plain ray; dashboard, job API and client come with ray[default].
 DEFAULT := $(VENV)-default

@@ -91,7 +91,7 @@ def _call() -> None:
             ) from error
         hint = f"`{where} --help` lists the options."
         if near := getattr(error, "possibilities", None):
-            said = said.partition(" (")[0].partition(". Did you mean")[0]
+            said = f"No such option: {getattr(error, 'option_name', '')}"
             hint = f"Did you mean {' or '.join(sorted(near))}? {hint}"
         found = _found(getattr(error, "param", None), sys.argv[1:], _launcher.env)
         raise UsageError(

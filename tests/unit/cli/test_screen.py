@@ -115,7 +115,7 @@ def test_full_use_of_cpus_is_no_alarm(tmp_path: Path) -> None:
             str(span.style)
             for line in lines
             for span in line.spans
-            if "█" in line.plain[span.start : span.end]
+            if span.style and "█" in line.plain[span.start : span.end]
         ]
         assert styles == ["green", "green", "red", "yellow"]
 
