@@ -17,6 +17,7 @@ from .look import JOB_HELP, STATE_DIR, await_record, state_dir
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ..model.record import HeadInfo
     from ..state.record import Record
 
 ONE_JOB = typer.Argument(
@@ -57,7 +58,7 @@ def attach(
     ray.init() connects to the cluster. It runs inside the job by srun (ssh is not needed), takes no CPUs
     from the cluster and ends with the job. The exit code is the shell's.
 
-    `ray list` and `ray memory` need a cluster started with --dashboard.
+    `ray list` and the like start Ray's dashboard when they need it; it is part of ray[default].
 
     \b
     Examples:
@@ -120,8 +121,9 @@ def dashboard(
 ) -> None:
     """Show how to reach a cluster's dashboard, or open a tunnel.
 
-    The dashboard listens on the loopback address of the head's node and asks for the cluster's token. A
-    cluster has one when it was started with --dashboard; Ray needs ray[default] for it.
+    The dashboard listens on the loopback address of the head's node and asks for the cluster's token. It
+    starts when something connects to it for the first time, which takes some seconds, or with the driver
+    (--dashboard). It is part of ray[default].
 
     Exit codes: 0 success; 1 there is no dashboard, or ssh opened no tunnel; 2 no such cluster. With
     --open: ssh's exit code, or 130 after Ctrl-C.
@@ -141,39 +143,41 @@ def dashboard(
     env = dict(os.environ)
     record = _running(job, directory, env)
     head = live_head(record)
-    if not head.dashboard:
-        raise _no_dashboard(record)
+    address = _dashboard_address(record, head)
     report = choose_node(record, head.host)
     if head.auth:
         print(f"The dashboard asks for the cluster's token: cat {record.token_path}", file=sys.stderr)
     if is_here(record, report, env):
-        print(f"http://{head.dashboard}")
+        print(f"http://{address}")
         return
     if not open_:
-        tunnel = core.tunnel_to(head.dashboard, head.host, port)
+        tunnel = core.tunnel_to(address, head.host, port)
         print("Run this on your own machine (replace the login node's name if yours for it is another):\n")
         print(f"    {shlex.join(tunnel.from_afar())}\n")
         print(f"Then open http://localhost:{tunnel.local_port}")
         return
-    tunnel = core.tunnel_to(head.dashboard, head.host, core.free_local_port(port))
+    tunnel = core.tunnel_to(address, head.host, core.free_local_port(port))
     say(shlex.join(tunnel.from_here()))
     where = f"http://localhost:{tunnel.local_port}   (Ctrl-C closes the tunnel)"
     sys.exit(core.hold_tunnel(tunnel, env, partial(print, where, flush=True)))
 
 
-def _no_dashboard(record: Record) -> RayclusterError:
-    """Why there is none: not requested, not up yet, or it failed to start."""
-    events = [event.text for event in record.read_events(1000) if "dashboard" in event.text]
+def _dashboard_address(record: Record, head: HeadInfo) -> str:
+    """host:port at which it is or starts.  Raises RayclusterError that says why it cannot."""
+    failures = [event.text for event in record.read_events(1000) if "dashboard did not start" in event.text]
+    address = head.dashboard or head.dashboard_port_at
+    if address and (head.dashboard or not failures):
+        return address
     name = record.path.name
-    if events:
-        return RayclusterError(
-            f"cluster {name} has no dashboard: {events[-1].removeprefix('warning: ')}.".replace("..", ".")
-        )
-    return RayclusterError(
-        f"cluster {name} has no dashboard (yet): it starts some seconds after the driver, and only with "
-        "--dashboard.",
-        "Start the cluster with --dashboard, or RAYCLUSTER_DASHBOARD=1; Ray needs ray[default] for it.",
+    hint = (
+        f"Without it: `raycluster monitor {name}` shows the nodes, and `raycluster exec {name} -- …` runs a "
+        "program."
     )
+    if failures:
+        raise RayclusterError(
+            f"cluster {name} has no dashboard: {failures[-1].removeprefix('warning: ')}.", hint
+        )
+    raise RayclusterError(f"cluster {name} has no dashboard: the head does not hold a port for it.", hint)
 
 
 def submit_job(
@@ -186,7 +190,8 @@ def submit_job(
 ) -> None:
     """Run one more program on a running cluster by Ray's job API.
 
-    Calls `ray job submit` on the head's node; the cluster must have been started with --dashboard.
+    Calls `ray job submit` on the head's node, which starts Ray's dashboard if it does not run yet; it is
+    part of ray[default].
     Options before `--` are those of `ray job submit`: --no-wait, --working-dir, --runtime-env-json,
     --submission-id. The program's output is streamed. The exit code is Ray's: 1 when the program failed.
 
@@ -207,14 +212,8 @@ def submit_job(
         )
     record = _running(job, directory, env)
     head = live_head(record)
-    if not head.dashboard:
-        error = _no_dashboard(record)
-        raise RayclusterError(
-            error.message,
-            f"Ray's job API is part of it. {error.hint}".rstrip()
-            + f" Without it: raycluster exec {record.path.name} -- …",
-        )
-    ray = ("ray", "job", "submit", "--address", f"http://{head.dashboard}")
+    address = _dashboard_address(record, head)
+    ray = ("ray", "job", "submit", "--address", f"http://{address}")
     enter(record, choose_live_node(record), (*ray, *options, "--", *command), env)
 
 

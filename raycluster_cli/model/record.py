@@ -69,6 +69,8 @@ class HeadInfo:
     """The head's --on-worker-loss, which counts for all nodes."""
     head_recovery: bool = False
     with_dashboard: bool = False
+    dashboard_port_at: str = ""
+    """host:port at which the dashboard is, or starts at the first connection."""
     worker_hosts: str = ""
     """Hostlist of the nodes that workers are expected on."""
     min_workers: int | None = None

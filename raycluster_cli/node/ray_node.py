@@ -36,8 +36,9 @@ from ..system.waiting import done_within, in_thread
 from .background import OnFailure, in_background, reported
 from .common_path import restore_common_path
 from .companion import NodeCompanion, Nodes
+from .dashboard import BESIDE_DRIVER_NICE, Dashboard
 from .directory import NodeRoot
-from .extras import start_extras, wanted_extras
+from .extras import start_log_monitor
 from .gcs_launch import GcsLaunch
 from .grants import HostFacts
 from .processes import NodeProcesses
@@ -86,8 +87,6 @@ class RayNode:
         self.host = host
         self.reaper = reaper
         self.report = report
-        self.on_dashboard: Callable[[str], None] = lambda url: None
-        """Called with host:port once the dashboard listens.  Head only."""
         self.on_failure: OnFailure = reported(report, host)
         """Called when something in the background fails."""
         self.token = ""
@@ -116,6 +115,15 @@ class RayNode:
             on_death=on_death,
         )
         self._on_failure: OnFailure = lambda what, error: self.on_failure(what, error)
+        self.dashboard = Dashboard(
+            host=host,
+            companion=self._companion,
+            processes=self._processes,
+            reaper=reaper,
+            report=report,
+            on_failure=self._on_failure,
+        )
+        """Head only."""
         self._kept = kept
         self._resets = 0
         self._gcs_launch: GcsLaunch | None = None
@@ -288,6 +296,7 @@ class RayNode:
             agent_at_once=agent_at_once,
             session_name=session_name,
         )
+        self.dashboard.hold(self.plan)
         try:
             ready = await companion.ready(timeout_s)
             self.ray_version = str(ready["ray_version"])
@@ -301,6 +310,7 @@ class RayNode:
         if self.settings.head_recovery and (gcs := self.children.get("gcs_server")):
             with contextlib.suppress(OSError):  # it has ended already, which is reported
                 self._gcs_launch = GcsLaunch.of(gcs.pid)
+        self.dashboard.open(self.started, self.setup.env)
         await self._write_client()
         if self.role is Role.WORKER and not self.settings.log_monitor:
             await self._companion.drop()
@@ -321,22 +331,20 @@ class RayNode:
 
     def start_extras(self) -> None:
         """Start, while the driver runs, what the driver's start need not wait for."""
-        if self._extras is None and self.companion is not None:
-            self._extras = in_background(
-                "starting the log monitor or dashboard", self._start_extras(), self._on_failure
-            )
+        if self.settings.dashboard:
+            self.dashboard.start(BESIDE_DRIVER_NICE)
+        if self._extras is None and self.companion is not None and self.settings.log_monitor:
+            self._extras = in_background("starting the log monitor", self._start_extras(), self._on_failure)
 
     async def _start_extras(self) -> None:
         assert self.companion is not None and self.started is not None
-        await start_extras(
-            wanted_extras(self.role, self.settings),
+        await start_log_monitor(
             self.companion,
             self.plan,
             self.started,
             host=self.host,
             processes=self._processes,
             report=self.report,
-            on_dashboard=self.on_dashboard,
         )
         if self.role is Role.WORKER:
             await self._companion.drop()
@@ -390,6 +398,7 @@ class RayNode:
     async def stop(self, hurry: asyncio.Event) -> None:
         """End every process of this node, then remove its directory and free its ports."""
         await self._end_processes(hurry)
+        self.dashboard.close()
         if self.ports is not None:
             self.ports.close()
         if self._sweep is not None:
@@ -397,6 +406,7 @@ class RayNode:
         await self.setup.remove_directory(hurry)
 
     async def _end_processes(self, hurry: asyncio.Event, spare: Sequence[int] = ()) -> None:
+        self.dashboard.pause()
         if self._extras is not None:
             self._extras.cancel()
             self._extras = None

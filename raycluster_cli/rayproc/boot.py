@@ -36,6 +36,12 @@ def orphaned_command(root: str, python: str = sys.executable) -> list[str]:
     return [python, "-c", _ORPHANED, os.path.dirname(package), root]
 
 
+def stand_in_command(*how: str, python: str = sys.executable) -> list[str]:
+    """The first part of the argument list of lazy_agent.py; the command follows that it stands in for."""
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "lazy_agent.py")
+    return [python, "-I", "-S", script, *how, "--"]
+
+
 def companion_command(python: str = sys.executable) -> list[str]:
     """The argument list of a companion."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

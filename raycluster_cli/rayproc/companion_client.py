@@ -295,7 +295,7 @@ class CompanionClient:
                     os.kill(pid, signal.SIGKILL)
 
     async def start_extra(self, what: str, plan: NodePlan, started: Started, timeout_s: float) -> Event:
-        """Start the log monitor or the dashboard of this node: {processes, url}."""
+        """Start this node's log monitor: {processes}; or make its dashboard's argument list: {command}."""
         return await self.request(
             "start_extra", timeout_s, what=what, plan=plan.as_json(), started=dict(started.raw)
         )

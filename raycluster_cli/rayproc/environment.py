@@ -88,9 +88,13 @@ def client_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str
     """The whole environment of a client of the cluster on this node: a driver, or a program that attaches.
 
     :func:`member_environment`, CLIENT_DEFAULTS, and the address once more as ``ip_head``, which many
-    scripts read that were written for Ray's own example for Slurm.
+    scripts read that were written for Ray's own example for Slurm; on the head's node also the dashboard's,
+    which `serve status` and others do not look for in the GCS.
     """
-    return {**CLIENT_DEFAULTS, **member_environment(plan, base), "ip_head": plan.gcs_address}
+    env = {**CLIENT_DEFAULTS, **member_environment(plan, base), "ip_head": plan.gcs_address}
+    if plan.dashboard_address:
+        env["RAY_DASHBOARD_ADDRESS"] = f"http://{plan.dashboard_address}"
+    return env
 
 
 def driver_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
     python -I -S lazy_agent.py now -- COMMAND…                does not wait
     python -I -S lazy_agent.py gate FIFO -- COMMAND…          waits until something is written to FIFO
     python -I -S lazy_agent.py port HOST PORT -- COMMAND…     waits for the first request to HOST:PORT
+    python -I -S lazy_agent.py socket FD PORT NICE -- COMMAND…   does not wait; its parent's socket listens
 
 Ray starts two agents beside each raylet, 0.6 to 2 s of CPU and 80 MB each, at the very time at which the
 driver starts.  Most clusters never ask them anything.  This process, 8 MB, holds their place: the raylet
@@ -236,10 +237,11 @@ def become(command: list[str]) -> None:
         threading.Thread(target=end_with_supervisor, args=(alive,), daemon=True).start()
     if _FD in os.environ:
         server = socket.socket(fileno=int(os.environ.pop(_FD)))
-        client = socket.socket(fileno=int(os.environ.pop(_CLIENT)))
-        # The agent accepts connections at its socket only: what comes from this one is passed on.
-        agent = socket.create_connection(server.getsockname()[:2])
-        threading.Thread(target=pass_on, args=(client, agent), daemon=True).start()
+        if _CLIENT in os.environ:
+            client = socket.socket(fileno=int(os.environ.pop(_CLIENT)))
+            # The agent accepts connections at its socket only: what comes from this one is passed on.
+            agent = socket.create_connection(server.getsockname()[:2])
+            threading.Thread(target=pass_on, args=(client, agent), daemon=True).start()
         take_kept_socket(server.detach(), int(os.environ.pop(_PORT)))
     sys.argv = command
     # As `python SCRIPT` does: the script's directory comes first.
@@ -306,6 +308,9 @@ def main(arguments: list[str]) -> None:
             one.set_inheritable(True)
             os.environ[name] = str(one.fileno())
         os.environ[_PORT] = where[1]
+    elif how == "socket":
+        os.nice(int(where[2]))
+        os.environ.update({_FD: where[0], _PORT: where[1]})
     # The interpreter's own options come before the script.
     script = next(i for i, part in enumerate(command) if i and not part.startswith("-"))
     command = [*command[:script], os.path.abspath(__file__), "become", "--", *command[script:]]

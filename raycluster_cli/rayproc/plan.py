@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from ..model.status import Role
+from .address import is_loopback, join_host_port
 
 Quick = Literal["auto", "node", "ray-start"]
 """How to start: by Ray's Node class in a warm Python, by `ray start`, or by whichever works."""
@@ -92,6 +93,14 @@ class NodePlan:
     @property
     def is_head(self) -> bool:
         return self.role is Role.HEAD
+
+    @property
+    def dashboard_address(self) -> str:
+        """host:port of the head's dashboard for clients on its node; empty on a worker."""
+        port = self.ports.get("dashboard")
+        if not port or not self.is_head:
+            return ""
+        return join_host_port(self.dashboard_host if is_loopback(self.dashboard_host) else self.node_ip, port)
 
     @property
     def agent_gate(self) -> str:

@@ -67,7 +67,7 @@ class HeadStart:
         if self._context.driver and not run.program:
             run.program = await find_driver_within(self._context.driver, self._context.env)
         node = await run.make_node()
-        node.on_dashboard = lambda url: self.entry.update(dashboard=url)
+        node.dashboard.on_up = lambda address: self.entry.update(dashboard=address)
         run.keep(node_root=str(node.root.path))
         node.begin_import()
         node.token = await self._make_token()
@@ -100,6 +100,7 @@ class HeadStart:
             cluster_id=started.cluster_id,
             ray_version=node.ray_version,
             state=HeadState.UP.value,
+            dashboard_port_at=node.dashboard.address,
         )
         run.reports.stamp(node.steps)
         run.enter_phase(NodePhase.JOINED, node_id=started.node_id)

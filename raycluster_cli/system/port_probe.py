@@ -79,6 +79,24 @@ def port_holder(port: int, proc: Path = PROC) -> str:
     return ""
 
 
+def connected_users(port: int, proc: Path = PROC) -> set[int]:
+    """The users (uid) whose processes on this node are connected to a TCP port of it.
+
+    From /proc/self/net/tcp and tcp6, where a connection within the node has a row for either end.
+    """
+    users = set()
+    for table in ("net/tcp", "net/tcp6"):
+        try:
+            lines = (proc / "self" / table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            _, _, remote, state, _, _, _, uid, *_ = line.split()
+            if state == "01" and int(remote.rpartition(":")[2], 16) == port:  # 01: established
+                users.add(int(uid))
+    return users
+
+
 def first_ephemeral_port(proc: Path) -> int:
     """The first port that the kernel gives to outgoing connections (net.ipv4.ip_local_port_range)."""
     try:

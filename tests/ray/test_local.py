@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -31,6 +32,26 @@ def test_three_nodes_and_the_drivers_code(place: Local) -> None:
     assert place.start(2, *driver(7)).wait(START_S) == 7, place.output
     assert "NODES head worker-1 worker-2\n" in place.output
     assert len(place.output) < 4096
+    place.assert_nothing_left()
+
+
+ASKS = """
+import os, urllib.error, urllib.request
+try:
+    urllib.request.urlopen(os.environ["RAY_DASHBOARD_ADDRESS"] + "/api/version", timeout=60)
+except urllib.error.HTTPError as error:
+    print("ANSWER", error.code, error.reason, flush=True)
+"""
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("aiohttp_cors") is not None,
+    reason="this Ray has its dashboard: make ray-default",
+)
+def test_what_asks_for_a_dashboard_that_is_not_installed_is_told_so(place: Local) -> None:
+    assert place.start(0, sys.executable, "-c", ASKS).wait(START_S) == 0, place.output
+    assert "ANSWER 503 the dashboard did not start on " in place.output
+    assert "the dashboard needs `pip install 'ray[default]'`" in place.output
     place.assert_nothing_left()
 
 

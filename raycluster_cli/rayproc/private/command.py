@@ -69,7 +69,10 @@ def _started_by_command(plan: NodePlan, processes: list[dict[str, Any]], clock: 
     if plan.is_head and plan.identity:
         try:
             apply_settings(os.environ)
-            Cluster(plan.gcs_address).put_identity(plan.identity)
+            cluster = Cluster(plan.gcs_address)
+            cluster.put_identity(plan.identity)
+            if plan.dashboard_address:
+                cluster.put_dashboard(plan.dashboard_address)
         except NOT_AS_KNOWN as e:
             # Workers with the same Ray cannot look for it either.
             print(f"raycluster: the cluster's identity is not written: {e!r}", flush=True)

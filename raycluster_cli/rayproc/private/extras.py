@@ -1,4 +1,4 @@
-"""What is started beside the driver: the dashboard of a head, the log monitor of a node."""
+"""What is started beside the driver or when asked for: a node's log monitor, the head's dashboard."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from ray._private import services as ray_services
 
 from ..environment import start_environment
 from ..failure import StartFailure
-from ..lazy_agent import wake
 from ..plan import NodePlan
-from .gcs import RPC_TIMEOUT_S, Cluster, apply_settings
+from .gcs import Cluster, apply_settings
 from .known import NOT_AS_KNOWN
-from .spawn import Phases, Report, end_all, one_line, patched_spawn
+from .spawn import Phases, Report, end_all, patched_spawn, set_flag
 
 
 def start_extra(what: str, plan: NodePlan, started: Mapping[str, Any], report: Report) -> dict[str, Any]:
-    """Start the log monitor of a node or the dashboard of a head, in this process as in :func:`start`.
+    """Start the log monitor of a node, in this process as in :func:`start`: {processes}.
 
-    The dashboard at a low priority: it imports for seconds while the driver and its first worker
-    processes do.
+    Of a head's dashboard only the argument list is made: {command}.  Whoever holds its port starts it.
     """
     env = start_environment(plan, os.environ)
     os.environ.clear()
@@ -49,46 +47,56 @@ def start_extra(what: str, plan: NodePlan, started: Mapping[str, Any], report: R
                     stdout_filepath=f"{logs}/log_monitor.out",
                     stderr_filepath=f"{logs}/log_monitor.err",
                 )
-                url = ""
             else:
-                os.nice(10)
-                url = _start_dashboard(plan, started, logs, common)
+                return {"command": _dashboard_command(plan, started, logs, common)}
     except NOT_AS_KNOWN as e:
         end_all([info.process for _, info in spawned])
         raise StartFailure("ray", f"{type(e).__name__}: {e}", plan.log_path) from e
     except StartFailure:
         end_all([info.process for _, info in spawned])
         raise
-    return {"processes": [{"name": name, "pid": info.process.pid} for name, info in spawned], "url": url}
+    return {"processes": [{"name": name, "pid": info.process.pid} for name, info in spawned]}
 
 
-def _start_dashboard(plan: NodePlan, started: Mapping[str, Any], logs: str, common: Mapping[str, Any]) -> str:
+class _Made(BaseException):
+    """Carries an argument list out of a function of Ray's that would run it."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.command = command
+
+
+def _dashboard_command(
+    plan: NodePlan, started: Mapping[str, Any], logs: str, common: Mapping[str, Any]
+) -> list[str]:
+    """The argument list with which Ray starts its dashboard.  Raises StartFailure without ray[default]."""
     if missing := ray._private.utils.get_dashboard_dependency_error():
         raise StartFailure("ray", f"the dashboard needs `pip install 'ray[default]'` ({missing})")
-    os.environ["TMPDIR"] = plan.temp_dir  # the sockets of its processes go with the node's directory
+
+    def made(command: list[str], *_: Any, **__: Any) -> None:
+        raise _Made(command)
+
+    original, ray_services.start_ray_process = ray_services.start_ray_process, made
     try:
-        url, _ = _call(
+        _call(
             ray_services.start_api_server,
             **common,
             include_dashboard=True,
             raise_on_failure=True,
             host=plan.dashboard_host,
-            port=plan.ports.get("dashboard"),
+            port=None,  # with a port it refuses one that is in use, as this one is
             cluster_id_hex=started["cluster_id"],
             temp_dir=plan.temp_dir,
             logdir=logs,
             stdout_filepath=f"{logs}/dashboard.out",
             stderr_filepath=f"{logs}/dashboard.err",
         )
-    except NOT_AS_KNOWN:
-        raise
-    except Exception as e:
-        raise StartFailure.from_text(str(e), default=("ray", one_line(e)), log=f"{logs}/dashboard.log") from e
-    wake(plan.agent_gate)  # the dashboard shows what agents report; they look for it when they start
-    Cluster(plan.gcs_address).gcs.internal_kv_put(
-        b"webui:url", url.encode(), True, b"dashboard", timeout=RPC_TIMEOUT_S
-    )
-    return str(url)
+    except _Made as seen:
+        command = [set_flag(part, "--port", str(plan.ports["dashboard"])) for part in seen.command]
+        command = [set_flag(part, "--port-retries", "0") for part in command]
+    finally:
+        ray_services.start_ray_process = original
+    Cluster(plan.gcs_address).put_dashboard(plan.dashboard_address, shown=True)
+    return command
 
 
 def _call(function: Callable[..., Any], **arguments: Any) -> Any:

@@ -97,6 +97,11 @@ class Cluster:
     def put_identity(self, value: str) -> None:
         self.gcs.internal_kv_put(_IDENTITY_KEY, value.encode(), True, _NAMESPACE, timeout=RPC_TIMEOUT_S)
 
+    def put_dashboard(self, address: str, *, shown: bool = False) -> None:
+        """Where Ray's clients find the dashboard, host:port; ``shown``: ray.init() prints it as well."""
+        for key in (b"dashboard", *([b"webui:url"] if shown else [])):
+            self.gcs.internal_kv_put(key, address.encode(), True, b"dashboard", timeout=RPC_TIMEOUT_S)
+
     def found(self) -> dict[str, str]:
         """Identity and versions of the cluster; what it does not tell is an empty text."""
         identity = self.gcs.internal_kv_get(_IDENTITY_KEY, _NAMESPACE, timeout=RPC_TIMEOUT_S)

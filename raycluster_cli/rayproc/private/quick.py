@@ -69,7 +69,10 @@ def _start_by_node(plan: NodePlan, report: Report, clock: Phases) -> dict[str, A
             clock.mark("registered")
             if plan.is_head and plan.identity:
                 # Only now: a worker that comes before the head's raylet is there sleeps for 2 s (2.55+).
-                Cluster(plan.gcs_address).put_identity(plan.identity)
+                cluster = Cluster(plan.gcs_address)
+                cluster.put_identity(plan.identity)
+                if plan.dashboard_address:
+                    cluster.put_dashboard(plan.dashboard_address)
             return {
                 "how": "node",
                 "processes": [{"name": name, "pid": info.process.pid} for name, info in spawned],

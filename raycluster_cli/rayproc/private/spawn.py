@@ -20,6 +20,7 @@ from typing import Any
 import ray
 from ray._private import services as ray_services
 
+from ..boot import stand_in_command
 from ..failure import StartFailure
 from ..plan import NodePlan
 from .known import PrivateMissing
@@ -87,12 +88,12 @@ def raylet_command(command: list[str], plan: NodePlan) -> list[str]:
     # The flag came with the port files; an older raylet refuses it.
     if port and hasattr(ray._raylet, "persist_port") and not _has(command, "--dashboard_agent_listen_port"):
         command = [*command, f"--dashboard_agent_listen_port={port}"]
-    agent = _lazy("now") if plan.agent_at_once else _lazy("gate", plan.agent_gate)
+    agent = stand_in_command("now") if plan.agent_at_once else stand_in_command("gate", plan.agent_gate)
     wrappers = {"--dashboard_agent_command": agent}
     if port := plan.ports.get("runtime_env_agent"):
-        wrappers["--runtime_env_agent_command"] = _lazy("port", plan.node_ip, str(port))
+        wrappers["--runtime_env_agent_command"] = stand_in_command("port", plan.node_ip, str(port))
     if _agent_is_missing(plan):
-        command = [_set(part, "--metrics-agent-port", "-1") for part in command]
+        command = [set_flag(part, "--metrics-agent-port", "-1") for part in command]
     return [_wrap(part, wrappers) for part in command]
 
 
@@ -105,7 +106,7 @@ def gcs_command(command: list[str], plan: NodePlan) -> list[str]:
     """
     if not _agent_is_missing(plan):
         return command
-    return [_set(part, "--metrics-agent-port", "0") for part in command]
+    return [set_flag(part, "--metrics-agent-port", "0") for part in command]
 
 
 def _agent_is_missing(plan: NodePlan) -> bool:
@@ -114,15 +115,12 @@ def _agent_is_missing(plan: NodePlan) -> bool:
     return not serves and hasattr(ray._raylet, "persist_port")
 
 
-def _lazy(*how: str) -> list[str]:
-    return [sys.executable, "-I", "-S", str(Path(__file__).parents[1] / "lazy_agent.py"), *how, "--"]
-
-
 def _has(command: list[str], flag: str) -> bool:
     return any(part.startswith(flag) for part in command)
 
 
-def _set(part: str, flag: str, value: str) -> str:
+def set_flag(part: str, flag: str, value: str) -> str:
+    """The argument, with another value if it is this flag's."""
     return f"{flag}={value}" if part.startswith(f"{flag}=") else part
 
 

@@ -198,7 +198,7 @@ def test_kept_logs_are_shown_and_missing_ones_explained(call: Call, tmp_path: Pa
         (("stop", "--all", "4711"), "--all was given together with JOB"),
         (("exec", "4711"), "there is no command"),
         (("submit-job", "4711"), "there is no command"),
-        (("dashboard", "4711"), "cluster 4711 has no dashboard (yet)"),
+        (("dashboard", "4711"), "cluster 4711 has no dashboard: the head does not hold a port for it"),
         (("submit-job", "4711", "--", "x"), "raycluster exec 4711 -- …"),
         (("attach", "4712"), "cluster 4712 has ended: the driver ended"),
         (("exec", "4711", "-n", "n009", "--", "x"), "has no node 'n009'"),

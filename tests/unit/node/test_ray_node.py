@@ -47,6 +47,21 @@ import socket, sys, time
 server = socket.create_server((sys.argv[1], int(sys.argv[2])))
 while True: server.accept()
 '''
+DASHBOARD = '''
+import os, socket, sys
+server = socket.socket()
+server.bind(("127.0.0.1", int(sys.argv[1])))
+server.listen()
+server.setblocking(True)
+while True:
+    connection, _ = server.accept()
+    try:
+        connection.recv(1000)
+        connection.sendall(b"HTTP/1.0 200 from %d\\\\r\\\\n\\\\r\\\\n" % os.getpid())
+    except ConnectionError:
+        pass
+    connection.close()
+'''
 say(event="ready", ray_version="9.9.0", python_version="3.10.1", import_s=0.1, imported=5.0, pid=os.getpid())
 for line in sys.stdin:
     c = json.loads(line)
@@ -66,11 +81,14 @@ for line in sys.stdin:
         say(event="started", how="node", processes=daemons, session="s",
             session_dir=plan["temp_dir"] + "/session", node_id="n", cluster_id="c",
             gcs_address=plan["gcs_address"], phases={"raylet spawned": 6.0}, id=id)
-    elif do == "start_extra" and c["what"] == "dashboard":
-        say(event="extra", processes=[], url="127.0.0.1:8265", id=id)
     elif do == "start_extra":
         if os.environ.get("NO_EXTRA"):
             say(event="failed", kind="ray", message="no module", id=id)
+        elif c["what"] == "dashboard":
+            script = c["plan"]["temp_dir"] + "/dashboard.py"
+            open(script, "w").write(DASHBOARD)
+            port = str(c["plan"]["ports"]["dashboard"])
+            say(event="extra", command=[sys.executable, "-u", script, port], id=id)
         else:
             say(event="extra", processes=[{"name": c["what"], "pid": daemon()}], id=id)
     elif do == "watch":
@@ -311,16 +329,96 @@ def test_nodes_are_watched_until_the_watcher_ends() -> None:
 def test_the_dashboard_and_the_log_monitor_start_while_the_driver_runs() -> None:
     async def test() -> None:
         async with scene(settings=replace(SETTINGS, log_monitor=True, dashboard=True)) as one:
-            urls: list[str] = []
-            one.node.on_dashboard = urls.append
+            addresses: list[str] = []
+            one.node.dashboard.on_up = addresses.append
             await one.start()
+            assert "dashboard" not in one.node.children
             one.node.start_extras()
             one.node.start_extras()  # once only
             await until(lambda: "log_monitor" in one.node.children)
-            assert urls == ["127.0.0.1:8265"]
+            await until(lambda: addresses)
+            assert addresses == [f"127.0.0.1:{one.node.port_map()['dashboard']}"]
             one.node.children["log_monitor"].send(signal.SIGKILL)
             await until(lambda: "the cluster continues" in one.out.getvalue())
             assert one.died == []
+
+    run(test)
+
+
+async def ask_dashboard(one: Scene) -> str:
+    """The first line of its answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", one.node.port_map()["dashboard"])
+    writer.write(b"GET /api/version HTTP/1.1\r\n\r\n")
+    line = await reader.readline()
+    writer.close()
+    return line.decode().strip()
+
+
+def test_the_dashboard_starts_at_the_first_connection_and_answers_it() -> None:
+    async def test() -> None:
+        async with scene() as one:
+            await one.start()
+            one.node.start_extras()
+            assert "dashboard" not in one.node.children
+            answers = await asyncio.gather(ask_dashboard(one), ask_dashboard(one))
+            pid = one.node.children["dashboard"].pid
+            assert answers == [f"HTTP/1.0 200 from {pid}"] * 2
+            await until(lambda: "dashboard: http://127.0.0.1:" in one.out.getvalue())
+            assert await ask_dashboard(one) == f"HTTP/1.0 200 from {pid}"
+
+    run(test)
+
+
+def test_where_the_dashboard_cannot_start_the_answer_says_why() -> None:
+    async def test() -> None:
+        async with scene(NO_EXTRA="1") as one:
+            await one.start()
+            for _ in range(2):
+                assert await ask_dashboard(one) == "HTTP/1.1 503 the dashboard did not start on n1: no module"
+            assert one.out.getvalue().count("the dashboard did not start on n1: no module") == 1
+            assert "dashboard" not in one.node.children
+
+    run(test)
+
+
+def test_a_dashboard_that_ends_soon_is_not_started_again() -> None:
+    async def test() -> None:
+        async with scene() as one:
+            await one.start()
+            await ask_dashboard(one)
+            one.node.children["dashboard"].send(signal.SIGKILL)
+            await one.node.children["dashboard"].exited
+            answer = await ask_dashboard(one)
+            assert answer.startswith("HTTP/1.1 503 the dashboard on n1 was killed by SIGKILL"), answer
+            assert one.died == []
+
+    run(test)
+
+
+def test_other_users_of_the_node_do_not_start_the_dashboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with scene() as one:
+            await one.start()
+            with monkeypatch.context() as changed:
+                changed.setattr("raycluster_cli.node.dashboard.connected_users", lambda port: {4711})
+                answer = await ask_dashboard(one)
+                assert answer.startswith("HTTP/1.1 403 "), answer
+            assert "dashboard" not in one.node.children
+            assert "200" in await ask_dashboard(one)
+
+    run(test)
+
+
+def test_a_raylet_that_is_started_again_finds_the_port_of_the_dashboard_held() -> None:
+    async def test() -> None:
+        async with scene() as one:
+            await one.start()
+            await ask_dashboard(one)
+            await one.node.reset()
+            one.node.begin_import()
+            await one.node.start(30, identity="ours")
+            assert "dashboard" not in one.node.children
+            assert "200" in await ask_dashboard(one)
 
     run(test)
 
@@ -336,18 +434,16 @@ def test_a_log_monitor_that_does_not_start_is_reported() -> None:
 
 
 def test_an_exception_in_the_background_is_not_lost() -> None:
-    def fail(url: str) -> None:
-        raise ValueError(f"a bug with {url}")
+    def fail(address: str) -> None:
+        raise ValueError("a bug")
 
     async def test() -> None:
         async with scene(settings=replace(SETTINGS, dashboard=True)) as one:
-            one.node.on_dashboard = fail
+            one.node.dashboard.on_up = fail
             await one.start()
             one.node.start_extras()
             await until(lambda: one.failures)
-            assert one.failures == [
-                ("starting the log monitor or dashboard", "ValueError('a bug with 127.0.0.1:8265')")
-            ]
+            assert one.failures == [("starting the dashboard", "ValueError('a bug')")]
 
     run(test)
 

@@ -44,7 +44,7 @@ def start(plan, report):
             "node_id": "n", "cluster_id": "c", "gcs_address": plan.gcs_address, "phases": {}}
 
 def start_extra(what, plan, started, report):
-    return {"processes": [{"name": what, "pid": 78}], "url": "h:1", "of": started["session"]}
+    return {"command": ["python", what], "of": started["session"]}
 
 def apply_settings(env):
     print("settings", sorted(name for name in env if name.startswith("RAY_")), flush=True)
@@ -158,7 +158,7 @@ def test_a_start_in_a_process_of_its_own(tmp_path: Path) -> None:
             assert (tmp_path / "new" / "ray-start.log").read_text() == "starting gpu01\n"
             await until(lambda: identify(pids[0]) is None)
             done = await client.start_extra("dashboard", plan, started, 30)
-            assert (done["url"], done["of"]) == ("h:1", "s")
+            assert (done["command"], done["of"]) == (["python", "dashboard"], "s")
 
     run(scene)
 

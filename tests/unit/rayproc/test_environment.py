@@ -36,6 +36,15 @@ def test_a_driver_is_told_its_cluster_and_a_node_is_not() -> None:
     assert "RAY_ADDRESS" not in start_environment(WORKER, base)
 
 
+def test_only_clients_on_the_heads_node_have_the_dashboards_address() -> None:
+    head = replace(HEAD, ports={"dashboard": 20003})
+    assert client_environment(head, {})["RAY_DASHBOARD_ADDRESS"] == "http://127.0.0.1:20003"
+    everywhere = replace(head, dashboard_host="0.0.0.0")
+    assert client_environment(everywhere, {})["RAY_DASHBOARD_ADDRESS"] == "http://10.0.0.1:20003"
+    assert "RAY_DASHBOARD_ADDRESS" not in start_environment(head, {})
+    assert "RAY_DASHBOARD_ADDRESS" not in client_environment(replace(WORKER, ports={"dashboard": 20003}), {})
+
+
 def test_the_users_own_settings_win_where_they_are_a_matter_of_taste() -> None:
     base = {"RAY_worker_register_timeout_seconds": "900", "RAY_USAGE_STATS_ENABLED": "1"}
     env = start_environment(HEAD, base)

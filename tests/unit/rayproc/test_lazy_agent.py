@@ -94,6 +94,23 @@ def test_at_once(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None
     assert mark.read_text() == str(process.pid)
 
 
+def test_with_the_socket_of_its_parent(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    script = tmp_path / "server.py"
+    script.write_text(SERVER)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port), 10) as early:  # before there is anybody to answer
+            how = ["socket", str(server.fileno()), str(port), "1", "--", sys.executable, "-u", str(script)]
+            process = subprocess.Popen(
+                [*LAZY, *how, "127.0.0.1", str(port)], stdin=subprocess.PIPE, pass_fds=(server.fileno(),)
+            )
+            started.append(process)
+            early.sendall(b"one")
+            answer = early.makefile().read()
+    assert answer == f"{process.pid} {os.getcwd()} {tmp_path}one"
+    assert os.getpriority(os.PRIO_PROCESS, process.pid) == os.getpriority(os.PRIO_PROCESS, 0) + 1
+
+
 def test_at_a_port(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
     script = tmp_path / "server.py"
     script.write_text(SERVER)

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.system import port_probe
-from raycluster_cli.system.port_probe import first_ephemeral_port, port_error, port_holder
+from raycluster_cli.system.port_probe import (
+    connected_users,
+    first_ephemeral_port,
+    port_error,
+    port_holder,
+)
 
 Listen = Callable[..., socket.socket]
 
@@ -24,6 +29,14 @@ def test_a_free_port_and_one_in_use(listen: Listen) -> None:
     listen(PORT, "127.0.0.1")
     error = port_error(PORT)
     assert error is not None and error.errno == errno.EADDRINUSE
+
+
+def test_who_is_connected_to_a_port(listen: Listen) -> None:
+    listen(PORT, "127.0.0.1")
+    assert connected_users(PORT) == set()
+    with socket.create_connection(("127.0.0.1", PORT), 5):
+        assert connected_users(PORT) == {os.geteuid()}
+        assert connected_users(PORT + 1) == set()
 
 
 def test_without_ipv6_the_port_is_tested_on_ipv4(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
