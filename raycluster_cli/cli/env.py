@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import typer
 
-from ..model.errors import ExitCode
+from ..model.errors import ExitCode, RayclusterError, UsageError
 from ..model.settings import Settings
 from ..model.text import printable
 from .help import Command
+from .inside import ONE_JOB, WAIT, ready_record, running_record
 
 
 def register(app: typer.Typer, with_settings: Callable[[str], Callable[[Any], Any]]) -> None:
@@ -23,7 +24,12 @@ def register(app: typer.Typer, with_settings: Callable[[str], Callable[[Any], An
 def environment(
     context: typer.Context,
     settings: Settings,
+    job: str = ONE_JOB,
     as_json: bool = typer.Option(False, "--json", help="Print JSON for programs (see docs/json.md)."),
+    export: bool = typer.Option(
+        False, "--export", help="Print instead what a shell evaluates to connect to a cluster that runs."
+    ),
+    wait: float = WAIT,
 ) -> None:
     """Show what a start would use here, and why.
 
@@ -31,6 +37,10 @@ def environment(
     the CPUs, memory and GPUs granted, by every source, and what Ray alone would assume; address, ports,
     directories, versions, limits. Works in batch scripts, srun tasks, salloc shells and outside Slurm.
     Takes every option of head, worker and run, to show what it would change.
+
+    With --export: lines for a script whose driver is no child of raycluster, as in
+    eval "$(raycluster env --export)" || exit. They set the driver's environment on this node: RAY_ADDRESS,
+    the path of the token's file, PATH. The token is not in them. Where there is no such cluster, eval fails.
 
     Exit codes: 0 success; 1 a start on this node would fail; 2 usage.
 
@@ -40,6 +50,7 @@ def environment(
       srun -N1 -n1 raycluster env
       srun raycluster env --json > env.json
       raycluster env --num-cpus 4 --network 10.1.0.0/16
+      raycluster env --export --wait 300
     """
     import json
     import shutil
@@ -50,6 +61,11 @@ def environment(
     from ..state.location import state_dir
 
     env = dict(os.environ)
+    if export:
+        _export(job, settings.state_dir, env, wait)
+        return
+    if job or wait:
+        raise UsageError("JOB and --wait belong to --export.", 'eval "$(raycluster env --export JOB)"')
 
     def source_of(name: str) -> str:
         source = context.get_parameter_source(name)
@@ -65,3 +81,23 @@ def environment(
             print(printable(line))
     if found.problems:
         sys.exit(int(ExitCode.FAILURE))
+
+
+def _export(job: str, directory: str, env: Mapping[str, str], wait_s: float) -> None:
+    """Print the lines; where they cannot be, one that makes `eval` fail."""
+    from pathlib import Path
+
+    from ..ops.inside import node_here, shell_lines
+    from ..rayproc.client import read_changes
+
+    try:
+        if wait_s:
+            ready_record(job, directory, env, "", wait_s)
+        record = running_record(job, directory, env)
+        here = node_here(record, env)
+        change, unset = read_changes(Path(here.node_root), here.host)
+    except RayclusterError:
+        print("false")
+        raise
+    for line in shell_lines(change, unset, env):
+        print(line)

@@ -29,6 +29,13 @@ ONE_JOB = typer.Argument(
 NODE = typer.Option(
     "", "--node", "-n", metavar="HOST", help="The node. Default: the head's.", autocompletion=complete_node
 )
+WAIT = typer.Option(
+    0.0,
+    "--wait",
+    metavar="SECONDS",
+    min=0.0,
+    help="Wait for the cluster until its workers have joined, so many seconds at most. Default: do not wait.",
+)
 _COMMAND = typer.Argument(None, metavar="-- COMMAND [ARG]...", help="The command to run.")
 
 
@@ -68,7 +75,7 @@ def attach(
     from ..ops.inside import choose_live_node, enter
 
     env = dict(os.environ)
-    record = _running(job, directory, env)
+    record = running_record(job, directory, env)
     enter(record, choose_live_node(record, node), (), env, pty=sys.stdin.isatty())
 
 
@@ -76,6 +83,7 @@ def execute(
     job: str = ONE_JOB,
     node: str = NODE,
     terminal: bool = typer.Option(False, "--tty", "-t", help="Give the command a terminal: top, an editor."),
+    wait: float = WAIT,
     directory: str = STATE_DIR,
     command: list[str] | None = _COMMAND,
 ) -> None:
@@ -89,6 +97,7 @@ def execute(
       raycluster exec 4711 -n gpu07 -- nvidia-smi
       raycluster exec 4711 -t -- top
       raycluster exec -- nvidia-smi
+      raycluster exec --wait 300 -- python train.py
     """
     from ..ops.inside import choose_live_node, enter
 
@@ -97,7 +106,9 @@ def execute(
     if terminal and not sys.stdin.isatty():
         raise UsageError("-t needs a terminal, and the input of this command is none.", "Leave -t out.")
     env = dict(os.environ)
-    record = _running(job, directory, env)
+    if wait:
+        ready_record(job, directory, env, node, wait)
+    record = running_record(job, directory, env)
     enter(record, choose_live_node(record, node), command, env, pty=terminal)
 
 
@@ -141,7 +152,7 @@ def dashboard(
     from ..system.report import say
 
     env = dict(os.environ)
-    record = _running(job, directory, env)
+    record = running_record(job, directory, env)
     head = live_head(record)
     address = _dashboard_address(record, head)
     report = choose_node(record, head.host)
@@ -210,7 +221,7 @@ def submit_job(
         raise UsageError(
             "there is no command.", "Give it after `--`: raycluster submit-job 4711 -- python x.py."
         )
-    record = _running(job, directory, env)
+    record = running_record(job, directory, env)
     head = live_head(record)
     address = _dashboard_address(record, head)
     ray = ("ray", "job", "submit", "--address", f"http://{address}")
@@ -229,7 +240,17 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return [], arguments
 
 
-def _running(job: str, directory: str, env: Mapping[str, str]) -> Record:
+def ready_record(job: str, directory: str, env: Mapping[str, str], node: str, wait_s: float) -> Record:
+    """The record of a cluster once programs can run on it.  Raises RayclusterError."""
+    from ..ops.clusters import find_record, own
+    from ..ops.readiness import wait_until_ready
+
+    where = state_dir(directory, env)
+    return wait_until_ready(lambda: own(find_record(where, job, env)), node, wait_s)
+
+
+def running_record(job: str, directory: str, env: Mapping[str, str]) -> Record:
+    """The record of a cluster that runs.  Raises RayclusterError."""
     from ..ops.clusters import own
     from ..ops.inside import live_head
 

@@ -112,7 +112,8 @@ CAUSES: tuple[Cause, ...] = (
         r"InvalidAuthToken|UNAUTHENTICATED|Unauthenticated|[Aa]uthentication token is (?:missing|invalid)",
         "A process connected without the cluster's token, or with another token.",
         "Keep RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH, which raycluster sets in the driver's "
-        "environment; wrappers and containers must not clear them.",
+        "environment; wrappers and containers must not clear them. For a driver in a step of its own: "
+        '`raycluster exec -- COMMAND`, or eval "$(raycluster env --export)" before it.',
     ),
     Cause(
         "Ray's own example",

@@ -8,6 +8,7 @@ limits and ends with the job.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import socket
 import sys
@@ -93,6 +94,32 @@ def sees_directory(record: Record, report: NodeReport, env: Mapping[str, str]) -
     here = (socket.gethostname().partition(".")[0], env.get("SLURMD_NODENAME", ""))
     near = record.slurm_cluster == "local" or report.host in here
     return bool(report.node_root) and near and os.path.isdir(report.node_root)
+
+
+def node_here(record: Record, env: Mapping[str, str]) -> NodeReport:
+    """The cluster's node that this machine is.  Raises UsageError."""
+    head = record.read_head()
+    reports = record.read_nodes()
+    for report in sorted(reports.values(), key=lambda one: head is None or one.host != head.host):
+        if is_here(record, report, env):
+            return report
+    name = record.path.name
+    raise UsageError(
+        f"this machine is no node of cluster {name}, or this shell is outside its job.",
+        "Run it on a node of the job: in its batch script, or by srun --overlap.",
+    )
+
+
+def shell_lines(change: Mapping[str, str], unset: Sequence[str], env: Mapping[str, str]) -> list[str]:
+    """What a shell evaluates to get the environment of a client; ``env`` is what it has now.
+
+    >>> shell_lines({"RAY_ADDRESS": "n1:20480", "A": "b c"}, ["RAY_JOB_ID"], {"A": "b c", "RAY_JOB_ID": "1"})
+    ['unset RAY_JOB_ID', 'export RAY_ADDRESS=n1:20480']
+    """
+    return [
+        *(f"unset {name}" for name in unset if name in env),
+        *(f"export {name}={shlex.quote(text)}" for name, text in change.items() if env.get(name) != text),
+    ]
 
 
 def on_node(

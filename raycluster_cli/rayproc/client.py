@@ -66,6 +66,12 @@ def read_client(root: Path, base: Mapping[str, str], host: str) -> dict[str, str
 
     Raises RayclusterError when the node has none (not yet, or no longer); ``host`` is for the message.
     """
+    change, unset = read_changes(root, host)
+    return {name: value for name, value in base.items() if name not in unset} | change
+
+
+def read_changes(root: Path, host: str) -> tuple[dict[str, str], list[str]]:
+    """(variables to set, variables to take out) for a client; as :func:`read_client`."""
     try:
         found = json.loads((root / NAME).read_text())
         change, unset = dict(found["set"]), list(found["unset"])
@@ -75,10 +81,9 @@ def read_client(root: Path, base: Mapping[str, str], host: str) -> dict[str, str
             "The file exists from when the node has joined until it ends: `raycluster status JOB` shows each "
             "node.",
         ) from error
-    env = {name: value for name, value in base.items() if name not in unset and name not in PRIVATE}
-    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_NAMESPACE", "RAY_JOB_ID"):
-        env.pop(name, None)  # of another cluster
-    return env | change
+    # The last ones may be of another cluster.
+    gone = [*unset, *PRIVATE, "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_NAMESPACE", "RAY_JOB_ID"]
+    return change, [name for name in gone if name not in change]
 
 
 def remove_client(root: Path) -> None:

@@ -153,6 +153,6 @@ def test_job_can_be_left_out(
         asked.append(job)
         raise UsageError("seen")
 
-    monkeypatch.setattr("raycluster_cli.cli.inside._running", running)
+    monkeypatch.setattr("raycluster_cli.cli.inside.running_record", running)
     assert "seen" in said(call(*words))
     assert asked == [named]
