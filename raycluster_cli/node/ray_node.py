@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import ssl
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..model.errors import RayclusterError
 from ..model.settings import Settings
@@ -45,6 +44,9 @@ from .processes import NodeProcesses
 from .resources import ResourcePlan
 from .setup import NodeSetup
 from .sweep import sweep_stale
+
+if TYPE_CHECKING:
+    import ssl
 
 #: How long the end of a short run waits for the sweep that its start began.
 SWEEP_WAIT_S = 5.0

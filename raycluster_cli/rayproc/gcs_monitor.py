@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..model.value import Value
 from .health import HealthChannel
+
+if TYPE_CHECKING:
+    import ssl
 
 #: How long the GCS may take to answer a check; a GCS stopped for 5 s misses one at most.
 CHECK_TIMEOUT_S = 4.0

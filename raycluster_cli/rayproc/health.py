@@ -18,12 +18,15 @@ import errno
 import ipaddress
 import os
 import socket
-import ssl
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ..model.value import Value
 from ..system.waiting import done_within, in_thread, within
 from .address import join_host_port
+
+if TYPE_CHECKING:
+    import ssl
 
 # --------------------------------------------------------------------------- TCP
 
@@ -183,18 +186,22 @@ class HealthChannel(asyncio.Protocol):
         cls, host: str, port: int, *, timeout_s: float, context: ssl.SSLContext | None = None
     ) -> HealthChannel:
         """Connect; raises OSError (TimeoutError too) as classify() understands it."""
-        loop = asyncio.get_running_loop()
-        if context is not None:
-            context.set_alpn_protocols(["h2"])
         authority = join_host_port(host, port)
+        channel = cls(authority, context is not None)
         try:
-            _, channel = await within(
-                loop.create_connection(lambda: cls(authority, context is not None), host, port, ssl=context),
-                timeout_s,
-            )
+            await within(channel._connect(host, port, context), timeout_s)
         except asyncio.TimeoutError as error:  # before 3.11 not an OSError
             raise TimeoutError(errno.ETIMEDOUT, f"no connection to {authority} in {timeout_s:g} s") from error
         return channel
+
+    async def _connect(self, host: str, port: int, context: ssl.SSLContext | None) -> None:
+        if context is None:
+            await asyncio.get_running_loop().create_connection(lambda: self, host, port)
+        else:
+            from .tls_layer import start_tls  # with the ssl module: only where it is used
+
+            context.set_alpn_protocols(["h2"])
+            await start_tls(self, context, host, port)
 
     async def check(self, timeout_s: float) -> bool:
         """One check.  False for a server that is not healthy, no answer in time, or a closed connection."""

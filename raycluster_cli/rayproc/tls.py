@@ -11,17 +11,20 @@ Made by the `openssl` program: see docs/decisions/0007.
 from __future__ import annotations
 
 import os
-import ssl
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..model.errors import RayclusterError, UsageError
 from ..system.process import Reaper
 from ..system.removal import remove_tree
 from ..system.waiting import find_within
 from .plan import TlsFiles
+
+if TYPE_CHECKING:
+    import ssl
 
 #: How long one call of openssl may take; it needs some milliseconds, more where the kernel lacks entropy.
 OPENSSL_TIMEOUT_S = 30.0
@@ -131,6 +134,8 @@ async def make_certificate(
 
 def client_context(files: TlsFiles) -> ssl.SSLContext:
     """For a client of the cluster's gRPC ports: shows our certificate, checks theirs."""
+    import ssl  # 1.3 MB, for those who use it
+
     context = ssl.create_default_context(cafile=files.ca)
     context.load_cert_chain(files.cert, files.key)
     return context

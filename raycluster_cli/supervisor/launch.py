@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Mapping
 
@@ -48,6 +49,7 @@ class Launcher(Value):
 
     def _run(self, settings: Settings, driver: tuple[str, ...]) -> None:
         if settings.local is not None:
+            import_asyncio_without_ssl()
             from .local import run_local
 
             run_local(settings, self.env, driver, self.keeper, state_dir(settings, self.env), self.warm)
@@ -74,6 +76,7 @@ class Launcher(Value):
         symmetric: bool = False,
     ) -> None:
         """Run this node to its end and end the process with its exit code."""
+        import_asyncio_without_ssl()
         from ..model.status import Role
         from .context import Context
         from .run import run_and_exit
@@ -107,6 +110,19 @@ class Launcher(Value):
             from .worker import WorkerRun
 
             run_and_exit(WorkerRun(context))
+
+
+def import_asyncio_without_ssl() -> None:
+    """Import asyncio as a Python has it that was built without ssl: 6 ms and 1.3 MB less in each supervisor.
+
+    What needs TLS (--tls) brings its own (rayproc.tls_layer).  Not for a process that is the user's.
+    """
+    if "asyncio" not in sys.modules:
+        sys.modules["ssl"] = None  # type: ignore[assignment]  # as the documentation of `import` has it
+        try:
+            import asyncio  # noqa: F401
+        finally:
+            del sys.modules["ssl"]
 
 
 def _check_in_allocation(allocation: Allocation | None, command: str, told: bool) -> None:

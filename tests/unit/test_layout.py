@@ -122,6 +122,20 @@ def test_a_supervisor_imports_nothing_large(module: str) -> None:
     assert done.stdout.strip() == ""
 
 
+def test_a_supervisor_does_without_ssl() -> None:
+    code = """
+import sys
+from raycluster_cli.supervisor.launch import import_asyncio_without_ssl
+import_asyncio_without_ssl()
+import asyncio, raycluster_cli.supervisor.head, raycluster_cli.supervisor.worker
+print(*{"ssl", "_ssl"} & {*sys.modules})
+import ssl
+print(ssl.SSLContext.__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n") == ["", "SSLContext", ""]
+
+
 def test_the_keeper_is_made_before_anything_large_is_imported() -> None:
     """It forks off the supervisor, so what is imported by then stays in its memory."""
     heavy = {"asyncio", "dataclasses", "inspect"}

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.model.errors import RayclusterError, UsageError
+from raycluster_cli.rayproc.health import HealthChannel, frame
 from raycluster_cli.rayproc.plan import TlsFiles
 from raycluster_cli.rayproc.tls import client_context, files_in, make_authority, make_certificate
 from raycluster_cli.system.process import Reaper
+from tests.unit.rayproc.test_health import SERVING, answering, data
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes keys with openssl")
 
@@ -39,11 +41,18 @@ async def node_files(authority: str, directory: Path, reaper: Reaper) -> TlsFile
     )
 
 
-async def connects(server: TlsFiles, client: ssl.SSLContext) -> bool:
-    """Whether a server that wants the client's certificate, as Ray does, and this client agree."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=server.ca)
-    context.load_cert_chain(server.cert, server.key)
+def server_context(files: TlsFiles) -> ssl.SSLContext:
+    """Of a server that wants the client's certificate, as Ray does."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=files.ca)
+    context.load_cert_chain(files.cert, files.key)
     context.verify_mode = ssl.CERT_REQUIRED
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+async def connects(server: TlsFiles, client: ssl.SSLContext) -> bool:
+    """Whether a server and this client agree."""
+    context = server_context(server)
 
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"hello\n")
@@ -60,6 +69,39 @@ async def connects(server: TlsFiles, client: ssl.SSLContext) -> bool:
         return False
     finally:
         listener.close()
+
+
+@needs_openssl
+def test_the_health_check_over_tls(tmp_path: Path) -> None:
+    async def scene(reaper: Reaper) -> None:
+        ours, theirs = [await make_authority(tmp_path / "tls", path_env(), reaper) for _ in range(2)]
+        one, two = [await node_files(ours, tmp_path / name, reaper) for name in ("one", "two")]
+        stranger = await node_files(theirs, tmp_path / "three", reaper)
+        connections: list[asyncio.StreamWriter] = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connections.append(writer)
+            await answering(data(SERVING), extra=frame(6, 0, 0, b"12345678") * 3000)(reader, writer)
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_context(one))
+        port = server.sockets[0].getsockname()[1]
+
+        async def connect(files: TlsFiles) -> HealthChannel:
+            return await HealthChannel.connect("127.0.0.1", port, timeout_s=20, context=client_context(files))
+
+        channel = await connect(two)
+        assert [await channel.check(20.0) for _ in range(3)] == [True] * 3
+        for writer in connections:
+            writer.close()
+        assert await channel.closed_within(20.0)
+        assert not await channel.check(20.0)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await connect(stranger)
+        server.close()
+        with pytest.raises(ConnectionRefusedError):
+            await connect(two)
+
+    run(scene)
 
 
 @needs_openssl
