@@ -53,7 +53,8 @@ def stop(
 
     Without JOB: the cluster of this job, else the only one that runs. The cluster shuts down cleanly:
     the driver gets SIGTERM, workers are drained, every node removes its files. A cluster that does not
-    end within --timeout is ended by signals, then by scancel of its step or job. A job that waits in
+    end within --timeout is ended by signals, then by scancel of its step or job; a head that is
+    already ending gets at least its own --grace. A job that waits in
     Slurm's queue is cancelled; one that runs, but has no cluster yet, ends when its head starts.
 
     Exit codes: 0 all have ended; 1 one still runs; 2 no such cluster, or it is not clear which; 130
