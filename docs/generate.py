@@ -30,6 +30,7 @@ PACKAGES = {
     "ops": "what works from outside: status, why, logs, attach, stop, doctor, submit",
     "library": "the functions for Python programs",
     "supervisor": "the run of a head or worker: keeper, guards, driver",
+    "service": "the watch over a server (--service): health, idleness",
     "node": "one Ray node on this machine: directory, grants, resources",
     "rayproc": "Ray's processes: plan, start, companion, health, private parts",
     "state": "the cluster's record: read, write, lease, catalogue",
@@ -45,6 +46,7 @@ _PARTS = {
     "num_cpus": "What Ray gets",
     "start_timeout": "How Ray is started",
     "on_worker_loss": "Faults and time limits",
+    "service": "A driver that is a server",
     "state_dir": "Places",
 }
 

@@ -258,6 +258,7 @@ def facts(status: ClusterStatus) -> list[tuple[str, str]]:
         ("head", status.head_host),
         ("dashboard", status.dashboard),
         ("driver", command_text(status.driver)),
+        ("server", status.service_line.removeprefix("server is ")),
         ("versions", versions),
         ("protection", (guard + (", TLS" if status.tls else "")) if status.address else ""),
         ("Slurm", ", ".join(part for part in (status.job_name, status.slurm_state.lower()) if part)),

@@ -6,6 +6,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from .service import ServiceReport
 from .status import MEMBER, NodePhase, Role
 
 
@@ -144,6 +145,8 @@ class ClusterStatus:
     head_host: str = ""
     dashboard: str = ""
     driver: tuple[str, ...] = ()
+    service: ServiceReport | None = None
+    """Of a cluster that runs and whose driver is a server."""
     exit_code: int | None = None
     reason: str = ""
     """Value of EndReason; empty when the record does not say."""
@@ -207,6 +210,16 @@ class ClusterStatus:
         return None
 
     @property
+    def service_line(self) -> str:
+        """What the server does, in a few words; empty without one."""
+        found = self.service
+        if found is None:
+            return ""
+        if found.state == "ready":
+            return f"server is ready at {found.url}"
+        return f"server is {found.state}{f': {found.message}' if found.message else ''}"
+
+    @property
     def problems(self) -> tuple[NodeStatus, ...]:
         return tuple(node for node in self.nodes if node.is_problem)
 
@@ -223,12 +236,15 @@ class ClusterStatus:
         if self.phase is ClusterPhase.RUNNING:
             ready = f"{self.ready_nodes} {'node' if self.ready_nodes == 1 else 'nodes'}"
             text = f"driver runs on {ready}" if self.driver_since else f"{ready} ready, no driver"
+            if self.service is not None:
+                text = f"{self.service_line} on {ready}"
             return text + self._cannot_start
         if self.phase is ClusterPhase.DEGRADED:
             lost = [node.host for node in self.nodes if node.is_problem or node.phase is NodePhase.GONE]
             absent = [node.host for node in self.nodes if node.phase is NodePhase.NOT_REPORTED]
             text = f"continues with {nodes}"
             text += f"; lost: {_some(lost)}" if lost else ""
+            text += f"; {self.service_line}" if self.service is not None else ""
             return text + (f"; never reported: {_some(absent)}" if absent else "") + self._cannot_start
         if self.phase is ClusterPhase.STOPPING:
             return self.message or f"stop requested by {self.stop_asked_by or 'somebody'}"

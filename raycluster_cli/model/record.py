@@ -82,6 +82,8 @@ class HeadInfo:
     """Tasks, actors and placement groups that wait for what no node has, in words."""
     grace_s: float = 0.0
     """What the driver gets to end in once it was told to: `raycluster stop` waits as long."""
+    service: bool = False
+    """The driver is a server, whose state is in `service.json`."""
 
     @property
     def address(self) -> str:

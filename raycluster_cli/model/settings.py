@@ -25,6 +25,16 @@ PREFIX = "RAYCLUSTER_"
 #: Commands that start Ray on this node.
 STARTERS = ("head", "worker", "run")
 
+#: Settings that mean nothing without --service.  Port and host are not refused: a server has their variables
+#: in its environment, and may start other clusters.
+SERVICE_ONLY = (
+    "health_path",
+    "ready_timeout",
+    "unhealthy_after",
+    "driver_restarts",
+    "idle_timeout",
+)
+
 
 def setting(default: Any, text: str, commands: tuple[str, ...] = STARTERS, **more: Any) -> Any:
     """A field of Settings, with its help text and the commands that take it."""
@@ -153,6 +163,61 @@ class Settings:
         choices=("always", "on-failure", "never"),
     )
 
+    # -- a driver that is a server ---------------------------------------------------------------
+    service: bool = setting(
+        False,
+        "The driver is a server: give it a port, watch its health, tell when it is ready.",
+        ("head", "run"),
+    )
+    service_port: int | None = setting(
+        None,
+        "Port of the server, {port} in the driver's arguments (default: a free port of the cluster's).",
+        ("head", "run"),
+        unit="port",
+    )
+    service_host: str = setting(
+        "0.0.0.0",
+        "Address on which the server listens, {host} in the driver's arguments.",
+        ("head", "run"),
+        metavar="IP",
+    )
+    health_path: str = setting(
+        "",
+        "Path that answers with HTTP 200 when the server is well, such as /health (default: TCP connects).",
+        ("head", "run"),
+        metavar="PATH",
+    )
+    ready_timeout: str = setting(
+        "30m",
+        "How long the server may take to be ready.",
+        ("head", "run"),
+        metavar="TIME",
+        unit="span",
+        usual="30m",
+    )
+    unhealthy_after: str = setting(
+        "2m",
+        "How long a server may fail its health checks before --driver-restarts starts it again.",
+        ("head", "run"),
+        metavar="TIME",
+        unit="span",
+        usual="2m",
+    )
+    driver_restarts: int = setting(
+        0,
+        "Number of times a server that crashed or does not answer is started again; an hour of health "
+        "resets the count.",
+        ("head", "run"),
+    )
+    idle_timeout: str = setting(
+        "",
+        "End the job when the server has had no work for so long, such as 30m (default: never).",
+        ("head", "run"),
+        metavar="TIME",
+        unit="span",
+        usual="",
+    )
+
     # -- places --------------------------------------------------------------------------------
     state_dir: str = setting(
         "",
@@ -178,6 +243,7 @@ class Settings:
                 f"--min-workers is {self.min_workers}, more than --expected-workers {self.expected_workers}.",
                 "Give --min-workers at most the number of expected workers.",
             )
+        self._check_service()
         if not 0 <= self.requeue_code <= 255:
             raise UsageError(
                 f"--requeue-code is {self.requeue_code}; an exit code is a number from 0 to 255."
@@ -193,6 +259,21 @@ class Settings:
         """The parsed ``on_worker_loss``."""
         return WorkerLossPolicy.parse(self.on_worker_loss)
 
+    def _check_service(self) -> None:
+        if self.health_path and not re.fullmatch(r"/[!-~]*", self.health_path):
+            raise UsageError(
+                f"--health-path is {self.health_path!r}; it must be the path of a URL, such as /health."
+            )
+        given = [
+            option_name(one.name)
+            for one in fields(self)
+            if one.name in SERVICE_ONLY and getattr(self, one.name) != one.default
+        ]
+        if given and not self.service:
+            raise UsageError(
+                f"{given[0]} is for a driver that is a server, but --service is not given.", "Add --service."
+            )
+
     @staticmethod
     def _check(name: str, value: Any, meta: Any) -> None:
         option = option_name(name)
@@ -201,6 +282,10 @@ class Settings:
                 f"{option} is {value}; a port is a number from 1 to 65535.",
                 "Leave the option out, and raycluster chooses a free port.",
             )
+        if meta.get("unit") == "span" and value and value != meta["usual"]:
+            from .time_span import parse_span_s  # a start without such an option does not import it
+
+            parse_span_s(option, value)
         if isinstance(value, bool):
             return
         least = meta.get("least", 0)

@@ -73,6 +73,7 @@ def read_cluster(
         else _nodes(head, reports, usage, record.read_node_usages() if usage else {}, when)
     )
     stop = record.stop_requested() if end is None else None
+    service = record.read_service() if end is None and head is not None and head.service else None
     status = ClusterStatus(
         job=record.key,
         name=record.name,
@@ -87,6 +88,7 @@ def read_cluster(
         head_host=head.host if head else "",
         dashboard=head.dashboard if head else "",
         driver=head.driver if head else (),
+        service=service,
         exit_code=end.exit_code if end else None,
         reason=end.reason if end else "",
         failed_host=end.failed_host if end else "",

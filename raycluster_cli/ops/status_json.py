@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..model.cluster_status import ClusterPhase, ClusterStatus, NodeStatus
+from ..model.service import ServiceReport
 
 SCHEMA = 1
 
@@ -41,6 +42,7 @@ def cluster_json(status: ClusterStatus, *, timing: bool = False) -> dict[str, An
         "dashboard": status.dashboard,
         "driver": list(status.driver),
         "driver_started": status.driver_since,
+        "service": service_json(status.service) if status.service is not None else None,
         "slurm_state": status.slurm_state,
         "job_name": status.job_name,
         "record": status.record,
@@ -53,6 +55,21 @@ def cluster_json(status: ClusterStatus, *, timing: bool = False) -> dict[str, An
         "unplaceable": list(status.unplaceable),
         "nodes": [node_json(node, timing=timing) for node in status.nodes],
         "events": [{"when": when, "text": text} for when, text in status.events],
+    }
+
+
+def service_json(found: ServiceReport) -> dict[str, Any]:
+    """The server that the driver is."""
+    return {
+        "state": found.state,
+        "since": found.since,
+        "url": found.url,
+        "address": found.address,
+        "port": found.port,
+        "local": found.is_local,
+        "restarts": found.restarts,
+        "ready_at": found.ready_at or None,
+        "message": found.message,
     }
 
 

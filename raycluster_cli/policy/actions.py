@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..model.status import NodePhase
 from ..model.value import Value
 from .values import End, Worker
+
+if TYPE_CHECKING:
+    from ..model.service import ServiceState
 
 
 class Say(Value):
@@ -128,6 +133,21 @@ class KillSilent(Value):
     """gcs_server or raylet."""
 
 
+class ReportServer(Value):
+    """Write into the record what the server (--service) does from now on."""
+
+    state: ServiceState
+    message: str = ""
+
+
+class ClearServer(Value):
+    """End what is left of the server, its actors and placement groups; rest; the answer is
+    events.ServerCleared."""
+
+    grace_s: float
+    rest_s: float
+
+
 # -- of a worker -------------------------------------------------------------------------------------
 
 
@@ -170,6 +190,8 @@ Action = (
     | RestartGcs
     | RestartHead
     | KillSilent
+    | ReportServer
+    | ClearServer
     | ReportLoss
     | LookForEnd
     | RestartRaylet

@@ -174,6 +174,29 @@ class DriverStopped(Value):
     """The driver's own return code; None when not even SIGKILL ended it."""
 
 
+class ServerAnswered(Value):
+    """A health check of the server (--service) has succeeded."""
+
+
+class ServerSilent(Value):
+    """A health check of the server has failed."""
+
+    why: str
+
+
+class ServerCleared(Value):
+    """All of a server that is to be started again is gone, and the rest before the start is over."""
+
+    problem: str = ""
+    """What could not be cleared."""
+
+
+class ServerIdle(Value):
+    """The server has had no work for so long as --idle-timeout says."""
+
+    idle_s: float
+
+
 # -- to a worker -------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@
 :mod:`.head_driver`    the driver's own end
 :mod:`.demand`         tasks and actors that fit on no node
 :mod:`.head_end`       signals, `raycluster stop`, the time limit, requeue
+:mod:`.service`        a driver that is a server: health, restarts (--service)
 =====================  =================================================================
 """
 
@@ -80,7 +81,15 @@ def _timer_fired(rules: HeadRules, state: HeadState, event: on.TimerFired, now: 
         return driver_connects(state)
     if event.name == TIME_LIMIT:
         return state, [AskTimeLimit(now=True)]
+    if rules.service is not None and (taken := rules.service.timer(rules, state, event.name, now)):
+        return taken
     return workers_timer(rules, state, event.name, now) or (state, [])
+
+
+def _of_server(rules: HeadRules, state: HeadState, event: object, now: float) -> Step:
+    if rules.service is None or state.server is None or state.phase is Phase.STOPPING:
+        return state, []
+    return rules.service.step(rules, state, event, now)
 
 
 _STEPS: Mapping[type, Callable[[HeadRules, HeadState, Any, float], Step]] = {
@@ -107,5 +116,9 @@ _STEPS: Mapping[type, Callable[[HeadRules, HeadState, Any, float], Step]] = {
     on.FilesGone: files_gone,
     on.StopRequested: stop_requested,
     on.TimeLimitKnown: time_limit_known,
+    on.ServerAnswered: _of_server,
+    on.ServerSilent: _of_server,
+    on.ServerCleared: _of_server,
+    on.ServerIdle: _of_server,
     on.TimerFired: _timer_fired,
 }

@@ -36,6 +36,8 @@ def driver_exited(rules: HeadRules, state: HeadState, event: on.DriverExited, no
     state = replace(state, driver_running=False)
     if state.phase is Phase.STOPPING:
         return state, []  # DriverStopped follows, once the last of its processes has ended
+    if rules.service is not None and rules.service.restarts_now(state):
+        return state, []  # ServerCleared follows
     if state.phase is Phase.RECOVERING and (event.code or state.recovers == "head"):
         return replace(state, restart_driver=True), []
     state = replace(state, driver_exit=event)
@@ -54,6 +56,8 @@ def driver_failed(rules: HeadRules, state: HeadState, loss: tuple[str, str] | No
     assert state.driver_exit is not None
     code = state.driver_exit.code
     text = f"the driver {describe_code(code)} after {duration(state.driver_exit.ran_s)}"
+    if rules.service is not None and (taken := rules.service.failed(rules, state, text, loss)):
+        return taken
     if code == 0 and state.driver_connected is False:
         text = f"{text}; {NEVER_CONNECTED}"
     failed_host = rules.host if code else ""

@@ -98,8 +98,14 @@ def recovered(rules: HeadRules, state: HeadState, event: on.Recovered, now: floa
         restarts = state.driver_restarts + 1
         state = replace(state, restart_driver=False, driver_running=True, driver_restarts=restarts)
         actions += [Say(f"starting the driver again ({restarts})"), StartDriver(restarts)]
+        if rules.service is not None:
+            state, more = rules.service.started(rules, state, now)
+            actions += more
     if state.phase is Phase.WAITING:
         actions += wait_timers(state, now)  # those that fired meanwhile had no effect
+    if rules.service is not None:
+        state, more = rules.service.go_on(rules, state, now)
+        actions += more
     return then(wait_on(rules, state, now), before=actions)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..model.loss_policy import WorkerLossPolicy
 from ..model.value import Value
@@ -12,6 +13,9 @@ from .actions import Action
 from .loss import workers_needed
 from .stopping import Hurrying
 from .values import End, Phase, Worker, WorkerReport
+
+if TYPE_CHECKING:
+    from .service import Server, ServiceRules
 
 
 class HeadRules(Value):
@@ -38,6 +42,8 @@ class HeadRules(Value):
     requeue_code: int = 75
     at_terminal: str = ""
     """The cluster's name, where somebody at a terminal may press Ctrl-C; else empty."""
+    service: ServiceRules | None = None
+    """How a driver that is a server is treated (--service).  Its module is imported only then."""
 
     @property
     def spare(self) -> bool:
@@ -73,6 +79,8 @@ class HeadState:
     """What of it the record shows."""
     unplaceable_told: frozenset[str] = frozenset()
     """What of it a warning has named."""
+    server: Server | None = None
+    """Where the server is, with --service and once it was started."""
     restart_driver: bool = False
     """The driver ended because of what the head recovers from."""
     told: bool = False

@@ -86,6 +86,8 @@ def _ready(rules: HeadRules, state: HeadState, now: float) -> Step:
         if rules.expected:
             actions.append(Arm(DRIVER_CONNECTS, now + CONNECTS_WITHIN_S))
         state = replace(state, driver_running=True)
+        if rules.service is not None:
+            return then(rules.service.started(rules, state, now), before=actions)
     return state, actions
 
 
@@ -140,7 +142,11 @@ def worker_joined(rules: HeadRules, state: HeadState, event: on.WorkerJoined, no
     state = replace(state, workers={**state.workers, worker.node_id: worker})
     if len(state.workers) >= rules.enough():
         state = replace(state, shortage=None)
-    return then(wait_on(rules, state, now), before=[Note(f"worker {worker.host} joined ({worker.ip})")])
+    joined: list[Action] = [Note(f"worker {worker.host} joined ({worker.ip})")]
+    if rules.service is not None:
+        state, more = rules.service.go_on(rules, state, now)
+        joined += more
+    return then(wait_on(rules, state, now), before=joined)
 
 
 def worker_left(rules: HeadRules, state: HeadState, event: on.WorkerLeft, now: float) -> Step:
@@ -167,18 +173,24 @@ def decide_loss(rules: HeadRules, state: HeadState, event: on.WorkerLost, now: f
     text = _loss_text(event)
     losses = {name: loss for name, loss in state.losses.items() if name != event.worker.node_id}
     state = replace(state, losses=losses)
+    told: list[Action] = []
     if state.driver_exit is not None:
-        return driver_failed(rules, state, (event.worker.host, text))
+        state, told = driver_failed(rules, state, (event.worker.host, text))
+        if state.phase is Phase.STOPPING or rules.service is None:
+            return state, told
     driving = Phase.RUNNING in (state.phase, state.resumes if state.phase is Phase.RECOVERING else None)
     if ends_the_cluster(rules.loss, driving=driving, spare=rules.spare):
-        return finish(rules, state, _worker_lost_end(event, text))
-    warning: Action = Warn(f"{text}; {len(state.workers)} of {rules.expected} left")
+        return then(finish(rules, state, _worker_lost_end(event, text)), before=told)
+    told.append(Warn(f"{text}; {len(state.workers)} of {rules.expected} left"))
     if not driving or state.shortage is not None or len(state.workers) >= rules.enough():
-        return state, [warning]
+        return state, told
     state = replace(state, shortage=event)
     if rules.loss.wait_s > 0:
-        return state, [warning, Arm(SHORTAGE, now + rules.loss.wait_s)]
-    return then(too_few(rules, state), before=[warning])
+        told.append(Arm(SHORTAGE, now + rules.loss.wait_s))
+        if rules.service is not None:
+            return then(rules.service.lost_node(rules, state, event.worker.host), before=told)
+        return state, told
+    return then(too_few(rules, state), before=told)
 
 
 def too_few(rules: HeadRules, state: HeadState) -> Step:

@@ -120,3 +120,12 @@ def start_extra(request: Event, emit: Emit, _: int) -> None:
     emit({"event": "starting", "pid": os.getpid()})
     done = private.start_extra(request["what"], plan, request["started"], lambda event: emit(dict(event)))
     emit({"event": "extra", **done})
+
+
+def clear(request: Event, emit: Emit, _: int) -> None:
+    from . import private
+    from .private.leftovers import clear as clear_leftovers  # only a restart of a server needs it
+
+    private.apply_settings(request["env"])
+    left = clear_leftovers(request["address"], float(request["deadline_s"]))
+    emit({"event": "cleared", "left": left.texts()})

@@ -40,6 +40,9 @@ class CompanionChild(Protocol):
 
 
 #: How long a killed companion may take to end; one in a hung system call never does.
+#: What the answer may take beside the work itself: the connection to the GCS.
+CLEAR_ANSWER_S = 15.0
+
 KILL_WAIT_S = 5.0
 
 Spawn = Callable[..., CompanionChild]
@@ -336,6 +339,17 @@ class CompanionClient:
         )
         results: Mapping[str, Event] = event["results"]
         return results
+
+    async def clear(self, address: str, env: Mapping[str, str], deadline_s: float) -> list[str]:
+        """End what drivers have left whose processes are gone: jobs, actors, placement groups.
+
+        Returns what is left after ``deadline_s``, for people.
+        """
+        answered_s = deadline_s + CLEAR_ANSWER_S
+        event = await self.request(
+            "clear", answered_s, address=address, env=_ray_part(env), deadline_s=deadline_s
+        )
+        return list(event["left"])
 
     # -- the end
 

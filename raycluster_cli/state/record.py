@@ -13,6 +13,7 @@ One directory per cluster, mode 0700, on a file system that all nodes share:
 ``stop.json``           StopRequest: somebody asks the head to end the cluster
 ``end.json``            EndReport: how it ended, written once by the head
 ``refused/LAUNCH.json``   EndReport: the head of this step failed to start, before it could name itself
+``service.json``        ServiceReport: what the server does, with --service; by the head
 ``events.log``          what happened, one JSON object a line, appended by the head alone
 ``watching``            touched by `raycluster monitor` while somebody watches
 ``usage.json``          ClusterUsage: by the head, only while somebody watches
@@ -42,6 +43,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..model.record import EndReport, HeadInfo, Lease, NodeReport, StopRequest, decode
 from ..system.proctree import ProcessRef, is_running
@@ -50,6 +52,9 @@ from .events import EventLog
 from .files import needs, own_directory, own_state_dir, part, read_bytes, user, write_whole
 from .lease import LEASE_STALE_S, Leases
 from .usage import UsageFiles
+
+if TYPE_CHECKING:
+    from ..model.service import ServiceReport
 
 _RESTART = re.compile(r"(?P<job>.+?)(?:\.r(?P<restart>\d+))?\Z")
 
@@ -152,7 +157,7 @@ class Record(EventLog, UsageFiles):
                     with contextlib.suppress(FileNotFoundError):
                         if over or entry.stat(follow_symlinks=False).st_mtime <= last:
                             os.rename(entry.path, away / "nodes" / entry.name)
-            logs = ("usage.json", "usage", "events.log", "events.log.1", "logs")
+            logs = ("service.json", "usage.json", "usage", "events.log", "events.log.1", "logs")
             for name in ("head.json", "stop.json", "lost", "refused", *logs, "end.json"):
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(self.path / name, away / name)
@@ -228,6 +233,14 @@ class Record(EventLog, UsageFiles):
 
     def read_end(self) -> EndReport | None:
         return decode(EndReport, read_bytes(self.path / "end.json"))
+
+    def write_service(self, report: ServiceReport) -> None:
+        write_whole(self.path / "service.json", self._encoded(report))
+
+    def read_service(self) -> ServiceReport | None:
+        from ..model.service import ServiceReport  # only of a cluster with --service
+
+        return decode(ServiceReport, read_bytes(self.path / "service.json"))
 
     def write_refusal(self, launch: str, end: EndReport) -> None:
         """A head that failed to start tells the other tasks of its step, which wait for it.

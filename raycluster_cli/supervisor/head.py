@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..model.errors import RayclusterError, UsageError
 from ..model.loss_policy import WorkerLossPolicy
@@ -34,6 +34,9 @@ from .run import NodeRun
 from .silent_hosts import cancel_step_without
 from .tasks import cancel
 
+if TYPE_CHECKING:
+    from .server import Server
+
 #: What a drained raylet is given to leave before its supervisor ends it: an idle one needs 20 ms, one that
 #: holds a detached actor never leaves by itself.
 DRAIN_S = 1.0
@@ -52,6 +55,12 @@ class HeadRun(NodeRun):
     """`raycluster head`, and rank 0 of `raycluster run`."""
 
     def __init__(self, context: Context) -> None:
+        self.server: Server | None = None
+        """What a driver with --service needs besides."""
+        if context.settings.service:
+            from .server import Server  # other runs do not pay for it
+
+            self.server = Server(self, context.settings)
         super().__init__(context)
         self.rules = head_rules(context)
         self.state = policy.begin(self.rules, time.monotonic())
@@ -97,6 +106,7 @@ class HeadRun(NodeRun):
             do.RestartGcs: lambda action: self._recover(self._restart_gcs, action.delay_s),
             do.RestartHead: lambda action: self._recover(self._restart_head, action.delay_s),
             do.KillSilent: lambda a: self._in_background(f"ending {a.name}", self._kill(a.name)),
+            **(self.server.actions() if self.server is not None else {}),
         }
 
     def _in_background(self, name: str, work: Any) -> None:
@@ -133,9 +143,13 @@ class HeadRun(NodeRun):
             env["RAYCLUSTER_DRIVER_RESTARTS"] = str(restarts)
         if not restarts and (note := uv_note(self.context.driver, env)):
             self.report.say(note)
+        driver = self.context.driver
+        if self.server is not None:
+            driver, env = self.server.arguments(), {**env, **self.server.variables()}
+            if not restarts:
+                self.server.warn_of_open_port(env)
         try:
-            argv = [self.program, *self.context.driver[1:]]
-            self.driver = Driver.start(argv, env, self.reaper, self.signals)
+            self.driver = Driver.start([self.program, *driver[1:]], env, self.reaper, self.signals)
         except OSError as error:
             text = f"the driver could not be started: {error.strerror or error}."
             self.post(on.StartEnded(self.end_of_error(UsageError(text, "Is it a program for this machine?"))))
@@ -326,6 +340,15 @@ def head_rules(context: Context) -> HeadRules:
     """What the policy needs to know of settings and allocation."""
     settings = context.settings
     expected = _expected_workers(context)
+    service = None
+    if settings.service:
+        from .server import service_rules  # other runs do not pay for it
+
+        if not context.driver:
+            raise UsageError(
+                "--service is given, but no driver.", "Put the server after `--`: … -- vllm serve MODEL."
+            )
+        service = service_rules(settings)
     return HeadRules(
         host=context.host,
         expected=expected,
@@ -344,6 +367,7 @@ def head_rules(context: Context) -> HeadRules:
         requeue_on_preempt=settings.requeue_on_preempt,
         requeue_code=settings.requeue_code,
         at_terminal=_cluster_name(context) if has_terminal() else "",
+        service=service,
     )
 
 

@@ -14,6 +14,7 @@ from ..model.errors import HeadStartError, RayclusterError, UsageError
 from ..model.hostlist import format_hostlist
 from ..model.record import HeadInfo
 from ..model.status import HeadState, NodePhase
+from ..model.text import without_secrets
 from ..model.variables import unknown_variables
 from ..node.ray_node import RayNode
 from ..policy import events as on
@@ -78,7 +79,8 @@ class HeadStart:
         hosts = self._context.worker_hosts
         # The route to another host of the job tells which of our addresses is the right one.
         await node.measure(route_to=hosts[0] if hosts else None)
-        node.claim_ports({"gcs": settings.master_port} if settings.master_port else {})
+        given = {"gcs": settings.master_port, "service": settings.service_port}
+        node.claim_ports({name: port for name, port in given.items() if port})
         if settings.tls:
             await self._make_keys(node)
         # Written before Ray is up: workers then probe the port itself and do not ask the file server.
@@ -192,7 +194,7 @@ class HeadStart:
             pid=run.reports.now.pid,
             create_time=run.reports.now.create_time,
             expected_workers=run.rules.expected,
-            driver=context.driver,
+            driver=tuple(without_secrets(context.driver)),
             ports=node.port_map(),
             aliases=context.aliases,
             node_root=str(node.root.path),
@@ -206,6 +208,7 @@ class HeadStart:
             worker_hosts=format_hostlist(context.worker_hosts),
             min_workers=run.rules.quorum,
             grace_s=settings.grace,
+            service=settings.service,
         )
 
     def _write_head(self, info: HeadInfo) -> None:

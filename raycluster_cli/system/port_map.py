@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..model.value import Value
 
-HEAD_ONLY = ("gcs", "dashboard", "ray_client_server", "autoscaler_metrics", "dashboard_metrics")
+HEAD_ONLY = ("gcs", "dashboard", "ray_client_server", "autoscaler_metrics", "dashboard_metrics", "service")
 # The order is the layout: `gcs` must stay first, since workers derive it from the key.
 LAYOUT = (
     "gcs",
@@ -18,6 +18,7 @@ LAYOUT = (
     "ray_client_server",
     "autoscaler_metrics",
     "dashboard_metrics",
+    "service",
 )
 
 
@@ -40,6 +41,8 @@ class PortMap(Value):
     ray_client_server: int = 0
     autoscaler_metrics: int = 0
     dashboard_metrics: int = 0
+    service: int = 0
+    """For the driver, where it is a server."""
 
     def as_dict(self) -> dict[str, int | list[int]]:
         """The ports that this node has, by name, for the record and the screen."""

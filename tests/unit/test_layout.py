@@ -27,7 +27,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "state": ("model", "system"),
     "rayproc": ("model", "system"),
     "node": ("model", "system", "slurm", "state", "rayproc"),
-    "supervisor": ("model", "system", "slurm", "policy", "state", "rayproc", "node"),
+    "service": ("model", "system"),
+    "supervisor": ("model", "system", "slurm", "policy", "state", "rayproc", "node", "service"),
     "library": ("model", "system", "slurm", "policy", "state", "rayproc", "node", "supervisor"),
     "ops": ("model", "system", "slurm", "policy", "state", "rayproc", "node"),
     "cli": ("model", "system", "slurm", "policy", "state", "rayproc", "node", "supervisor", "ops"),
@@ -110,6 +111,15 @@ def test_every_package_has_its_place() -> None:
 def test_no_module_is_too_long_to_read(module: str) -> None:
     lines = len(MODULES[module].read_text().splitlines())
     assert lines <= MAX_LINES
+
+
+def test_only_a_run_with_a_server_imports_what_servers_need() -> None:
+    code = "import sys, raycluster_cli.supervisor.head, raycluster_cli.cli.plain; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = set(done.stdout.split())
+    assert "raycluster_cli.policy.head" in found
+    servers = ("service", "model.service", "model.time_span", "policy.service", "supervisor.server")
+    assert found.isdisjoint(f"raycluster_cli.{name}" for name in servers)
 
 
 @pytest.mark.parametrize(

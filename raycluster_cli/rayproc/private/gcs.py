@@ -20,7 +20,7 @@ from .known import NOT_AS_KNOWN, PYTHON_VERSION, RAY_VERSION, PrivateMissing
 _NAMESPACE = b"raycluster"
 _IDENTITY_KEY = b"identity"
 #: Ray's RAY_INTERNAL_NAMESPACE_PREFIX.
-_INTERNAL = "_ray_internal"
+INTERNAL = "_ray_internal"
 
 _PROBE_TIMEOUT_S = 5.0
 RPC_TIMEOUT_S = 10.0
@@ -209,7 +209,7 @@ class Cluster:
             skip_submission_job_info_field=True, skip_is_running_tasks_field=True, timeout=RPC_TIMEOUT_S
         )
         # Ray's own modules, of the dashboard for example, are jobs of namespaces of their own.
-        return any(not job.config.ray_namespace.startswith(_INTERNAL) for job in jobs.values())
+        return any(not job.config.ray_namespace.startswith(INTERNAL) for job in jobs.values())
 
     def drain(self, node_id: str, reason: str, message: str, deadline_s: float) -> tuple[bool, str]:
         """Drain a node: a busy node may refuse ``idle``, but not ``preemption``."""

@@ -187,6 +187,8 @@ def _answer(action: do.Action, around: Around, now: float, state: HeadState | Wo
         return soon, on.TimeLimitKnown(None if end_at is None else end_at - soon, asked_now=not known)
     if isinstance(action, do.KillSilent):
         return soon, on.HeadProcessDied(action.name, -9)
+    if isinstance(action, do.ClearServer):
+        return now + around.driver_takes_s + action.rest_s, on.ServerCleared()
     if isinstance(action, (do.RestartGcs, do.RestartHead)):
         failed = on.RecoveryFailed("the GCS did not start again", log="gcs_server.err")
         return now + action.delay_s + START_S, on.Recovered(START_S) if around.recovers else failed

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from raycluster_cli.model.record import EndReport
 from raycluster_cli.model.value import Value
 from raycluster_cli.policy import actions as do
 from raycluster_cli.policy import events as on
+from raycluster_cli.policy.service import ServiceRules
 from raycluster_cli.policy.values import Cause, End, Phase
 from raycluster_cli.policy.worker import WorkerRules
 
@@ -31,12 +34,15 @@ HEAD_BEFORE: dict[str, list[Event]] = {
         (5, on.SignalReceived(15)),
         (5, on.DriverExited(-15, 4)),
     ],
+    "server ready": [*all_in(), (4, on.ServerAnswered())],
+    "server unhealthy": [*all_in(), (1.5, on.ServerAnswered()), (2, on.ServerSilent("x"))],
+    "server restarting": [*all_in(), (4, on.ServerAnswered()), (4.5, on.DriverExited(-9, 4))],
     "left": [*all_in(), (5, on.DriverExited(0, 4))],
 }
 
 TIMERS = (
     "hurry", "head-death", "driver-failed", "time-limit", "workers", "settle", "progress", "shortage",
-    "loss n2-1", "loss n9-1", "unknown",
+    "loss n2-1", "loss n9-1", "ready-by", "unhealthy", "give-up", "steady", "unknown",
 )  # fmt: skip
 
 HEAD_EVENTS: list[object] = [
@@ -51,22 +57,33 @@ HEAD_EVENTS: list[object] = [
     on.GcsSilent("x"), on.HeadRayletSilent("x"), on.Recovered(), on.RecoveryFailed("x"), on.StopRequested(),
     on.TimeLimitKnown(None), on.TimeLimitKnown(5.0), on.TimeLimitKnown(5.0, asked_now=True),
     on.DriverExited(0), on.DriverExited(1), on.DriverExited(-9), on.DriverStopped(0), on.DriverStopped(None),
+    on.ServerAnswered(), on.ServerSilent("x"), on.ServerCleared(), on.ServerCleared("x"), on.ServerIdle(30),
     on.FilesGone("/tmp/rc-1/r"), on.DriverKnown(True), on.DriverKnown(False), on.DriverKnown(None),
     on.DemandKnown(()), on.DemandKnown(("a task or an actor that needs 64 CPUs",)),
     *(on.TimerFired(name) for name in TIMERS),
 ]  # fmt: skip
 
-RECOVERS: dict[str, float] = {"head_recovery": True, "max_restarts": 1, "stop_before_s": 60.0}
+RECOVERS: dict[str, Any] = {"head_recovery": True, "max_restarts": 1, "stop_before_s": 60.0}
+
+SERVES: dict[str, Any] = {"service": ServiceRules(restarts=1)}
 
 AFTER_THE_END = (do.Hurry, do.Leave, do.Note, do.Say, do.Arm, do.TellDriver)
 
 
 @pytest.mark.parametrize(
-    ("loss", "options"), [("fail", {}), ("fail", RECOVERS), ("continue", {}), ("wait:1", RECOVERS)]
+    ("loss", "options"),
+    [
+        ("fail", {}),
+        ("fail", RECOVERS),
+        ("continue", {}),
+        ("wait:1", RECOVERS),
+        ("fail", SERVES),
+        ("wait:1", RECOVERS | SERVES),
+    ],
 )
 @pytest.mark.parametrize("phase", HEAD_BEFORE)
-def test_a_head_takes_in_every_event_in_every_phase(phase: str, loss: str, options: dict[str, float]) -> None:
-    given = rules(loss=loss, **options)  # type: ignore[arg-type]
+def test_a_head_takes_in_every_event_in_every_phase(phase: str, loss: str, options: dict[str, Any]) -> None:
+    given = rules(loss=loss, **options)
     around = Around(ends_at=lambda now: 1e6)
     before = play(given, *HEAD_BEFORE[phase], around=around, until=5.0)
     for event in HEAD_EVENTS:

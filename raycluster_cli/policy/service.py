@@ -1,0 +1,228 @@
+"""A driver that is a server (--service): when it is ready, unhealthy, started again, and when the job ends.
+
+=============  ===============================  ==========================================================
+State          Event                            What follows
+=============  ===============================  ==========================================================
+starting       it answers                       ready
+starting       --ready-timeout is over          it is started again, or the job ends with code 5
+ready          no answer for PATIENCE_S         unhealthy: told, and no more; a busy server comes back
+unhealthy      it answers                       ready
+unhealthy      --unhealthy-after is over        it is started again, or (--driver-restarts used up) the job
+                                                ends with code 5; without --driver-restarts it is left alone
+any            it ends with a code that is      it is started again, or the job ends with its code
+               not 0
+any            a worker is lost, and            it is started again once enough workers are there; this
+               --on-worker-loss is wait         does not count
+ready          no work for --idle-timeout       the job ends with code 0
+=============  ===============================  ==========================================================
+
+A server is started again on the same cluster and port, once all that was left of it is gone.  The rest before
+is 1 s, doubled each time up to a minute.  STEADY_S of health reset the count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..model.errors import ExitCode
+from ..model.service import ServiceState
+from ..model.status import EndReason
+from ..system.report import count, duration
+from . import events as on
+from .actions import Action, Arm, ClearServer, ReportServer, Say, StartDriver, Warn
+from .head_end import finish
+from .head_state import HeadRules, HeadState, Step
+from .values import End, Phase
+
+#: How long a server that was ready may be silent before it counts as unhealthy.
+PATIENCE_S = 15.0
+
+#: A server that was healthy for so long may fail as often as a new one.
+STEADY_S = 3600.0
+
+#: The rest before a server is started again, doubled each time, and the longest.
+FIRST_REST_S, LONGEST_REST_S = 1.0, 60.0
+
+#: A start during which the head's Ray is started again gets more time, in steps of this.
+AFTER_RECOVERY_S = 30.0
+
+#: Names of timers.
+READY_BY, UNHEALTHY, GIVE_UP, STEADY = "ready-by", "unhealthy", "give-up", "steady"
+
+#: Timers fire at their time and not after it; clocks are compared with this tolerance.
+_EARLY_S = 0.01
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where the server is."""
+
+    state: ServiceState
+    since: float
+    """On the clock of ``now``; of starting: when it was started."""
+    counted: int = 0
+    """Restarts that count against --driver-restarts."""
+    failing_since: float | None = None
+    """When the first of the health checks failed that have failed since it was last well."""
+    why: str = ""
+    """What the last failed check has seen."""
+    cleared: bool = False
+    """Of restarting: nothing is left of it, and the rest is over."""
+
+
+@dataclass(frozen=True)
+class ServiceRules:
+    """What the decisions on a server depend on."""
+
+    ready_timeout_s: float = 1800.0
+    unhealthy_after_s: float = 120.0
+    restarts: int = 0
+    """--driver-restarts."""
+
+    # -- the head's other decisions ask these ----------------------------------------------------
+
+    def started(self, rules: HeadRules, state: HeadState, now: float) -> Step:
+        """The server's process is being started."""
+        counted = state.server.counted if state.server is not None else 0
+        state = replace(state, server=Server(ServiceState.STARTING, now, counted))
+        return state, [ReportServer(ServiceState.STARTING), Arm(READY_BY, now + self.ready_timeout_s)]
+
+    def restarts_now(self, state: HeadState) -> bool:
+        """Whether the server is being started again, so that the end of its process is no news."""
+        return state.server is not None and state.server.state is ServiceState.RESTARTING
+
+    def failed(
+        self, rules: HeadRules, state: HeadState, text: str, loss: tuple[str, str] | None
+    ) -> Step | None:
+        """What follows from the end of the server's process; None: the end of the job."""
+        assert state.driver_exit is not None
+        if state.driver_exit.code == 0 or state.server is None:
+            return None
+        text = text.replace("the driver", "the server", 1)
+        if loss is not None:
+            text = f"{text}; {loss[1]}"
+            if rules.loss.wait_s > 0:
+                return self._restart(rules, state, text, counts=False)
+        if state.server.counted < self.restarts:
+            return self._restart(rules, state, text)
+        return None
+
+    def lost_node(self, rules: HeadRules, state: HeadState, host: str) -> Step:
+        """Too few workers are left, and those that are missing may come back."""
+        if state.server is None or self.restarts_now(state):
+            return state, []
+        return self._restart(rules, state, f"the server has lost {host}", counts=False)
+
+    def go_on(self, rules: HeadRules, state: HeadState, now: float) -> Step:
+        """Start the server again when nothing stands against it any more."""
+        server = state.server
+        if server is None or server.state is not ServiceState.RESTARTING or not server.cleared:
+            return state, []
+        if state.phase is not Phase.RUNNING or state.shortage is not None:
+            return state, []
+        times = state.driver_restarts + 1
+        state = replace(state, driver_running=True, driver_restarts=times)
+        state, actions = self.started(rules, state, now)
+        return state, [Say(f"starting the server again ({times})"), StartDriver(times), *actions]
+
+    def timer(self, rules: HeadRules, state: HeadState, name: str, now: float) -> Step | None:
+        """What a timer of this module means; None when it is another's."""
+        server = state.server
+        if name not in (READY_BY, UNHEALTHY, GIVE_UP, STEADY):
+            return None
+        if server is None:
+            return state, []
+        if name == STEADY:
+            steady = server.state is ServiceState.READY and now - server.since >= STEADY_S - _EARLY_S
+            return (replace(state, server=replace(server, counted=0)) if steady else state), []
+        if name == READY_BY:
+            if server.state is not ServiceState.STARTING:
+                return state, []
+            if state.phase is not Phase.RUNNING:
+                return state, [Arm(READY_BY, now + AFTER_RECOVERY_S)]
+            waited = duration(now - server.since)
+            text = f"the server was not ready after {waited} (--ready-timeout): {server.why or 'no answer'}"
+            return self._restart_or_end(rules, state, text)
+        if server.failing_since is None or state.phase is not Phase.RUNNING:
+            return state, []
+        silent_s = now - server.failing_since
+        text = f"the server has not answered for {duration(silent_s)} ({server.why})"
+        if name == UNHEALTHY:
+            if server.state is not ServiceState.READY or silent_s < PATIENCE_S - _EARLY_S:
+                return state, []
+            state = replace(state, server=replace(server, state=ServiceState.UNHEALTHY, since=now))
+            return state, [Warn(text), ReportServer(ServiceState.UNHEALTHY, text)]
+        if self.restarts == 0 or silent_s < self.unhealthy_after_s - _EARLY_S or self.restarts_now(state):
+            return state, []
+        return self._restart_or_end(rules, state, text)
+
+    def step(self, rules: HeadRules, state: HeadState, event: object, now: float) -> Step:
+        """What an event means that only a server brings."""
+        server = state.server
+        assert server is not None
+        if isinstance(event, on.ServerCleared):
+            if not self.restarts_now(state):
+                return state, []
+            warning: list[Action] = [Warn(event.problem)] if event.problem else []
+            state, actions = self.go_on(rules, replace(state, server=replace(server, cleared=True)), now)
+            return state, [*warning, *actions]
+        if self.restarts_now(state) or not state.driver_running:
+            return state, []  # it is about the server before
+        if isinstance(event, on.ServerAnswered):
+            return self._answered(state, server, now)
+        if isinstance(event, on.ServerSilent):
+            return self._silent(rules, state, server, event.why, now)
+        if isinstance(event, on.ServerIdle) and server.state is ServiceState.READY:
+            text = f"the server had no work for {duration(event.idle_s)} (--idle-timeout)"
+            return finish(rules, state, End(ExitCode.OK, text, EndReason.IDLE.value))
+        return state, []
+
+    # -- health ----------------------------------------------------------------------------------
+
+    def _answered(self, state: HeadState, server: Server, now: float) -> Step:
+        if server.state is ServiceState.READY:
+            return replace(state, server=replace(server, failing_since=None, why="")), []
+        took = duration(now - server.since)
+        first = server.state is ServiceState.STARTING
+        text = f"the server is ready after {took}" if first else f"the server answers again after {took}"
+        server = replace(server, state=ServiceState.READY, since=now, failing_since=None, why="")
+        return replace(state, server=server), [
+            Say(text),
+            ReportServer(ServiceState.READY),
+            Arm(STEADY, now + STEADY_S),
+        ]
+
+    def _silent(self, rules: HeadRules, state: HeadState, server: Server, why: str, now: float) -> Step:
+        first = server.failing_since is None and server.state is ServiceState.READY
+        server = replace(server, why=why, failing_since=now if first else server.failing_since)
+        actions: list[Action] = (
+            [Arm(UNHEALTHY, now + PATIENCE_S), Arm(GIVE_UP, now + self.unhealthy_after_s)] if first else []
+        )
+        state = replace(state, server=server)
+        for name in (UNHEALTHY, GIVE_UP):  # the timers have no effect while the head recovers
+            state, more = self.timer(rules, state, name, now) or (state, [])
+            actions += more
+        return state, actions
+
+    # -- once more, or not -----------------------------------------------------------------------
+
+    def _restart_or_end(self, rules: HeadRules, state: HeadState, text: str) -> Step:
+        assert state.server is not None
+        if state.server.counted < self.restarts:
+            return self._restart(rules, state, text)
+        times = f"; it was started again {count(state.driver_restarts, 'time')}" if self.restarts else ""
+        end = End(ExitCode.UNHEALTHY, text + times, EndReason.SERVICE.value, failed_host=rules.host)
+        return finish(rules, state, end)
+
+    def _restart(self, rules: HeadRules, state: HeadState, text: str, *, counts: bool = True) -> Step:
+        assert state.server is not None
+        counted = state.server.counted + (1 if counts else 0)
+        rest_s = min(FIRST_REST_S * 2.0 ** max(counted - 1, 0), LONGEST_REST_S)
+        server = Server(ServiceState.RESTARTING, state.server.since, counted)
+        state = replace(state, server=server, driver_exit=None, restart_driver=False)
+        how = f"{counted} of {self.restarts}" if counts else "when the workers are back"
+        return state, [
+            Warn(f"{text}; starting it again ({how})"),
+            ReportServer(ServiceState.RESTARTING, text),
+            ClearServer(rules.grace_s, rest_s),
+        ]

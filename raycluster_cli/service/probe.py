@@ -1,0 +1,108 @@
+"""One health check of a server: over HTTP where it has a path for it, else by a TCP connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+
+from ..system.waiting import within
+
+#: Of an answer no more is read than this.
+_ANSWER_MAX_BYTES = 4 << 20
+
+#: A server that was asked to close the connection and does not: it is closed from here.
+_CLOSE_S = 1.0
+
+#: So many of our own connections are remembered, to tell them from clients'.
+_OWN_PORTS = 64
+
+
+class Silent(Exception):
+    """The server has not answered as it should; the text says what was seen, for people."""
+
+
+@dataclass
+class Probe:
+    """Asks one server."""
+
+    host: str
+    """Where it is asked: as others reach it."""
+    port: int
+    path: str = ""
+    """Asked by HTTP; empty: a TCP connection is enough."""
+    timeout_s: float = 10.0
+    own_ports: list[int] = field(default_factory=list)
+    """The local ports of the latest connections that were made here."""
+
+    async def check(self) -> None:
+        """Raises Silent unless the server is well."""
+        if not self.path:
+            await self._connected()
+            return
+        status, _ = await self.get(self.path, body=False)
+        if not 200 <= int(status.split(" ", 1)[0]) < 300:
+            raise Silent(f"GET {self.path} is answered with {status}")
+
+    async def get(self, path: str, *, body: bool = True) -> tuple[str, bytes]:
+        """(status, body): ("200 OK", b"…").  Raises Silent when there is no answer."""
+        try:
+            return await within(self._get(path, body), self.timeout_s)
+        except asyncio.TimeoutError:
+            raise Silent(f"GET {path} is not answered within {self.timeout_s:g} s") from None
+        except (OSError, EOFError, ValueError) as error:
+            raise Silent(f"GET {path} is not answered by HTTP: {error}") from error
+
+    async def _get(self, path: str, body: bool) -> tuple[str, bytes]:
+        reader, writer = await self._open()
+        try:
+            host = f"[{self.host}]" if ":" in self.host else self.host
+            lines = (f"GET {path} HTTP/1.1", f"Host: {host}:{self.port}", "Connection: close", "Accept: */*")
+            writer.write("\r\n".join((*lines, "User-Agent: raycluster", "", "")).encode())
+            line = (await reader.readline()).decode("latin-1").strip()
+            version, _, status = line.partition(" ")
+            if not version.startswith("HTTP/") or not status[:3].isdigit():
+                raise ValueError(f"it says {line[:80]!r}" if line else "it closes the connection")
+            found = await reader.read(_ANSWER_MAX_BYTES) if body else b""
+            while body and len(found) < _ANSWER_MAX_BYTES and (more := await reader.read(1 << 16)):
+                found += more
+            return status, found
+        finally:
+            await _close(writer)
+
+    async def _connected(self) -> None:
+        try:
+            _, writer = await within(self._open(), self.timeout_s)
+        except asyncio.TimeoutError:
+            raise Silent(f"no connection to {self.host}:{self.port} within {self.timeout_s:g} s") from None
+        await _close(writer)
+
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        try:
+            reader, writer = await asyncio.open_connection(self.host, self.port)
+        except ConnectionRefusedError:
+            raise Silent(await self._nobody_listens()) from None
+        except OSError as error:
+            raise Silent(f"no connection to {self.host}:{self.port}: {error.strerror or error}") from error
+        self.own_ports = [*self.own_ports, writer.get_extra_info("sockname")[1]][-_OWN_PORTS:]
+        return reader, writer
+
+    async def _nobody_listens(self) -> str:
+        """Many servers listen on 127.0.0.1 unless they are told otherwise."""
+        text = f"nothing listens on {self.host}:{self.port}"
+        if self.host in ("127.0.0.1", "::1", "localhost"):
+            return text
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            await _close(writer)
+            return (
+                f"{text}, only on 127.0.0.1: give the server the address too (--host {{host}}), or "
+                "raycluster --service-host 127.0.0.1"
+            )
+        return text
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError, asyncio.TimeoutError):
+        await within(writer.wait_closed(), _CLOSE_S)

@@ -1,0 +1,203 @@
+"""The driver as a server (--service): its port, health, state in the record, its end before a restart.
+
+Imported only with --service.  What follows from what is seen here is decided in policy.service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..model.errors import RayclusterError, error_text
+from ..model.service import ServiceReport, ServiceState, is_loopback, probed_host, server_arguments
+from ..model.settings import Settings
+from ..model.text import without_secrets
+from ..model.time_span import parse_span_s
+from ..policy import actions as do
+from ..policy import events as on
+from ..policy.service import ServiceRules
+from ..rayproc.failure import StartFailure
+from ..service.clients import connected_clients
+from ..service.idle import IdleWatch
+from ..service.probe import Probe, Silent
+from .driver import Driver
+
+if TYPE_CHECKING:
+    from .head import HeadRun
+
+#: Between two health checks: of a server that starts, of one that is well, of one that is silent.
+START_CHECK_S, CHECK_S, AGAIN_S = 0.5, 5.0, 2.0
+
+#: How long Ray may take to end what a server has left: its job, actors and placement groups.
+CLEAR_S = 30.0
+
+#: What the servers that people run call the variable with the key that clients must have.
+KEY_VARIABLES = ("VLLM_API_KEY", "SGLANG_API_KEY", "API_KEY")
+
+
+def service_rules(settings: Settings) -> ServiceRules:
+    """What the policy needs to know."""
+    return ServiceRules(
+        ready_timeout_s=parse_span_s("--ready-timeout", settings.ready_timeout),
+        unhealthy_after_s=parse_span_s("--unhealthy-after", settings.unhealthy_after),
+        restarts=settings.driver_restarts,
+    )
+
+
+class Server:
+    """The server of one head."""
+
+    def __init__(self, run: HeadRun, settings: Settings) -> None:
+        """``run`` is used later: it is being made."""
+        self._run = run
+        self._settings = settings
+        idle = settings.idle_timeout
+        self._idle_s = parse_span_s("--idle-timeout", idle) if idle else 0.0
+        self._report: ServiceReport | None = None
+
+    def actions(self) -> dict[type, Callable[[Any], object]]:
+        """How the actions are executed that only a server brings."""
+        return {
+            do.ReportServer: self.report,
+            do.ClearServer: lambda action: self._run.tasks.start("ending the server", self.clear(action)),
+        }
+
+    # -- its start -------------------------------------------------------------------------------
+
+    @property
+    def port(self) -> int:
+        claim = self._run.node.ports
+        assert claim is not None, "the port is claimed before Ray starts"
+        return claim.ports.service
+
+    def arguments(self) -> tuple[str, ...]:
+        return server_arguments(self._run.context.driver, self._settings.service_host, self.port)
+
+    def variables(self) -> dict[str, str]:
+        """What the server's environment has besides."""
+        return {
+            "RAYCLUSTER_SERVICE_PORT": str(self.port),
+            "RAYCLUSTER_SERVICE_HOST": self._settings.service_host,
+        }
+
+    def warn_of_open_port(self, env: Mapping[str, str]) -> None:
+        """Once: who can reach the server, where nothing says that it asks for a key."""
+        driver, host = self._run.context.driver, self._settings.service_host
+        key = without_secrets(driver) != list(driver) or any(env.get(name) for name in KEY_VARIABLES)
+        if not key and not is_loopback(host):
+            self._run.report.warn(
+                f"the server on port {self.port} of {self._run.context.host} is open to everybody on the "
+                "network: no API key was seen. --service-host 127.0.0.1 with `raycluster tunnel` closes it"
+            )
+
+    # -- the record ------------------------------------------------------------------------------
+
+    def report(self, action: do.ReportServer) -> None:
+        """Write the server's state into the record."""
+        now, run = time.time(), self._run
+        ready_at = self._report.ready_at if self._report is not None else 0.0
+        if action.state is ServiceState.READY:
+            ready_at = ready_at or now
+        self._report = ServiceReport(
+            state=action.state.value,
+            since=now,
+            ip=run.node.address.ip,
+            port=self.port,
+            listens_on=self._settings.service_host,
+            health_path=self._settings.health_path,
+            restarts=run.state.driver_restarts,
+            message=action.message,
+            ready_at=ready_at,
+        )
+        if action.state is ServiceState.READY:
+            run.report.say(f"the server's URL: {self._report.url}")
+        if run.record is not None:
+            run.record_quietly(run.record.write_service, self._report)
+
+    # -- health and idleness ---------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """Post what the health checks see, for as long as the head runs."""
+        host = probed_host(self._settings.service_host, self._run.node.address.ip)
+        probe = Probe(host, self.port, self._settings.health_path)
+        while True:
+            driver = self._driver()
+            if driver is None:
+                await asyncio.sleep(START_CHECK_S)
+            else:
+                await self._watch_one(driver, probe)
+
+    def _driver(self) -> Driver | None:
+        """The server's process, where it runs and is not being ended."""
+        run = self._run
+        running = run.driver is not None and run.driver.child.running and run.state.driver_running
+        if not running or self._state in (None, ServiceState.RESTARTING):
+            return None
+        return run.driver
+
+    @property
+    def _state(self) -> ServiceState | None:
+        server = self._run.state.server
+        return server.state if server is not None else None
+
+    async def _watch_one(self, driver: Driver, probe: Probe) -> None:
+        """The same until this driver has ended or is being ended."""
+        clock = asyncio.get_running_loop().time
+        idle = None
+        if self._idle_s:
+            idle = IdleWatch(
+                probe,
+                self._idle_s,
+                clients=lambda: connected_clients(self.port, probe.own_ports),
+                clock=clock,
+            )
+        check_at = 0.0
+        while self._driver() is driver:
+            if clock() >= check_at:
+                well = await self._check(driver, probe)
+                check_at = clock() + self._rest_s(well)
+            rest_s = max(check_at - clock(), 0.0)
+            if idle is not None:
+                rest_s = min(rest_s, idle.rest_s)
+                if self._state is not ServiceState.READY:
+                    idle.used()
+                elif (over_s := await idle.over_s()) is not None:
+                    self._run.post(on.ServerIdle(over_s))
+                    return
+            await asyncio.sleep(rest_s)
+
+    def _rest_s(self, well: bool) -> float:
+        if self._state is ServiceState.STARTING and not well:
+            return START_CHECK_S
+        return CHECK_S if well else AGAIN_S
+
+    async def _check(self, driver: Driver, probe: Probe) -> bool:
+        why = ""
+        try:
+            await probe.check()
+        except Silent as silent:
+            why = str(silent)
+        if self._driver() is driver:  # otherwise it was about a server that is no more
+            self._run.post(on.ServerSilent(why) if why else on.ServerAnswered())
+        return not why
+
+    # -- its end before a restart ----------------------------------------------------------------
+
+    async def clear(self, action: do.ClearServer) -> None:
+        """End all of the server's processes, wait until Ray has ended its job, rest; post ServerCleared."""
+        run, problem = self._run, ""
+        if run.driver is not None:
+            await run.driver.stop(signal.SIGTERM, action.grace_s)
+        companion = run.node.companion
+        try:
+            if companion is None:
+                raise RayclusterError("its companion has ended")
+            left = await companion.clear(run.begin.entry.info.address, run.node.client_environment(), CLEAR_S)
+            problem = f"of the server before are left: {', '.join(left)}" if left else ""
+        except (RayclusterError, StartFailure, OSError) as error:
+            problem = f"what the server before has left in Ray could not be cleared: {error_text(error)}"
+        await asyncio.sleep(action.rest_s)
+        run.post(on.ServerCleared(problem))

@@ -1,0 +1,114 @@
+"""Health checks of a real server on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from raycluster_cli.service.probe import Probe, Silent
+
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def says(text: str) -> Answer:
+    """A server that answers every request with this, and closes."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(text.encode())
+        await writer.drain()
+        writer.close()
+
+    return answer
+
+
+async def says_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+    writer.close()
+
+
+async def asked(answer: Answer, path: str, timeout_s: float = 5.0, host: str = "127.0.0.1") -> str:
+    """What a check of such a server finds; '' when it is well."""
+    server = await asyncio.start_server(answer, host)
+    try:
+        port = server.sockets[0].getsockname()[1]
+        try:
+            await Probe("127.0.0.1" if host != "127.0.0.1" else host, port, path, timeout_s).check()
+        except Silent as silent:
+            return str(silent).replace(str(port), "PORT")
+        return ""
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", ""),
+        ("HTTP/1.0 204 No Content\r\n\r\n", ""),
+        ("HTTP/1.1 503 Service Unavailable\r\n\r\n", "GET /health is answered with 503 Service Unavailable"),
+        ("HTTP/1.1 302 Found\r\n\r\n", "GET /health is answered with 302 Found"),
+        ("SSH-2.0-OpenSSH_9.2\r\n", "GET /health is not answered by HTTP: it says 'SSH-2.0-OpenSSH_9.2'"),
+        ("", "GET /health is not answered by HTTP: it closes the connection"),
+    ],
+)
+def test_a_path_is_asked_by_http(answer: str, found: str) -> None:
+    assert asyncio.run(asked(says(answer), "/health")) == found
+
+
+def test_without_a_path_a_connection_is_enough() -> None:
+    assert asyncio.run(asked(says_nothing, "")) == ""
+
+
+def test_a_server_that_accepts_and_says_nothing() -> None:
+    assert asyncio.run(asked(says_nothing, "/health", 0.2)) == "GET /health is not answered within 0.2 s"
+
+
+def test_nobody_listens() -> None:
+    async def work() -> str:
+        server = await asyncio.start_server(says_nothing, "127.0.0.1")
+        port = server.sockets[0].getsockname()[1]
+        server.close()
+        await server.wait_closed()
+        with pytest.raises(Silent) as found:
+            await Probe("127.0.0.1", port).check()
+        return str(found.value).replace(str(port), "PORT")
+
+    assert asyncio.run(work()) == "nothing listens on 127.0.0.1:PORT"
+
+
+@pytest.mark.parametrize("path", ["", "/health"])
+def test_one_that_listens_only_on_its_own_node_is_told_so(path: str) -> None:
+    async def work() -> str:
+        server = await asyncio.start_server(says_nothing, "127.0.0.1")
+        port = server.sockets[0].getsockname()[1]
+        try:
+            with pytest.raises(Silent) as found:
+                await Probe("127.0.0.2", port, path).check()  # as the node's own address
+        finally:
+            server.close()
+        return str(found.value)
+
+    text = asyncio.run(work())
+    assert "only on 127.0.0.1: give the server the address too (--host {host})" in text
+
+
+def test_a_body_is_read_to_its_end() -> None:
+    async def work() -> tuple[str, bytes]:
+        body = "x" * 300_000
+        server = await asyncio.start_server(
+            says(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}"), "127.0.0.1"
+        )
+        probe = Probe("127.0.0.1", server.sockets[0].getsockname()[1])
+        try:
+            found = await probe.get("/metrics")
+            assert len(probe.own_ports) == 1
+            return found
+        finally:
+            server.close()
+
+    status, body = asyncio.run(work())
+    assert status == "200 OK"
+    assert body.endswith(b"x" * 300_000)
