@@ -38,6 +38,9 @@ from . import (
     look as cli_look,
 )
 from . import (
+    service as cli_service,
+)
+from . import (
     stop as cli_stop,
 )
 from . import (
@@ -267,6 +270,7 @@ cli_stop.register(app)
 cli_why.register(app)
 cli_env.register(app, _with_settings)
 cli_submit.register(app, _with_settings)
+cli_service.register(app)
 cli_logs.register(app)
 cli_inside.register(app)
 cli_doctor.register(app, _with_settings)

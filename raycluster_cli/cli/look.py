@@ -93,9 +93,8 @@ def status(
     import json
 
     from ..model.wording import count
-    from ..ops.clusters import find_record, of_whom, read_all, start_hint
+    from ..ops.clusters import of_whom, read_all, start_hint
     from ..ops.pick import Pick
-    from ..ops.reader import read_cluster
     from ..ops.status_json import cluster_json, list_json
     from ..state.catalogue import check_readable, owner_of
     from .cluster_table import cluster_lines
@@ -123,7 +122,7 @@ def status(
         else:
             print(f"No clusters{of_whom(where)} in {where}. Start one: {start_hint(env).strip('`')}")
         return
-    one = _without_a_record(job, where, jobs, env) or read_cluster(find_record(where, job, env), jobs)
+    one = find_status(job, where, jobs, env)
     if as_json:
         print(json.dumps(cluster_json(one, timing=timing), indent=2))
         return
@@ -212,6 +211,16 @@ def await_record(
                 told = found.headline
                 say(f"job {job}: {told}")
             sleep(5.0 if found.slurm_state == "PENDING" else 1.0)
+
+
+def find_status(
+    job: str, where: Path, jobs: Mapping[str, Job] | None, env: Mapping[str, str]
+) -> ClusterStatus:
+    """The cluster that a person means, also one that has no record (yet).  Raises UsageError."""
+    from ..ops.clusters import find_record
+    from ..ops.reader import read_cluster
+
+    return _without_a_record(job, where, jobs, env) or read_cluster(find_record(where, job, env), jobs)
 
 
 def _without_a_record(

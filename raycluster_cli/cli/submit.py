@@ -13,6 +13,7 @@ import typer
 
 from ..model.errors import RayclusterError, UsageError
 from ..model.settings import Settings, option_name, settings_of
+from ..model.text import without_secrets
 from ..system.report import say
 from .help import Command, Rows
 
@@ -81,6 +82,9 @@ def submit(
         False, "--follow", help="Stream the job's output; exit with its exit code. Ctrl-C detaches."
     ),
     wait: bool = typer.Option(False, "--wait", help="Wait for the job's end; exit with its exit code."),
+    wait_ready: bool = typer.Option(
+        False, "--wait-ready", help="Wait until the server (--service) is ready; print its URL."
+    ),
 ) -> None:
     """Submit a Slurm job that runs a driver on a Ray cluster.
 
@@ -92,9 +96,11 @@ def submit(
       raycluster submit -N 4 --time 2:00:00 --gpus-per-node 8 -- python train.py
       raycluster submit -N 2 -p debug --exclusive --follow -- ./driver.sh 20
       raycluster submit -N 2 --dry-run -- python train.py
+      raycluster submit --service --wait-ready -- vllm serve M --port {port}
 
     Exit codes: 0 submitted; 2 refused. With --follow and --wait: the job's exit code (the driver's), 128+N
-    for signal N, 143 for the time limit; 130 after Ctrl-C (the job continues).
+    for signal N, 143 for the time limit; 130 after Ctrl-C (the job continues). With --wait-ready: 0 the
+    server is ready; when the job ends before that, its exit code, or 1 for a server that ended with 0.
     """
     from ..ops import submit as core
     from ..ops.follow import explain_reason, job_state
@@ -109,8 +115,10 @@ def submit(
             "Put it after `--`: raycluster submit -N 2 --time 1:00:00 -- python train.py.",
         )
     env = dict(os.environ)
-    if follow or wait:
+    if follow or wait or wait_ready:
         core.refuse_to_follow_array(line.sbatch, env)
+    if wait_ready and (follow or wait or not settings.service):
+        raise UsageError("--wait-ready is for --service, and without --follow and --wait.")
     _check(line, settings, env, is_container=bool(container), is_dry=dry_run)
     script = core.make_script(
         line,
@@ -139,8 +147,9 @@ def submit(
         slow.cancel()
     print(f"Submitted batch job {job_id}", flush=True)
     state = job_state(job_id, env)
-    remember(state_dir(settings.state_dir, env), job_id, state.output if state else "", line.driver)
-    if state is not None and not (follow or wait) and (why := explain_reason(state.reason)):
+    output, shown = state.output if state else "", without_secrets(line.driver)
+    remember(state_dir(settings.state_dir, env), job_id, output, shown)
+    if state is not None and not (follow or wait or wait_ready) and (why := explain_reason(state.reason)):
         say(f"job {job_id} waits in the queue ({state.reason}): {why}")
     if not core.has_option(
         line.sbatch,
@@ -151,10 +160,13 @@ def submit(
             "the job asks for one CPU per node, unless its partition always gives whole nodes; "
             "-c N asks for more, --exclusive for whole nodes"
         )
-    if follow or wait:
+    if follow or wait or wait_ready:
         from ..ops.follow import follow as follow_job
+        from .service import wait_ready as await_server
 
         try:
+            if wait_ready:
+                sys.exit(await_server(job_id, state_dir(settings.state_dir, env), env))
             sys.exit(follow_job(job_id, env, output=follow))
         except KeyboardInterrupt:
             print(file=sys.stderr)

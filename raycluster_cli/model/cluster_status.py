@@ -145,8 +145,10 @@ class ClusterStatus:
     head_host: str = ""
     dashboard: str = ""
     driver: tuple[str, ...] = ()
+    is_service: bool = False
+    """The driver is a server (--service)."""
     service: ServiceReport | None = None
-    """Of a cluster that runs and whose driver is a server."""
+    """What it does, while the cluster runs and once it was started."""
     exit_code: int | None = None
     reason: str = ""
     """Value of EndReason; empty when the record does not say."""

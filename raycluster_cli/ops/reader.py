@@ -88,6 +88,7 @@ def read_cluster(
         head_host=head.host if head else "",
         dashboard=head.dashboard if head else "",
         driver=head.driver if head else (),
+        is_service=head.service if head else False,
         service=service,
         exit_code=end.exit_code if end else None,
         reason=end.reason if end else "",

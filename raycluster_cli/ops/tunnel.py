@@ -1,4 +1,4 @@
-"""An ssh tunnel to a dashboard that listens on its node's loopback address: the command, or a running one."""
+"""An ssh tunnel to a port of the head's node: its dashboard, or a server: the command, or a running one."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ from ..system.process import ENDING
 #: The port on one's own machine, as Ray's own documentation has it.
 LOCAL_PORT = 8265
 
+#: What to do where no tunnel can be opened.
+DASHBOARD_HINT = (
+    "Start the cluster with --dashboard-host 0.0.0.0: a tunnel to the login node is then enough (the "
+    "dashboard still asks for the token)."
+)
+
 SSH_TIMEOUT_S = 30.0
 GRACE_S = 5.0
 POLL_S = 0.1
@@ -29,7 +35,7 @@ POLL_S = 0.1
 
 @dataclass(frozen=True)
 class Tunnel:
-    """From a port of this (or the user's own) machine to the dashboard."""
+    """From a port of this (or the user's own) machine to a port of the head's node."""
 
     user: str
     login: str
@@ -37,7 +43,7 @@ class Tunnel:
     host: str
     """The head's node."""
     address: str
-    """Where the dashboard listens, on that node."""
+    """Where the dashboard or server listens, on that node."""
     port: int
     local_port: int = LOCAL_PORT
 
@@ -96,7 +102,9 @@ def free_local_port(wanted: int | None) -> int:
     raise UsageError("no free port was found here.", "Give one by --port.")
 
 
-def hold_tunnel(tunnel: Tunnel, env: Mapping[str, str], tell: Callable[[], object]) -> int:
+def hold_tunnel(
+    tunnel: Tunnel, env: Mapping[str, str], tell: Callable[[], object], *, hint: str = DASHBOARD_HINT
+) -> int:
     """Start ssh, call ``tell`` once its local port listens, and wait until ssh ends or a signal comes.
 
     Returns ssh's exit code, or 128 + N for signal N; ssh has ended by then.  Raises RayclusterError
@@ -125,8 +133,7 @@ def hold_tunnel(tunnel: Tunnel, env: Mapping[str, str], tell: Callable[[], objec
         return code
     raise RayclusterError(
         f"ssh to {tunnel.host} opened no tunnel (exit code {code}); many sites do not allow logins to nodes.",
-        "Start the cluster with --dashboard-host 0.0.0.0: a tunnel to the login node is then enough (the "
-        "dashboard still asks for the token).",
+        hint,
     )
 
 

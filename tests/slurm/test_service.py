@@ -125,3 +125,45 @@ def test_a_server_is_ready_answers_comes_back_and_ends_when_idle(slurm: Slurm) -
     assert json.loads(record.stdout)["reason"] == "idle"
     assert "s3cret" not in record.stdout
     slurm.assert_nothing_left()
+
+
+def test_wait_ready_url_and_tunnel(slurm: Slurm) -> None:
+    done = raycluster(
+        slurm,
+        "submit",
+        *SHAPE,
+        *SERVICE,
+        "--service-host=127.0.0.1",
+        "--wait-ready",
+        "--",
+        *SERVER,
+        "--host={host}",
+    )
+    assert done.returncode == 0, done.stderr
+    service = Service(slurm, submitted(slurm, done.stdout))
+    port = service.status()["port"]
+    assert done.stdout.splitlines()[-1] == f"http://127.0.0.1:{port}"
+    assert "server is starting" in done.stderr
+    found = raycluster(slurm, "url", service.job.id, "--json")
+    assert (found.returncode, json.loads(found.stdout)["service"]["local"]) == (0, True)
+    shown = raycluster(slurm, "tunnel", service.job.id)
+    assert f"ssh -N -L {port}:127.0.0.1:{port} -J alice@" in shown.stdout
+    assert "is open to everybody" not in service.job.output()
+    service.signal("STOP")
+    service.is_in("unhealthy")
+    assert raycluster(slurm, "url", service.job.id).returncode == 5
+    service.signal("CONT")
+    service.is_in("ready")
+
+
+def test_wait_ready_on_a_server_that_never_answers(slurm: Slurm) -> None:
+    never = (
+        sys.executable,
+        "-c",
+        "import time; print('still compiling kernels', flush=True); time.sleep(600)",
+    )
+    done = raycluster(slurm, "submit", *SHAPE, *SERVICE, "--ready-timeout=8s", "--wait-ready", "--", *never)
+    submitted(slurm, done.stdout)
+    assert done.returncode == 5, done.stderr
+    assert "    still compiling kernels" in done.stderr
+    assert "was not ready after 8.0 s (--ready-timeout): nothing listens on" in done.stderr
