@@ -115,9 +115,9 @@ slurm: $(DEV)
 	$(BIN)/python -m pytest tests/slurm $(PYTEST_ARGS)
 
 FAULTS ?= 20
-FAULTY := faults faults_more long_drivers main_job outcomes strangers job_ids random_faults
+FAULTY := faults faults_more long_drivers main_job outcomes strangers job_ids random_faults service
 chaos: $(DEV)
-	RAYCLUSTER_CHAOS=5 RAYCLUSTER_FAULTS=$(FAULTS) $(BIN)/python -m pytest $(FAULTY:%=tests/slurm/test_%.py) tests/slurm/test_service.py $(PYTEST_ARGS)
+	RAYCLUSTER_CHAOS=5 RAYCLUSTER_FAULTS=$(FAULTS) $(BIN)/python -m pytest $(FAULTY:%=tests/slurm/test_%.py) $(PYTEST_ARGS)
 
 SOAK_MINUTES ?= 60
 soak: $(DEV)
