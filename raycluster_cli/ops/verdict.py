@@ -89,6 +89,10 @@ def judge(post: PostMortem) -> Judgement:
         )
     if end.reason == EndReason.SIGNAL.value:
         return _by_signal(post, end)
+    if end.reason == EndReason.IDLE.value:
+        return Judgement(f"Nothing went wrong: {end.message}.")
+    if end.reason == EndReason.SERVICE.value and not post.found:
+        return Judgement(_sentence(end.message), _of_server(end.message))
     if end.reason == EndReason.DRIVER.value and not _lost_a_worker(post, end):
         return _by_driver(post, end)
     host = next((node for node in post.nodes if node.host == end.failed_host), None)
@@ -97,6 +101,17 @@ def judge(post: PostMortem) -> Judgement:
     if post.found:
         return _by_text(post)
     return _by_reason(post, end)
+
+
+def _of_server(message: str) -> tuple[str, ...]:
+    """What to change for a server that was not ready, or stopped answering."""
+    if "nothing listens" in message:
+        text = "Give the server its port and address, for example --host {host} --port {port}."
+    elif "is answered with 404" in message:
+        text = "Give --health-path a path that the server has."
+    else:
+        text = "A large model may need a longer --ready-timeout, a busy server a longer --unhealthy-after."
+    return (f"{text} The job's output has what the server said.",)
 
 
 def _completed(post: PostMortem, end: EndReport) -> Judgement:

@@ -242,6 +242,15 @@ CASES = [
         "failed", 143, "Ended before the time limit, as --stop-before asks", _failed(143), WARNINGS,
     ),
     Case(
+        "server idle", EndReport(NOW, 0, "idle", "", "the server had no work for 30 min 0 s (--idle-timeout)"),
+        "ended", 0, "Nothing went wrong: the server had no work for 30 min 0 s", JobState("COMPLETED"), WARNINGS,
+    ),
+    Case(
+        "server never ready",
+        EndReport(NOW, 5, "service", "n1", "the server was not ready after 30 min 0 s (--ready-timeout): nothing listens on 10.0.0.1:20491"),
+        "failed", 5, "was not ready after 30 min 0 s (--ready-timeout): nothing listens on 10.0.0.1:20491", _failed(5), WARNINGS,
+    ),
+    Case(
         "Ctrl-C", EndReport(NOW, 130, "signal", "n1", "ended by SIGINT"), "stopped", 130, "Ctrl-C was pressed",
         _failed(130), "Traceback (most recent call last):\n  File \"train.py\", line 3\nKeyboardInterrupt\n",
     ),
