@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..model.errors import ExitCode, RayclusterError, UsageError
-from ..system.report import duration, say
+from ..model.wording import duration
+from ..system.report import say
 from .completion import complete_job
 from .help import Command
 from .look import JOB, JOB_HELP, STATE_DIR, ask_slurm, find_status, state_dir

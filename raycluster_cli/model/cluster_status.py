@@ -240,7 +240,9 @@ class ClusterStatus:
             text = f"driver runs on {ready}" if self.driver_since else f"{ready} ready, no driver"
             if self.service is not None:
                 is_ready = self.service.state == "ready"
-                text = f"{self.service_line} on {ready}" if is_ready else f"{ready}; {self.service_line}"
+                text = (
+                    f"{self.service_line} on {ready}" if is_ready else f"{ready} ready; {self.service_line}"
+                )
             return text + self._cannot_start
         if self.phase is ClusterPhase.DEGRADED:
             lost = [node.host for node in self.nodes if node.is_problem or node.phase is NodePhase.GONE]

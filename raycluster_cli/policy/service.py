@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from ..model.errors import ExitCode
 from ..model.service import ServiceState
 from ..model.status import EndReason
-from ..system.report import count, duration
+from ..model.wording import count, duration
 from . import events as on
 from .actions import Action, Arm, ClearServer, ReportServer, Say, StartDriver, Warn
 from .head_end import finish

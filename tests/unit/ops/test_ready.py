@@ -97,7 +97,7 @@ def test_a_record_tells_of_its_server(tmp_path: Path) -> None:
     found = cluster_json(status)["service"]
     assert (found["state"], found["url"], found["restarts"]) == ("ready", "http://10.0.0.1:20491", 2)
     record.write_service(ServiceReport("unhealthy", time.time(), "10.0.0.1", 20491, message="no answer"))
-    assert read_cluster(record).headline == "server is unhealthy: no answer on 3 nodes"
+    assert read_cluster(record).headline == "3 nodes ready; server is unhealthy: no answer"
     record.write_end(EndReport(time.time(), 0, "idle"))
     assert read_cluster(record).service is None
 
