@@ -55,7 +55,11 @@ def _link(root: Path, link: Path) -> tuple[Path, str]:
         (root / NOTE).write_text(str(link))
         link.symlink_to(root)
     except FileExistsError:
-        return root, ""  # another node of the cluster on this machine was faster
+        # Made meanwhile: by another node of the cluster on this machine, or by another user.
+        with contextlib.suppress(OSError):
+            if os.lstat(link).st_uid == os.geteuid():
+                return root, ""
+        return root, f"{link} belongs to another user"
     except OSError as error:
         return root, in_words(error)
     return link, ""
