@@ -28,12 +28,16 @@ def granted_cpus(
             figures.append(Figure(allocation.job_cpus_here, "SLURM_JOB_CPUS_PER_NODE"))
     figures.append(Figure(machine_cpus, "CPUs of the machine"))
     warnings = _pinning_warnings(allocation, affinity, machine_cpus)
+    if one_thread is not None and allocation is not None and allocation.job_cpus_here is not None:
+        # Seen on Slurm 22.05: the job's count is that of cores then, the step's that of threads.
+        figures.append(Figure(allocation.job_cpus_here, "SLURM_JOB_CPUS_PER_NODE (one thread on each core)"))
     if one_thread is not None and (siblings := _siblings(root, one_thread)):
         cores = len(siblings)
         figures.append(Figure(cores, "cores of this process (one thread on each: --hint=nomultithread)"))
-        # Slurm counts threads, or cores, by version.  Whoever has a thread of each core lacks nothing.
+        # Whoever has a thread of each core lacks nothing.
         threads = max(map(_cpuset_size, siblings))
-        if allocation is not None and cores * threads >= (allocation.job_cpus_here or 0):
+        counts = (allocation.job_cpus_here, allocation.cpus_on_node) if allocation else ()
+        if cores * threads >= max((each or 0 for each in counts), default=0):
             warnings = []
     return smallest(figures, _ray_cpus(root, machine_cpus), warnings)
 

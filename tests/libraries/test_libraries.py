@@ -22,7 +22,7 @@ DRIVERS = REPOSITORY / "tests/libraries/drivers"
 @pytest.mark.parametrize(
     ("driver", "module", "options", "nodes"),
     [
-        ("modin", "modin", "", 3),
+        ("modin_on_ray", "modin", "", 3),
         ("dask_on_ray", "dask", "", 3),
         ("tune", "ray.tune", "", 3),
         ("data", "ray.data", "", 3),

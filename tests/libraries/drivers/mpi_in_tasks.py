@@ -1,6 +1,7 @@
 """mpi4py inside tasks: each is an MPI program of its own, which must not take Slurm's rank for its own."""
 
 import socket
+import time
 
 import mpi4py
 import ray
@@ -13,6 +14,7 @@ def size() -> tuple[str, int]:
     """Host, and how many ranks this process believes there are."""
     from mpi4py import MPI
 
+    time.sleep(1)  # so that no node does all
     return socket.gethostname(), MPI.COMM_WORLD.Get_size()
 
 

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import socket
 import sys
+import time
 
 import ray
 
@@ -12,7 +13,8 @@ ray.init()
 
 @ray.remote(scheduling_strategy="SPREAD")
 def where() -> tuple[str, str]:
-    """Host and Python."""
+    """Host and Python, after a while, so that no node does all."""
+    time.sleep(1)
     return socket.gethostname(), sys.prefix
 
 

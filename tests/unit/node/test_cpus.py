@@ -94,10 +94,17 @@ SIBLINGS = {
         ((0, 1), {"SLURM_HINT": "nomultithread"}, 2, 0),
         ((0, 1), {}, 2, 1),
         ((0,), {"SLURM_HINT": "nomultithread"}, 1, 1),
-        # Slurm that counts cores.
+        # As Slurm 22.05 counts: cores for the job, threads for the step.
         (
             (0, 1, 4, 5),
-            {"SLURM_HINT": "nomultithread", "SLURM_CPUS_ON_NODE": "2", "SLURM_JOB_CPUS_PER_NODE": "2(x3)"},
+            {"SLURM_HINT": "nomultithread", "SLURM_CPUS_ON_NODE": "4", "SLURM_JOB_CPUS_PER_NODE": "2(x3)"},
+            2,
+            0,
+        ),
+        # The same where nothing is pinned (task/none).
+        (
+            tuple(range(8)),
+            {"SLURM_HINT": "nomultithread", "SLURM_CPUS_ON_NODE": "4", "SLURM_JOB_CPUS_PER_NODE": "2(x3)"},
             2,
             0,
         ),
