@@ -142,7 +142,7 @@ def submit(
     slow.daemon = True
     slow.start()
     try:
-        job_id = core.submit(script, env, own=_options(context.command))
+        job_id = core.submit(script, env, words=line.words, own=_options(context.command))
     finally:
         slow.cancel()
     print(f"Submitted batch job {job_id}", flush=True)

@@ -73,13 +73,15 @@ class CommandLine:
     sbatch: tuple[str, ...]
     """Options of sbatch, each one word: --time=2:00:00."""
     driver: tuple[str, ...]
+    words: tuple[str, ...] = ()
+    """Options of sbatch as arguments of a command."""
 
 
 def split_line(arguments: Sequence[str], flags: Collection[str], valued: Collection[str]) -> CommandLine:
     """Sort the arguments of submit: ours (flags, or options with a value), sbatch's, the driver.
 
-    >>> split_line(["-N", "4", "--dry-run", "--time=1:00", "--", "a", "-N"], {"--dry-run"}, set())
-    CommandLine(own=('--dry-run',), sbatch=('-N 4', '--time=1:00'), driver=('a', '-N'))
+    >>> split_line(["-N", "4", "--dry-run", "--", "a", "-N"], {"--dry-run"}, set())
+    CommandLine(own=('--dry-run',), sbatch=('-N 4',), driver=('a', '-N'), words=('-N', '4'))
     """
     rest = list(arguments)
     driver: list[str] = []
@@ -88,6 +90,7 @@ def split_line(arguments: Sequence[str], flags: Collection[str], valued: Collect
         rest, driver = rest[:cut], rest[cut + 1 :]
     own: list[str] = []
     sbatch: list[str] = []
+    words: list[str] = []
     while rest:
         word = rest.pop(0)
         name, equals, _ = word.partition("=")
@@ -102,9 +105,12 @@ def split_line(arguments: Sequence[str], flags: Collection[str], valued: Collect
                 "Put the driver after `--`: raycluster submit -N 2 --time 1:00:00 -- python train.py.",
             )
         else:
-            value = bool(rest) and not rest[0].startswith("-") and not equals
-            sbatch.append(_one_option(word, rest.pop(0) if value else None))
-    return CommandLine(tuple(own), tuple(sbatch), tuple(driver))
+            has_value = bool(rest) and not rest[0].startswith("-") and not equals
+            value = rest.pop(0) if has_value else None
+            sbatch.append(_one_option(word, value))
+            is_long = word.startswith("--")
+            words += [word] if value is None else [f"{word}={value}"] if is_long else [word, value]
+    return CommandLine(tuple(own), tuple(sbatch), tuple(driver), tuple(words))
 
 
 def _one_option(name: str, value: str | None) -> str:
@@ -293,10 +299,19 @@ def environment_for_sbatch(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in outside_job(env).items() if name not in dropped}
 
 
-def submit(script: str, env: Mapping[str, str], *, own: Iterable[str] = (), run: Run = subprocess.run) -> str:
+def submit(
+    script: str,
+    env: Mapping[str, str],
+    *,
+    words: Sequence[str] = (),
+    own: Iterable[str] = (),
+    run: Run = subprocess.run,
+) -> str:
     """Give a script to sbatch; returns the job id.  Raises RayclusterError with sbatch's message.
 
-    ``own``: the options of submit, one of which may be meant by an option that sbatch does not know.
+    ``words``: the options of sbatch that the user gave, as arguments: SBATCH_ variables override the same
+    options in a script, but not on the command line (sbatch(1)).  ``own``: the options of submit, one of which may be meant by
+    an option that sbatch does not know.
     """
     program = shutil.which("sbatch", path=env.get("PATH"))
     if program is None:
@@ -306,7 +321,7 @@ def submit(script: str, env: Mapping[str, str], *, own: Iterable[str] = (), run:
         )
     try:
         done = run(
-            [program, "--parsable"],
+            [program, "--parsable", *words],
             input=script,
             env=environment_for_sbatch(env),
             capture_output=True,

@@ -102,7 +102,9 @@ def test_dry_run_save_and_template(slurm: Slurm) -> None:
 
 
 def test_wait_is_quiet(slurm: Slurm) -> None:
-    done = raycluster(slurm, "submit", "--nodes=1", "--exclusive", "--wait", "--", *NODES, "3")
+    """Also: an option is stronger than sbatch's own variable."""
+    words = ["raycluster", "submit", "--nodes=1", "--exclusive", "-p", "main", "--wait", "--", *NODES, "3"]
+    done = slurm.run(LOGIN, words, user="alice", env={"SBATCH_PARTITION": "nowhere"}, timeout_s=120)
     submitted(slurm, done.stdout)
     assert done.returncode == 3, done.stderr
     assert "NODES" not in done.stdout

@@ -210,6 +210,15 @@ def test_submitting(tmp_path: Path) -> None:
     assert (tmp_path / "script").read_text() == "#!/bin/sh\n"
 
 
+def test_options_of_the_line_are_stronger_than_variables(tmp_path: Path) -> None:
+    """sbatch takes SBATCH_PARTITION before an #SBATCH line, but not before an argument."""
+    line = split_line(["-N", "2", "--comment", "it's a\\b", "--exclusive", "-pgpu", "--time=1"], (), ())
+    env = sbatch(tmp_path, f'printf "%s|" "$@" >{tmp_path}/words; echo 12')
+    submit("#!/bin/sh\n", env, words=line.words)
+    said = (tmp_path / "words").read_text()
+    assert said == "--parsable|-N|2|--comment=it's a\\b|--exclusive|-pgpu|--time=1|"
+
+
 @pytest.mark.parametrize(
     ("said", "hint"),
     [
