@@ -6,6 +6,7 @@ The same lines make the live screen, `monitor --once` and `status JOB`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rich.text import Text
@@ -141,10 +142,24 @@ def start_lines(status: ClusterStatus, width: int, glyphs: Glyphs) -> list[Text]
     return lines
 
 
+def told_once(events: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """The events without those that the next one repeats with more to it, as the last line of a run does.
+
+    >>> told_once([(1.0, "the driver ended"), (2.0, "the driver ended; exit code 1")])
+    [(2.0, 'the driver ended; exit code 1')]
+    """
+    following = [text for _, text in events[1:]]
+    return [
+        event
+        for event, after in zip(events, [*following, ""], strict=True)
+        if not after.startswith(f"{event[1]};")
+    ]
+
+
 def event_lines(status: ClusterStatus, width: int, height: int, glyphs: Glyphs) -> list[Text]:
     """The last events, oldest first."""
     lines = []
-    for when, text in status.events[-height:] if height > 0 else ():
+    for when, text in told_once(status.events)[-height:] if height > 0 else ():
         bad = text.startswith(("warning:", "error")) or " is lost" in text or "killed" in text
         line = Text.assemble(
             (f" {clock_of(when)} ", "dim"), (" ".join(text.split()), "yellow" if bad else "")
@@ -170,11 +185,12 @@ def live_screen(
     lines += total_lines(status, width, glyphs)
     foot = 1
     room = height - len(lines) - foot
-    events = min(len(status.events), max(room // 4, 3 if room > 10 else 0))
+    count = len(told_once(status.events))
+    events = min(count, max(room // 4, 3 if room > 10 else 0))
     # What the nodes leave is the events'; and nodes that nearly fit get the events' room, but for the last.
     spare = room - len(status.nodes) - 3
     if spare > 0:
-        events = min(len(status.events), spare)
+        events = min(count, spare)
     space = room - (events + 1 if events else 0)
     body, first, last = _node_part(status, width, space, view, glyphs)
     lines += body
