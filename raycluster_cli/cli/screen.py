@@ -151,7 +151,7 @@ def told_once(events: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
     following = [text for _, text in events[1:]]
     return [
         event
-        for event, after in zip(events, [*following, ""], strict=True)
+        for event, after in zip(events, [*following, ""], strict=False)
         if not after.startswith(f"{event[1]};")
     ]
 

@@ -310,8 +310,8 @@ def submit(
     """Give a script to sbatch; returns the job id.  Raises RayclusterError with sbatch's message.
 
     ``words``: the options of sbatch that the user gave, as arguments: SBATCH_ variables override the same
-    options in a script, but not on the command line (sbatch(1)).  ``own``: the options of submit, one of which may be meant by
-    an option that sbatch does not know.
+    options in a script, but not on the command line (sbatch(1)).  ``own``: the options of submit, one of
+    which may be meant by an option that sbatch does not know.
     """
     program = shutil.which("sbatch", path=env.get("PATH"))
     if program is None:
