@@ -16,6 +16,7 @@ import sys
 
 from rich.console import Console
 
+from raycluster_cli.cli import look
 from raycluster_cli.cli.cluster_table import cluster_lines
 from raycluster_cli.cli.look import state_dir
 from raycluster_cli.cli.screen import View, live_screen
@@ -37,7 +38,8 @@ def main(what: str, job: str, width: int, height: int) -> None:
         color_system="truecolor",
     )
     if what == "status":
-        lines = cluster_lines(read_all(where, jobs, limit=height - 2), width)
+        waiting = look._without_record(where, jobs)
+        lines = cluster_lines([*waiting, *read_all(where, jobs, limit=height - 2)], width)
     elif what == "timing":
         lines = timing_lines(read_cluster(find_record(where, job, env), jobs), width)
     else:
