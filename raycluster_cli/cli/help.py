@@ -22,6 +22,9 @@ _GROUPS = {
 }
 
 
+#: An option with a longer name has its help below it.
+MOST_NAME = 28
+
 Rows = list[tuple[str, str]]
 """Options or arguments, each with its help."""
 
@@ -52,7 +55,7 @@ class Command(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         for title, rows in self.sections(ctx):
             with formatter.section(title):
-                formatter.write_dl(rows)
+                formatter.write("".join(f"{line}\n" for line in table(rows, formatter.width)))
 
     def sections(self, ctx: Any) -> Iterator[tuple[str, Rows]]:
         """Titles, each with what stands below it."""
@@ -65,11 +68,33 @@ class Command(TyperCommand):
             record = None if parameter in arguments else parameter.get_help_record(ctx)
             if record is not None:
                 title = titles.get(parameter.name or "", "Options") if many else "Options"
-                groups.setdefault(title, []).append(record)
+                name, text = record
+                groups.setdefault(title, []).append((name, text.replace(".0]", "]")))
         return ((title, rows) for title, rows in groups.items() if rows)
 
     def _arguments(self) -> list[TyperArgument]:
         return [each for each in self.params if isinstance(each, TyperArgument)]
+
+
+def table(rows: Rows, width: int) -> list[str]:
+    """Two columns, as Click writes them, but no option's name is broken at its hyphens.
+
+    >>> table([("--settle SECONDS", "Seconds after --min-workers.")], 42)
+    ['  --settle SECONDS  Seconds after', '                    --min-workers.']
+    """
+    import textwrap
+
+    names = [len(name) for name, _ in rows if len(name) <= MOST_NAME]
+    column = max(names, default=MOST_NAME) + 4
+    lines = []
+    for name, text in rows:
+        parts = textwrap.wrap(text, max(width - column - 2, 20), break_on_hyphens=False) or [""]
+        if len(name) > MOST_NAME:
+            lines.append(f"  {name}")
+        else:
+            lines.append(f"  {name:<{column - 2}}{parts.pop(0)}".rstrip())
+        lines += [f"{'':{column}}{part}" for part in parts]
+    return lines
 
 
 def shown(argument: TyperArgument) -> str:
