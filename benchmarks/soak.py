@@ -221,8 +221,8 @@ def _figures(bed: Bed, job: str) -> dict[str, float]:
     shared = [size for place in places if place.name == "shm" for size in _sizes(place)]
     record = list(_sizes(_record(bed, job)))
     values = (
-        sum(one.pss_bytes for one in own) / 1e6,
-        sum(one.pss_bytes for one in others) / 1e6,
+        sum(_anonymous_bytes(one.pid) for one in own) / 1e6,
+        sum(_anonymous_bytes(one.pid) for one in others) / 1e6,
         sum(_descriptors(one.pid) for one in [*own, *others]),
         len(own) + len(others),
         len(files),
@@ -243,6 +243,15 @@ def _sizes(top: Path) -> Iterator[int]:
             except FileNotFoundError:
                 continue
             yield status.st_blocks * 512
+
+
+def _anonymous_bytes(pid: int) -> int:
+    """Memory without pages of files: those are shared with whatever else runs on this machine."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon:"))
 
 
 def _descriptors(pid: int) -> int:
