@@ -194,16 +194,12 @@ def _waits_or_runs(bed: Bed, job: str) -> bool:
 
 
 def _state_of(bed: Bed, job: str) -> str:
+    """The phase of a cluster's head; empty while it has no record."""
     from raycluster_cli.state.record import Record
 
-    return next(
-        (
-            report.phase
-            for host, report in Record.open(_record(bed, job)).read_nodes().items()
-            if host == "n1"
-        ),
-        "",
-    )
+    path = _record(bed, job)
+    report = Record.open(path).read_node("n1") if path.exists() else None
+    return report.phase if report is not None else ""
 
 
 def _record(bed: Bed, job: str) -> Path:
