@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.bed.bed import REPOSITORY
 from tests.slurm.cluster import Cluster, Disk
 from tests.slurm.jobs import UNFINISHED, Slurm
-from tests.slurm.random_faults import Draw, Fault, Phase
+from tests.slurm.random_faults import HEAD, Draw, Fault, Phase
 from tests.waiting import wait_until
 
 #: A small file system for a node's directory, mounted on each host.
@@ -81,7 +81,8 @@ class Run:
 
     @property
     def _host(self) -> str:
-        return "n1" if self.fault.host == "login" else self.fault.host
+        """Whose keeper says that the run has begun."""
+        return HEAD if self.fault.host == "login" else self.fault.host
 
     def wait_for_moment(self) -> None:
         """Waits until the drawn moment, or a later one where the phase was short."""

@@ -39,6 +39,7 @@ class Fault:
     what: str
     """A process; or what is full, slow or asked for."""
     host: str
+    """On which host; login for what comes from outside."""
     lasts_s: float = 0.0
     """After so long it is over; 0: for good."""
 
@@ -107,9 +108,10 @@ def draw(seed: int) -> Draw:
             fault = Fault(kind, what, "login" if what == "record" else host, 6.0)
         case "cancelled":
             ways = ("scancel", "scancel --signal=TERM", "scancel --signal=INT", "raycluster stop", "SIGTERM")
-            fault = Fault(kind, chance.choice(ways), host)
+            what = chance.choice(ways)
+            fault = Fault(kind, what, host if what == "SIGTERM" else "login")
         case _:
-            fault = Fault(kind, "scontrol requeue", host)
+            fault = Fault(kind, "scontrol requeue", "login")
     phase = chance.choice(tuple(DELAYS_S))
     return Draw(fault, phase, chance.uniform(0, DELAYS_S[phase]), chance.choice((0, 7)))
 
