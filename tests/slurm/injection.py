@@ -55,7 +55,7 @@ class Run:
             prefix=prefix,
             sbatch=requeue,
             # A task's end that cannot be told to srun's host is not told again: srun would wait for ever.
-            waits=f"--kill-on-bad-exit=0 --wait={60 if self.fault.kind == 'cut' else 0}",
+            waits=f"--kill-on-bad-exit=0 --wait={30 if self.fault.kind == 'cut' else 0}",
             state_dir=f"{disk.path}/state" if disk else "",
         )
         self._exit_file = slurm.bed.path("login", f"/home/admin/{self.cluster.name}.exit")

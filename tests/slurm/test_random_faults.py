@@ -34,7 +34,7 @@ ENDS_WITHIN_S = 150.0
 @pytest.fixture(scope="module")
 def fault_beds() -> Iterator[Beds]:
     """Three hosts with little shared memory, so that it is full soon."""
-    settings = {"KillWait": "30", "SlurmdTimeout": "300"}
+    settings = {"KillWait": "15", "SlurmdTimeout": "300"}
     beds = Beds("faults", BedSpec(cpus=(16,), memory_mib=(16000,), shm_mib=512, slurm=settings))
     yield beds
     beds.down()
