@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.bed.bed import REPOSITORY
 from tests.slurm.cluster import Cluster, Disk
 from tests.slurm.jobs import UNFINISHED, Slurm
-from tests.slurm.random_faults import HEAD, Draw, Fault, Phase
+from tests.slurm.random_faults import CUT_S, HEAD, HOSTS, SIGTERMED, Draw, Fault, Phase
 from tests.waiting import wait_until
 
 #: A small file system for a node's directory, mounted on each host.
@@ -29,6 +29,9 @@ if told.read_text() == "check":
     ray.get([holder.pid.remote() for holder in holders], timeout=60)
 sys.exit({code})
 """
+
+#: How long srun gets to learn that all of its tasks have ended.
+SRUN_TOLD_S = 45.0
 
 #: All of a host's bandwidth while its network is slow, bits a second.
 SLOW_BITS = "500kbit"
@@ -54,8 +57,6 @@ class Run:
             options=options,
             prefix=prefix,
             sbatch=requeue,
-            # A task's end that cannot be told to srun's host is not told again: srun would wait for ever.
-            waits=f"--kill-on-bad-exit=0 --wait={30 if self.fault.kind == 'cut' else 0}",
             state_dir=f"{disk.path}/state" if disk else "",
         )
         self._exit_file = slurm.bed.path("login", f"/home/admin/{self.cluster.name}.exit")
@@ -189,6 +190,33 @@ class Run:
         wait_until(lambda: job.state() != "COMPLETING", timeout_s=60, what="the end of the first run")
         # Slurm lets a job that was queued again wait for two minutes.
         self.slurm.run("login", ["scontrol", "update", f"JobId={job.id}", "StartTime=now"])
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def exit_code(self, timeout_s: float) -> int:
+        """The exit code of the job, once it has ended; AssertionError if it does not end.
+
+        Slurm tells srun once that a task has ended.  If a cable was pulled at that moment, srun waits on:
+        then the job is cancelled once nothing of the cluster runs, and the code is the record's.
+        """
+        job = self.cluster.job
+        missed = self.fault.kind == "cut" and self.fault.lasts_s >= CUT_S
+        try:
+            end = job.wait(SRUN_TOLD_S if missed else timeout_s)
+        except AssertionError:
+            if not missed or any(self._own(host) for host in HOSTS):
+                raise
+            print("  srun was not told of an end")
+            job.cancel()
+            job.wait(timeout_s)
+            return int(self.cluster.wait_end()["exit_code"])
+        if end.state == "CANCELLED":
+            return SIGTERMED
+        return end.exit_code or (128 + end.signal if end.signal else 0)
+
+    def _own(self, host: str) -> list[str]:
+        everything = self.cluster.processes(host)
+        return [one.line for one in everything if "raycluster_cli" in one.argv and "srun" not in one.line]
 
     # -- after it --------------------------------------------------------------------------------
 

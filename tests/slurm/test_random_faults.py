@@ -73,10 +73,9 @@ def test_random_fault_ends_with_the_right_code_and_leaves_nothing(
                 job.wait(GOES_ON_S)
             if drawn.driver_code in right:
                 run.tell_driver("")
-        end = job.wait(ENDS_WITHIN_S)
-        code = 143 if end.state == "CANCELLED" else end.exit_code or (128 + end.signal if end.signal else 0)
+        code = run.exit_code(ENDS_WITHIN_S)
         said = run.cluster.end.get("message", "no record")
-        print(f"  in {[phase.name for phase in phases]}: {code} of {sorted(right)}, {end.state}; {said}")
+        print(f"  in {[phase.name for phase in phases]}: {code} of {sorted(right)}; {said}")
         assert code in right
     wait_until(fault_slurm.bed.idle, timeout_s=60, what="idle nodes")
     assert not fault_slurm.run("login", ["squeue", "-h"], check=True).stdout

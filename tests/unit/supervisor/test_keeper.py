@@ -85,7 +85,8 @@ class Node:
         """(code, stderr); nothing may be left."""
         assert self.process is not None
         _, errors = self.process.communicate(timeout=DEADLINE_S)
-        assert identify(self.daemon) is None
+        # SIGKILL takes its moment on a busy machine.
+        wait_until(lambda: identify(self.daemon) is None, timeout_s=DEADLINE_S, what="the daemon's end")
         assert not self.root.exists()
         return self.process.returncode, errors
 
