@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..model.errors import RayclusterError
-from ..model.settings import Settings
 from ..model.status import Role
 from ..rayproc.client import remove_client, write_client
 from ..rayproc.companion_client import CompanionClient, Started
@@ -25,7 +24,6 @@ from ..rayproc.plan import NodePlan, TlsFiles
 from ..rayproc.raylet_log import read_drain_reason
 from ..rayproc.tls import client_context
 from ..rayproc.warm import WarmCompanion
-from ..slurm.allocation import Allocation
 from ..system.network import NodeAddress
 from ..system.ports import PortClaim
 from ..system.process import Child, Reaper
@@ -64,14 +62,8 @@ class RayNode:
 
     def __init__(
         self,
+        setup: NodeSetup,
         *,
-        role: Role,
-        settings: Settings,
-        env: Mapping[str, str],
-        allocation: Allocation | None,
-        host: str,
-        node_ip: str,
-        key: str,
         reaper: Reaper,
         report: Report,
         on_death: Callable[[Child, int], None],
@@ -84,12 +76,11 @@ class RayNode:
         """
         self.others: Callable[[], list[int]] = list
         """Children of this process that are no part of this node (`run --local`): a reset spares them."""
-        self.role = role
-        self.settings = settings
-        self.host = host
+        self.setup = setup
+        self.role, self.settings, self.host = setup.role, setup.settings, setup.host
         self.reaper = reaper
         self.report = report
-        self.on_failure: OnFailure = reported(report, host)
+        self.on_failure: OnFailure = reported(report, self.host)
         """Called when something in the background fails."""
         self.token = ""
         self.plan: NodePlan
@@ -98,19 +89,9 @@ class RayNode:
         self.ray_version = ""
         self.steps: Mapping[str, float] = {}
         """Unix seconds at which steps of the start were done (status.IMPORTED and the like)."""
-        self.setup = NodeSetup(
-            role=role,
-            settings=settings,
-            env=env,
-            allocation=allocation,
-            host=host,
-            node_ip=node_ip,
-            key=key,
-            report=report,
-        )
-        self._companion = NodeCompanion(setup=self.setup, reaper=reaper, report=report, warm=warm)
+        self._companion = NodeCompanion(setup=setup, reaper=reaper, report=report, warm=warm)
         self._processes = NodeProcesses(
-            host=host,
+            host=self.host,
             reaper=reaper,
             report=report,
             note=lambda name, pid: self.root.journal(name, pid),

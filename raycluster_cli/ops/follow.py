@@ -9,8 +9,6 @@ import contextlib
 import os
 import re
 import shlex
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +18,7 @@ from typing import BinaryIO
 
 from ..model.errors import RayclusterError
 from ..model.wording import duration
+from ..slurm.answer import answer_of
 from ..slurm.queue import ENDED, WAITING
 from ..system.report import say
 
@@ -151,20 +150,9 @@ def parse_job(text: str) -> JobState:
 
 def job_state(job_id: str, env: Mapping[str, str]) -> JobState | None:
     """Ask Slurm for a job; None when Slurm does not know it (any more) or does not answer."""
-    program = shutil.which("scontrol", path=env.get("PATH"))
-    if program is None:
-        return None
-    try:
-        done = subprocess.run(
-            [program, "--oneliner", "show", "job", job_id],
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=SCONTROL_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+    command = ["scontrol", "--oneliner", "show", "job", job_id]
+    done = answer_of(command, env, timeout_s=SCONTROL_TIMEOUT_S)
+    if done is None:
         return None
     lines = done.stdout.strip().splitlines()
     return parse_job(lines[0]) if done.returncode == 0 and lines else None

@@ -10,11 +10,12 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ..model.errors import RayclusterError
 from ..model.value import Value
 from ..system.programs import find_program
+from .answer import Run, answer_of
 
 #: How long squeue and scancel may take; a busy controller answers late.
 SQUEUE_TIMEOUT_S = 8.0
@@ -32,7 +33,6 @@ ENDED = frozenset(
 )
 WAITING = frozenset(["PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "CONFIGURING"])
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
 """The signature of subprocess.run."""
 
 #: Variables that configure Slurm's commands and do not describe the job in which they are set.
@@ -135,29 +135,14 @@ def query_jobs(
     None when squeue is missing, fails or takes longer than SQUEUE_TIMEOUT_S.  Blocks meanwhile: not for an
     event loop.
     """
-    program = find_program("squeue", env)
-    if program is None:
-        return None
-    argv = [
-        program,
-        "--noheader",
-        "--states=all",
+    command = [
+        *("squeue", "--noheader", "--states=all"),
         f"--user={os.getuid() if uid is None else uid}",
         f"--format={_FORMAT}",
     ]
-    try:
-        done = run(
-            argv,
-            env={**_plain(env), "SLURM_TIME_FORMAT": "%s"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=SQUEUE_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if done.returncode != 0:
+    plain = {**_plain(env), "SLURM_TIME_FORMAT": "%s"}
+    done = answer_of(command, plain, timeout_s=SQUEUE_TIMEOUT_S, run=run)
+    if done is None or done.returncode != 0:
         return None
     return {job.id: job for job in parse_squeue(done.stdout)}
 

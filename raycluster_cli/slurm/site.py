@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
-from ..system.programs import find_program
+from .answer import Run, answer_of
 
 #: How long scontrol may take; a busy controller answers late.
 SCONTROL_TIMEOUT_S = 8.0
-
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def parse_config(text: str) -> dict[str, str]:
@@ -29,38 +27,20 @@ def query_config(env: Mapping[str, str], *, run: Run = subprocess.run) -> dict[s
 
     Blocks meanwhile: not for an event loop.
     """
-    done = _scontrol(["show", "config"], env, run)
+    done = answer_of(["scontrol", "show", "config"], env, timeout_s=SCONTROL_TIMEOUT_S, run=run)
     return parse_config(done.stdout) if done is not None and done.returncode == 0 else {}
 
 
 def is_compute_node(host: str, env: Mapping[str, str], *, run: Run = subprocess.run) -> bool | None:
     """Whether Slurm has a node of this name; None when that is not known.  Blocks meanwhile."""
-    done = _scontrol(["--oneliner", "show", "node", host], env, run)
+    done = answer_of(
+        ["scontrol", "--oneliner", "show", "node", host], env, timeout_s=SCONTROL_TIMEOUT_S, run=run
+    )
     if done is None:
         return None
     if done.returncode == 0:
         return True
     return False if "not found" in done.stdout + done.stderr else None
-
-
-def _scontrol(
-    words: Sequence[str], env: Mapping[str, str], run: Run
-) -> subprocess.CompletedProcess[str] | None:
-    program = find_program("scontrol", env)
-    if program is None:
-        return None
-    try:
-        return run(
-            [program, *words],
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=SCONTROL_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
 
 
 def seconds_of(config: Mapping[str, str], name: str) -> int | None:

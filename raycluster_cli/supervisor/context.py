@@ -9,9 +9,11 @@ from pathlib import Path
 
 from ..model.settings import Settings
 from ..model.status import Role
+from ..node.setup import NodeSetup
 from ..rayproc.warm import WarmCompanion
 from ..slurm.allocation import Allocation
 from ..system.keeper_link import Keeper
+from ..system.report import Report
 
 
 @dataclass(frozen=True)
@@ -94,3 +96,16 @@ class Context:
             return ()
         array = f"{allocation.array_job_id}_{allocation.array_task_id}" if allocation.array_job_id else ""
         return tuple(name for name in (array, allocation.job_name) if name)
+
+    def node_setup(self, report: Report) -> NodeSetup:
+        """The parts of this machine's Ray node, none of them made yet."""
+        return NodeSetup(
+            role=self.role,
+            settings=self.settings,
+            env=self.env,
+            allocation=self.allocation,
+            host=self.host,
+            node_ip=self.node_ip,
+            key=self.cluster_key,
+            report=report,
+        )

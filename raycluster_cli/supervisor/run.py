@@ -256,13 +256,7 @@ class NodeRun:
         """This machine's Ray node, with its directory made.  Raises RayclusterError."""
         context = self.context
         node = RayNode(
-            role=context.role,
-            settings=context.settings,
-            env=context.env,
-            allocation=context.allocation,
-            host=context.host,
-            node_ip=context.node_ip,
-            key=context.cluster_key,
+            context.node_setup(self.report),
             reaper=self.reaper,
             report=self.report,
             on_death=self._process_died,

@@ -23,6 +23,7 @@ from raycluster_cli.model.errors import RayclusterError
 from raycluster_cli.model.settings import Settings
 from raycluster_cli.model.status import IMPORTED, RAYLET, Role
 from raycluster_cli.node.ray_node import RayNode
+from raycluster_cli.node.setup import NodeSetup
 from raycluster_cli.rayproc.client import read_client
 from raycluster_cli.rayproc.failure import StartFailure
 from raycluster_cli.system.process import Child, Reaper
@@ -112,7 +113,8 @@ class Scene:
         self.out = io.StringIO()
         self.died: list[tuple[str, int]] = []
         self.failures: list[tuple[str, str]] = []
-        self.node = RayNode(
+        report = Report(stream=self.out, verbose=True)
+        setup = NodeSetup(
             role=role,
             settings=settings,
             env={
@@ -127,10 +129,9 @@ class Scene:
             host="n1",
             node_ip="127.0.0.1",
             key=f"test-{os.getpid()}",
-            reaper=self.reaper,
-            report=Report(stream=self.out, verbose=True),
-            on_death=self._died,
+            report=report,
         )
+        self.node = RayNode(setup, reaper=self.reaper, report=report, on_death=self._died)
         self.node.on_failure = lambda what, error: self.failures.append((what, repr(error)))
         self.node.token = "secret"
 
