@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 from collections.abc import Mapping
@@ -32,6 +33,8 @@ class GcsLaunch(Value):
         """Raises OSError when the process has ended."""
         proc = Path(f"/proc/{pid}")
         argv = (proc / "cmdline").read_bytes().split(b"\0")[:-1]
+        if not argv:  # it has ended, or is about to execute its program
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         pairs = [pair.partition(b"=") for pair in (proc / "environ").read_bytes().split(b"\0") if pair]
         return cls(
             argv=tuple(os.fsdecode(part) for part in argv),

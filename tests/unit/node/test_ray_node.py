@@ -39,6 +39,7 @@ def daemon(*command):
     if os.fork() == 0:
         log = os.open(os.environ["GCS_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         child = subprocess.Popen(command or ["sleep", "60"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        while not open(f"/proc/{child.pid}/cmdline").read(): pass  # Popen returns before it has its arguments
         os.write(write, str(child.pid).encode())
         os._exit(0)
     os.wait()

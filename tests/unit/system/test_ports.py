@@ -228,7 +228,9 @@ def test_a_given_port_in_another_block_or_among_ephemeral_ones_is_warned_of(clai
     other = claim("other")
     made = claim(given={"gcs": other.ports.worker_low + 3})
     assert "is in a block that another raycluster" in made.warnings[0]
-    made = claim(given={"dashboard": 45678})
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+    made = claim(given={"dashboard": port})
     assert "in the range of outgoing connections" in made.warnings[0]
 
 
