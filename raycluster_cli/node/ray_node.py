@@ -99,7 +99,7 @@ class RayNode:
         )
         self._on_failure: OnFailure = lambda what, error: self.on_failure(what, error)
         self.dashboard = Dashboard(
-            host=host,
+            host=self.host,
             companion=self._companion,
             processes=self._processes,
             reaper=reaper,
