@@ -54,6 +54,8 @@ def cluster_lines(clusters: Sequence[ClusterStatus], width: int, glyphs: Glyphs 
             line.append(f"{code:<6}{_when(each.ended if each.is_over else None, each.read_at, glyphs):<14}")
         if dashboards and width >= 100:
             line.append(f"{each.dashboard or glyphs.dash:<24}")
+        if each.service is not None:
+            line.append(f"{each.service.state}: ")
         line.append(command_text(each.driver) or each.job_name or glyphs.dash)
         lines.append(fit(line, width, glyphs))
     return lines

@@ -143,6 +143,11 @@ def prometheus_text(status: ClusterStatus) -> str:
     code = None if status.exit_code is None else float(status.exit_code)
     gauge("exit_code", "Of a cluster that has ended.", [({}, code)])
     pending = float(status.pending_tasks) if status.usage_at else None
+    if (server := status.service) is not None:
+        gauge(
+            "server_ready", "1 when the server (--service) answers.", [({}, float(server.state == "ready"))]
+        )
+        gauge("server_restarts", "How often it was started again.", [({}, float(server.restarts))])
     gauge("pending_tasks", "Tasks and actors that wait for resources.", [({}, pending)])
     gauge("read_timestamp_seconds", "When this was read.", [({}, status.read_at)])
 

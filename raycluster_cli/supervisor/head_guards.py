@@ -78,7 +78,7 @@ class HeadGuards:
         guard("what waits for resources", self._watch_demand, vital=False)
         start("what Slurm says of the job", self._ask_slurm())
         if run.server is not None:
-            guard("the watch over the server", run.server.watch)
+            guard("the watch over the server", run.server.watch, vital=False)
         if run.record is not None:
             guard("what is in use", lambda: tell_usage(run, run.rules.expected + 1), vital=False)
             start("old records", self._prune())

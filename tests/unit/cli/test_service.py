@@ -1,0 +1,103 @@
+"""`raycluster url` and `tunnel` on records written by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from raycluster_cli.model.record import EndReport
+from raycluster_cli.model.service import ServiceReport
+from raycluster_cli.state.record import Record
+from tests.unit.cli.test_commands import Call, call, said, slurm
+from tests.unit.records_by_hand import write_record
+
+__all__ = ["call", "slurm"]
+
+
+def serving(where: Path, state: str = "ready", listens_on: str = "0.0.0.0") -> Record:
+    """A cluster of two nodes with a server."""
+    record = write_record(where, 2)
+    head = record.read_head()
+    assert head is not None
+    record.write_head(dataclasses.replace(head, service=True))
+    record.write_service(
+        ServiceReport(state, time.time(), "10.0.0.1", 20491, listens_on, message="no answer")
+    )
+    return record
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "text"),
+    [
+        ("ready", 0, ""),
+        ("starting", 4, "server is starting"),
+        ("restarting", 4, "server is restarting: no answer"),
+        ("unhealthy", 5, "server is unhealthy: no answer"),
+    ],
+)
+def test_url_prints_it_and_its_code_says_whether_it_is_ready(
+    call: Call, tmp_path: Path, state: str, code: int, text: str
+) -> None:
+    record = serving(tmp_path, state)
+    found = call("url", record.key)
+    assert found.exit_code == code
+    assert found.stdout == "http://10.0.0.1:20491\n"
+    assert text in found.stderr
+    as_json = json.loads(call("url", record.key, "--json").stdout)
+    assert (as_json["service"]["state"], as_json["service"]["url"]) == (state, "http://10.0.0.1:20491")
+
+
+def test_url_gives_up_after_its_wait(call: Call, tmp_path: Path) -> None:
+    record = serving(tmp_path, "starting")
+    found = call("url", record.key, "--wait", "0")
+    assert (found.exit_code, found.stdout) == (4, "http://10.0.0.1:20491\n")
+
+
+def test_url_of_a_server_on_its_own_node_points_to_the_tunnel(call: Call, tmp_path: Path) -> None:
+    record = serving(tmp_path, listens_on="127.0.0.1")
+    found = call("url", record.key)
+    assert (found.exit_code, found.stdout) == (0, "http://127.0.0.1:20491\n")
+    assert f"raycluster tunnel {record.key}" in found.stderr
+
+
+def test_url_of_a_cluster_without_a_server(call: Call, tmp_path: Path) -> None:
+    record = write_record(tmp_path, 2)
+    found = call("url", record.key)
+    assert found.exit_code == 1
+    assert "was started without --service" in said(found)
+
+
+def test_url_of_a_cluster_that_has_ended(call: Call, tmp_path: Path) -> None:
+    record = serving(tmp_path)
+    record.write_end(EndReport(time.time() - 100, 0, "idle", "", "the server had no work for 30 min 0 s"))
+    found = call("url", record.key)
+    assert found.exit_code == 1
+    assert "has ended: the server had no work for 30 min 0 s" in said(found)
+
+
+@pytest.mark.parametrize(
+    ("listens_on", "words", "shown"),
+    [
+        ("0.0.0.0", (), "ssh -N -L 20491:10.0.0.1:20491 "),
+        ("127.0.0.1", (), "ssh -N -L 20491:127.0.0.1:20491 -J "),
+        ("0.0.0.0", ("6006", "--port", "7000"), "ssh -N -L 7000:127.0.0.1:6006 -J "),
+    ],
+)
+def test_tunnel_prints_the_way(
+    call: Call, tmp_path: Path, listens_on: str, words: tuple[str, ...], shown: str
+) -> None:
+    record = serving(tmp_path, listens_on=listens_on)
+    found = call("tunnel", record.key, *words)
+    assert found.exit_code == 0, said(found)
+    assert shown in found.stdout
+
+
+def test_status_shows_the_server(call: Call, tmp_path: Path) -> None:
+    record = serving(tmp_path, "unhealthy")
+    page = " ".join(call("status", record.key, COLUMNS="140").output.split())
+    assert "Server is unhealthy: no answer" in page or "server is unhealthy: no answer" in page
+    assert "unhealthy: " in call("status", COLUMNS="140").output
