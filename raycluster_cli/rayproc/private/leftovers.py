@@ -63,7 +63,7 @@ def clear(address: str, deadline_s: float) -> Left:
     deadline = time.monotonic() + deadline_s
     asked = False
     for pause_s in growing_pauses(0.05, 0.5):
-        left = _left(accessor, _runs)
+        left = _left(accessor, address.rpartition(":")[0].strip("[]"), _runs)
         only_detached = left and not (left.jobs or left.actors or left.groups)
         if only_detached and not asked:
             asked = True
@@ -79,11 +79,13 @@ def _runs(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}")
 
 
-def _left(accessor: Any, runs: Callable[[int], bool]) -> Left:
+def _left(accessor: Any, ip: str, runs: Callable[[int], bool]) -> Left:
+    """``ip``: this node's; drivers on other nodes (`raycluster attach`) are left alone while they run."""
     jobs = [gcs_pb2.JobTableData.FromString(data) for data in accessor.get_job_table()]
     jobs = [job for job in jobs if not job.config.ray_namespace.startswith(INTERNAL)]
     over = {job.job_id for job in jobs if job.is_dead}
-    ending = {job.job_id for job in jobs if not job.is_dead and not runs(job.driver_pid)}
+    here = [job for job in jobs if (job.driver_ip_address or job.driver_address.ip_address) == ip]
+    ending = {job.job_id for job in here if not job.is_dead and not runs(job.driver_pid)}
     actors = [gcs_pb2.ActorTableData.FromString(data) for data in accessor.get_actor_table(None, None)]
     actors = [one for one in actors if one.state != _DEAD and one.job_id in over | ending]
     groups = [
