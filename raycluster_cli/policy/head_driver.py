@@ -83,7 +83,8 @@ def driver_known(rules: HeadRules, state: HeadState, event: on.DriverKnown, now:
         return state, []
     text = (
         f"no driver has connected to this cluster of {rules.expected + 1} nodes in {CONNECTS_WITHIN_S:g} s: "
-        'ray.init() without an address, or address="auto", connects; address="local" starts another Ray'
+        'ray.init() without an address, or address="auto", connects; address="local" starts another Ray, '
+        "and a fixed HOST:6379 or _temp_dir=… finds none"
     )
     return state, [Warn(text)]
 

@@ -7,6 +7,7 @@ was seen is in docs/guides/drivers.md.
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import shutil
 import sys
 
@@ -43,6 +44,9 @@ def test_a_library_works_on_all_nodes(
     line = line_with("LIBRARY", job.output())
     print(line)
     assert int(line.split()[-1]) == nodes
+    if module == "mpi4py":  # Ray kills worker processes, so MPI_Finalize never removes its shared memory
+        for host in slurm.bed.spec.nodes:
+            slurm.run(host, ["sh", "-c", "rm -f /dev/shm/mpich_shm_*"])
     slurm.assert_nothing_left()
 
 
@@ -68,3 +72,37 @@ def _is_installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
         return False
+
+
+SERVE_AND_STAY = """
+import time
+import ray
+from ray import serve
+
+@serve.deployment
+class Answer:
+    def __call__(self, request):
+        return "yes"
+
+ray.init()
+serve.run(Answer.bind())
+print("SERVING", flush=True)
+time.sleep(600)
+"""
+
+
+def test_serve_of_two_jobs_on_one_node_does_not_share_a_port(slurm: Slurm) -> None:
+    """With Serve's default the kernel gave each job some of the other's requests."""
+    if not _is_installed("uvicorn"):
+        pytest.skip("ray[serve] is not installed")
+    shared = ("--nodes=1", "--nodelist=n1", "--cpus-per-task=4", "--mem=5000", "--time=10")
+    script = f"exec srun --mem=0 raycluster run -- {shlex.join(['python', '-c', SERVE_AND_STAY])}"
+    first = slurm.sbatch(script, *shared)
+    first.wait_for("SERVING")
+    second = slurm.sbatch(script, *shared)
+    assert second.wait(timeout_s=240).state == "FAILED", second.output()
+    assert "SERVING" not in second.output()
+    assert "Failed to bind to address" in second.output()
+    slurm.run("login", ["scancel", first.id], check=True)
+    first.wait()
+    slurm.assert_nothing_left()

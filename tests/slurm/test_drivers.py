@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from pathlib import Path
+
 import pytest
 
 from tests.bed.bed import REPOSITORY
@@ -22,4 +26,28 @@ def test_a_copy_of_the_drivers_environment_works_on_every_node(slurm: Slurm, opt
     places = line_with("TEMPORARY", output).split()[1:]
     assert len({*places}) == 3, "each node has its own directory"
     assert all(place.startswith("/tmp/rc-0-") and place.endswith("/t") for place in places)
+    slurm.assert_nothing_left()
+
+
+def test_after_export_none_the_scripts_work_and_ones_own_is_told_what_to_add(slurm: Slurm) -> None:
+    """The driver is killed: what it had printed is in the output all the same."""
+    programs = Path(sys.executable).parent
+    driver = "import os; print('PRINTED', os.environ['ip_head'] == os.environ['RAY_ADDRESS']); os.kill(0, 9)"
+    job = batch(
+        slurm,
+        f"""
+        export PATH={programs}:$PATH
+        srun --nodes=1 --ntasks=1 --mem=0 {programs}/raycluster run -- no-such-program
+        cd {REPOSITORY}
+        exec bash slurm/symmetric.sbatch python -c {shlex.quote(driver)}
+        """,
+        "--export=NONE",
+        nodes=2,
+    )
+    assert job.wait() == JobEnd("FAILED", 137, 0), job.output()
+    output = job.output()
+    told = line_with("raycluster: error", output)
+    assert "this step did not get the batch script's environment" in told
+    assert "`srun --export=ALL`" in told
+    assert "\nPRINTED True\n" in output
     slurm.assert_nothing_left()
