@@ -70,7 +70,7 @@ test: lint unit
 	$(BIN)/python -m pytest tests/ray tests/slurm $(PYTEST_ARGS)
 
 unit: $(DEV)
-	$(BIN)/python -m tests.side_by_side $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/unit -n 3 --dist loadgroup $(PYTEST_ARGS)
 
 ray: $(DEV)
 	$(BIN)/python -m pytest tests/ray $(PYTEST_ARGS)

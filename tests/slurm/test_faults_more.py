@@ -25,10 +25,14 @@ chaos = pytest.mark.chaos
 
 
 def kill_keeper_and_supervisor(cluster: Cluster, host: str) -> None:
-    """As the kernel does when memory is short, or an administrator."""
+    """As the kernel does when memory is short, or an administrator.
+
+    Stopped first: on a busy machine the one that is killed second would see that the other has gone.
+    """
     pids = [str(cluster.pid(host, kind)) for kind in ("keeper", "supervisor")]
+    cluster.bed.run(host, ["kill", "-STOP", *pids], check=True)
     cluster.fault_at = time.time()
-    cluster.bed.run(host, ["kill", "-9", *pids], check=True)
+    cluster.bed.run(host, ["kill", "-KILL", *pids], check=True)
 
 
 @pytest.mark.versions

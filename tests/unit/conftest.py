@@ -1,0 +1,16 @@
+"""How pytest-xdist shares out the unit tests: a module stays in one process, and so does all of system."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+#: Ports are the whole machine's: tests that count those in use must not run at a time.
+TOGETHER = Path(__file__).parent / "system"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        group = TOGETHER if TOGETHER in item.path.parents else item.path
+        item.add_marker(pytest.mark.xdist_group(str(group)))
