@@ -139,6 +139,18 @@ def test_the_way_to_it_is_told(cluster: Cluster) -> None:
     assert cluster.raycluster("dashboard", cluster.job.id, user="bob").returncode == 2
 
 
+@on_loopback
+def test_the_agents_of_all_nodes_report_to_it(cluster: Cluster) -> None:
+    url = f"127.0.0.1:{cluster.port}/nodes?view=summary"
+
+    def with_load() -> list[str]:
+        code, text = cluster.curl("n1", url, token=cluster.token)
+        assert code == 200, text
+        return sorted(node["hostname"] for node in json.loads(text)["data"]["summary"] if "cpu" in node)
+
+    wait_until(lambda: with_load() == ["n1", "n2", "n3"], timeout_s=SLOW_S, what="the load of all nodes")
+
+
 # -- the tunnel -----------------------------------------------------------------------------------
 
 SSH_CONFIG = """
