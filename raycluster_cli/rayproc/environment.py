@@ -32,6 +32,9 @@ def start_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str]
     if plan.tmp_dir:
         env["TMPDIR"] = plan.tmp_dir
     env.pop("RAY_ADDRESS", None)  # `ray start` on a worker would take it for its own address
+    if plan.dashboard_address:
+        # For the state API in tasks and actors, which else takes any Ray on this node for its own.
+        env["RAY_API_SERVER_ADDRESS"] = f"http://{plan.dashboard_address}"
     defaults = {
         # The raylet's first connect to its own store misses and then waits this long (default: 1 s).
         "RAY_raylet_client_connect_timeout_milliseconds": "50",

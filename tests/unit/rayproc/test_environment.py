@@ -36,12 +36,13 @@ def test_a_driver_is_told_its_cluster_and_a_node_is_not() -> None:
     assert "RAY_ADDRESS" not in start_environment(WORKER, base)
 
 
-def test_only_clients_on_the_heads_node_have_the_dashboards_address() -> None:
+def test_only_the_heads_node_has_the_dashboards_address() -> None:
     head = replace(HEAD, ports={"dashboard": 20003})
     assert client_environment(head, {})["RAY_DASHBOARD_ADDRESS"] == "http://127.0.0.1:20003"
     everywhere = replace(head, dashboard_host="0.0.0.0")
     assert client_environment(everywhere, {})["RAY_DASHBOARD_ADDRESS"] == "http://10.0.0.1:20003"
     assert "RAY_DASHBOARD_ADDRESS" not in start_environment(head, {})
+    assert start_environment(head, {})["RAY_API_SERVER_ADDRESS"] == "http://127.0.0.1:20003"
     assert "RAY_DASHBOARD_ADDRESS" not in client_environment(replace(WORKER, ports={"dashboard": 20003}), {})
 
 
