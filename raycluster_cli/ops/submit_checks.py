@@ -28,11 +28,13 @@ _OWN_OF_EACH_HOST = ("/tmp", "/var/tmp", "/dev/shm", "/run")
 
 _IN_MEMORY = ("tmpfs", "ramfs")
 
-#: Programs whose first argument that is no option is a file that they run.
-_INTERPRETER = re.compile(r"(python|pypy|bash|sh|zsh|perl|julia|Rscript)[\d.]*")
-
-#: Options of interpreters that take the next word as their value.
-_WITH_VALUE = ("-W", "-X", "-O", "--check-hash-based-pycs")
+#: Programs whose first argument that is no option is a file that they run, and their options that take the
+#: next word as their value.  Of others only what stands right after the program's name is known.
+_INTERPRETERS = (
+    (re.compile(r"(python|pypy)[\d.]*"), re.compile(r"-[WX]|--check-hash-based-pycs")),
+    (re.compile(r"(ba|z|k|da)?sh"), re.compile(r"[-+]\w*[oO]|--rcfile|--init-file")),
+    (re.compile(r"perl|julia|Rscript"), None),
+)
 
 
 @dataclass(frozen=True)
@@ -188,10 +190,8 @@ def _check_driver(plan: Plan) -> str:
     """The program, and the script that an interpreter is given."""
     program, *arguments = plan.driver
     warning = _check_program(plan, program)
-    if not warning and _INTERPRETER.fullmatch(os.path.basename(program)):
-        script = _script(arguments)
-        if script:
-            warning = _check_file(plan, script, f"the file that {program} runs")
+    if not warning and (script := _script(program, arguments)):
+        warning = _check_file(plan, script, f"the file that {program} runs")
     return warning
 
 
@@ -231,16 +231,21 @@ def _refuse(message: str) -> str:
     raise UsageError(message, "Give the program after `--`, as in: -- python train.py.")
 
 
-def _script(arguments: Sequence[str]) -> str:
-    """The file that an interpreter is given; '' for `-m module`, `-c code` and standard input.
+def _script(program: str, arguments: Sequence[str]) -> str:
+    """The file that an interpreter is given; '' for other programs, `-m module`, `-c code` and no file.
 
-    >>> _script(["-u", "-X", "dev", "train.py", "--lr=1"]), _script(["-m", "train"]), _script([])
-    ('train.py', '', '')
+    >>> _script("python3", ["-u", "-X", "dev", "train.py"]), _script("python", ["-m", "train"])
+    ('train.py', '')
     """
-    rest = list(arguments)
+    name = os.path.basename(program)
+    known = [with_value for pattern, with_value in _INTERPRETERS if pattern.fullmatch(name)]
+    if not known:
+        return ""
+    (with_value,) = known
+    rest = list(arguments if with_value is not None else arguments[:1])
     while rest:
         word = rest.pop(0)
-        if word in _WITH_VALUE:
+        if with_value is not None and with_value.fullmatch(word):
             del rest[:1]
         elif word.startswith("-"):
             if word == "-" or re.fullmatch(r"-[A-Za-z]*[mce]", word):

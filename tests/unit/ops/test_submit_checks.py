@@ -52,7 +52,12 @@ def plan(home: Path, *driver: str, sbatch: tuple[str, ...] = (), **more: object)
         ["python", "-uc", "missing"],
         ["python"],
         ["./driver.sh", "missing"],
+        ["python", "-O", "train.py", "missing"],
+        ["/bin/bash", "-eo", "pipefail", "driver.sh"],
+        ["/bin/sh", "-o", "errexit", "driver.sh", "missing"],
+        ["/bin/bash", "-lc", "missing"],
         ["julia", "train.py"],
+        ["julia", "-t", "4", "train.py"],
         ["/bin/true", "missing"],
     ],
 )
@@ -63,6 +68,9 @@ def test_drivers_that_can_be_started(home: Path, driver: list[str]) -> None:
 @pytest.mark.parametrize(
     ("driver", "refusal"),
     [
+        (["python", "-OO", "trian.py"], "the file that python runs, 'trian.py', does not exist"),
+        (["/bin/sh", "-o", "errexit", "x.sh"], "the file that /bin/sh runs, 'x.sh', does not exist"),
+        (["julia", "missing.jl"], "the file that julia runs, 'missing.jl', does not exist"),
         (["python", "trian.py"], "the file that python runs, 'trian.py', does not exist"),
         (["./missing.sh"], "the driver, './missing.sh', does not exist"),
         (["./train.py"], "is a file but is not executable"),
