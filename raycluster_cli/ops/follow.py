@@ -214,7 +214,7 @@ class JobOutput:
         is_new = not self._tails
         if is_new and state.output:
             for name, stream in ((state.errors, sys.stderr.buffer), (state.output, sys.stdout.buffer)):
-                if name:
+                if name not in ("", "/dev/null"):
                     self._tails[Path(name)] = (Tail(Path(name)), stream)
         if state.state in WAITING and (is_new or not self._is_waiting):
             self._before = {path: _identity(path) for path in self._tails}

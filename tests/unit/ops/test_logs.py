@@ -200,6 +200,13 @@ def test_output_that_only_the_node_sees(tmp_path: Path, capfd: pytest.CaptureFix
     assert f"{name} is not visible on this host" in said[3]
 
 
+def test_output_that_nobody_wants_is_not_missed(capfd: pytest.CaptureFixture[str]) -> None:
+    """sbatch --output=/dev/null: it is there before the job starts, and does not change."""
+    waiting, running = (JobState(state, output="/dev/null") for state in ("PENDING", "RUNNING"))
+    assert Script([waiting, *[running] * 9, JobState("COMPLETED", output="/dev/null")], {}).follow() == 0
+    assert "not visible" not in capfd.readouterr().err
+
+
 def test_a_file_of_an_earlier_job_is_not_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "out"
     path.write_text("of the last job, and longer\n")
