@@ -185,6 +185,7 @@ def _check(
     """
     from ..node.places import mountinfo, parse_mountinfo
     from ..ops import submit_checks
+    from ..rayproc.requirements import has_dashboard
     from .look import state_dir
 
     try:
@@ -203,6 +204,8 @@ def _check(
     )
     nodes = submit_checks.most_nodes(plan.option("-N", "--nodes"))
     warnings = submit_checks.check_settings(settings, nodes, env)
+    if not is_container:
+        warnings += submit_checks.check_ray(settings, _ray_version(), has_dashboard=has_dashboard())
     try:
         warnings += submit_checks.check_files(plan)
     except UsageError as error:
@@ -211,6 +214,16 @@ def _check(
         warnings.append(error.message)
     for warning in warnings:
         say(f"warning: {warning.rstrip('.')}")
+
+
+def _ray_version() -> str:
+    """Of this Python's Ray; '' when there is none."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("ray")
+    except PackageNotFoundError:
+        return ""
 
 
 def register(app: typer.Typer, with_settings: Callable[[str], Callable[..., Any]]) -> None:

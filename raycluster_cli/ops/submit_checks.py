@@ -21,6 +21,7 @@ from ..model.variables import unknown_variables
 from ..model.wording import count
 from ..node.places import NETWORK, Mount, mount_of
 from ..node.resources import check_least_store
+from ..rayproc.requirements import refuse_recovery
 from ..system.network import parse_network
 
 #: Directories that each host has for itself, unless a network file system is mounted there.
@@ -113,6 +114,17 @@ def check_settings(settings: Settings, nodes: int | None, env: Mapping[str, str]
             f"Ask for {(settings.min_workers or 0) + 1} nodes or more, or give a smaller --min-workers.",
         )
     return [warning for warning in warnings if warning]
+
+
+def check_ray(settings: Settings, version: str, *, has_dashboard: bool) -> list[str]:
+    """Warnings about the Ray of this Python, '' for none.  Raises UsageError for what no start would take."""
+    if not version:
+        return ["Ray is not installed in the environment of this command, which is the one that the job uses"]
+    if settings.head_recovery:
+        refuse_recovery(version)
+    if settings.dashboard and not has_dashboard:
+        return ["--dashboard has no effect without ray[default]: pip install 'ray[default]'"]
+    return []
 
 
 def most_nodes(text: str) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from ..policy.stopping import LOST_GRACE_S
 from ..rayproc.address import is_loopback
 from ..rayproc.companion_client import Started
 from ..rayproc.failure import StartFailure
+from ..rayproc.requirements import refuse_recovery
 from ..slurm.allocation import Allocation
 from ..state.record import Record
 from .driver import find_driver_within
@@ -31,9 +31,6 @@ from .versions import python_version
 
 if TYPE_CHECKING:
     from .head import HeadRun
-
-#: First version of Ray whose GCS can keep its state on disk.
-RECOVERY_SINCE = (2, 58)
 
 
 class HeadStart:
@@ -279,18 +276,3 @@ async def restart_head(run: HeadRun) -> None:
     node.begin_import()
     started = await start_ray(run, session)
     run.begin.entry.update(session=started.session, cluster_id=started.cluster_id)
-
-
-def refuse_recovery(ray_version: str) -> None:
-    """Raise UsageError when this Ray cannot keep the GCS's state on disk.
-
-    >>> refuse_recovery("2.60.0")
-    """
-    numbers = tuple(int(part) for part in re.findall(r"\d+", ray_version)[:2])
-    if numbers < RECOVERY_SINCE:
-        needed = ".".join(str(number) for number in RECOVERY_SINCE)
-        raise UsageError(
-            f"--head-recovery needs Ray {needed} or newer, whose GCS keeps its state in RocksDB; "
-            f"this is Ray {ray_version}.",
-            "Update Ray, or leave the option out: the job then ends when its head is lost.",
-        )

@@ -11,7 +11,7 @@ from raycluster_cli.model.errors import UsageError
 from raycluster_cli.model.settings import Settings
 from raycluster_cli.rayproc.environment import gcs_settings
 from raycluster_cli.rayproc.gcs_monitor import CHECK_TIMEOUT_S, FAILED_CHECKS
-from raycluster_cli.supervisor.head_start import refuse_recovery
+from raycluster_cli.rayproc.requirements import refuse_recovery
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,7 +10,7 @@ from raycluster_cli.model.errors import UsageError
 from raycluster_cli.model.settings import Settings
 from raycluster_cli.node.places import Mount
 from raycluster_cli.ops.sbatch_options import KNOWN, suggestion
-from raycluster_cli.ops.submit_checks import Plan, check_files, check_settings, is_node_local
+from raycluster_cli.ops.submit_checks import Plan, check_files, check_ray, check_settings, is_node_local
 
 SHARED = (Mount("/", "xfs"), Mount("/tmp", "nfs4"))
 """pytest's own directories count as shared by all nodes."""
@@ -190,6 +190,28 @@ def test_settings_that_are_taken(
     found = check_settings(Settings(**given), nodes, env)  # type: ignore[arg-type]
     assert len(found) == bool(warning)
     assert warning in "".join(found)
+
+
+@pytest.mark.parametrize(
+    ("given", "version", "has_dashboard", "warning"),
+    [
+        ({}, "2.52.0", False, ""),
+        ({"head_recovery": True, "dashboard": True}, "2.58.0", True, ""),
+        ({"dashboard": True}, "2.60.0", False, "without ray[default]"),
+        ({}, "", False, "Ray is not installed"),
+    ],
+)
+def test_what_the_environment_has(
+    given: dict[str, bool], version: str, has_dashboard: bool, warning: str
+) -> None:
+    found = check_ray(Settings(**given), version, has_dashboard=has_dashboard)  # type: ignore[arg-type]
+    assert len(found) == bool(warning)
+    assert warning in "".join(found)
+
+
+def test_a_ray_that_cannot_recover_its_head() -> None:
+    with pytest.raises(UsageError, match=r"--head-recovery needs Ray 2\.58"):
+        check_ray(Settings(head_recovery=True), "2.57.1", has_dashboard=True)
 
 
 def test_a_token_that_no_start_would_take() -> None:
