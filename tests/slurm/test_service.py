@@ -164,7 +164,6 @@ def test_wait_ready_url_and_tunnel(slurm: Slurm) -> None:
     service.is_in("ready")
 
 
-@pytest.mark.chaos
 def test_wait_ready_on_a_server_that_never_answers(slurm: Slurm) -> None:
     never = (
         sys.executable,
