@@ -91,12 +91,16 @@ def status(
       raycluster status 4711 --json | jq -r .state
     """
     import json
+    import textwrap
+    from dataclasses import replace
 
     from ..model.wording import count
     from ..ops.clusters import of_whom, read_all, start_hint
+    from ..ops.examination import cause_of
     from ..ops.pick import Pick
     from ..ops.status_json import cluster_json, list_json
     from ..state.catalogue import check_readable, owner_of
+    from ..state.record import Record
     from .cluster_table import cluster_lines
     from .screen import facts, report
     from .terminal import glyphs_of, make_console, print_lines
@@ -123,6 +127,9 @@ def status(
             print(f"No clusters{of_whom(where)} in {where}. Start one: {start_hint(env).strip('`')}")
         return
     one = find_status(job, where, jobs, env)
+    if one.is_over and one.exit_code != 0 and one.record:
+        cause = cause_of(Record.at(Path(one.record)), where, env, lambda: jobs)
+        one = replace(one, cause=cause)
     if as_json:
         print(json.dumps(cluster_json(one, timing=timing), indent=2))
         return
@@ -136,7 +143,10 @@ def status(
     print_lines(console, report(one, console.width, glyphs))
     print()
     for name, value in facts(one):
-        print(f"{name:>11}  {value}")
+        for number, line in enumerate(textwrap.wrap(value, max(console.width - 13, 40)) or [""]):
+            print(f"{name if number == 0 else '':>11}  {line}")
+    if one.is_over and one.exit_code != 0:
+        print(f"\nMore: raycluster why {one.title}")
     if not one.is_over and one.record:
         print(f"\nWatch it: raycluster monitor {one.title}   Stop it: raycluster stop {one.title}")
 

@@ -270,6 +270,7 @@ def facts(status: ClusterStatus) -> list[tuple[str, str]]:
     versions = ", ".join(f"{name} {number}" for name, number in status.versions.items() if number)
     guard = "token" if status.auth else "none: anyone who can connect can run code as you"
     found = [
+        ("cause", status.cause),
         ("address", status.address),
         ("head", status.head_host),
         ("dashboard", status.dashboard),

@@ -106,7 +106,7 @@ def submit(
     from ..ops.follow import explain_reason, job_state
     from ..policy.loss import srun_wait_s
     from ..state.submitted import remember
-    from .look import state_dir
+    from .look import ask_slurm, state_dir
 
     line: core.CommandLine = context.obj
     if not line.driver:
@@ -147,8 +147,9 @@ def submit(
         slow.cancel()
     print(f"Submitted batch job {job_id}", flush=True)
     state = job_state(job_id, env)
+    where = state_dir(settings.state_dir, env)
     output, shown = state.output if state else "", without_secrets(line.driver)
-    remember(state_dir(settings.state_dir, env), job_id, output, shown)
+    remember(where, job_id, output, shown)
     if state is not None and not (follow or wait or wait_ready) and (why := explain_reason(state.reason)):
         say(f"job {job_id} waits in the queue ({state.reason}): {why}")
     if not core.has_option(
@@ -161,13 +162,17 @@ def submit(
             "-c N asks for more, --exclusive for whole nodes"
         )
     if follow or wait or wait_ready:
+        from ..ops.examination import cause_of_job
         from ..ops.follow import follow as follow_job
         from .service import wait_ready as await_server
 
         try:
             if wait_ready:
-                sys.exit(await_server(job_id, state_dir(settings.state_dir, env), env))
-            sys.exit(follow_job(job_id, env, output=follow))
+                sys.exit(await_server(job_id, where, env))
+            code = follow_job(job_id, env, output=follow)
+            if code != 0 and (cause := cause_of_job(job_id, where, env, lambda: ask_slurm(env))):
+                say(f"{cause} More: raycluster why {job_id}")
+            sys.exit(code)
         except KeyboardInterrupt:
             print(file=sys.stderr)
             say(f"detached; job {job_id} continues. Follow it again: raycluster logs {job_id} --follow")

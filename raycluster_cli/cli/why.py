@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
@@ -15,10 +12,6 @@ from ..model.errors import UsageError
 from .completion import complete_job
 from .help import Command
 from .look import JOB_HELP, STATE_DIR, ask_slurm, state_dir
-
-if TYPE_CHECKING:
-    from ..ops.post_mortem import PostMortem
-    from ..state.record import Record
 
 _JOB = typer.Argument(
     None,
@@ -46,6 +39,7 @@ def why(
     """
     from ..ops import no_record
     from ..ops.clusters import is_alive, no_records
+    from ..ops.examination import examine
     from ..ops.why import page, why_json
     from ..state.catalogue import check_readable, list_records, record_of
 
@@ -71,35 +65,11 @@ def why(
         if not ended:
             raise no_records(where, env)
         record = ended[0]
-    post = examine(record, where, env)
+    post = examine(record, where, env, lambda: ask_slurm(env, record.owner))
     if as_json:
         print(json.dumps(why_json(post), indent=2))
     else:
         print(page(post, width=width), end="")
-
-
-def examine(record: Record, where: Path, env: Mapping[str, str]) -> PostMortem:
-    """What is known of a cluster; Slurm is asked for what the record does not say.
-
-    Those are a cluster without an end, a signal that may be a preemption, and the file of the job's output.
-    """
-    from ..model.status import EndReason
-    from ..ops.evidence import output_paths
-    from ..ops.follow import job_state
-    from ..ops.post_mortem import post_mortem
-    from ..ops.reader import read_cluster
-
-    end = record.read_end()
-    slurm = jobs = None
-    if record.slurm_cluster != "local":
-        head = record.read_head()
-        unknown = end is not None and end.exit_code != 0 and (head is None or not head.output)
-        if end is None or end.reason == EndReason.SIGNAL.value or unknown:
-            slurm = job_state(record.job_id, env)
-        if end is None:
-            jobs = ask_slurm(env, record.owner)
-    status = read_cluster(record, jobs)
-    return post_mortem(record, status=status, slurm=slurm, outputs=output_paths(record, where, slurm))
 
 
 def register(app: typer.Typer) -> None:

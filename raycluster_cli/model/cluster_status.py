@@ -156,6 +156,8 @@ class ClusterStatus:
     """The host that caused the end."""
     message: str = ""
     """Why it ended, or why it does not run."""
+    cause: str = ""
+    """The likely cause of a bad end, as `raycluster why` tells it; empty when it was not looked for."""
     slurm_cluster: str = ""
     slurm_state: str = ""
     """The job's state as Slurm names it; empty when Slurm was not reached or does not know the job."""

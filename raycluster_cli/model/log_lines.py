@@ -43,7 +43,7 @@ _MIGHT_FOLLOW = re.compile(r"\W{0,3}(?:errors? )?(?:may|might|could|can)\b", re.
 #: From here on a line only lists what may have been the cause (Ray, up to 2.60).
 _LISTS_CAUSES = re.compile(r"potential root causes|[Ss]ome common causes")
 
-_SENTENCE = re.compile(r"[.;!?]\s")
+_SENTENCE = re.compile(r"(?<!e\.g)[.;!?]\s")
 
 _FULL_TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[ T](\d\d):(\d\d):(\d\d)")
 

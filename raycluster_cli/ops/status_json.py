@@ -24,6 +24,7 @@ def cluster_json(status: ClusterStatus, *, timing: bool = False) -> dict[str, An
         "state": status.phase.value,
         "headline": status.headline,
         "message": status.message,
+        "cause": status.cause,
         "over": status.is_over,
         "exit_code": status.exit_code,
         "reason": status.reason,

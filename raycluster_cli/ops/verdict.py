@@ -15,6 +15,9 @@ from .post_mortem import LOST, NodeEnd, PostMortem
 #: An end this close to the job's time limit is taken for it: Slurm may send its signal up to a minute early.
 LIMIT_S = 90.0
 
+#: The verdict of a good end.
+GOOD = "Nothing went wrong."
+
 _MORE_MEMORY = (
     "Ask for more memory (--mem), or let Ray use less: --memory, --object-store-memory, fewer tasks at a "
     "time."
@@ -130,7 +133,7 @@ def _completed(post: PostMortem, end: EndReport) -> Judgement:
             "and the work went on; srun ends with code 1 after that.",
             (_MORE_MEMORY,),
         )
-    return Judgement("Nothing went wrong.")
+    return Judgement(GOOD)
 
 
 def _without_end(post: PostMortem) -> Judgement:
@@ -291,8 +294,8 @@ def _by_reason(post: PostMortem, end: EndReport) -> Judgement:
         first = post.deaths[0]
         if first.code == -signal.SIGKILL:
             return Judgement(
-                f"{first.name} on {first.host} was killed from outside: by the kernel for lack of memory, by "
-                "an administrator, or by a `kill` in the job.",
+                f"The {first.name} on {first.host} was killed from outside: by the kernel for lack of "
+                "memory, by an administrator, or by a `kill` in the job.",
                 (
                     f"Most often it is memory: `dmesg` on {first.host}, or the site's monitoring, shows who "
                     "killed it.",

@@ -127,7 +127,7 @@ def _heading(post: PostMortem) -> Iterator[str]:
 
 def _node_lines(post: PostMortem) -> Iterator[str]:
     """Those that failed or stopped responding first; of many good ones only the number."""
-    ended = post.end is not None
+    ended = not post.running
 
     def bad(node: NodeEnd) -> bool:
         failed = bool(node.exit_code) or node.phase == NodePhase.FAILED.value

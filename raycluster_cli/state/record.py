@@ -92,6 +92,11 @@ class Record(EventLog, UsageFiles):
     def open(cls, path: Path) -> Record:
         """A record that is there.  UsageError when it is not, or is somebody else's."""
         own_directory(path, make=False)
+        return cls.at(path)
+
+    @classmethod
+    def at(cls, path: Path) -> Record:
+        """A record to look at, by its path; nothing is checked."""
         key, _, name = path.name.partition("+")
         return cls(path, path.parent.name, key, name)
 

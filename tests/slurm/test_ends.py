@@ -34,6 +34,7 @@ def agree(slurm: Slurm, job: Job, state: str, code: int | None) -> str:
     status, why = told(slurm, "status", job), told(slurm, "why", job)
     assert (status["state"], status["exit_code"]) == (state, code), status
     assert (why["state"], why["exit_code"], why["running"]) == (state, code, False), why
+    assert status["cause"] == why["verdict"]
     page = slurm.run(LOGIN, ["raycluster", "why", job.id], check=True, timeout_s=60).stdout
     return " ".join(page.split())
 
@@ -47,8 +48,13 @@ def test_the_drivers_own_failure(slurm: Slurm) -> None:
     assert "The driver failed: ValueError: bad input." in page
     assert f"Exception in /home/admin/{job.id}.err" in page
     assert "limit on open files" not in page
-    job = start(slurm, f"{CONNECT}; print('the data is not there'); raise SystemExit(7)")
-    assert job.wait().exit_code == 7
+    words = ["raycluster", "submit", "--nodes=1", "--exclusive", "--mem=0", "--time=5", "--follow", "--"]
+    code = f"{CONNECT}; print('the data is not there'); raise SystemExit(7)"
+    done = slurm.run(LOGIN, [*words, "python", "-c", code], timeout_s=120)
+    assert done.returncode == 7, done
+    job = Job(slurm.bed, done.stdout.split("Submitted batch job ")[1].split()[0], "root")
+    assert "The driver itself failed: it ended with code 7" in done.stderr
+    assert f"More: raycluster why {job.id}" in done.stderr
     page = agree(slurm, job, "failed", 7)
     assert "The driver itself failed: it ended with code 7" in page
     assert "the data is not there" in page

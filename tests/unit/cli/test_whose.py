@@ -99,6 +99,19 @@ def test_a_directory_that_cannot_be_read(call: Call, tmp_path: Path) -> None:
             assert "cannot be read" in said(call(command, "4711", "--state-dir", str(there)))
 
 
+def test_status_names_the_cause_of_a_bad_end(call: Call, slurm: SlurmCommands, tmp_path: Path) -> None:
+    slurm.answer("scontrol", "JobId=1 JobState=TIMEOUT ExitCode=0:15 StdOut=/gone\n")
+    write_record(
+        tmp_path, 2, key="1", end=EndReport(time.time() - 100, 143, "signal", "n001", "ended by SIGTERM")
+    )
+    write_record(tmp_path, 2, key="2", end=EndReport(time.time() - 100, 0, "driver", "", "done"))
+    assert "cause  The job reached its time limit." in call("status", "1").output
+    for job, cause in (("1", "The job reached its time limit."), ("2", "")):
+        assert json.loads(call("status", job, "--json").output)["cause"] == cause
+        verdict = json.loads(call("why", job, "--json").output)["verdict"]
+        assert verdict == (cause or "Nothing went wrong.")
+
+
 @only_root
 def test_root_looks_at_a_users_clusters_and_changes_nothing(
     call: Call, slurm: SlurmCommands, tmp_path: Path
