@@ -12,6 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from raycluster_cli.ops.follow import parse_job
+from raycluster_cli.ops.post_mortem import PostMortem, post_mortem
+from raycluster_cli.ops.reader import read_cluster
+from raycluster_cli.ops.verdict import judge
+from raycluster_cli.slurm.queue import Job as SlurmJob
+from raycluster_cli.state.record import Record
 from tests.bed.bed import REPOSITORY, Bed
 from tests.slurm.jobs import Job, Slurm
 from tests.waiting import wait_until
@@ -221,6 +227,23 @@ class Cluster:
     def wait_event(self, text: str, *, times: int = 1, timeout_s: float = 60.0) -> None:
         """Wait until the log of events has a text so many times."""
         wait_until(lambda: self.events().count(text) >= times, timeout_s=timeout_s, what=f"{text!r}")
+
+    def explained(self) -> PostMortem:
+        """What `status` and `why` make of its end, with what Slurm says of the job."""
+        said = self.bed.run("login", ["scontrol", "--oneliner", "show", "job", self.job.id]).stdout
+        slurm = parse_job(said.splitlines()[0]) if said else None
+        record = Record(self.record, "bed", self.job.id, "")
+        jobs = {self.job.id: SlurmJob(self.job.id, self.job.id, slurm.state)} if slurm is not None else {}
+        output = [self.bed.path("login", slurm.output)] if slurm is not None and slurm.output else []
+        return post_mortem(record, status=read_cluster(record, jobs), slurm=slurm, outputs=output)
+
+    def assert_told(self, state: str, verdict: str) -> None:
+        """`status` shows this state, and `why` this cause."""
+        post = self.explained()
+        judgement = judge(post)
+        print("why:", post.status.phase.value, judgement)
+        assert (post.status.phase.value, post.running) == (state, False)
+        assert verdict in judgement.verdict
 
     def known_after_s(self) -> dict[str, float]:
         """How long after the fault each node began to end, as their words tell."""

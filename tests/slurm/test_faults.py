@@ -41,6 +41,8 @@ class Kill:
     """In the record's end."""
     within_s: float
     """By when every node knows, as documented."""
+    cause: str = ""
+    """What `why` says."""
 
     def __str__(self) -> str:
         return f"{'head' if self.host == 'n1' else 'worker'}-{self.process}"
@@ -92,6 +94,7 @@ def test_killed(slurm: Slurm, kill: Kill, seed: int) -> None:
         # The other workers go last, when the driver has had its grace.
         grace_s = 10.0 if kill.reason == "worker-lost" and host != "n1" else 0.0
         assert seconds < kill.within_s + grace_s + SLACK_S, host
+    cluster.assert_told("failed", kill.cause)
     slurm.assert_nothing_left()
 
 
