@@ -26,6 +26,9 @@ from .logs import Source
 #: How much of each log is searched, from its end.
 READ_BYTES = 128 * 1024
 
+#: Of so many hosts the logs are searched, those that failed first: of a thousand, a few tell enough (0.3 s each).
+HOSTS = 8
+
 #: Lines of each log of the failed host that are shown, and of the job's output.
 LAST_LINES = 6
 OUTPUT_LINES = 15
@@ -163,10 +166,10 @@ def _texts(
         yield from said
     if end is not None:
         yield "the record of the end", end.message
-    hosts = sorted(reports, key=lambda host: (host != failed_host, host))
+    hosts = sorted(reports, key=lambda host: (host != failed_host, not reports[host].exit_code, host))
     for host in hosts:
         yield f"{host}'s last report", reports[host].message
-    for host in hosts:
+    for host in hosts[:HOSTS]:
         for path in sorted((record.path / "logs" / host).glob("*"), key=_rank):
             yield f"{host}/{path.name}", read_tail(path)
     if not output_first:

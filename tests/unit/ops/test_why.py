@@ -162,3 +162,17 @@ def test_a_driver_that_did_not_use_the_cluster(record: Record) -> None:
     verdict, remedies, _ = judge(post_mortem(record))
     assert "did not use this cluster" in verdict
     assert 'address="local" starts another Ray' in remedies[0]
+
+
+def test_of_many_hosts_those_that_failed_are_searched(record: Record) -> None:
+    record.write_end(EndReport(NOW, 5, "head-lost", "n1", "the head's GCS is gone"))
+    for number in range(1, 41):
+        record.write_node(
+            reported(f"n{number}", phase="failed" if number == 40 else "gone", exit_code=number // 40)
+        )
+        (record.log_dir(f"n{number}") / "raylet.err").write_text("fine\n")
+    (record.log_dir("n30") / "raylet.err").write_text("OSError: No space left on device\n")
+    assert judge(post_mortem(record)).shown_by is None
+    (record.log_dir("n40") / "raylet.err").write_text("OSError: No space left on device\n")
+    shown = judge(post_mortem(record)).shown_by
+    assert shown is not None and shown.where == "n40/raylet.err"
