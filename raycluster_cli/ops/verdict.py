@@ -10,6 +10,7 @@ from ..model.cluster_status import ClusterPhase
 from ..model.record import NEVER_CONNECTED, EndReport
 from ..model.status import EndReason
 from ..model.wording import count, describe_code
+from .evidence import SILENCE
 from .post_mortem import LOST, NodeEnd, PostMortem
 
 #: An end this close to the job's time limit is taken for it: Slurm may send its signal up to a minute early.
@@ -101,7 +102,8 @@ def judge(post: PostMortem) -> Judgement:
     host = next((node for node in post.nodes if node.host == end.failed_host), None)
     if post.oom_kills and (host is None or host.oom_kills):
         return _out_of_memory(post)
-    if post.found:
+    silent = end.reason in LOST and host is not None and host.has_not_reported_its_end
+    if post.found and not (silent and post.found[0].cause.name == SILENCE):
         return _by_text(post)
     return _by_reason(post, end)
 
@@ -293,15 +295,11 @@ def _by_reason(post: PostMortem, end: EndReport) -> Judgement:
     if (end.reason in LOST or end.reason == EndReason.DRIVER.value) and post.deaths:
         first = post.deaths[0]
         if first.code == -signal.SIGKILL:
-            return Judgement(
-                f"The {first.name} on {first.host} was killed from outside: by the kernel for lack of "
-                "memory, by an administrator, or by a `kill` in the job.",
-                (
-                    f"Most often it is memory: `dmesg` on {first.host}, or the site's monitoring, shows who "
-                    "killed it.",
-                ),
-            )
+            what = first.name if first.name == "raycluster" else f"The {first.name}"
+            return _killed(f"{what} on {first.host}", first.host)
         return Judgement(_sentence(f"{first}: {end.message}"))
+    if (what := _keeper_or_supervisor(end)) and end.failed_host:
+        return _killed(f"{what} on {end.failed_host}", end.failed_host)
     if end.reason == "error" and end.exit_code == 4:
         return Judgement(
             f"Workers were missing at the deadline: {_sentence(end.message)}",
@@ -316,6 +314,25 @@ def _by_reason(post: PostMortem, end: EndReport) -> Judgement:
             ("Report it, with this page and the log that it names.",),
         )
     return Judgement(_sentence(end.message) if end.message else "Unknown.")
+
+
+def _keeper_or_supervisor(end: EndReport) -> str:
+    """Which process of raycluster was killed, on the head or on the worker that was lost; empty for none."""
+    for name in ("keeper", "supervisor"):
+        if (
+            end.reason == f"{name}-killed"
+            or f"raycluster's {name} on {end.failed_host} was killed" in end.message
+        ):
+            return f"raycluster's {name}"
+    return ""
+
+
+def _killed(what: str, host: str) -> Judgement:
+    return Judgement(
+        f"{what} was killed from outside: by the kernel for lack of memory, by an administrator, or by a "
+        "`kill` in the job.",
+        (f"Most often it is memory: `dmesg` on {host}, or the site's monitoring, shows who killed it.",),
+    )
 
 
 def _stopped_responding(node: NodeEnd) -> Judgement:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -237,8 +239,33 @@ class Cluster:
         output = [self.bed.path("login", slurm.output)] if slurm is not None and slurm.output else []
         return post_mortem(record, status=read_cluster(record, jobs), slurm=slurm, outputs=output)
 
+    def capture(self, path: Path, state: str, verdict: str) -> None:
+        """Keep what is left of an end, for tests/data/ends; of logs the last lines."""
+        kinds = ("*.json", "nodes/*.json", "logs/*/raylet.*", "logs/*/gcs_server.*")
+        files = {
+            str(file.relative_to(self.record)): _last_lines(file.read_text(errors="replace"), 10)
+            for kind in kinds
+            for file in sorted(self.record.glob(kind))
+        }
+        found = {
+            "state": state,
+            "verdict": verdict,
+            "job": self.job.id,
+            "record": files,
+            "scontrol": self.bed.run("login", ["scontrol", "--oneliner", "show", "job", self.job.id]).stdout,
+            "output": _last_lines(self.job.output(), 40),
+        }
+        text = json.dumps(found, indent=1).replace(str(REPOSITORY), "/opt/raycluster")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+
     def assert_told(self, state: str, verdict: str) -> None:
-        """`status` shows this state, and `why` this cause."""
+        """`status` shows this state, and `why` this cause; RAYCLUSTER_CAPTURE=DIR keeps what shows it."""
+        if directory := os.environ.get("RAYCLUSTER_CAPTURE"):
+            name = os.environ["PYTEST_CURRENT_TEST"].partition("::test_")[2].partition(" ")[0]
+            self.capture(
+                Path(directory) / f"{re.sub(r'[^a-zA-Z]+', '-', name).strip('-')}.json", state, verdict
+            )
         post = self.explained()
         judgement = judge(post)
         print("why:", post.status.phase.value, judgement)
@@ -253,6 +280,10 @@ class Cluster:
             if "stopping" in phases:
                 found[host] = round(phases["stopping"] - self.fault_at, 2)
         return found
+
+
+def _last_lines(text: str, count: int) -> str:
+    return "".join(text.splitlines(keepends=True)[-count:])
 
 
 class Disk:

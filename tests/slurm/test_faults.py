@@ -49,16 +49,16 @@ class Kill:
 
 
 KILLS = [
-    Kill("n2", "raylet", 5, "worker-lost", 2.0),
-    Kill("n2", "supervisor", 137, "worker-lost", 2.0),
-    Kill("n2", "keeper", 137, "worker-lost", 3.0),
-    Kill("n2", "agent", 5, "worker-lost", 2.0),
-    Kill("n1", "gcs_server", 5, "head-lost", 2.0),
-    Kill("n1", "raylet", 5, "head-lost", 2.0),
-    Kill("n1", "agent", 5, "head-lost", 2.0),
-    Kill("n1", "supervisor", 137, "supervisor-killed", 2.0),
-    Kill("n1", "keeper", 137, "keeper-killed", 2.0),
-    Kill("n1", "driver", 137, "driver", 2.0),
+    Kill("n2", "raylet", 5, "worker-lost", 2.0, "The raylet on n2 was killed from outside"),
+    Kill("n2", "supervisor", 137, "worker-lost", 2.0, "raycluster on n2 was killed from outside"),
+    Kill("n2", "keeper", 137, "worker-lost", 3.0, "raycluster's keeper on n2 was killed from outside"),
+    Kill("n2", "agent", 5, "worker-lost", 2.0, "on n2"),
+    Kill("n1", "gcs_server", 5, "head-lost", 2.0, "The gcs_server on n1 was killed from outside"),
+    Kill("n1", "raylet", 5, "head-lost", 2.0, "The raylet on n1 was killed from outside"),
+    Kill("n1", "agent", 5, "head-lost", 2.0, "on n1"),
+    Kill("n1", "supervisor", 137, "supervisor-killed", 2.0, "raycluster on n1 was killed from outside"),
+    Kill("n1", "keeper", 137, "keeper-killed", 2.0, "raycluster's keeper on n1 was killed from outside"),
+    Kill("n1", "driver", 137, "driver", 2.0, "The driver itself failed: it was killed by SIGKILL"),
 ]
 
 
@@ -145,6 +145,7 @@ def test_killed_worker_process_is_the_drivers_affair(slurm: Slurm) -> None:
     end = cluster.job.wait()
     assert end.exit_code == 7
     assert "LOST ACTOR 3" in cluster.job.output()
+    cluster.assert_told("failed", "The driver itself failed: it ended with code 7")
     slurm.assert_nothing_left()
 
 
@@ -160,6 +161,7 @@ def test_driver_that_fails_for_a_lost_worker_is_not_the_culprit(slurm: Slurm) ->
     assert cluster.end["failed_host"] == "n2"
     assert "raylet" in cluster.end["message"]
     assert "was killed by SIGKILL" in cluster.end["message"]
+    cluster.assert_told("failed", "The raylet on n2 was killed from outside")
     slurm.assert_nothing_left()
 
 
@@ -222,6 +224,7 @@ def test_worker_host_falls_silent(slurm: Slurm, fault: str) -> None:
     assert (end["exit_code"], end["reason"], end["failed_host"]) == (5, "worker-lost", "n2")
     for host in ("n1", "n3"):
         cluster.wait_node_end(host, timeout_s=15)
+    cluster.assert_told("failed", "n2 stopped responding")
     if fault == "cable":
         # The node that was cut off gives up by itself.
         wait_until(lambda: not cluster.find("n2", "raylet"), timeout_s=20, what="n2 without a raylet")
@@ -456,6 +459,8 @@ def test_signal_to_the_head(slurm: Slurm, number: str, code: int) -> None:
     assert end.exit_code == code, cluster.job.output()
     assert cluster.end["exit_code"] == code
     assert [cluster.node(host)["exit_code"] for host in ("n2", "n3")] == [0, 0]
+    causes = {"TERM": "cancelled by SIGTERM", "INT": "Ctrl-C was pressed", "HUP": "(SIGHUP)"}
+    cluster.assert_told("stopped", causes[number])
     slurm.assert_nothing_left()
 
 
@@ -523,6 +528,7 @@ def test_one_task_is_cancelled(slurm: Slurm) -> None:
     assert end.exit_code == 143
     assert (cluster.end["exit_code"], cluster.end["failed_host"]) == (5, "n3")
     assert "SIGTERM" in cluster.end["message"]
+    cluster.assert_told("failed", "SIGTERM")
     slurm.assert_nothing_left()
 
 
@@ -532,6 +538,7 @@ def test_step_is_cancelled(slurm: Slurm) -> None:
     cluster.bed.run("login", ["scancel", "--signal=TERM", f"{cluster.job.id}.0"], check=True)
     cluster.job.wait()
     assert cluster.wait_end()["exit_code"] == 143
+    cluster.assert_told("stopped", "cancelled by SIGTERM")
     slurm.assert_nothing_left()
 
 
@@ -547,6 +554,7 @@ def test_what_sigkill_everywhere_leaves_is_cleared_by_the_next_start(slurm: Slur
     cluster.job.wait()
     for host in slurm.bed.spec.nodes:
         cluster.wait_gone(host, "raylet")
+    cluster.assert_told("lost", "killed at once (SIGKILL)")
     again = Cluster.start(slurm, "time.sleep(1)")
     assert again.job.wait().exit_code == 0, again.job.output()
     slurm.assert_nothing_left()
@@ -603,6 +611,7 @@ def test_driver_is_told_before_the_time_limit(slurm: Slurm) -> None:
     assert cluster.job.wait().state == "COMPLETED", cluster.job.output()
     assert "SAVED 3" in cluster.job.output()
     assert cluster.end["reason"] == "time-limit"
+    cluster.assert_told("ended", "Nothing went wrong")
     slurm.assert_nothing_left()
 
 
@@ -768,6 +777,7 @@ def test_memory_limit_is_hit(strict_slurm: Slurm) -> None:
     command = [sys.executable, "-m", "raycluster_cli", "why", cluster.job.id]
     page = strict_slurm.run("login", command, env={"PYTHONPATH": str(REPOSITORY)}, check=True).stdout
     print(page)
+    cluster.assert_told("failed", "Out of memory: the kernel killed")
     assert "Out of memory: the kernel killed" in " ".join(page.split())
     assert "--mem" in page
     strict_slurm.assert_nothing_left()
