@@ -45,6 +45,8 @@ def test_what_was_told_on_slurm(path: Path, tmp_path: Path) -> None:
     assert status.phase.value == captured["state"]
     assert captured["verdict"] in judge(post).verdict
     assert " ".join(judge(post).verdict.split()) in " ".join(page(post).split())
+    if not slurm.has_ended:  # Slurm was still waiting for a host that had gone
+        return
     code = follow(record.job_id, {}, output=False, ask=lambda job, env: slurm, sleep=lambda s: None)
     # srun ends with the highest code of its tasks; the record has the cluster's own.
     assert code != 0 if status.exit_code is None else code >= status.exit_code
