@@ -13,6 +13,7 @@ from ..model.errors import ExitCode, WorkersMissingError
 from ..model.settings import Settings
 from ..model.status import NodePhase
 from ..model.value import Value
+from ..model.wording import duration
 from ..policy.values import End
 from ..policy.worker import end_of_cluster
 from ..rayproc.companion_client import CompanionClient, Started
@@ -20,7 +21,7 @@ from ..rayproc.failure import StartFailure
 from ..rayproc.plan import TlsFiles
 from ..state.record import Record
 from ..system.network import NodeAddress
-from ..system.report import Report, duration
+from ..system.report import Report
 from .discovery import NO_HEAD, NO_TOKEN, AttemptFailed, Discovery, Target
 from .head_record import RECORD_LOOK_S
 from .report_writer import ReportWriter

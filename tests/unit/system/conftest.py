@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import socket
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -31,7 +35,16 @@ def everything(ports: PortMap) -> list[int]:
 
 
 @pytest.fixture
-def claim() -> Iterator[Claimer]:
+def ports_alone() -> Iterator[None]:
+    """Other runs of these tests on this machine wait: they would find each other's ports in use."""
+    path = Path(tempfile.gettempdir(), f"raycluster-tests-ports-{os.getuid()}")
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture
+def claim(ports_alone: None) -> Iterator[Claimer]:
     """claim_ports in the range of these tests, given back at the end."""
     name = f"test/{uuid.uuid4().hex}"
     made: list[PortClaim] = []
