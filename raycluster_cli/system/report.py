@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 from ..model.text import printable, without_secrets
-from ..model.wording import count as count
-from ..model.wording import duration as duration
 
 
 def command_text(argv: Sequence[str], most: int = 200) -> str:
