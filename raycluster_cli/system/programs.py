@@ -17,9 +17,12 @@ def find_program(name: str, env: Mapping[str, str]) -> str | None:
     >>> find_program("sh", {"PATH": "/nowhere:/bin"}), find_program("/bin", {})
     ('/bin/sh', None)
     """
-    directories = [""] if "/" in name else env.get("PATH", os.defpath).split(os.pathsep)
+    path = env.get("PATH", os.defpath)
+    if "/" not in name and not path:
+        return None  # not the working directory's
+    directories = [""] if "/" in name else path.split(os.pathsep)
     for directory in directories:
-        path = os.path.join(directory, name)
-        if os.path.isfile(path) and os.access(path, os.X_OK):
-            return path
+        file = os.path.join(directory, name)
+        if os.path.isfile(file) and os.access(file, os.X_OK):
+            return file
     return None

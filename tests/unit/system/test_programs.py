@@ -35,5 +35,12 @@ def test_a_path_is_not_looked_up(path: str, tmp_path: Path, monkeypatch: pytest.
     assert find_program("a/tool", {"PATH": path}) is None  # not executable
 
 
+def test_an_empty_path_is_not_the_working_directory(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path / "b")
+    assert find_program("tool", {"PATH": ""}) is None
+
+
 def test_without_path_the_systems_own_directories() -> None:
     assert find_program("sh", {}) in ("/bin/sh", "/usr/bin/sh")
