@@ -318,8 +318,9 @@ def test_all_of_raycluster_killed_at_once_is_cleared_by_the_next_start(slurm: Sl
     for host in slurm.bed.spec.nodes:
         slurm.run(host, ["bash", "-c", kill], check=True)
     assert job.wait().state == "FAILED", job.output()
-    left = [line for lines in slurm.leftovers().values() for line in lines]
-    assert any("/tmp/rc-" in line for line in left)
+    # On a busy machine a worker may have seen that the head has gone, and ended, before it was killed.
+    left_on = [host for host, lines in slurm.leftovers().items() if any("/tmp/rc-" in line for line in lines)]
+    assert "n1" in left_on
     # Another user's start does not touch it; her own clears it and says so.
     other = batch(slurm, f"{SRUN} raycluster run -- {driver(0)}", user="bob")
     assert other.wait() == JobEnd("COMPLETED", 0, 0), other.output()
@@ -327,7 +328,7 @@ def test_all_of_raycluster_killed_at_once_is_cleared_by_the_next_start(slurm: Sl
     after = batch(slurm, f"{SRUN} raycluster run -- {driver(0)}", user="alice")
     assert after.wait() == JobEnd("COMPLETED", 0, 0), after.output()
     cleared = [line for line in after.output().splitlines() if "raycluster: cleared /tmp/rc-" in line]
-    assert len(cleared) == 3, after.output()
+    assert len(cleared) == len(left_on), after.output()
     assert all(f"left by cluster bed/{job.id}" in line for line in cleared)
     slurm.assert_nothing_left()
 
