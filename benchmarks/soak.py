@@ -66,7 +66,8 @@ FIGURES = (
     Figure("open descriptors of all of these", "", 0.0, 12.0),
     Figure("processes of raycluster", "", 0.0, 0.0),
     Figure("files in /tmp, /var/tmp and /dev/shm", "", 0.0, 30.0, per_hour=30.0),
-    Figure("logs and other files in /tmp and /var/tmp", "kB", 0.0, 300.0, per_hour=2000.0),
+    # Ray's own logs: GCS and raylets write their statistics every minute.
+    Figure("logs and other files in /tmp and /var/tmp", "kB", 0.0, 300.0, per_hour=8000.0),
     Figure("shared memory", "MB", 0.0, 1.0),
     Figure("files of its record", "", 0.0, 3.0),
     Figure("size of its record", "kB", 0.0, 20.0, per_hour=100.0),
