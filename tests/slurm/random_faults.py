@@ -173,7 +173,8 @@ def _ray_lost(fault: Fault, phase: Phase, done: int) -> set[int]:
 def _cut(fault: Fault, phase: Phase, done: int) -> set[int]:
     if phase is Phase.ENDING:
         return {done}
-    return {4, 5} if phase < Phase.CONNECTING else {1, 5}
+    # Workers that have not joined yet may do so once the cable is back: the head waits longer than that.
+    return {done, 4, 5} if phase < Phase.CONNECTING else {1, 5}
 
 
 def _full_from_the_start(fault: Fault) -> set[int]:

@@ -34,7 +34,7 @@ DONE = 7
         ("stopped", "supervisor", "n1", PAUSE_S, [LAUNCHING, JOINING], {DONE}),
         ("stopped", "raylet", "n1", 0, [DRIVING], {1, 5}),
         ("cut", "cable", "n2", PAUSE_S, [DRIVING], {DONE}),
-        ("cut", "cable", "n2", CUT_S, [LAUNCHING], {4, 5}),
+        ("cut", "cable", "n2", CUT_S, [LAUNCHING], {4, 5, DONE}),
         ("cut", "cable", "n1", CUT_S, [DRIVING], {1, 5}),
         ("cut", "cable", "n1", CUT_S, [ENDING], {DONE}),
         ("full", "record", "login", 0, [LAUNCHING], {1, 2, DONE}),
