@@ -26,15 +26,17 @@ import os, sys
 program = '''
 import os, signal, sys, time
 name = sys.argv[1]
+def say(text):  # in one write: the two programs share the output, and print makes several (PYTHONUNBUFFERED)
+    os.write(1, (name + " " + text + chr(10)).encode())
 def got(number, frame):
-    print(name, "GOT", signal.Signals(number).name, flush=True)
+    say("GOT " + signal.Signals(number).name)
     if number == signal.SIGTERM:
         time.sleep(3)
-        print(name, "SAVED", flush=True)
+        say("SAVED")
         os._exit(0)
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
     signal.signal(number, got)
-print(name, "RUNS", flush=True)
+say("RUNS")
 while True:
     time.sleep(0.05)
 '''
