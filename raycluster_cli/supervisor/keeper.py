@@ -16,6 +16,7 @@ a watchdog beside the supervisor (which would have to find the orphans by their 
 from __future__ import annotations
 
 import contextlib
+import dataclasses  # noqa: F401  # before the fork: the supervisor needs it and then shares its pages
 import json
 import os
 import signal

@@ -32,6 +32,7 @@ from ..rayproc.boot import orphaned_command
 from ..rayproc.companion_client import Started
 from ..state.record import Record
 from ..system.cgroups import oom_kills
+from ..system.heap import use_one_heap
 from ..system.process import Child, Reaper, Signals
 from ..system.proctree import become_subreaper, identify
 from ..system.report import Report
@@ -123,6 +124,7 @@ class NodeRun:
         """From the first signal handler to the last report; returns the exit code."""
         loop = asyncio.get_running_loop()
         become_subreaper()
+        use_one_heap()
         self.reaper.attach(loop)
         self.signals.attach(loop, self.context.keeper)
         self.parent.attach(loop, lambda orderly: self.post(on.ParentEnded(orderly)))
