@@ -321,6 +321,9 @@ class NodeSetup:
         own = address.environment(self.env)
         if "VLLM_HOST_IP" in own:
             own[WORKER_MARK] = own["VLLM_HOST_IP"]
+        if settings.service and "SERVE_SOCKET_REUSE_PORT_ENABLED" not in self.env:
+            # Its port is in this node's block, where no other job listens: a new proxy need not wait.
+            own["SERVE_SOCKET_REUSE_PORT_ENABLED"] = "1"
         return NodePlan(
             role=self.role,
             node_ip=address.ip,

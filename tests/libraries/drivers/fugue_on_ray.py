@@ -1,11 +1,11 @@
 """Fugue's engine on Ray."""
 
+import importlib.metadata
 import socket
 
 import fugue.api as fa
 import pandas
 import ray
-from fugue_version import __version__
 
 
 def where(frame: pandas.DataFrame) -> pandas.DataFrame:
@@ -18,4 +18,4 @@ frame = pandas.DataFrame({"number": range(300)})
 found = fa.transform(frame, where, schema="*,host:str", engine="ray", partition={"num": 12}, as_local=True)
 hosts = set(fa.as_pandas(found)["host"])
 assert len(fa.as_pandas(found)) == 300
-print("LIBRARY fugue", __version__, "NODES", len(hosts))
+print("LIBRARY fugue", importlib.metadata.version("fugue"), "NODES", len(hosts))

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,8 @@ def test_the_plan_says_what_was_found(base: Path, tmp_path: Path) -> None:
         first = one.gcs_port
         one.claim_ports({})  # the first block is free again
         assert one.gcs_port == first
-        plan = one.plan(
+        make = partial(
+            one.plan,
             identity="f00d",
             gcs_address="",
             expected_nodes=3,
@@ -223,12 +225,17 @@ def test_the_plan_says_what_was_found(base: Path, tmp_path: Path) -> None:
             agent_at_once=False,
             session_name="session_1",
         )
+        plan = make()
         assert plan.gcs_address == f"127.0.0.1:{first}"
         assert plan.ports["node_manager"] != one.port_map(0)["node_manager"]
         assert (plan.auth_token_path, plan.gcs_storage_path, plan.no_proxy) == ("/t", "/scratch/gcs", ("n2",))
         assert (plan.temp_dir, plan.labels, plan.quick) == (str(root.ray_dir), {"a": "b"}, "node")
         assert "RAYCLUSTER_TOKEN" in plan.unset and "SLURM_*" in plan.scrub
         assert plan.env[ENV_MARK] == str(root.path)
+        # A service's port is in the block, so that Ray Serve need not keep others off it.
+        assert "SERVE_SOCKET_REUSE_PORT_ENABLED" not in plan.env
+        one.settings = replace(settings, service=True)
+        assert make().env["SERVE_SOCKET_REUSE_PORT_ENABLED"] == "1"
         assert one.ports is not None
         one.ports.close()
         await one.remove_directory(asyncio.Event())
