@@ -50,7 +50,7 @@ def test_a_command_runs_in_the_container_in_the_directory_of_its_raycluster() ->
     with boxed() as shell:
         container = container_of(ProcessRef(1, shell.start_ticks))
         assert container is not None
-        assert container.can_be_entered()
+        wait_until(container.can_be_entered, timeout_s=60, what="a command in the container")
         argv = container.command(["sh", "-c", "hostname; cat file; exit 4"])
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         assert (container.root / "mnt/file").read_text() == "inside\n"
