@@ -136,7 +136,7 @@ def _gpu_warnings(
         warnings.append(
             f"this step has {granted} of the {of_job} GPUs that the job has on this node "
             f"(SLURM_JOB_GPUS={job_gpus}), since --gpus-per-task gives each task its own: "
-            f"add --gpus-per-node={of_job} to srun, and ask sbatch for --gpus-per-node instead."
+            f"add --gpus-per-node={of_job} --gpu-bind=none to srun, or --gpus-per-node to sbatch instead."
         )
     if granted is None and visible is None:
         if job_gpus and allocation.in_task:

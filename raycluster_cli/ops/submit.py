@@ -247,8 +247,9 @@ def make_script(
     values = {
         "@SBATCH@": "\n".join(sbatch_lines(line.sbatch, line.driver, requeue=requeue)),
         "@ENVIRONMENT@": "\n".join(environment_lines(env, python)),
-        # One task takes over the GPUs of all: --gpus-per-task alone would give it one task's.
-        "@GPUS@": ' --gpus-per-node="$SLURM_GPUS_ON_NODE"'
+        # One task takes over the GPUs of all: --gpus-per-task alone would give it one task's, and by
+        # SLURM_TRES_BIND newer versions bind it to those (seen on Slurm 26.05).
+        "@GPUS@": ' --gpus-per-node="$SLURM_GPUS_ON_NODE" --gpu-bind=none'
         if has_option(line.sbatch, "--gpus-per-task")
         else "",
         "@WAIT@": str(srun_wait_s),

@@ -22,7 +22,7 @@ from tests.bed.warden import remove_directories
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "ip", "nsenter", "unshare", "setpriv")
 REPOSITORY = Path(__file__).resolve().parents[2]
-UP_DEADLINE_S = 60.0
+UP_DEADLINE_S = 180.0  # An emulated machine is slow.
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -120,10 +120,16 @@ class Bed:
         while not self.idle():
             if time.monotonic() > deadline:
                 state = self.run(LOGIN, ["sinfo", "-N", "-o", "%N %T %E"]).stdout
-                raise BedError(f"not all nodes were idle within {UP_DEADLINE_S:.0f} s; sinfo says:\n{state}")
+                logs = "\n".join(self._ends_of_logs())
+                raise BedError(f"not all nodes were idle within {UP_DEADLINE_S:.0f} s: {state}\n{logs}")
             time.sleep(0.1)
         for host in self.spec.names:
             self._inventory(host).save(self.directory / "hosts" / f"{host}.inventory")
+
+    def _ends_of_logs(self, lines: int = 5) -> Iterator[str]:
+        """The last lines of each daemon's log."""
+        for path in sorted((self.directory / "log").iterdir()):
+            yield from (f"{path.name}: {line}" for line in path.read_text().splitlines()[-lines:])
 
     def _boot(self, host: str) -> subprocess.Popen[bytes]:
         self._host_file(host).unlink(missing_ok=True)

@@ -131,9 +131,10 @@ def test_steps_that_are_smaller_than_their_job(strict_slurm: Slurm) -> None:
 
 def test_gpus_of_tasks_that_the_step_does_not_have(strict_slurm: Slurm) -> None:
     """Two tasks with a GPU each, and a step with one task on the node."""
+    all_gpus = '--gpus-per-node="$SLURM_GPUS_ON_NODE" --gpu-bind=none'
     steps = (
         f"srun --ntasks=1 {shlex.join(FACTS)} > by-task.facts\n"
-        f'srun --ntasks=1 --gpus-per-node="$SLURM_GPUS_ON_NODE" {shlex.join(FACTS)} > by-node.facts\n'
+        f"srun --ntasks=1 {all_gpus} {shlex.join(FACTS)} > by-node.facts\n"
     )
     job = strict_slurm.sbatch(
         steps, *("--nodes=1", "--ntasks-per-node=2", "--gpus-per-task=1", "-c1", "--chdir=/home/admin")
@@ -142,7 +143,7 @@ def test_gpus_of_tasks_that_the_step_does_not_have(strict_slurm: Slurm) -> None:
     home = Path(strict_slurm.bed.path("login", "/home/admin"))
     hosts = {path.stem: json.loads(path.read_text()) for path in home.glob("*.facts")}
     assert {name: host["gpus"]["value"] for name, host in hosts.items()} == {"by-task": 1, "by-node": 2}
-    assert "add --gpus-per-node=2 to srun" in " ".join(hosts["by-task"]["warnings"])
+    assert "add --gpus-per-node=2 --gpu-bind=none to srun" in " ".join(hosts["by-task"]["warnings"])
     assert "add --gpus-per-node" not in " ".join(hosts["by-node"]["warnings"])
 
 

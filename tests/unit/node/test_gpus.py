@@ -93,7 +93,12 @@ def test_gpus(
         (TASK, NVIDIA, {}, "add --gpus-per-node=4 to sbatch or srun"),
         (TASK, NVIDIA, {"SLURM_JOB_GPUS": "0,1"}, "add --gres=gpu:2 to srun"),
         # Two tasks with a GPU each in the job, and one task on the node in the step.
-        ("22.05/gpus-per-task.task0", NVIDIA, {"SLURM_JOB_GPUS": "0,1"}, "add --gpus-per-node=2 to srun"),
+        (
+            "22.05/gpus-per-task.task0",
+            NVIDIA,
+            {"SLURM_JOB_GPUS": "0,1"},
+            "add --gpus-per-node=2 --gpu-bind=none",
+        ),
         ("22.05/gpus-per-task.task1", NVIDIA, {"SLURM_JOB_GPUS": "0,1"}, ""),
         ("22.05/gpus-per-task.task0", NVIDIA, {}, ""),
         ("22.05/gpus-gres.task1", {}, {}, "no driver is seen here: in a container, let it see them"),
