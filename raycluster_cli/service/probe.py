@@ -1,9 +1,15 @@
-"""One health check of a server: over HTTP where it has a path for it, else by a TCP connection."""
+"""One health check of a server: over HTTP where it has a path for it, else by a TCP connection.
+
+A connection is reset at its end (SO_LINGER 0).  One that the server closes would stay in TIME_WAIT on the
+server's port for a minute, and Ray Serve could not open it again after a crash (seen with Ray 2.60).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 from dataclasses import dataclass, field
 
 from ..system.waiting import within
@@ -57,16 +63,13 @@ class Probe:
         reader, writer = await self._open()
         try:
             host = f"[{self.host}]" if ":" in self.host else self.host
-            lines = (f"GET {path} HTTP/1.1", f"Host: {host}:{self.port}", "Connection: close", "Accept: */*")
+            lines = (f"GET {path} HTTP/1.1", f"Host: {host}:{self.port}", "Accept: */*")
             writer.write("\r\n".join((*lines, "User-Agent: raycluster", "", "")).encode())
             line = (await reader.readline()).decode("latin-1").strip()
             version, _, status = line.partition(" ")
             if not version.startswith("HTTP/") or not status[:3].isdigit():
                 raise ValueError(f"it says {line[:80]!r}" if line else "it closes the connection")
-            found = await reader.read(_ANSWER_MAX_BYTES) if body else b""
-            while body and len(found) < _ANSWER_MAX_BYTES and (more := await reader.read(1 << 16)):
-                found += more
-            return status, found
+            return status, await _body(reader) if body else b""
         finally:
             await _close(writer)
 
@@ -84,6 +87,8 @@ class Probe:
             raise Silent(await self._nobody_listens()) from None
         except OSError as error:
             raise Silent(f"no connection to {self.host}:{self.port}: {error.strerror or error}") from error
+        socket_of = writer.get_extra_info("socket")
+        socket_of.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.own_ports = [*self.own_ports, writer.get_extra_info("sockname")[1]][-_OWN_PORTS:]
         return reader, writer
 
@@ -100,6 +105,25 @@ class Probe:
                 "raycluster --service-host 127.0.0.1"
             )
         return text
+
+
+async def _body(reader: asyncio.StreamReader) -> bytes:
+    """The rest of an answer; of one in chunks with the lines that give their lengths."""
+    size: int | None = None
+    chunked = False
+    while line := (await reader.readline()).decode("latin-1").strip().lower():
+        name, _, value = line.partition(":")
+        if name == "content-length":
+            size = min(int(value), _ANSWER_MAX_BYTES)
+        chunked = chunked or (name == "transfer-encoding" and "chunked" in value)
+    if size is not None:
+        return await reader.readexactly(size)
+    found = b""
+    while len(found) < _ANSWER_MAX_BYTES and not (chunked and found.endswith(b"0\r\n\r\n")):
+        if not (more := await reader.read(1 << 16)):
+            break
+        found += more
+    return found
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -112,3 +113,38 @@ def test_a_body_is_read_to_its_end() -> None:
     status, body = asyncio.run(work())
     assert status == "200 OK"
     assert body.endswith(b"x" * 300_000)
+
+
+@pytest.mark.parametrize("path", ["", "/health"])
+def test_a_check_leaves_nothing_on_the_servers_port(path: str) -> None:
+    """Also of a server that closes the connection: the port can be opened again without SO_REUSEADDR."""
+
+    async def work() -> None:
+        answer = says("HTTP/1.0 200 OK\r\n\r\n") if path else says_nothing
+        server = await asyncio.start_server(answer, "127.0.0.1")
+        port = server.sockets[0].getsockname()[1]
+        for _ in range(5):
+            await Probe("127.0.0.1", port, path).check()
+        server.close()
+        await server.wait_closed()
+        with socket.socket() as again:
+            again.bind(("127.0.0.1", port))
+
+    asyncio.run(work())
+
+
+def test_a_body_in_chunks_of_a_server_that_keeps_the_connection() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\na 1\n\r\n0\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    async def work() -> bytes:
+        server = await asyncio.start_server(answer, "127.0.0.1")
+        try:
+            return (await Probe("127.0.0.1", server.sockets[0].getsockname()[1]).get("/metrics"))[1]
+        finally:
+            server.close()
+
+    assert b"a 1\n" in asyncio.run(work())
