@@ -188,8 +188,9 @@ class Run:
         self.slurm.run("login", ["scontrol", "requeue", job.id])
         self.tell_driver("")  # the next run is not to wait
         wait_until(lambda: job.state() != "COMPLETING", timeout_s=60, what="the end of the first run")
-        # Slurm lets a job that was queued again wait for two minutes.
-        self.slurm.run("login", ["scontrol", "update", f"JobId={job.id}", "StartTime=now"])
+        # Slurm lets a job that was queued again wait for two minutes; in the same second its nodes refuse it
+        # ("Job credential revoked").
+        self.slurm.run("login", ["scontrol", "update", f"JobId={job.id}", "StartTime=now+3seconds"])
 
     # -- the end ---------------------------------------------------------------------------------
 
