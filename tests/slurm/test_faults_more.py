@@ -27,9 +27,10 @@ chaos = pytest.mark.chaos
 def kill_keeper_and_supervisor(cluster: Cluster, host: str) -> None:
     """As the kernel does when memory is short, or an administrator.
 
-    Stopped first: on a busy machine the one that is killed second would see that the other has gone.
+    Stopped first: on a busy machine the one that is killed second would see that the other has gone.  The
+    supervisor is killed first: the kernel continues a stopped process whose parent, the keeper, has ended.
     """
-    pids = [str(cluster.pid(host, kind)) for kind in ("keeper", "supervisor")]
+    pids = [str(cluster.pid(host, kind)) for kind in ("supervisor", "keeper")]
     cluster.bed.run(host, ["kill", "-STOP", *pids], check=True)
     cluster.fault_at = time.time()
     cluster.bed.run(host, ["kill", "-KILL", *pids], check=True)
