@@ -261,8 +261,10 @@ def test_every_port_is_in_the_clusters_block(slurm: Slurm) -> None:
             address, _, port = where.rpartition(":")
             inside = int(port) in single or ports["worker_low"] <= int(port) <= ports["worker_high"]
             assert inside, f"{host} listens at {where}, outside of {ports}"
-            # Ray's own gRPC servers know only "everywhere"; raycluster's are at the node's address.
-            assert address in ("*", "0.0.0.0", "[::]", word["ip"])
+            # Ray's own gRPC servers know only "everywhere"; raycluster's are at the node's address, and the
+            # dashboard's, which nobody has asked for yet, at the loopback address of the head.
+            dashboard = address == "127.0.0.1" and int(port) == head["ports"]["dashboard"]
+            assert dashboard or address in ("*", "0.0.0.0", "[::]", word["ip"])
         locks = slurm.bed.path(host, "/proc/net/unix")
         held = slurm.run(host, ["grep", "-c", "@raycluster/ports/", "/proc/net/unix"]).stdout.strip()
         assert int(held) * 128 >= 1000, locks
