@@ -60,9 +60,10 @@ def url(
     where = state_dir(directory, env)
     if wait is not None:
         look = Looker(job, where, env)
-        found = await_ready(
-            look.look, Progress(where, env).tell, timeout_s=wait, clock=time.monotonic, sleep=time.sleep
-        )
+        with Progress(where, env) as progress:
+            found = await_ready(
+                look.look, progress.tell, timeout_s=wait, clock=time.monotonic, sleep=time.sleep
+            )
     else:
         known = find_status(job, where, ask_slurm(env, owner_of(where)), env)
         if not known.is_over:
@@ -72,8 +73,8 @@ def url(
     if as_json:
         service = service_json(status.service) if status is not None and status.service else None
         print(json.dumps({"schema": 1, "job": job or (status.job if status else ""), "service": service}))
-        sys.exit(found.code)
-    if status is None or status.is_over:
+        sys.exit(int(ExitCode.FAILURE) if found.is_over else found.code)
+    if status is None or found.is_over:
         raise RayclusterError(*_over(found, job))
     if status.service is None:
         say(f"cluster {status.title} has no URL yet: {status.headline}")
@@ -144,10 +145,9 @@ def wait_ready(job: str, where: Path, env: Mapping[str, str]) -> int:
     """The wait of `submit --wait-ready`: returns the exit code; the URL is on stdout when it is ready."""
     from ..ops.ready import await_ready, last_lines
 
-    progress = Progress(where, env)
     look = Looker(job, where, env)
-    found = await_ready(look.look, progress.tell, timeout_s=None, clock=time.monotonic, sleep=time.sleep)
-    progress.close()
+    with Progress(where, env) as progress:
+        found = await_ready(look.look, progress.tell, timeout_s=None, clock=time.monotonic, sleep=time.sleep)
     if found.ready:
         assert found.status is not None and found.status.service is not None
         print(found.status.service.url, flush=True)
@@ -187,7 +187,7 @@ class Looker:
 
 
 class Progress:
-    """What the wait shows: on a terminal one line that changes, elsewhere a line for each change."""
+    """What the wait shows: on a terminal one line, cleared at the end; elsewhere a line for each change."""
 
     def __init__(
         self, where: Path, env: Mapping[str, str], *, clock: Callable[[], float] = time.monotonic
@@ -214,7 +214,10 @@ class Progress:
             said = last_line(status, self._where, self._env)
             say(f"job {status.title}: {text} ({waited}){f'; it said: {said}' if said else ''}")
 
-    def close(self) -> None:
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self._on_terminal:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 

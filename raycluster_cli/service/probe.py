@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import struct
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ class Probe:
             await self._connected()
             return
         status, _ = await self.get(self.path, body=False)
-        if not 200 <= int(status.split(" ", 1)[0]) < 300:
+        if not 200 <= int(status[:3]) < 300:
             raise Silent(f"GET {self.path} is answered with {status}")
 
     async def get(self, path: str, *, body: bool = True) -> tuple[str, bytes]:
@@ -67,7 +68,7 @@ class Probe:
             writer.write("\r\n".join((*lines, "User-Agent: raycluster", "", "")).encode())
             line = (await reader.readline()).decode("latin-1").strip()
             version, _, status = line.partition(" ")
-            if not version.startswith("HTTP/") or not status[:3].isdigit():
+            if not version.startswith("HTTP/") or not re.fullmatch(r"\d{3}( .*)?", status, re.ASCII):
                 raise ValueError(f"it says {line[:80]!r}" if line else "it closes the connection")
             return status, await _body(reader) if body else b""
         finally:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import pty
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from raycluster_cli.cli.service import url
 from raycluster_cli.model.record import EndReport
 from raycluster_cli.model.service import ServiceReport
 from raycluster_cli.state.record import Record
 from tests.unit.cli.test_commands import Call, call, said, slurm
 from tests.unit.records_by_hand import write_record
+from tests.unit.slurm_by_hand import SlurmCommands
 
 __all__ = ["call", "slurm"]
 
@@ -57,6 +62,23 @@ def test_url_gives_up_after_its_wait(call: Call, tmp_path: Path) -> None:
     assert (found.exit_code, found.stdout) == (4, "http://10.0.0.1:20491\n")
 
 
+def test_on_a_terminal_the_line_of_progress_is_cleared_before_the_url(
+    slurm: SlurmCommands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = serving(tmp_path, "starting")
+    ours, theirs = pty.openpty()
+    monkeypatch.setenv("PATH", slurm.path)
+    with open(theirs, "w") as terminal, monkeypatch.context() as changed:
+        changed.setattr(sys, "stderr", terminal)
+        with pytest.raises(SystemExit):
+            url(record.key, False, 0.0, str(tmp_path))
+        shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    *progress, rest = shown.split("\r\x1b[K")
+    assert "server is starting" in progress[-1]
+    assert rest.startswith("raycluster: ")
+
+
 def test_url_of_a_server_on_its_own_node_points_to_the_tunnel(call: Call, tmp_path: Path) -> None:
     record = serving(tmp_path, listens_on="127.0.0.1")
     found = call("url", record.key)
@@ -77,6 +99,13 @@ def test_url_of_a_cluster_that_has_ended(call: Call, tmp_path: Path) -> None:
     found = call("url", record.key)
     assert found.exit_code == 1
     assert "has ended: the server had no work for 30 min 0 s" in said(found)
+
+
+def test_urls_code_of_a_cluster_that_has_ended_is_not_the_jobs(call: Call, tmp_path: Path) -> None:
+    record = serving(tmp_path)
+    record.write_end(EndReport(time.time() - 100, 5, "service", "", "the server was not ready"))
+    found = call("url", record.key, "--json")
+    assert (found.exit_code, json.loads(found.stdout)["service"]) == (1, None)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ async def asked(answer: Answer, path: str, timeout_s: float = 5.0, host: str = "
         ("HTTP/1.1 503 Service Unavailable\r\n\r\n", "GET /health is answered with 503 Service Unavailable"),
         ("HTTP/1.1 302 Found\r\n\r\n", "GET /health is answered with 302 Found"),
         ("SSH-2.0-OpenSSH_9.2\r\n", "GET /health is not answered by HTTP: it says 'SSH-2.0-OpenSSH_9.2'"),
+        ("HTTP/1.1 200OK\r\n\r\n", "GET /health is not answered by HTTP: it says 'HTTP/1.1 200OK'"),
         ("", "GET /health is not answered by HTTP: it closes the connection"),
     ],
 )
