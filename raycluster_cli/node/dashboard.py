@@ -17,6 +17,7 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
+from ..model.errors import RayclusterError
 from ..model.status import Role
 from ..model.wording import describe_code
 from ..rayproc.address import is_loopback
@@ -173,10 +174,9 @@ class Dashboard:
 
     async def _start(self, nice: int) -> None:
         try:
-            child = await self._spawn(nice)
-            await self._up(child)
-        except (StartFailure, OSError) as failed:
-            why = failed.message if isinstance(failed, StartFailure) else str(failed)
+            await self._up(await self._spawn(nice))
+        except (StartFailure, RayclusterError, OSError) as failed:
+            why = str(failed) if isinstance(failed, OSError) else failed.message
             self._refusal = f"the dashboard did not start on {self._host}: {why}"
             self._report.warn(self._refusal)
             self._listen()
@@ -223,14 +223,16 @@ class Dashboard:
         try:
             both: set[asyncio.Future[Any]] = {answered, child.exited}
             await asyncio.wait(both, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
-            if answered.done() and child.running:
-                answered.result()
+            if answered.done() and child.running and (error := answered.exception()) is not None:
+                self._report.warn(f"the dashboard on {self._host} closes connections: {error}")
+            elif answered.done() and child.running:
                 self._report.say(f"dashboard: http://{self._plan.dashboard_address}")
                 self.on_up(self._plan.dashboard_address)
             elif child.running:
                 self._report.warn(f"the dashboard on {self._host} has not answered for {START_S:.0f} s")
         finally:
             answered.cancel()
+            await asyncio.gather(answered, return_exceptions=True)  # of one that has ended: no news
 
     async def _ask(self) -> None:
         """Until the first bytes of an answer; that it refuses a request without a token will do."""

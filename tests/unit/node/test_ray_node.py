@@ -50,7 +50,7 @@ server = socket.create_server((sys.argv[1], int(sys.argv[2])))
 while True: server.accept()
 '''
 DASHBOARD = '''
-import os, socket, sys
+import os, socket, struct, sys
 server = socket.socket()
 server.bind(("127.0.0.1", int(sys.argv[1])))
 server.listen()
@@ -58,7 +58,10 @@ server.setblocking(True)
 while True:
     connection, _ = server.accept()
     try:
-        connection.recv(1000)
+        if b"HTTP/1.0" in connection.recv(1000) and os.environ.get("RESETS"):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+            continue
         connection.sendall(b"HTTP/1.0 200 from %d\\\\r\\\\n\\\\r\\\\n" % os.getpid())
     except ConnectionError:
         pass
@@ -393,6 +396,18 @@ def test_a_dashboard_that_ends_soon_is_not_started_again() -> None:
             answer = await ask_dashboard(one)
             assert answer.startswith("HTTP/1.1 503 the dashboard on n1 was killed by SIGKILL"), answer
             assert one.died == []
+
+    run(test)
+
+
+def test_a_dashboard_that_runs_keeps_its_port_whatever_it_answers_first() -> None:
+    async def test() -> None:
+        async with scene(RESETS="1") as one:
+            await one.start()
+            assert "200" in await ask_dashboard(one)
+            await until(lambda: "the dashboard on n1 closes connections" in one.out.getvalue())
+            assert "200" in await ask_dashboard(one)
+            assert one.failures == []
 
     run(test)
 
