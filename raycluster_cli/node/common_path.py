@@ -43,11 +43,19 @@ def make_common_path(root: Path, head_root: str, mounts: Callable[[], str] | Non
         return root, in_words(error)
     if found.st_uid != os.geteuid():
         return root, f"{link} belongs to another user (uid {found.st_uid})"
-    if not stat.S_ISLNK(found.st_mode) or (link.exists() and os.readlink(link) != str(root)):
+    if not stat.S_ISLNK(found.st_mode) or _leads_elsewhere(link, root):
         return root, ""  # the head's own directory, or another node of the cluster on this machine
     with contextlib.suppress(OSError):
         link.unlink()
     return _link(root, link)
+
+
+def _leads_elsewhere(link: Path, root: Path) -> bool:
+    """Whether a link leads to a directory that is there and not this node's."""
+    try:
+        return os.path.exists(link) and os.readlink(link) != str(root)
+    except OSError:
+        return False  # removed meanwhile, as another node on this machine has ended
 
 
 def _link(root: Path, link: Path) -> tuple[Path, str]:

@@ -56,6 +56,25 @@ def test_a_link_that_leads_nowhere_is_replaced(make: Make, base: Path) -> None:
     assert link.resolve() == root.path.resolve()
 
 
+def test_a_link_that_another_node_removes_meanwhile_is_made(
+    make: Make, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, root = make(), make()
+    link = Path(as_head(base))
+    common(other, str(link))
+    read = os.readlink
+
+    def removed(path: Path) -> str:
+        link.unlink(missing_ok=True)
+        return read(path)
+
+    with monkeypatch.context() as changed:
+        changed.setattr(os, "readlink", removed)
+        found = common(root, str(link))
+    assert found == (link, "")
+    assert link.resolve() == root.path.resolve()
+
+
 def test_the_head_itself_and_another_worker_on_this_machine_are_left_alone(make: Make, base: Path) -> None:
     head, root, other = make(role="head"), make(), make()
     assert common(root, str(head.path)) == (root.path, "")
