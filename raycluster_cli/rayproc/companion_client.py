@@ -40,10 +40,10 @@ class CompanionChild(Protocol):
 
 
 #: How long a killed companion may take to end; one in a hung system call never does.
-#: What the answer may take beside the work itself: the connection to the GCS.
-CLEAR_ANSWER_S = 15.0
-
 KILL_WAIT_S = 5.0
+
+#: What the answer to `clear` may take beside the work itself: the connection to the GCS.
+CLEAR_ANSWER_S = 15.0
 
 Spawn = Callable[..., CompanionChild]
 """As process.Reaper.spawn: spawn(argv, name, **arguments of Popen)."""

@@ -33,8 +33,6 @@ ENDED = frozenset(
 )
 WAITING = frozenset(["PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "CONFIGURING"])
 
-"""The signature of subprocess.run."""
-
 #: Variables that configure Slurm's commands and do not describe the job in which they are set.
 _NOT_OF_A_JOB = (
     "SLURM_CONF",

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 #: How long the record may take in which the keeper reports a crash.
 RECORD_WAIT_S = 5.0
 
-
 #: Added to the OOM score of all but the keeper: as if they used a tenth of the memory more than they do.
 OOM_SCORE = 100
 
