@@ -163,9 +163,7 @@ def dashboard(
         return
     if not open_:
         tunnel = core.tunnel_to(address, head.host, port)
-        print("Run this on your own machine (replace the login node's name if yours for it is another):\n")
-        print(f"    {shlex.join(tunnel.from_afar())}\n")
-        print(f"Then open http://localhost:{tunnel.local_port}")
+        print(core.instructions(tunnel, "open"))
         return
     tunnel = core.tunnel_to(address, head.host, core.free_local_port(port))
     say(shlex.join(tunnel.from_here()))

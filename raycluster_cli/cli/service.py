@@ -130,9 +130,7 @@ def tunnel(
     local = port if port is not None else int(address.rpartition(":")[2])
     if not open_:
         found = core.tunnel_to(address, head.host, local)
-        print("Run this on your own machine (replace the login node's name if yours for it is another):\n")
-        print(f"    {shlex.join(found.from_afar())}\n")
-        print(f"Then use http://localhost:{found.local_port}")
+        print(core.instructions(found, "use"))
         return
     found = core.tunnel_to(address, head.host, core.free_local_port(local))
     say(shlex.join(found.from_here()))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
-import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from .address import is_loopback, join_host_port
 
 #: Replaced in the driver's arguments.
 PORT_MARK, HOST_MARK = "{port}", "{host}"
@@ -60,7 +61,7 @@ class ServiceReport:
         >>> ServiceReport("ready", 0.0, "10.1.0.7", 20491, "127.0.0.1").address
         '127.0.0.1:20491'
         """
-        return f"{_bracketed(probed_host(self.listens_on, self.ip))}:{self.port}"
+        return join_host_port(probed_host(self.listens_on, self.ip), self.port)
 
     @property
     def url(self) -> str:
@@ -76,18 +77,6 @@ def probed_host(listens_on: str, ip: str) -> str:
     return ip if listens_on in ("", "0.0.0.0", "::") else listens_on
 
 
-def is_loopback(host: str) -> bool:
-    """Whether an address is only reached from its own node.
-
-    >>> is_loopback("localhost"), is_loopback("127.0.0.1"), is_loopback("0.0.0.0"), is_loopback("gpu01")
-    (True, True, False, False)
-    """
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def server_arguments(driver: Sequence[str], host: str, port: int) -> tuple[str, ...]:
     """The driver's arguments with its port and address in them.
 
@@ -95,7 +84,3 @@ def server_arguments(driver: Sequence[str], host: str, port: int) -> tuple[str, 
     ('vllm', 'serve', 'm', '--port=20491', '--host', '0.0.0.0')
     """
     return tuple(word.replace(PORT_MARK, str(port)).replace(HOST_MARK, host) for word in driver)
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -17,10 +17,10 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
+from ..model.address import is_loopback
 from ..model.errors import RayclusterError
 from ..model.status import Role
 from ..model.wording import describe_code
-from ..rayproc.address import is_loopback
 from ..rayproc.boot import stand_in_command
 from ..rayproc.companion_client import Started
 from ..rayproc.environment import start_environment

@@ -9,9 +9,9 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..model.address import host_of, port_of
 from ..model.errors import RayclusterError
 from ..model.value import Value
-from ..rayproc.address import host_of, port_of
 from ..rayproc.health import Outcome, tcp_probe
 from ..system.process import Child, Reaper
 

@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..model.address import is_loopback, join_host_port
 from ..model.errors import RayclusterError
 from ..model.settings import Settings
 from ..model.status import Role
 from ..model.value import Value
-from ..rayproc.address import is_loopback, join_host_port
 from ..rayproc.environment import SCRUBBED, uses_proxy
 from ..rayproc.plan import NodePlan, TlsFiles, ports_for_restart
 from ..rayproc.tls import make_authority, make_certificate

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import ipaddress
 import shlex
 import shutil
 import signal
@@ -14,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from ..model.address import is_loopback, join_host_port
 from ..model.errors import RayclusterError, UsageError
 from ..model.wording import shell_code
 from ..system.port_probe import port_error
@@ -49,25 +49,22 @@ class Tunnel:
 
     @property
     def is_loopback(self) -> bool:
-        try:
-            return ipaddress.ip_address(self.address).is_loopback
-        except ValueError:
-            return self.address == "localhost"
+        return is_loopback(self.address)
 
     def from_afar(self) -> list[str]:
         """ssh for the user's own machine, through the login node."""
         if self.is_loopback:
-            ends = f"{self.local_port}:{_bracketed(self.address)}:{self.port}"
+            ends = f"{self.local_port}:{join_host_port(self.address, self.port)}"
             return ["ssh", "-N", "-L", ends, "-J", f"{self.user}@{self.login}", f"{self.user}@{self.host}"]
-        target = self.host if self.address in ("0.0.0.0", "::") else _bracketed(self.address)
-        return ["ssh", "-N", "-L", f"{self.local_port}:{target}:{self.port}", f"{self.user}@{self.login}"]
+        target = join_host_port(self.host if self.address in ("0.0.0.0", "::") else self.address, self.port)
+        return ["ssh", "-N", "-L", f"{self.local_port}:{target}", f"{self.user}@{self.login}"]
 
     def from_here(self) -> list[str]:
         """ssh for this machine; it must reach the node."""
         target = (
             self.address if self.is_loopback else "127.0.0.1" if self.address == "0.0.0.0" else self.address
         )
-        ends = f"{self.local_port}:{_bracketed(target)}:{self.port}"
+        ends = f"{self.local_port}:{join_host_port(target, self.port)}"
         # A connection shared with other sessions (ControlMaster) would keep the tunnel after ssh's end.
         options = ["-o", "ExitOnForwardFailure=yes", "-o", "ConnectTimeout=15", "-o", "ControlPath=none"]
         return ["ssh", "-N", *options, "-L", ends, f"{self.user}@{self.host}"]
@@ -87,6 +84,15 @@ def tunnel_to(dashboard: str, host: str, local_port: int | None = None) -> Tunne
         address=address.strip("[]"),
         port=int(port),
         local_port=local_port if local_port is not None else LOCAL_PORT,
+    )
+
+
+def instructions(tunnel: Tunnel, what_to_do: str) -> str:
+    """How to open it from one's own machine, and what to do with it then: "open", "use"."""
+    return (
+        "Run this on your own machine (replace the login node's name if yours for it is another):\n\n"
+        f"    {shlex.join(tunnel.from_afar())}\n\n"
+        f"Then {what_to_do} http://localhost:{tunnel.local_port}"
     )
 
 
@@ -164,7 +170,3 @@ def _end(child: subprocess.Popen[bytes]) -> int:
         child.kill()
         code = child.wait()
     return shell_code(code)
-
-
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address

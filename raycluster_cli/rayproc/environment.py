@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .address import host_of
+from ..model.address import host_of
 from .plan import NodePlan
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")

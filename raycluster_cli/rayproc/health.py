@@ -21,9 +21,9 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..model.address import join_host_port
 from ..model.value import Value
 from ..system.waiting import done_within, in_thread, within
-from .address import join_host_port
 
 if TYPE_CHECKING:
     import ssl

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from ..model.address import is_loopback, join_host_port
 from ..model.status import Role
-from .address import is_loopback, join_host_port
 
 Quick = Literal["auto", "node", "ray-start"]
 """How to start: by Ray's Node class in a warm Python, by `ray start`, or by whichever works."""

@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from ..model.address import join_host_port
 from ..model.record import HeadInfo
 from ..model.status import HeadState
 from ..model.value import Value
-from ..rayproc.address import join_host_port
 from ..rayproc.health import Outcome, Probe, tcp_probe
 from ..slurm.allocation import Allocation
 from ..state.catalogue import list_records

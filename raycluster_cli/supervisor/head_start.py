@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._version import __version__
+from ..model.address import is_loopback
 from ..model.errors import HeadStartError, RayclusterError, UsageError
 from ..model.hostlist import format_hostlist
 from ..model.record import HeadInfo
@@ -18,7 +19,6 @@ from ..model.variables import unknown_variables
 from ..node.ray_node import RayNode
 from ..policy import events as on
 from ..policy.stopping import LOST_GRACE_S
-from ..rayproc.address import is_loopback
 from ..rayproc.companion_client import Started
 from ..rayproc.failure import StartFailure
 from ..rayproc.requirements import refuse_recovery

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..model.address import is_loopback
 from ..model.errors import RayclusterError, error_text
-from ..model.service import ServiceReport, ServiceState, is_loopback, probed_host, server_arguments
+from ..model.service import ServiceReport, ServiceState, probed_host, server_arguments
 from ..model.settings import Settings
 from ..model.text import without_secrets
 from ..model.time_span import parse_span_s
