@@ -86,10 +86,12 @@ def troubleshooting() -> list[str]:
 
 
 def _pattern(text: str) -> str:
-    """A regular expression as a person reads it: its first alternatives, without its operators.
+    r"""A regular expression as a person reads it: its first alternatives, without its operators.
 
     >>> _pattern(r"Too many open files|EMFILE.{0,9}x|[Ee]nd of (?:file|line)")
     '`Too many open files`, `EMFILE…x`, `End of file`'
+    >>> _pattern(r"\[Errno 27\] File too large|:6379\b")
+    '`[Errno 27] File too large`, `:6379`'
     """
     alternatives, depth, word = [], 0, ""
     for sign in text:
@@ -101,11 +103,13 @@ def _pattern(text: str) -> str:
             word += sign
     readable = []
     for one in [*alternatives, word][:3]:
+        one = one.replace("\\b", "").replace("\\[", "\0").replace("\\]", "\1")
         one = re.sub(r"\(\?:([^|)]*)(\|[^)]*)?\)\??", r"\1", one)  # the first of a group
         one = re.sub(r"\[(\w)[^\]]*\][+*?]?", r"\1", one)
         one = re.sub(r"\\d(\{\d+\})?[+*]?(\\\.\\d[+*]?)*", "…", one)
         one = re.sub(r"(\w| )\?", r"\1", one)
         one = re.sub(r"\.(\{[^}]*\}|[*+]\??)|\\S[+*]|\\d[+*]", "…", one)
+        one = one.replace("\0", "[").replace("\1", "]")
         readable.append(f"`{one.replace(chr(92), '').replace('|', '')}`")
     return ", ".join(readable)
 

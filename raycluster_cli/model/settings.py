@@ -171,7 +171,7 @@ class Settings:
     )
     service_port: int | None = setting(
         None,
-        "Port of the server, {port} in the driver's arguments (default: a free port of the cluster's).",
+        "Port of the server, {port} in the driver's arguments (default: a free one of the cluster's ports).",
         ("head", "run"),
         unit="port",
     )

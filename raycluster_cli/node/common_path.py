@@ -1,8 +1,8 @@
 """The common path: under it each node of a cluster finds its own directory, wherever that is.
 
 Drivers pass ``runtime_env={"env_vars": dict(os.environ)}`` to tasks and actors on other nodes, and with it
-the paths of the token, of the TLS keys and of TMPDIR.  Ray's worker processes abort and start again for
-ever where those files do not exist.  So a worker makes a symbolic link at the path of the *head's* directory,
+the paths of the token, of the TLS keys and of TMPDIR.  Ray's worker processes abort and start again without
+end where those files do not exist.  So a worker makes a symbolic link at the path of the *head's* directory,
 which the record names; it points to the worker's own.  docs/decisions/0022 has what else was weighed.
 """
 
