@@ -6,6 +6,7 @@ import errno
 import os
 import pwd
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 from .proctree import PROC, read_stat
@@ -55,15 +56,9 @@ def port_holder(port: int, proc: Path = PROC) -> str:
     user may inspect.
     """
     inodes: dict[str, int] = {}
-    for table in ("net/tcp", "net/tcp6"):
-        try:
-            lines = (proc / "self" / table).read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            parts = line.split()
-            if int(parts[1].rpartition(":")[2], 16) == port and parts[9] != "0":
-                inodes[f"socket:[{parts[9]}]"] = int(parts[7])
+    for parts in _tcp_rows(proc):
+        if int(parts[1].rpartition(":")[2], 16) == port and parts[9] != "0":
+            inodes[f"socket:[{parts[9]}]"] = int(parts[7])
     for pid in (entry for entry in proc.iterdir() if inodes and entry.name.isdigit()):
         try:
             if any(os.readlink(fd) in inodes for fd in (pid / "fd").iterdir()):
@@ -84,17 +79,21 @@ def connected_users(port: int, proc: Path = PROC) -> set[int]:
 
     From /proc/self/net/tcp and tcp6, where a connection within the node has a row for either end.
     """
-    users = set()
+    return {
+        int(uid)
+        for _, _, remote, state, _, _, _, uid, *_ in _tcp_rows(proc)
+        if state == "01" and int(remote.rpartition(":")[2], 16) == port  # 01: established
+    }
+
+
+def _tcp_rows(proc: Path) -> Iterator[list[str]]:
+    """The words of each row of /proc/self/net/tcp and tcp6; none of a table that cannot be read."""
     for table in ("net/tcp", "net/tcp6"):
         try:
             lines = (proc / "self" / table).read_text().splitlines()[1:]
         except OSError:
             continue
-        for line in lines:
-            _, _, remote, state, _, _, _, uid, *_ = line.split()
-            if state == "01" and int(remote.rpartition(":")[2], 16) == port:  # 01: established
-                users.add(int(uid))
-    return users
+        yield from (line.split() for line in lines)
 
 
 def first_ephemeral_port(proc: Path) -> int:

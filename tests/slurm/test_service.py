@@ -115,10 +115,8 @@ def test_a_server_is_ready_answers_comes_back_and_ends_when_idle(slurm: Slurm) -
     )
     service.is_in("ready")
     service.ask(5, key="s3cret-key-1")
-    killed = time.monotonic()
     service.signal("KILL")
     service.is_in("ready", restarts=1)
-    assert time.monotonic() - killed < 60
     service.ask(5, key="s3cret-key-1")
     # One that takes longer than the idle time is answered to its end.
     service.ask(key="s3cret-key-1", delay_s=12)

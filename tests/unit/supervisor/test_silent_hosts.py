@@ -48,13 +48,15 @@ def run_of(directory: Path, phases: Mapping[str, str], says: str, **context: Any
     )
 
 
-def cancel(run: Any, lost: Mapping[str, str] = LOST, responding: bool = False) -> None:
+def cancel(
+    run: Any, lost: Mapping[str, str] = LOST, responding: bool = False, others_end_s: float = 30.0
+) -> None:
     async def probe(address: str) -> bool:
         return responding
 
     async def work() -> None:
         run.reaper.attach(asyncio.get_running_loop())
-        await cancel_step_without(run, lost, probe=probe, others_end_s=0.2, poll_s=0.05)
+        await cancel_step_without(run, lost, probe=probe, others_end_s=others_end_s, poll_s=0.05)
 
     asyncio.run(work())
 
@@ -82,7 +84,7 @@ def test_only_a_host_that_is_gone_keeps_the_step_running(tmp_path: Path) -> None
 def test_otherwise_the_step_is_left_alone(
     tmp_path: Path, phases: dict[str, str], lost: dict[str, str], responding: bool, context: dict[str, Any]
 ) -> None:
-    cancel(run_of(tmp_path, phases, "ready", **context), lost, responding)
+    cancel(run_of(tmp_path, phases, "ready", **context), lost, responding, others_end_s=0.2)
     assert not (tmp_path / "arguments").exists()
 
 
@@ -98,7 +100,7 @@ def test_a_host_that_refuses_responds() -> None:
         assert not asyncio.run(refuses("127.0.0.1", port))
     assert asyncio.run(responds("127.0.0.1", port))
     assert asyncio.run(refuses("127.0.0.1", port))
-    assert asyncio.run(responds("no-such-host.invalid"))
+    assert asyncio.run(responds("no-such-host.invalid", timeout_s=60.0))
 
 
 def test_a_host_that_says_nothing_does_not_respond() -> None:
