@@ -109,8 +109,9 @@ def status(
     where = state_dir(directory, env)
     console = make_console(env)
     glyphs = glyphs_of(console)
-    if job and (state or since):
-        raise UsageError("--state and --since choose from the list of clusters, and JOB names one.")
+    if (job or timing) and (state or since):
+        reason = "JOB names one" if job else "--timing shows one"
+        raise UsageError(f"--state and --since choose from the list of clusters, and {reason}.")
     check_readable(where)
     jobs = ask_slurm(env, owner_of(where))
     if not job and not timing:

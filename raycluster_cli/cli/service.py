@@ -64,6 +64,8 @@ def url(
             found = await_ready(
                 look.look, progress.tell, timeout_s=wait, clock=time.monotonic, sleep=time.sleep
             )
+        if found.status is None and look.problem is not None:
+            raise look.problem
     else:
         known = find_status(job, where, ask_slurm(env, owner_of(where)), env)
         if not known.is_over:
@@ -168,9 +170,11 @@ class Looker:
         self._env = env
         self._jobs: Mapping[str, Job] | None = None
         self._ask_at = 0.0
+        self.problem: UsageError | None = None
+        """Why the last look found nothing."""
 
     def look(self) -> ClusterStatus | None:
-        """None when neither the record nor Slurm knows the job."""
+        """None when neither the record nor Slurm knows the job, or JOB means several."""
         from ..ops.ready import ASK_SLURM_S
         from ..slurm.queue import query_jobs
         from ..state.catalogue import owner_of
@@ -180,7 +184,8 @@ class Looker:
             self._ask_at = time.monotonic() + ASK_SLURM_S
         try:
             return find_status(self._job, self._where, self._jobs, self._env)
-        except UsageError:
+        except UsageError as error:
+            self.problem = error
             return None
 
 

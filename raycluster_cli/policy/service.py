@@ -182,8 +182,9 @@ class ServiceRules:
     def _answered(self, state: HeadState, server: Server, now: float) -> Step:
         if server.state is ServiceState.READY:
             return replace(state, server=replace(server, failing_since=None, why="")), []
-        took = duration(now - server.since)
         first = server.state is ServiceState.STARTING
+        since = server.since if first or server.failing_since is None else server.failing_since
+        took = duration(now - since)
         text = f"the server is ready after {took}" if first else f"the server answers again after {took}"
         server = replace(server, state=ServiceState.READY, since=now, failing_since=None, why="")
         return replace(state, server=server), [

@@ -62,6 +62,14 @@ def test_url_gives_up_after_its_wait(call: Call, tmp_path: Path) -> None:
     assert (found.exit_code, found.stdout) == (4, "http://10.0.0.1:20491\n")
 
 
+def test_url_of_one_of_several_clusters_asks_which(call: Call, tmp_path: Path) -> None:
+    for key in ("4711", "4712"):
+        write_record(tmp_path, 2, key=key, cluster="local")
+    for wait in ((), ("--wait", "0")):
+        found = call("url", *wait)
+        assert "2 clusters run: " in said(found)
+
+
 def test_on_a_terminal_the_line_of_progress_is_cleared_before_the_url(
     slurm: SlurmCommands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ def test_ended_clusters_by_their_end(call: Call, tmp_path: Path) -> None:
     assert found == []
     assert "None of 3 clusters" in call("status", "--since", "2d", "--state", "ended").output
     assert "JOB names one" in said(call("status", "1", "--state", "failed"))
+    assert "--timing shows one" in said(call("status", "--timing", "--state", "failed"))
     assert "it must be like 30min" in said(call("status", "--since", "soon"))
 
 

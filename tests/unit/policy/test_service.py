@@ -58,6 +58,11 @@ def test_a_busy_server_is_given_time(failing: list[Event], until: float, found: 
     assert played.running
 
 
+def test_how_long_it_did_not_answer_is_told() -> None:
+    played = play(serving(), *READY, *silent(14, 40), (41, ANSWERED))
+    assert "the server answers again after 27 s" in played.told
+
+
 def test_one_that_hangs_is_started_again() -> None:
     played = play(serving(restarts=1, unhealthy_after_s=60), *READY, *silent(14, 74), (90, ANSWERED))
     assert states(played) == ["starting", "ready", "unhealthy", "restarting", "starting", "ready"]
