@@ -23,7 +23,7 @@ from .look import JOB, JOB_HELP, STATE_DIR, ask_slurm, find_status, state_dir
 
 if TYPE_CHECKING:
     from ..model.cluster_status import ClusterStatus
-    from ..ops.ready import Waited
+    from ..ops.server_readiness import Waited
     from ..slurm.queue import Job
 
 #: A line of progress that is longer is cut.
@@ -52,7 +52,7 @@ def url(
       raycluster url 4711
       raycluster url 4711 --wait 600 --json
     """
-    from ..ops.ready import Waited, await_ready, is_ready, refuse_other_drivers
+    from ..ops.server_readiness import Waited, await_ready, is_ready, refuse_other_drivers
     from ..ops.status_json import service_json
     from ..state.catalogue import owner_of
 
@@ -143,7 +143,7 @@ def tunnel(
 
 def wait_ready(job: str, where: Path, env: Mapping[str, str]) -> int:
     """The wait of `submit --wait-ready`: returns the exit code; the URL is on stdout when it is ready."""
-    from ..ops.ready import await_ready, last_lines
+    from ..ops.server_readiness import await_ready, last_lines
 
     look = Looker(job, where, env)
     with Progress(where, env) as progress:
@@ -175,7 +175,7 @@ class Looker:
 
     def look(self) -> ClusterStatus | None:
         """None when neither the record nor Slurm knows the job, or JOB means several."""
-        from ..ops.ready import ASK_SLURM_S
+        from ..ops.server_readiness import ASK_SLURM_S
         from ..slurm.queue import query_jobs
         from ..state.catalogue import owner_of
 
@@ -203,7 +203,7 @@ class Progress:
         self._on_terminal = sys.stderr.isatty()
 
     def tell(self, status: ClusterStatus) -> None:
-        from ..ops.ready import last_line
+        from ..ops.server_readiness import last_line
 
         text = status.headline
         waited = duration(self._clock() - self._began)

@@ -196,7 +196,7 @@ class Tail:
         self._file = file
 
 
-class JobOutput:
+class CopiedOutput:
     """A job's output as it is copied: what goes to Slurm's StdOut to stdout, StdErr to stderr.
 
     Files that were there before the job started are an earlier job's, until they change.
@@ -280,7 +280,7 @@ def follow(
     Raises RayclusterError when Slurm no longer knows the job before its end was seen.
     """
     began = clock()
-    files = JobOutput()
+    files = CopiedOutput()
     is_waiting, running_since, told_missing = True, 0.0, not output
     told = seen = ""
     explained: set[str] = set()

@@ -161,7 +161,7 @@ def test_the_end_is_said_after_the_last_output(
     order: list[str] = []
     monkeypatch.setattr("raycluster_cli.ops.follow.say", order.append)
     monkeypatch.setattr(
-        "raycluster_cli.ops.follow.JobOutput.copy_rest",
+        "raycluster_cli.ops.follow.CopiedOutput.copy_rest",
         lambda *_: order.append("the rest"),
     )
     done = JobState("COMPLETED", output=str(path))

@@ -14,7 +14,7 @@ from raycluster_cli.model.errors import RayclusterError
 from raycluster_cli.model.record import EndReport
 from raycluster_cli.model.service import ServiceReport
 from raycluster_cli.ops.reader import read_cluster
-from raycluster_cli.ops.ready import Waited, await_ready, last_lines
+from raycluster_cli.ops.server_readiness import Waited, await_ready, last_lines
 from raycluster_cli.ops.status_json import cluster_json
 from tests.unit.records_by_hand import write_record
 
