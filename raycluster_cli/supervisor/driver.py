@@ -31,6 +31,9 @@ from ..system.waiting import FIND_S, call_within, set_within
 #: In the environment of the driver's processes: which supervisor started it.
 MARK = "RAYCLUSTER_DRIVER_OF"
 
+#: In the environment of a driver that was started again: how often.
+RESTARTS = "RAYCLUSTER_DRIVER_RESTARTS"
+
 #: How long after SIGKILL the processes may take to end.
 KILL_WAIT_S = 5.0
 
@@ -88,6 +91,20 @@ def uv_note(argv: Sequence[str], env: Mapping[str, str]) -> str:
         f"({sys.prefix}). RAY_ENABLE_UV_RUN_RUNTIME_ENV=1 makes Ray start each worker process by `uv run`, "
         "which needs a package index or a full cache of uv on every node."
     )
+
+
+def with_restarts(env: Mapping[str, str], restarts: int) -> dict[str, str]:
+    """The environment of a driver that was started again so often; at its first start without the variable.
+
+    A value that is there is that of --driver-restarts, whose variable has the same name.
+
+    >>> with_restarts({"RAYCLUSTER_DRIVER_RESTARTS": "3"}, 0)
+    {}
+    >>> with_restarts({"RAYCLUSTER_DRIVER_RESTARTS": "3"}, 1)
+    {'RAYCLUSTER_DRIVER_RESTARTS': '1'}
+    """
+    others = {name: value for name, value in env.items() if name != RESTARTS}
+    return {**others, RESTARTS: str(restarts)} if restarts else others
 
 
 async def find_driver_within(

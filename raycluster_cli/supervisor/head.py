@@ -26,7 +26,7 @@ from ..system.process import Child
 from ..system.proctree import has_terminal
 from ..system.report import command_text
 from .context import Context
-from .driver import Driver, find_driver, uv_note
+from .driver import Driver, find_driver, uv_note, with_restarts
 from .head_guards import HeadGuards
 from .head_start import HeadStart, restart_head
 from .losses import cause_of_loss
@@ -138,9 +138,7 @@ class HeadRun(NodeRun):
     # -- the driver ------------------------------------------------------------------------------
 
     def _start_driver(self, restarts: int) -> None:
-        env = self.node.driver_environment()
-        if restarts:
-            env["RAYCLUSTER_DRIVER_RESTARTS"] = str(restarts)
+        env = with_restarts(self.node.driver_environment(), restarts)
         if not restarts and (note := uv_note(self.context.driver, env)):
             self.report.say(note)
         driver = self.context.driver
