@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 from ray.core.generated import gcs_pb2
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from ..failure import StartFailure
 from .gcs import INTERNAL, growing_pauses
@@ -113,6 +114,10 @@ def _end_detached(address: str, left: Left) -> None:
             except ValueError:
                 continue  # it has ended meanwhile
     for group in left.detached_groups:
-        key = ray.PlacementGroupID(bytes.fromhex(group))
-        ray.util.remove_placement_group(ray.util.placement_group.PlacementGroup(key))
+        remove_placement_group(placement_group(group))
     ray.shutdown()
+
+
+def placement_group(group: str) -> PlacementGroup:
+    """The handle of a placement group, by its id in hexadecimal digits."""
+    return PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group)))

@@ -1,0 +1,10 @@
+"""What a driver has left: what is asked of Ray's own classes, without a cluster."""
+
+from __future__ import annotations
+
+from raycluster_cli.rayproc.private.leftovers import placement_group
+
+
+def test_a_placement_group_is_known_by_its_id() -> None:
+    digits = "0123456789abcdef0123456789ab01000000"
+    assert placement_group(digits).id.hex() == digits
