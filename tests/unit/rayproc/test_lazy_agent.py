@@ -80,9 +80,9 @@ def test_behind_a_gate(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -
     script = tmp_path / "agent.py"
     script.write_text(AGENT)
     process = start(started, "gate", str(gate), "--", sys.executable, "-u", str(script), str(mark))
-    wait_until(gate.exists, timeout_s=5, what="the gate")
-    wait_until(lambda: wake(str(gate)), timeout_s=5, what="a reader at the gate", interval_s=0.01)
-    wait_until(lambda: mark.exists() and mark.read_text(), timeout_s=5, what="the command")
+    wait_until(gate.exists, timeout_s=30, what="the gate")
+    wait_until(lambda: wake(str(gate)), timeout_s=30, what="a reader at the gate", interval_s=0.01)
+    wait_until(lambda: mark.exists() and mark.read_text(), timeout_s=30, what="the command")
     assert mark.read_text() == str(process.pid)  # the same process: whoever watches it notices nothing
 
 
@@ -90,7 +90,7 @@ def test_at_once(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None
     mark, script = tmp_path / "mark", tmp_path / "agent.py"
     script.write_text(AGENT)
     process = start(started, "now", "--", sys.executable, "-u", str(script), str(mark))
-    wait_until(lambda: mark.exists() and mark.read_text(), timeout_s=5, what="the command")
+    wait_until(lambda: mark.exists() and mark.read_text(), timeout_s=30, what="the command")
     assert mark.read_text() == str(process.pid)
 
 
@@ -127,7 +127,7 @@ def test_at_a_port(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> No
         "127.0.0.1",
         str(port),
     )
-    wait_until(lambda: _listens(port, process.pid), timeout_s=5, what="the stand-in listens", interval_s=0.01)
+    wait_until(lambda: _listens(port, process.pid), timeout_s=30, what="the stand-in listens", interval_s=0.01)
     assert "lazy_agent.py port" in command_line(process.pid)
     # The very connection that wakes it is served, and later ones too.
     for text in (b"POST /one HTTP/1.1\r\n\r\n", b"POST /two HTTP/1.1\r\n\r\n"):
@@ -262,9 +262,9 @@ def test_it_ends_with_its_supervisor(
     where = [str(gate)] if how == "gate" else ["127.0.0.1", str(port)]
     process = start(started, how, *where, "--", "/bin/false", env=supervised.env)
     if how == "gate":
-        wait_until(gate.exists, timeout_s=5, what="the gate")
+        wait_until(gate.exists, timeout_s=30, what="the gate")
     else:
-        wait_until(lambda: _listens(port, process.pid), timeout_s=5, what="the stand-in listens")
+        wait_until(lambda: _listens(port, process.pid), timeout_s=30, what="the stand-in listens")
     assert process.poll() is None
     supervised.end()
     assert process.wait(5) == 1
@@ -289,8 +289,8 @@ def test_the_agent_itself_ends_with_its_supervisor(
     script.write_text(AGENT)
     command = [sys.executable, "-u", str(script), str(mark)]
     process = start(started, "gate", str(gate), "--", *command, env=supervised.env)
-    wait_until(lambda: wake(str(gate)), timeout_s=5, what="a reader at the gate", interval_s=0.01)
-    wait_until(mark.exists, timeout_s=5, what="the agent")
+    wait_until(lambda: wake(str(gate)), timeout_s=30, what="a reader at the gate", interval_s=0.01)
+    wait_until(mark.exists, timeout_s=30, what="the agent")
     supervised.end()
     assert process.wait(5) == 1
     supervised.wait_cleared()
