@@ -34,7 +34,7 @@ WAIT = typer.Option(
     "--wait",
     metavar="SECONDS",
     min=0.0,
-    help="Wait for the cluster until its workers have joined, so many seconds at most. Default: do not wait.",
+    help="Wait at most this long until the cluster's workers have joined. Default: do not wait.",
 )
 _COMMAND = typer.Argument(None, metavar="-- COMMAND [ARG]...", help="The command to run.")
 

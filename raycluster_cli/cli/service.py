@@ -36,7 +36,7 @@ def url(
     job: str = JOB,
     as_json: bool = typer.Option(False, "--json", help="Print JSON for programs (see docs/json.md)."),
     wait: float | None = typer.Option(
-        None, "--wait", metavar="SECONDS", help="Wait so long for the server to be ready."
+        None, "--wait", metavar="SECONDS", help="Wait at most this long until the server is ready."
     ),
     directory: str = STATE_DIR,
 ) -> None:

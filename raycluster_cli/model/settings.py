@@ -211,7 +211,7 @@ class Settings:
     )
     idle_timeout: str = setting(
         "",
-        "End the job when the server has had no work for so long, such as 30m (default: never).",
+        "End the job when the server has had no work for this long, such as 30m (default: never).",
         ("head", "run"),
         metavar="TIME",
         unit="span",

@@ -26,7 +26,7 @@ from .logs import Source
 #: How much of each log is searched, from its end.
 READ_BYTES = 128 * 1024
 
-#: Of so many hosts the logs are searched (0.3 s each), those that failed first; a few tell enough.
+#: The most hosts whose logs are searched (0.3 s each), those that failed first; a few tell enough.
 HOSTS = 8
 
 #: Lines of each log of the failed host that are shown, and of the job's output.

@@ -17,7 +17,7 @@ from .logs import Source, job_output
 #: Between two looks into the record, and between two questions to Slurm: the controller is shared.
 LOOK_S, ASK_SLURM_S = 0.5, 5.0
 
-#: So much of the end of the output is read for its last line.
+#: How much of the end of the output is read for its last line.
 _END_BYTES = 8192
 
 #: How many of the server's last lines are shown when it has failed.

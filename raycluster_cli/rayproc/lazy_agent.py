@@ -42,7 +42,7 @@ _PORT = "RAYCLUSTER_LAZY_PORT"
 _CLIENT = "RAYCLUSTER_LAZY_CLIENT_FD"
 _ROOT = "RAYCLUSTER_NODE_ROOT"
 
-#: So many connections at a time may not have sent their request yet, each for so long.
+#: The most connections that may wait for their request at a time, and how long each may.
 MAX_CONNECTIONS, REQUEST_WITHIN_S = 32, 10.0
 
 #: Headers longer than this are refused.

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 
 from ..system.waiting import within
 
-#: Of an answer no more is read than this.
+#: The most that is read of an answer.
 _ANSWER_MAX_BYTES = 4 << 20
 
 #: A server that was asked to close the connection and does not: it is closed from here.
 _CLOSE_S = 1.0
 
-#: So many of our own connections are remembered, to tell them from clients'.
+#: How many of our own connections are remembered, to tell them from clients'.
 _OWN_PORTS = 64
 
 

@@ -197,8 +197,8 @@ class Server:
             if companion is None:
                 raise RayclusterError("its companion has ended")
             left = await companion.clear(run.begin.entry.info.address, run.node.client_environment(), CLEAR_S)
-            problem = f"of the server before are left: {', '.join(left)}" if left else ""
+            problem = f"Ray still has of the previous server: {', '.join(left)}" if left else ""
         except (RayclusterError, StartFailure, OSError) as error:
-            problem = f"what the server before has left in Ray could not be cleared: {error_text(error)}"
+            problem = f"what the previous server left in Ray could not be removed: {error_text(error)}"
         await asyncio.sleep(action.rest_s)
         run.post(on.ServerCleared(problem))

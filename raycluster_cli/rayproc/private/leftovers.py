@@ -17,6 +17,7 @@ import ray
 from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+from ...model.wording import count
 from ..failure import StartFailure
 from .gcs import INTERNAL, growing_pauses
 
@@ -46,11 +47,11 @@ class Left:
     def texts(self) -> list[str]:
         """For people."""
         counted = (
-            (len(self.jobs), "jobs"),
-            (len(self.actors) + len(self.detached), "actors"),
-            (self.groups + len(self.detached_groups), "placement groups"),
+            (len(self.jobs), "job"),
+            (len(self.actors) + len(self.detached), "actor"),
+            (self.groups + len(self.detached_groups), "placement group"),
         )
-        return [f"{number} {what}" for number, what in counted if number]
+        return [count(number, what) for number, what in counted if number]
 
 
 def clear(address: str, deadline_s: float) -> Left:

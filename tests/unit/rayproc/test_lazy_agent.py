@@ -127,7 +127,9 @@ def test_at_a_port(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> No
         "127.0.0.1",
         str(port),
     )
-    wait_until(lambda: _listens(port, process.pid), timeout_s=30, what="the stand-in listens", interval_s=0.01)
+    wait_until(
+        lambda: _listens(port, process.pid), timeout_s=30, what="the stand-in listens", interval_s=0.01
+    )
     assert "lazy_agent.py port" in command_line(process.pid)
     # The very connection that wakes it is served, and later ones too.
     for text in (b"POST /one HTTP/1.1\r\n\r\n", b"POST /two HTTP/1.1\r\n\r\n"):
