@@ -13,6 +13,7 @@ import socket
 import struct
 from dataclasses import dataclass, field
 
+from ..model.address import join_host_port
 from ..system.waiting import within
 
 #: The most that is read of an answer.
@@ -63,8 +64,8 @@ class Probe:
     async def _get(self, path: str, body: bool) -> tuple[str, bytes]:
         reader, writer = await self._open()
         try:
-            host = f"[{self.host}]" if ":" in self.host else self.host
-            lines = (f"GET {path} HTTP/1.1", f"Host: {host}:{self.port}", "Accept: */*")
+            host = join_host_port(self.host, self.port)
+            lines = (f"GET {path} HTTP/1.1", f"Host: {host}", "Accept: */*")
             writer.write("\r\n".join((*lines, "User-Agent: raycluster", "", "")).encode())
             line = (await reader.readline()).decode("latin-1").strip()
             version, _, status = line.partition(" ")
