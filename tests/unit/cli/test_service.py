@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import os
 import pty
 import sys
 import time
@@ -70,6 +70,15 @@ def test_url_of_one_of_several_clusters_asks_which(call: Call, tmp_path: Path) -
         assert "2 clusters run: " in said(found)
 
 
+def shown_on(terminal: int) -> str:
+    """All that was written to a terminal whose other end is closed; closes this end."""
+    shown = b""
+    with contextlib.suppress(OSError), open(terminal, "rb", buffering=0) as file:
+        while data := file.read(65536):
+            shown += data
+    return shown.decode()
+
+
 def test_on_a_terminal_the_line_of_progress_is_cleared_before_the_url(
     slurm: SlurmCommands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,9 +89,7 @@ def test_on_a_terminal_the_line_of_progress_is_cleared_before_the_url(
         changed.setattr(sys, "stderr", terminal)
         with pytest.raises(SystemExit):
             url(record.key, False, 0.0, str(tmp_path))
-        shown = os.read(ours, 65536).decode()
-    os.close(ours)
-    *progress, rest = shown.split("\r\x1b[K")
+    *progress, rest = shown_on(ours).split("\r\x1b[K")
     assert "server is starting" in progress[-1]
     assert rest.startswith("raycluster: ")
 
