@@ -204,8 +204,9 @@ class Progress:
 
     def tell(self, status: ClusterStatus) -> None:
         from ..ops.server_readiness import last_line
+        from .safe_status import safe_text
 
-        text = status.headline
+        text = safe_text(status.headline)
         waited = duration(self._clock() - self._began)
         if self._on_terminal:
             said = last_line(status, self._where, self._env)

@@ -83,6 +83,9 @@ def test_on_a_terminal_the_line_of_progress_is_cleared_before_the_url(
     slurm: SlurmCommands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = serving(tmp_path, "starting")
+    service = record.read_service()
+    assert service is not None
+    record.write_service(dataclasses.replace(service, message="GET /health says \x1b[2J"))
     ours, theirs = pty.openpty()
     monkeypatch.setenv("PATH", slurm.path)
     with open(theirs, "w") as terminal, monkeypatch.context() as changed:
@@ -90,7 +93,7 @@ def test_on_a_terminal_the_line_of_progress_is_cleared_before_the_url(
         with pytest.raises(SystemExit):
             url(record.key, False, 0.0, str(tmp_path))
     *progress, rest = shown_on(ours).split("\r\x1b[K")
-    assert "server is starting" in progress[-1]
+    assert r"server is starting: GET /health says \x1b[2" in progress[-1]  # escaped
     assert rest.startswith("raycluster: ")
 
 
