@@ -9,6 +9,7 @@ at all: plain.py reads them, in a tenth of the time.
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -61,6 +62,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
+#: What a number has to be, by its name in the words of Click or, since Typer 0.29, of pydantic.
+_NUMBERS = {"integer": "a whole number", "float": "a number", "number": "a number"}
+
 #: Set by run_command_line: what this process was given at its start.
 _launcher: Launcher
 
@@ -84,7 +88,7 @@ def _call() -> None:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()  # type: ignore[attr-defined]
             sys.exit(int(ExitCode.USAGE))
-        where = getattr(getattr(error, "ctx", None), "command_path", "raycluster")
+        where = getattr(getattr(error, "ctx", None), "command_path", None) or _command_path(sys.argv[1:])
         said = error.format_message().strip().rstrip(".").replace("\n", " ")
         if (unknown := re.match(r"No such command '([^']*)'", said)) and where == "raycluster":
             meant = command_for(unknown[1], typer.main.get_command(app).commands)  # type: ignore[attr-defined]
@@ -96,21 +100,32 @@ def _call() -> None:
         if near := getattr(error, "possibilities", None):
             said = f"No such option: {getattr(error, 'option_name', '')}"
             hint = f"Did you mean {' or '.join(sorted(near))}? {hint}"
-        found = _found(getattr(error, "param", None), sys.argv[1:], _launcher.env)
-        raise UsageError(
-            f"{found}: {said.rpartition(': ')[2]}." if found else f"{said}.",
-            hint,
-        ) from error
+        parameter = getattr(error, "param", None)
+        if found := _found(parameter, sys.argv[1:], _launcher.env):
+            number = re.search(r"valid (integer|float|number)\b", said)
+            said = (
+                f"{found}; it must be {_NUMBERS[number[1]]}"
+                if number
+                else f"{found}: {said.rpartition(': ')[2]}"
+            )
+        raise UsageError(f"{said}.", hint) from error
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _command_path(arguments: Sequence[str]) -> str:
+    """The command that was called, for an error that does not know: an option without its value."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    return f"raycluster {arguments[0]}" if arguments and arguments[0] in commands else "raycluster"
 
 
 def _found(parameter: Any, arguments: Sequence[str], env: Mapping[str, str]) -> str:
     """What was given for a parameter that was refused: "--timeout is 'soon'"; '' when not known."""
     options = getattr(parameter, "opts", [])
-    for number, argument in enumerate(arguments):
+    own = list(itertools.takewhile(lambda argument: argument != "--", arguments))
+    for number, argument in reversed(list(enumerate(own))):  # of an option given twice, the last one counts
         name, equals, value = argument.partition("=")
-        if name in options and (equals or number + 1 < len(arguments)):
-            return f"{name} is {(value if equals else arguments[number + 1])!r}"
+        if name in options and (equals or number + 1 < len(own)):
+            return f"{name} is {(value if equals else own[number + 1])!r}"
     variable = getattr(parameter, "envvar", None)
     if isinstance(variable, str) and env.get(variable):
         return f"{variable} is {env[variable]!r}"

@@ -232,7 +232,7 @@ def _over(found: Waited, job: str) -> tuple[str, str]:
     if status is None:
         return f"neither a record nor Slurm knows job {job} any more.", ""
     return (
-        f"cluster {status.title} has ended: {status.headline}.",
+        f"cluster {status.title} has ended: {status.headline.rstrip('.')}.",
         f"`raycluster why {status.title}` says more.",
     )
 

@@ -255,8 +255,9 @@ class ClusterStatus:
             return text + (f"; never reported: {_some(absent)}" if absent else "") + self._cannot_start
         if self.phase is ClusterPhase.STOPPING:
             return self.message or f"stop requested by {self.stop_asked_by or 'somebody'}"
-        code = f" (exit code {self.exit_code})" if self.exit_code else ""
-        return f"{self.message or self.phase.value}{code}"
+        text = self.message or self.phase.value
+        code = f"exit code {self.exit_code}"
+        return f"{text.rstrip('.')} ({code})" if self.exit_code and code not in text else text
 
     @property
     def _cannot_start(self) -> str:

@@ -33,8 +33,9 @@ def live_head(record: Record) -> HeadInfo:
     """The head of a cluster that runs.  Raises RayclusterError when it does not."""
     end = record.read_end()
     if end is not None:
+        how = end.message.rstrip(".") or f"exit code {end.exit_code}"
         raise RayclusterError(
-            f"cluster {record.path.name} has ended: {end.message or f'exit code {end.exit_code}'}.",
+            f"cluster {record.path.name} has ended: {how}.",
             f"Its output: raycluster logs {record.path.name}",
         )
     head = record.read_head()
@@ -71,7 +72,7 @@ def choose_live_node(record: Record, host: str = "") -> NodeReport:
     report = choose_node(record, host)
     if report.phase not in _UP:
         raise RayclusterError(
-            f"Ray is not up on {report.host}: {report.message or report.phase}.",
+            f"Ray is not up on {report.host}: {report.message.rstrip('.') or report.phase}.",
             f"Watch it: raycluster monitor {record.path.name}",
         )
     return report

@@ -57,6 +57,6 @@ def wait_until_ready(
 def _not_ready(record: Record, head: NodeReport) -> RayclusterError:
     name = record.path.name
     return RayclusterError(
-        f"cluster {name} is not ready: {head.message or 'not all of its workers have joined'}.",
+        f"cluster {name} is not ready: {head.message.rstrip('.') or 'not all of its workers have joined'}.",
         f"`raycluster status {name}` shows each node.",
     )

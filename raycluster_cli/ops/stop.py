@@ -314,7 +314,7 @@ def _clear(record: Record, status: ClusterStatus, around: Surroundings) -> Outco
     all_gone = False
     if job is not None and head is not None and record.leases.head_runs_here() is None:
         all_gone = _from_within(record, head, job, around)
-    _write_end(record, f"{status.message}; cleared by `raycluster stop`")
+    _write_end(record, f"{status.message.rstrip('.')}; cleared by `raycluster stop`")
     if job is not None and not all_gone and _cancel(record, status, job, around) is Outcome.FAILED:
         return Outcome.FAILED
     return Outcome.CLEARED

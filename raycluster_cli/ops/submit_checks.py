@@ -106,12 +106,21 @@ def check_settings(settings: Settings, nodes: int | None, env: Mapping[str, str]
     for option, text in (("--temp-dir", settings.temp_dir), ("--spill-dir", settings.spill_dir)):
         if text and not os.path.isabs(text):
             raise UsageError(f"{option} is {text!r}; it must be an absolute path, such as /local/scratch.")
+    if nodes is not None and nodes < 1:
+        raise UsageError(
+            f"--nodes is {nodes}; a cluster needs a node for its head.", "Ask for 1 node or more."
+        )
     warnings = [unknown_variables(env), _check_workers(settings.expected_workers, nodes)]
-    if nodes is not None and settings.expected_workers is None and (settings.min_workers or 0) > nodes - 1:
+    if (
+        nodes
+        and settings.expected_workers is None
+        and settings.min_workers
+        and settings.min_workers > nodes - 1
+    ):
         raise UsageError(
             f"--min-workers is {settings.min_workers}, but a job of {count(nodes, 'node')} has "
             f"{count(nodes - 1, 'worker')}: the first node is the head.",
-            f"Ask for {(settings.min_workers or 0) + 1} nodes or more, or give a smaller --min-workers.",
+            f"Ask for {settings.min_workers + 1} nodes or more, or give a smaller --min-workers.",
         )
     return [warning for warning in warnings if warning]
 

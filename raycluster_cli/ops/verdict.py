@@ -88,13 +88,13 @@ def judge(post: PostMortem) -> Judgement:
         return Judgement(_sentence(end.message or "stopped by `raycluster stop`"))
     if end.reason == EndReason.TIME_LIMIT.value:
         return Judgement(
-            f"Ended before the time limit, as --stop-before asks: {end.message}.",
+            f"Ended before the time limit, as --stop-before asks: {end.message.rstrip('.')}.",
             ("Ask for more --time if the driver had work left.",),
         )
     if end.reason == EndReason.SIGNAL.value:
         return _by_signal(post, end)
     if end.reason == EndReason.IDLE.value:
-        return Judgement(f"Nothing went wrong: {end.message}.")
+        return Judgement(f"Nothing went wrong: {end.message.rstrip('.')}.")
     if end.reason == EndReason.SERVICE.value and not post.found:
         return Judgement(_sentence(end.message), _of_server(end.message))
     if end.reason == EndReason.DRIVER.value and not _lost_a_worker(post, end):

@@ -103,6 +103,9 @@ def _output_lines(post: PostMortem, width: int) -> Iterator[str]:
     """The driver's exception or the last lines of the job's output, its file, and how to see more."""
     assert post.output is not None
     yield ""
+    if not post.output.shown:  # all that it has is in the verdict
+        yield f"Output: {post.output.path}"
+        return
     what = "Exception" if post.output.raised is not None else "Last lines"
     yield f"{what} in {post.output.path}"
     for line in post.output.shown:

@@ -251,7 +251,7 @@ class HeadRun(NodeRun):
         if end.reason == EndReason.DRIVER.value and end.code == 0:
             self.report.say(f"{end.message}; ended {duration(time.time() - began)} later")
         elif end.reason != EndReason.ERROR.value:
-            self.report.say(f"{end.message}; exit code {int(end.code)}")
+            self.report.say(f"{end.message.rstrip('.')}; exit code {int(end.code)}")
         await self.try_to("looking for killed processes", self._tell_oom_kills(end))
         if leave.requeue:
             await self.try_to("requeueing the job", self._requeue(end))

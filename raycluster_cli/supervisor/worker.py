@@ -255,7 +255,7 @@ class WorkerRun(NodeRun):
             await self.try_to("ending Ray", self.node.stop(self.hurry))
         silent = (EndReason.ERROR.value, EndReason.SIGNAL.value)
         if end.reason == EndReason.RAYLET_LOST.value or (not end.on_purpose and end.reason not in silent):
-            self.report.say(f"{end.message}; exit code {int(end.code)}")
+            self.report.say(f"{end.message.rstrip('.')}; exit code {int(end.code)}")
         if end.reason == EndReason.HEAD_LOST.value and self._is_first_without_head():
             target = self.cluster.target
             lost = {self.rules.head_host: target.ip}

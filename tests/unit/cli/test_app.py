@@ -91,8 +91,15 @@ BAD: list[tuple[str, list[str], dict[str, str], list[str]]] = [
     ),
     ("code", ["run", "--requeue-code", "256"], {}, ["--requeue-code is 256", "0 to 255"]),
     # -- values of the wrong kind
-    ("no number", ["head", "--expected-workers", "two"], {}, ["--expected-workers is 'two'", "--help"]),
-    ("no seconds", ["run", "--timeout", "soon"], {}, ["--timeout is 'soon'", "`raycluster run --help`"]),
+    ("no number", ["head", "--expected-workers", "two"], {}, ["'two'; it must be a whole number. `"]),
+    (
+        "no seconds",
+        ["run", "--timeout", "soon"],
+        {},
+        ["'soon'; it must be a number. `raycluster run --help`"],
+    ),
+    ("last of two", ["run", "--local=0", "--local", "x"], {}, ["--local is 'x'; it must be a whole number"]),
+    ("not the driver's", ["run", "--local=x", "--", "a", "--local=3"], {}, ["--local is 'x'"]),
     ("no choice", ["run", "--keep-logs", "perhaps"], {}, ["--keep-logs is 'perhaps'", "always, on"]),
     ("no policy", ["run", "--on-worker-loss", "cry"], {}, ["--on-worker-loss is 'cry'", "fail, continue"]),
     ("no name", ["run", "--name", "a/b"], {}, ["--name is 'a/b'", "letters, digits"]),
@@ -102,7 +109,12 @@ BAD: list[tuple[str, list[str], dict[str, str], list[str]]] = [
         {},
         ["No such option: --tiemout. Did you", "--timeout?", "`raycluster run --help`"],
     ),
-    ("no value", ["worker", "--master-ip"], {}, ["--master-ip", "requires an argument", "--help"]),
+    (
+        "no value",
+        ["worker", "--master-ip"],
+        {},
+        ["--master-ip", "requires an argument", "`raycluster worker --help`"],
+    ),
     ("no command", ["ruin"], {}, ["there is no command 'ruin'", "Did you mean `raycluster run`?"]),
     ("another tool's command", ["ps"], {}, ["there is no command 'ps'", "Did you mean `raycluster status`?"]),
     (

@@ -13,6 +13,7 @@ from raycluster_cli.cli import completion
 from raycluster_cli.model.errors import RayclusterError, UsageError
 from raycluster_cli.model.record import EndReport
 from raycluster_cli.ops.inside import choose_live_node, choose_node, is_here, live_head, on_node
+from raycluster_cli.ops.reader import read_cluster
 from raycluster_cli.ops.tunnel import Tunnel, free_local_port, hold_tunnel, tunnel_to
 from raycluster_cli.state import submitted
 from tests.unit.records_by_hand import write_record
@@ -29,6 +30,16 @@ def test_which_node(tmp_path: Path) -> None:
     record.write_end(EndReport(1.0, 7, "driver", "n001", "the driver ended with code 7"))
     with pytest.raises(RayclusterError, match="has ended: the driver ended with code 7"):
         live_head(record)
+
+
+def test_a_message_of_whole_sentences_has_one_full_stop(tmp_path: Path) -> None:
+    record = write_record(tmp_path, 1)
+    record.write_end(EndReport(1.0, 2, "error", "n001", "too little memory. Give the node more."))
+    with pytest.raises(
+        RayclusterError, match=r"has ended: too little memory\. Give the node more\. Its output"
+    ):
+        live_head(record)
+    assert read_cluster(record).headline == "too little memory. Give the node more (exit code 2)"
 
 
 def test_srun_to_a_node(tmp_path: Path) -> None:

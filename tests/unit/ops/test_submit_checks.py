@@ -163,6 +163,8 @@ def test_node_local_places(path: str, mounts: list[Mount], expected: bool) -> No
         ({"temp_dir": "scratch"}, 2, "--temp-dir is 'scratch'; it must be an absolute path"),
         ({"min_workers": 2}, 2, "a job of 2 nodes has 1 worker"),
         ({"min_workers": 1}, 1, "a job of 1 node has 0 workers"),
+        ({}, 0, "--nodes is 0; a cluster needs a node for its head. Ask for 1 node or more"),
+        ({"min_workers": 5}, 3, "Ask for 6 nodes or more"),
     ],
 )
 def test_settings_that_no_start_would_take(given: dict[str, object], nodes: int, refusal: str) -> None:
