@@ -137,7 +137,7 @@ def _ray_logs(
         not node
         and component == "raylet"
         and end is not None
-        and (record.path / "logs" / end.failed_host).is_dir()
+        and os.path.isdir(record.path / "logs" / end.failed_host)
     ):
         node = end.failed_host
     report = choose_node(record, node)

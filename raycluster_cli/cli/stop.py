@@ -97,12 +97,13 @@ def stop(
     for record in records:
         own(record)
     worst = Outcome.OVER
-    for record in records:  # all are asked at once, then waited for one after the other
-        if record.read_end() is None and len(records) > 1:
-            record.request_stop("raycluster stop")
+    # Several are asked at once, then waited for one after the other.
+    asked = [record for record in records if len(records) > 1 and record.read_end() is None]
+    for record in asked:
+        record.request_stop("raycluster stop")
     try:
         for record in records:
-            outcome = stop_cluster(record, around, deadline_s=timeout)
+            outcome = stop_cluster(record, around, deadline_s=timeout, requested=record in asked)
             worst = worst if outcome.is_good else outcome
         for job in without_record:
             outcome = early.stop(job, where, around, deadline_s=timeout, cancel=yes)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 import time
 
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
+
 #: What stands before a line's own text: colours, srun's label, the process (vLLM, Ray's worker logs).
 _PREFIX = re.compile(
     r"(?:\x1b\[[\d;]*m)*(?:\d+: )?(?:(?:\x1b\[[\d;]*m)*\([^()\n]{1,80}\)(?:\x1b\[[\d;]*m)* ?){0,2}"
@@ -46,6 +48,15 @@ _LISTS_CAUSES = re.compile(r"potential root causes|[Ss]ome common causes")
 _SENTENCE = re.compile(r"(?<!e\.g)[.;!?]\s")
 
 _FULL_TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[ T](\d\d):(\d\d):(\d\d)")
+
+
+def without_colours(line: str) -> str:
+    r"""A line without the codes that set colours on a terminal.
+
+    >>> without_colours("\x1b[33m(raylet)\x1b[0m n2 is dead")
+    '(raylet) n2 is dead'
+    """
+    return _COLOUR.sub("", line)
 
 
 def own_text(line: str) -> str:

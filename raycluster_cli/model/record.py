@@ -145,6 +145,9 @@ class NodeReport:
     """The component of a heterogeneous job that the node is in."""
 
 
+#: In the message of an end that workers write for their head, of which nothing is left on a host that runs.
+ENDED_AT_ONCE = "and all of its processes ended at once without reporting"
+
 #: In the end's message when the driver completed without using the cluster.
 NEVER_CONNECTED = "no driver has connected to this cluster"
 

@@ -37,7 +37,9 @@ def check_slurm(checkup: Checkup) -> None:
             Verdict.WARNING,
             f"KillWait={kill_s}: {kill_s} s after scancel and the time limit Slurm kills all processes; a "
             f"cluster takes up to {SIGNAL_CEILING_S:g} s to shut down",
-            f"Give --grace {max(kill_s - 10, 0)} or less.",
+            f"Give --grace {kill_s - 10} or less."
+            if kill_s > 10
+            else "Give --grace 0, and ask the administrators for a longer KillWait.",
         )
     if wait_s == 0 and kill_s is not None and kill_s >= SIGNAL_CEILING_S:
         checkup.add(Verdict.OK, f"WaitTime={wait_s}, KillWait={kill_s}")

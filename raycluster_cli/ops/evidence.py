@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..model.causes import BY_SLURM, CAUSES, Found, find_causes
+from ..model.log_lines import without_colours
 from ..model.record import EndReport, NodeReport
 from ..model.status import EndReason
 from ..model.tracebacks import Raised, last_exception
@@ -63,8 +64,9 @@ class JobOutput:
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The exception, or the last lines."""
-        return self.raised.lines if self.raised is not None else self.lines[-OUTPUT_LINES:]
+        """The exception, or the last lines; without colours, which Ray gives them."""
+        lines = self.raised.lines if self.raised is not None else self.lines[-OUTPUT_LINES:]
+        return tuple(without_colours(line) for line in lines)
 
 
 def output_paths(record: Record, state_dir: Path, slurm: JobState | None) -> list[Path]:
@@ -171,10 +173,18 @@ def _texts(
     for host in hosts:
         yield f"{host}'s last report", reports[host].message
     for host in hosts[:HOSTS]:
-        for path in sorted((record.path / "logs" / host).glob("*"), key=_rank):
+        for path in sorted(listed(record.path / "logs" / host), key=_rank):
             yield f"{host}/{path.name}", read_tail(path)
     if not output_first:
         yield from said
+
+
+def listed(directory: Path) -> list[Path]:
+    """What is in a directory; nothing where it cannot be read."""
+    try:
+        return list(directory.iterdir())
+    except OSError:
+        return []
 
 
 def _rank(path: Path) -> tuple[int, str]:

@@ -89,7 +89,7 @@ def session_files(report: NodeReport, component: str) -> list[Path]:
 
 def kept_files(record: Record, host: str, component: str) -> list[Path]:
     """Those that were copied to the record before the node's directory was removed."""
-    return [path for name in FILES[component] if (path := record.path / "logs" / host / name).exists()]
+    return [path for name in FILES[component] if os.path.exists(path := record.path / "logs" / host / name)]
 
 
 def last_lines(source: Source, count: int) -> tuple[list[bytes], int]:

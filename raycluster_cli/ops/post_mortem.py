@@ -6,6 +6,7 @@ still knows of the job is used where the caller has asked it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from ..model.record import EndReport, Event, HeadInfo, NodeReport, ProcessDeath
 from ..model.status import EndReason, NodePhase
 from ..model.wording import describe_code
 from ..state.record import Record
-from .evidence import JobOutput, last_log_lines, read_output, search
+from .evidence import JobOutput, last_log_lines, listed, read_output, search
 from .follow import JobState
 from .reader import read_cluster
 
@@ -155,7 +156,7 @@ def post_mortem(
         output=output,
         last_lines=tuple(last_log_lines(record, failed_host)),
         events=tuple(record.read_events(limit=12)),
-        log_dirs=tuple(str(path) for path in sorted((record.path / "logs").glob("*")) if path.is_dir()),
+        log_dirs=tuple(str(path) for path in sorted(listed(record.path / "logs")) if os.path.isdir(path)),
         log=reports[failed_host].log if failed_host in reports else "",
     )
 

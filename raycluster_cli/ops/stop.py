@@ -102,18 +102,21 @@ class Surroundings:
         return self._jobs
 
 
-def stop_cluster(record: Record, around: Surroundings, *, deadline_s: float = 60.0) -> Outcome:
+def stop_cluster(
+    record: Record, around: Surroundings, *, deadline_s: float = 60.0, requested: bool = False
+) -> Outcome:
     """End one cluster.  Raises RayclusterError when the record cannot be written.
 
     ``deadline_s``: how long the head may take; longer if it is ending and its --grace is longer.
+    ``requested``: the caller has asked the head before, and it may have ended since.
     """
     local = record.slurm_cluster == "local"
     status = read_cluster(record, None if local else around.jobs(), events=0)
     if status.phase is ClusterPhase.LOST:
         return _clear(record, status, around)
     if status.is_over:
-        around.say(f"{status.title} has ended already: {status.headline}")
-        return Outcome.OVER
+        around.say(f"{status.title} {'ended' if requested else 'has ended already'}: {status.headline}")
+        return Outcome.ENDED if requested else Outcome.OVER
     began = around.clock()
     if status.phase is not ClusterPhase.STOPPING:
         record.request_stop("raycluster stop")

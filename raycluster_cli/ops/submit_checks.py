@@ -182,6 +182,11 @@ def _check_directory(plan: Plan) -> str:
         raise UsageError(
             f"the working directory {where} (--chdir) does not exist.", "Slurm would start the job in /tmp."
         )
+    if not plan.option("-o", "--output") and not os.access(where, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"you cannot write to {where}, the working directory, where the job's output goes.",
+            "cd to another one, or give --output FILE.",
+        )
     return ""
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..model.causes import Found
 from ..model.cluster_status import ClusterPhase
-from ..model.record import NEVER_CONNECTED, EndReport
+from ..model.record import ENDED_AT_ONCE, NEVER_CONNECTED, EndReport
 from ..model.status import EndReason
 from ..model.wording import count, describe_code
 from .evidence import SILENCE
@@ -290,6 +290,8 @@ def _first(post: PostMortem) -> Found | None:
 def _by_reason(post: PostMortem, end: EndReport) -> Judgement:
     """When no known text was found: what the reason of the end usually means."""
     failed = next((node for node in post.nodes if node.host == end.failed_host), None)
+    if ENDED_AT_ONCE in end.message:  # seen from a worker: the host itself answers
+        return _killed(f"raycluster on {end.failed_host}, with all of its processes,", end.failed_host)
     if end.reason in LOST and failed is not None and failed.has_not_reported_its_end:
         return _stopped_responding(failed)
     if (end.reason in LOST or end.reason == EndReason.DRIVER.value) and post.deaths:

@@ -39,6 +39,8 @@ def record_of(state_dir: Path, job: str) -> Record:
     if len(found) > 1:
         found = [record for record in found if record.read_end() is None] or found
     if len(found) == 1:
+        if not os.access(found[0].path, os.R_OK | os.X_OK):
+            raise unreadable(found[0].path, f"the record {found[0].path}")
         return found[0]
     if found and all(record.name == job or _is_alias(record, job) for record in found):
         return found[0]  # a name that was used again: the newest, which is first
@@ -84,15 +86,22 @@ def check_readable(state_dir: Path) -> None:
     try:
         os.scandir(where).close()
     except PermissionError as error:
-        whose = ""
-        with contextlib.suppress(OSError):
-            whose = f": it belongs to {user(os.stat(where).st_uid)}"
-        raise UsageError(
-            f"the records in {where} cannot be read{whose}.",
-            "Their owner and root can. `squeue --user=NAME` shows another user's jobs.",
-        ) from error
+        raise unreadable(where, f"the records in {where}") from error
     except OSError:
         return
+
+
+def unreadable(where: Path, what: str) -> UsageError:
+    """The error for a directory that this user may not read: another user's, or one with a wrong mode."""
+    whose, hint = "", "Their owner and root can. `squeue --user=NAME` shows another user's jobs."
+    with contextlib.suppress(OSError):
+        found = os.stat(where)
+        if found.st_uid == os.geteuid():
+            whose = f": the directory is yours, with mode {found.st_mode & 0o7777:04o}"
+            hint = f"chmod u+rwx {where}"
+        else:
+            whose = f": it belongs to {user(found.st_uid)}"
+    return UsageError(f"{what} cannot be read{whose}.", hint)
 
 
 def list_records(state_dir: Path, *, owner: int | None = None) -> list[Record]:

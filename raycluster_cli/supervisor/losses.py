@@ -7,7 +7,7 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from ..model.record import EndReport, NodeReport
+from ..model.record import ENDED_AT_ONCE, EndReport, NodeReport
 from ..model.status import EndReason, NodePhase
 from ..model.wording import describe_code
 from ..policy.values import Cause, Worker
@@ -77,7 +77,7 @@ def end_by_report(report: NodeReport | None, since: float) -> EndReport | None:
 
 def end_without_report(host: str, when: float) -> EndReport:
     """How a cluster ended whose head has gone from a host that runs, before it could report anything."""
-    text = f"raycluster on {host} and all of its processes ended at once without reporting: {KILLED_AT_ONCE}"
+    text = f"raycluster on {host} {ENDED_AT_ONCE}: {KILLED_AT_ONCE}"
     return EndReport(when, 128 + signal.SIGKILL, EndReason.SUPERVISOR_KILLED.value, host, text)
 
 

@@ -270,6 +270,15 @@ def test_times_after_which_slurm_kills(
     ] == expected
 
 
+@pytest.mark.parametrize(
+    ("kill_s", "advice"), [(20, "Give --grace 10 or less."), (5, "Give --grace 0, and ask ")]
+)
+def test_the_grace_that_fits_slurms(tmp_path: Path, kill_s: int, advice: str) -> None:
+    env = programs(tmp_path, scontrol=f"echo 'KillWait = {kill_s} sec'")
+    [found] = run(checkup(tmp_path, env), doctor_slurm.check_slurm).findings
+    assert found.remedy.startswith(advice)
+
+
 def test_the_controller_is_asked_once_for_a_job(tmp_path: Path) -> None:
     env = programs(tmp_path, scontrol="echo 'WaitTime = 10 sec'")
     nodes = {host: checkup(tmp_path, env) for host in ("n1", "n2")}

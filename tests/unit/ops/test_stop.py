@@ -124,6 +124,14 @@ def test_twice_is_no_error(tmp_path: Path, world: World) -> None:
     assert record.stop_requested() is None
 
 
+def test_one_of_several_ends_before_it_is_waited_for(tmp_path: Path, world: World) -> None:
+    record = write_record(tmp_path, 3, end=EndReport(time.time(), 143, "stop"))
+    said: list[str] = []
+    world.around.say = said.append
+    assert stop_cluster(record, world.around, requested=True) is Outcome.ENDED
+    assert "ended: " in said[0] and "already" not in said[0]
+
+
 @pytest.mark.parametrize("step", ["0", ""])
 def test_no_answer_means_scancel(tmp_path: Path, world: World, step: str) -> None:
     record = write_record(tmp_path, 3)

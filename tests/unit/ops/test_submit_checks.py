@@ -105,6 +105,7 @@ def test_programs_that_compute_nodes_may_have(home: Path, driver: list[str], war
         ("--error=no/%j/err", "no, the directory of --error, does not exist"),
         ("--output=/proc/sys/x.out", "you cannot write to /proc/sys, the directory of --output"),
         ("--chdir=no", "(--chdir) does not exist. Slurm would start the job in /tmp."),
+        ("--chdir=/proc/sys", "you cannot write to /proc/sys, the working directory, where the job's output"),
     ],
 )
 def test_directories_that_are_not_there(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +19,7 @@ from raycluster_cli.ops.post_mortem import post_mortem
 from raycluster_cli.ops.verdict import judge
 from raycluster_cli.ops.why import page
 from raycluster_cli.state.record import Record
+from raycluster_cli.supervisor.losses import end_without_report
 
 NOW = time.time()
 
@@ -88,6 +92,53 @@ def test_silent_host(record: Record) -> None:
     assert "n2 stopped responding" in verdict
     assert "--exclude=n2" in remedies[0]
     assert "exited without reporting" in page(post_mortem(record))
+
+
+def test_all_of_the_heads_processes_ended_at_once_on_a_host_that_runs(record: Record) -> None:
+    record.write_node(reported("n1", "head", "driver running", exit_code=None))
+    record.write_end(end_without_report("n1", NOW))
+    verdict, remedies, _ = judge(post_mortem(record))
+    assert verdict.startswith("raycluster on n1, with all of its processes, was killed from outside")
+    assert "`dmesg` on n1" in remedies[0]
+
+
+def test_colours_in_the_output_are_left_out(record: Record, tmp_path: Path) -> None:
+    output = tmp_path / "job.out"
+    output.write_text("up\n\x1b[33m(raylet)\x1b[0m The node n2 has been marked dead\n")
+    head = record.read_head()
+    assert head is not None
+    record.write_head(dataclasses.replace(head, output=str(output)))
+    record.write_end(EndReport(NOW, 5, "worker-lost", "n2", "worker n2 is lost"))
+    assert "  (raylet) The node n2 has been marked dead\n" in page(post_mortem(record))
+
+
+def test_logs_that_cannot_be_read(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    record.write_end(EndReport(NOW, 3, "error", "n1", "the head did not start on n1"))
+    record.write_node(reported("n1", "head", "failed", exit_code=3))
+    logs, scandir, listdir, stat = record.log_dir("n1"), os.scandir, os.listdir, os.stat
+
+    def refused(call: Callable[..., Any]) -> Callable[..., Any]:
+        def maybe(path: Any = ".", *more: Any, **named: Any) -> Any:
+            if str(path).startswith(str(logs.parent)):  # also for root
+                raise PermissionError(13, "Permission denied", str(path))
+            return call(path, *more, **named)
+
+        return maybe
+
+    for name, call in (("scandir", scandir), ("listdir", listdir), ("stat", stat)):
+        monkeypatch.setattr(os, name, refused(call))
+    assert "No logs were kept" in page(post_mortem(record))
+
+
+def test_output_that_says_no_more_is_only_named(record: Record, tmp_path: Path) -> None:
+    output = tmp_path / "job.out"
+    output.write_text("raycluster: error: the driver 'x' was not found in PATH.\n")
+    head = record.read_head()
+    assert head is not None
+    record.write_head(dataclasses.replace(head, output=str(output)))
+    record.write_end(EndReport(NOW, 2, "error", "n1", "the driver 'x' was not found in PATH."))
+    text = page(post_mortem(record), width=300)
+    assert f"Output: {output}\n" in text and "Last lines" not in text
 
 
 def test_clock_two_minutes_off(record: Record) -> None:

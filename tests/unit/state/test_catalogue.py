@@ -63,6 +63,19 @@ def test_find_without_a_match_names_what_there_is(state: Path) -> None:
         record_of(state / "missing", "3")
 
 
+def test_a_record_that_cannot_be_read_is_told_with_its_mode(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = keys(state, "2")["2"].path
+    path.chmod(0o000)
+    monkeypatch.setattr("os.access", lambda where, mode: where != path)  # also for root
+    message = (
+        rf"the record {path} cannot be read: the directory is yours, with mode 0000\. chmod u\+rwx {path}"
+    )
+    with pytest.raises(UsageError, match=message):
+        record_of(state, "2")
+
+
 def test_records_are_listed_newest_first_without_opening_a_file(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
