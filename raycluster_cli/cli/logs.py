@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..model.errors import RayclusterError, UsageError
+from ..system.report import say
 from .completion import complete_component, complete_node
 from .help import Command
 from .look import JOB, STATE_DIR, await_record, state_dir
@@ -83,6 +84,11 @@ def logs(
     if component in core.FILES:
         _ray_logs(record, node, component, lines, follow, env)
         return
+    if node:
+        say(
+            f"warning: --node {node} has no effect: the output of all nodes is in one file. It belongs to "
+            "--component raylet; the number of lines is --lines N"
+        )
     try:
         path = core.job_output(record, where, env)
     except RayclusterError:

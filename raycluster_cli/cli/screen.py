@@ -81,7 +81,7 @@ def head_lines(status: ClusterStatus, width: int, glyphs: Glyphs) -> list[Text]:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return text if text.startswith("raycluster ") else text[:1].upper() + text[1:]
 
 
 def total_lines(status: ClusterStatus, width: int, glyphs: Glyphs) -> list[Text]:

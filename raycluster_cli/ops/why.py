@@ -73,10 +73,10 @@ def page(post: PostMortem, *, width: int = 100) -> str:
             lines += ["", f"Last lines of {name}"]
             for line in last:
                 lines += hanging(line, width)
-    lines += [
-        "",
-        f"Logs: {', '.join(post.log_dirs)}" if post.log_dirs else "No logs were kept (--keep-logs).",
-    ]
+    if post.log_dirs:
+        lines += ["", f"Logs: {', '.join(post.log_dirs)}"]
+    elif not post.running:
+        lines += ["", "No logs were kept (--keep-logs)."]
     return "\n".join(printable(line) for line in lines) + "\n"
 
 
@@ -110,7 +110,7 @@ def _output_lines(post: PostMortem, width: int) -> Iterator[str]:
     yield f"{what} in {post.output.path}"
     for line in post.output.shown:
         yield from hanging_code(line, width)
-    yield from wrapped(f"more: raycluster logs {post.job} -n 100", width)
+    yield from wrapped(f"more: raycluster logs {post.job} --lines 100", width)
 
 
 def _heading(post: PostMortem) -> Iterator[str]:

@@ -181,6 +181,7 @@ def test_logs_of_an_unknown_component_and_of_no_node(call: Call, tmp_path: Path)
     assert "it must be one of driver, raycluster, raylet, gcs" in said(call("logs", "4711", "-c", "ray"))
     assert "has no node 'n9'" in said(call("logs", "4711", "-c", "raylet", "-n", "n9"))
     assert "Leave --node out" in said(call("logs", "4711", "-c", "gcs", "-n", "n002"))
+    assert "--node 100 has no effect" in said(call("logs", "4711", "-n", "100"))
 
 
 def test_kept_logs_are_shown_and_missing_ones_explained(call: Call, tmp_path: Path) -> None:
