@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -33,5 +34,13 @@ def tell_errors(call: Callable[[], object]) -> None:
         code = int(ExitCode.SIGINT)
     except (BrokenPipeError, ReaderGone):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        if not error.filename:  # what stdout holds would be written again at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        where = error.filename or "the output"
+        say(f"error: cannot write {where}: {error.strerror}. Free some space there, or write elsewhere.")
+        code = int(ExitCode.FAILURE)
     if code:
         sys.exit(code)  # type: ignore[arg-type]

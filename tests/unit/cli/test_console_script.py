@@ -43,3 +43,20 @@ def test_help_of_a_command_that_has_a_keeper() -> None:
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "--expected-workers" in done.stdout
+
+
+def test_output_that_cannot_be_written_is_told_in_a_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "raycluster_cli", "--version"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        "raycluster: error: cannot write the output: No space left on device. Free "
+    )
+    assert done.stderr.count("\n") == 1
