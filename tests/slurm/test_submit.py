@@ -121,7 +121,7 @@ def test_refusals_come_with_a_hint(slurm: Slurm) -> None:
     for option, hint in refused:
         done = raycluster(slurm, "submit", option, "--", "true")
         assert done.returncode == 2
-        # Where the environment of the tests lies in a directory that a node has for itself, a warning comes first.
+        # Where the environment of the tests is in a directory of the node alone, a warning comes first.
         (error,) = (line for line in done.stderr.splitlines() if "not on a shared file system" not in line)
         assert hint in error
 
