@@ -10,7 +10,9 @@ import pytest
 TOGETHER = Path(__file__).parent / "system"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.pluginmanager.has_plugin("xdist"):
+        return  # not there beside the oldest dependencies
     for item in items:
         group = TOGETHER if TOGETHER in item.path.parents else item.path
         item.add_marker(pytest.mark.xdist_group(str(group)))
