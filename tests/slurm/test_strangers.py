@@ -104,6 +104,7 @@ def test_who_listens_at_an_address_given_by_hand_gets_no_token(slurm: Slurm) -> 
         raycluster head --name own --expected-workers 1 --timeout 60 -- true & head=$!
         until [[ -e ~/.raycluster/bed/$SLURM_JOB_ID+own/head.json ]]; do sleep 0.1; done
         {WORKER} --name own --retry-delay 3 --master-ip n1 --master-port {port}
+        until [[ -e ~/seen ]]; do sleep 0.1; done
         kill $head; wait
         echo ALL TRIED
         """,
@@ -120,9 +121,11 @@ def test_who_listens_at_an_address_given_by_hand_gets_no_token(slurm: Slurm) -> 
             timeout_s=30,
             what="the token",
         )
+        seen = "/home/alice/seen"
+        slurm.run(LOGIN, ["touch", seen], user="alice", check=True)
         output = job.wait_for("ALL TRIED")
         job.wait()
-    slurm.run(LOGIN, ["rm", secret], check=True)
+    slurm.run(LOGIN, ["rm", secret, seen], check=True)
     lines = [line for line in output.splitlines() if "error: n2 did not join a head" in line]
     assert len(lines) == 3, output
     for line, why in zip(lines, ("no proof", "no token", "wrong cluster"), strict=True):
