@@ -49,6 +49,10 @@ MANYLINUX = (
 """Wheels for these run in the suites; pip does not know that a later one includes those before."""
 
 
+#: How long a step of making a root may take: debootstrap and pip wait for a mirror.
+CALL_S = 1800.0
+
+
 class SuiteError(Exception):
     """The root could not be made."""
 
@@ -152,9 +156,13 @@ def _requirements() -> list[str]:
 
 
 def _call(*command: str | Path) -> str:
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=dict(os.environ, LC_ALL="C")
-    )
+    environment = dict(os.environ, LC_ALL="C")
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment, timeout=CALL_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SuiteError(f"{' '.join(map(str, command))} did not end within {CALL_S:g} s") from error
     if done.returncode != 0:
         tail = "\n".join(f"{done.stdout}{done.stderr}".splitlines()[-20:])
         raise SuiteError(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{tail}")
