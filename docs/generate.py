@@ -34,9 +34,11 @@ PACKAGES = {
     "node": "one Ray node on this machine: directory, grants, resources",
     "rayproc": "Ray's processes: plan, start, companion, health, private parts",
     "state": "the cluster's record: read, write, lease, catalogue",
+    "autoscale": "clusters that grow and shrink: Ray's autoscaler, worker jobs",
     "policy": "what is decided: losses, quorum, recovery, time limit, signals",
     "slurm": "what Slurm says and is asked: allocation, queue, calls of a job",
     "system": "Linux: processes, cgroups, limits, network, ports",
+    "config": "configuration files",
     "model": "plain values: settings, states, errors, what the record holds",
 }
 

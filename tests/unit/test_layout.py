@@ -21,6 +21,7 @@ ROOT = Path(raycluster_cli.__file__).parent
 #: What each package may import besides itself.  Nothing may import the console script or the public names.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "model": (),
+    "config": ("model",),
     "system": ("model",),
     "slurm": ("model", "system"),
     "policy": ("model",),
@@ -30,8 +31,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "service": ("model", "system"),
     "supervisor": ("model", "system", "slurm", "policy", "state", "rayproc", "node", "service"),
     "library": ("model", "system", "slurm", "policy", "state", "rayproc", "node", "supervisor"),
-    "ops": ("model", "system", "slurm", "policy", "state", "rayproc", "node"),
-    "cli": ("model", "system", "slurm", "policy", "state", "rayproc", "node", "supervisor", "ops"),
+    "autoscale": ("model", "system", "slurm", "policy", "state", "rayproc"),
+    "ops": ("model", "config", "system", "slurm", "policy", "state", "rayproc", "node"),
+    "cli": ("model", "config", "system", "slurm", "policy", "state", "rayproc", "node", "supervisor", "ops"),
 }
 
 #: What a user of the package sees at its top, and nothing else.

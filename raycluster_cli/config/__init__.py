@@ -1,0 +1,1 @@
+"""Configuration files: TOML in, plain values of the model out."""
