@@ -233,16 +233,30 @@ def decode(kind: type[Value], data: bytes | None) -> Value | None:
     >>> decode(Event, b'{"when":NaN,"text":"up"}') is None
     True
     """
+    return value_of(kind, read_json(data))
+
+
+def read_json(data: bytes | None) -> object:
+    """What JSON holds, with no number that is too large for a record; None when it is not JSON.
+
+    >>> read_json(b'{"jobs":[1]}'), read_json(b'{"jobs":[')
+    ({'jobs': [1]}, None)
+    """
     if not data:
         return None
     try:
-        values = json.loads(data, parse_constant=_refuse, parse_int=_int, parse_float=_float)
+        values: object = json.loads(data, parse_constant=_refuse, parse_int=_int, parse_float=_float)
     except (ValueError, RecursionError):
         return None
-    return _value(kind, values)
+    return values
 
 
-def _value(kind: type[Value], values: object) -> Value | None:
+def value_of(kind: type[Value], values: object) -> Value | None:
+    """A dataclass from an object of JSON, by the rules for versions above; None when it does not fit.
+
+    >>> value_of(Event, {"when": 1.0, "text": "up"})
+    Event(when=1.0, text='up')
+    """
     if not isinstance(values, dict):
         return None
     if isinstance(extra := values.get("extra"), dict):
@@ -282,7 +296,7 @@ def _field(value: object, annotation: str) -> object:
         return _tuple([_field(one, "str") for one in value]) if isinstance(value, list) else _UNFIT
     if base == "tuple[ProcessDeath, ...]":
         found = (
-            [_value(ProcessDeath, one) or _UNFIT for one in value] if isinstance(value, list) else [_UNFIT]
+            [value_of(ProcessDeath, one) or _UNFIT for one in value] if isinstance(value, list) else [_UNFIT]
         )
         return _tuple(found)
     if not isinstance(value, dict):

@@ -35,7 +35,7 @@ class WorkerGroup:
     nodes_per_job: int = 1
     """Nodes of one job; they start and end together."""
     resources: Mapping[str, float] = field(default_factory=dict)
-    """What a node has in Ray's terms (CPU, GPU, memory in bytes, custom); empty: worked out from the options."""
+    """What a node has in Ray's terms (CPU, GPU, memory in bytes, custom); empty: worked out."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -61,3 +61,14 @@ class GroupBounds:
 
     min_workers: int
     max_workers: int
+
+
+@dataclass(frozen=True)
+class GroupsReport:
+    """The record's `groups.json`: which groups the cluster has, by the head at its start."""
+
+    groups: tuple[WorkerGroup, ...]
+    pid: int = 0
+    """Of the head's raycluster process."""
+    restart: int = 0
+    """How often the head's job was requeued before this start."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 class WorkerJobState(str, enum.Enum):
@@ -43,6 +44,24 @@ class WorkerJob:
     hosts: tuple[str, ...] = ()
     node_ids: tuple[str, ...] = ()
     """Ray's ids of its nodes in the cluster."""
+    nodes: int = 1
+    """How many nodes it has."""
+    output: str = ""
+    """The path of its output file."""
+
+    @property
+    def is_over(self) -> bool:
+        """True when Slurm has nothing more of it to cancel."""
+        return self.state == WorkerJobState.ENDED or not self.job_id
+
+    @property
+    def instance_ids(self) -> tuple[str, ...]:
+        """What Ray's autoscaler calls its nodes.
+
+        >>> WorkerJob("4711", "gpu", "pending", 0.0, nodes=2).instance_ids
+        ('4711', '4711/1')
+        """
+        return tuple(instance_id(self.job_id, node) for node in range(self.nodes))
 
 
 @dataclass(frozen=True)
@@ -61,10 +80,56 @@ class GroupState:
 def instance_id(job_id: str, node: int = 0) -> str:
     """The id under which Ray's autoscaler knows a node: RAY_CLOUD_INSTANCE_ID of its raylet.
 
-    Both sides work it out: the head from what sbatch printed, a worker from its own variables (job id, or array
-    job id and task, and the number of its node in the job).
+    Both sides work it out: the head from what sbatch printed, a worker from its own variables (job id, or
+    array job id and task, and the number of its node in the job).
 
     >>> instance_id("4711_3"), instance_id("4711", 1)
     ('4711_3', '4711/1')
     """
     return f"{job_id}/{node}" if node else job_id
+
+
+def job_of(instance: str) -> str:
+    """The job of an instance.
+
+    >>> job_of("4711_3"), job_of("4711/1")
+    ('4711_3', '4711')
+    """
+    return instance.partition("/")[0]
+
+
+@dataclass(frozen=True)
+class WorkerJobsReport:
+    """The record's `worker-jobs.json`: jobs and groups as the head's autoscaler last saw them."""
+
+    when: float
+    """Unix seconds by the head's clock at which something changed last."""
+    jobs: tuple[WorkerJob, ...] = ()
+    groups: tuple[GroupState, ...] = ()
+
+
+@dataclass(frozen=True)
+class LaunchRequest:
+    """The record's `launch/N.json`: a command of Slurm's for `raycluster scale --serve` to run."""
+
+    number: int
+    program: str
+    """sbatch, scancel or squeue."""
+    arguments: tuple[str, ...]
+    when: float
+    """Unix seconds by the head's clock."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """The environment of the job to submit: that of the head's job."""
+
+
+@dataclass(frozen=True)
+class LaunchReply:
+    """The record's `launch/N.reply.json`: how the command ended."""
+
+    number: int
+    code: int
+    """Exit code; 127 when the program is missing, 124 when it did not answer."""
+    stdout: str = ""
+    stderr: str = ""
+    by: str = ""
+    """The host that ran it."""
