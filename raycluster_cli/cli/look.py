@@ -41,9 +41,9 @@ STATE_DIR = typer.Option(
 
 def state_dir(given: str, env: Mapping[str, str]) -> Path:
     """The directory of the records, as `raycluster run` has it."""
-    if given:
-        return Path(given).expanduser().absolute()
-    return Path(env.get("HOME") or os.path.expanduser("~")) / ".raycluster"
+    from ..state.location import state_dir_of
+
+    return state_dir_of(given, env)
 
 
 def ask_slurm(env: Mapping[str, str], uid: int | None = None) -> dict[str, Job] | None:

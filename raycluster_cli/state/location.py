@@ -6,11 +6,47 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..model.errors import UsageError
 from ..model.settings import Settings
 
 
 def state_dir(settings: Settings, env: Mapping[str, str]) -> Path:
     """Where the records are."""
-    if settings.state_dir:
-        return Path(settings.state_dir).expanduser().absolute()
-    return Path(env.get("HOME") or os.path.expanduser("~")) / ".raycluster"
+    return state_dir_of(settings.state_dir, env)
+
+
+def state_dir_of(given: str, env: Mapping[str, str]) -> Path:
+    """Where the records are: ``given`` by --state-dir or RAYCLUSTER_STATE_DIR, else below the home directory.
+
+    A relative path of the command line belongs to the current directory.  Raises UsageError for one of the
+    variable, which also processes with other working directories read, and where no home directory is known.
+
+    >>> state_dir_of("", {"HOME": "/home/ada"}).as_posix()
+    '/home/ada/.raycluster'
+    """
+    if not given:
+        return _home(env) / ".raycluster"
+    if given == "~" or given.startswith("~/"):
+        return _home(env) / given[2:]
+    path = os.path.expanduser(given)
+    if path.startswith("~"):
+        raise UsageError(f"the state directory is {given!r}, but there is no such user.", "Give a full path.")
+    if given == env.get("RAYCLUSTER_STATE_DIR") and not os.path.isabs(path):
+        raise UsageError(
+            f"RAYCLUSTER_STATE_DIR is {given!r}; it must be an absolute path.",
+            "A relative one would be another directory in each working directory.",
+        )
+    return Path(path).absolute()
+
+
+def _home(env: Mapping[str, str]) -> Path:
+    """The user's home directory; where HOME is not set, that of the user database."""
+    home = env["HOME"] if "HOME" in env else os.path.expanduser("~")
+    if not os.path.isabs(home):
+        raise UsageError(
+            f"the environment variable HOME is {home!r}, so the directory of the records is not known: "
+            "it is .raycluster in your home directory.",
+            "Set HOME to your home directory, or give a shared directory by --state-dir or "
+            "RAYCLUSTER_STATE_DIR.",
+        )
+    return Path(home)
