@@ -302,6 +302,13 @@ CAUSES: tuple[Cause, ...] = (
         "is an example.",
     ),
     Cause(
+        "srun killed",
+        r": line \d+: +\d+ Killed +(?:\S+ +){0,8}?(?:\S*/)?srun\b",
+        "srun was killed by SIGKILL, and Slurm then ended the job's step.",
+        "The kernel does that for lack of memory, which `dmesg` on the batch script's node shows. "
+        "Otherwise it was a `kill`, or an administrator.",
+    ),
+    Cause(
         "secondary",
         r"Failed to register worker to raylet|[Ee]nd of file|Broken pipe|Socket closed|GCS may have",
         "A process ended because another process had ended before it: this is a consequence, not the cause.",
@@ -324,8 +331,9 @@ class Found:
     """Unix seconds at which the line was written; None when it does not say."""
 
 
-#: The text of an end that Slurm has brought about, by the cause's name: it says so in the job's output.
-BY_SLURM = ("time limit", "preempted", "node failed")
+#: The text of an end that came through Slurm, by the cause's name: Slurm, or the shell that ran srun, says
+#: so in the job's output.
+BY_SLURM = ("time limit", "preempted", "node failed", "srun killed")
 
 #: A line written so long after the end is no cause; a longer time is another time zone's.
 AFTER_S, OTHER_ZONE_S = 2.0, 900.0

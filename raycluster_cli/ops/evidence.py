@@ -113,7 +113,9 @@ def _output(path: str, text: str, code: int | None) -> JobOutput:
 
 
 def _by_slurm(path: str, text: str) -> Found | None:
-    lines = "\n".join(line for line in text.splitlines() if re.search(r"(?:slurmstepd|srun)\S*: ", line))
+    lines = "\n".join(
+        line for line in text.splitlines() if re.search(r"(?:slurmstepd|srun)\S*: |: line \d+: ", line)
+    )
     found = {one.name: line for one in CAUSES if one.name in BY_SLURM and (line := one.find(lines))}
     return next((Found(one, path, found[one.name]) for one in CAUSES if one.name in found), None)
 

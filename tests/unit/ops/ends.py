@@ -125,6 +125,12 @@ OSError: We couldn't connect to 'https://huggingface.co' to load the files, and 
 """
 
 
+#: What bash prints when srun, which it has started, was killed (Slurm 22.05).
+SRUN_KILLED = """\
+/run/slurmd/job00001/slurm_script: line 29:    25 Killed                  srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --wait=60 raycluster run -- python train.py
+"""
+
+
 def told_by_slurm(why: str) -> str:
     """What slurmstepd writes into a job's output when Slurm ends it."""
     at = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(NOW))
@@ -363,6 +369,15 @@ CASES = [
     Case(
         "error in raycluster", EndReport(NOW, 1, "bug", "n1", "an error in raycluster (guard): KeyError('x')"),
         "failed", 1, "n error in raycluster (guard)", _failed(1), WARNINGS, shows=("Report it",),
+    ),
+    Case(
+        "srun killed", EndReport(NOW, 143, "signal", "n1", "ended by SIGTERM"), "stopped", 137,
+        "srun was killed by SIGKILL, and Slurm then ended the job's step.", _failed(137), WARNINGS + SRUN_KILLED,
+        line="line 29:    25 Killed",
+    ),
+    Case(
+        "lost, srun killed", None, "lost", 137, "srun was killed by SIGKILL", _failed(137), WARNINGS + SRUN_KILLED,
+        nodes=LOST, line="line 29:    25 Killed",
     ),
     Case(
         "lost, the node failed", None, "lost", 1, "A node of the job failed, as Slurm saw it", JobState("NODE_FAIL"),
