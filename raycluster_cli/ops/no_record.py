@@ -1,4 +1,4 @@
-"""Jobs that have no record: why raycluster did not start in them, by what Slurm and the output say."""
+"""Jobs that have no record: raycluster did not start in them, or could keep none; by Slurm and the output."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ from ..state.catalogue import list_records, owner_of
 from ..state.submitted import output_of
 from .evidence import read_tail
 from .follow import JobState, describe, explain_reason, job_state
+from .logs import Source
 from .why import hanging, wrapped
 
 #: Lines of the job's output that are shown.
 LAST_LINES = 12
+
+#: What `raycluster run` warns of where it can keep no record.
+NO_RECORD = "no record can be kept"
 
 #: What a job's exit code and signal mean before raycluster has started (Slurm's sources, signal 53 and 125
 #: are Slurm's own).
@@ -75,7 +79,18 @@ class JobWithoutRecord:
         if not self.state.has_ended:
             return (
                 f"The job {describe(self.state)}, and there is no record of a cluster: raycluster has not "
-                "started in it, or the record was removed."
+                "started in it, could keep none, or the record was removed."
+            )
+        if self._ran:
+            told = next((line for line in self._ran if NO_RECORD in line), "")
+            return (
+                f"The job {describe(self.state)}. raycluster ran in it, and there is no record of the cluster"
+                f"{f': {told}' if told else ' (none could be kept, or it was removed).'}"
+            )
+        if self.state.state == "COMPLETED":
+            return (
+                "The job completed, and there is no record of a cluster: raycluster did not start in it, "
+                "could keep none, or the record was removed."
             )
         known = self._code
         return (
@@ -97,6 +112,14 @@ class JobWithoutRecord:
         """Of the job's output."""
         lines = [line.rstrip() for line in read_tail(Path(self.output)).splitlines()] if self.output else []
         return tuple([line for line in lines if line][-LAST_LINES:])
+
+    @property
+    def _ran(self) -> list[str]:
+        """The lines that raycluster has written to the job's output; empty when it did not run, or far up."""
+        source = Source(Path(self.output), "raycluster")
+        lines = read_tail(source.path).splitlines() if self.output else []
+        own = [line.partition("raycluster: ") for line in lines if source.wants(line.encode())]
+        return [text for _, is_ours, text in own if is_ours]
 
     @property
     def _code(self) -> tuple[str, str] | None:

@@ -38,7 +38,7 @@ CASES = [
         "ended: failed, exit code 3, before raycluster started.",
         "",
     ),
-    ("completed", JobState("COMPLETED"), "The job completed, before raycluster started.", ""),
+    ("completed", JobState("COMPLETED"), "The job completed, and there is no record of a cluster:", ""),
 ]
 
 
@@ -63,6 +63,30 @@ def test_the_output_shows_and_explains_more(tmp_path: Path) -> None:
     text = page(found)
     assert "OSError: No space left on device" in text and "line 45" in text and "line 20" not in text
     assert "--spill-dir" in text
+
+
+@pytest.mark.parametrize(
+    ("lines", "verdict"),
+    [
+        (
+            "0: raycluster: warning: no record can be kept: /home/ada: Read-only file system.\n1\n",
+            "The job completed. raycluster ran in it, and there is no record of the cluster: warning: no "
+            "record can be kept: /home/ada: Read-only file system.",
+        ),
+        (
+            "raycluster: 2 nodes ready at 10.0.0.1:20000 after 2.5 s; driver: python train.py\n1\n",
+            "The job completed. raycluster ran in it, and there is no record of the cluster (none could "
+            "be kept, or it was removed).",
+        ),
+    ],
+)
+def test_a_cluster_that_could_keep_no_record(tmp_path: Path, lines: str, verdict: str) -> None:
+    (tmp_path / "9.out").write_text(lines)
+    state = JobState("COMPLETED", output=str(tmp_path / "9.out"))
+    found = job_without_record("9", tmp_path, {}, ask=lambda job, env: state)
+    assert found is not None
+    assert found.verdict == verdict
+    assert "before raycluster started" not in page(found)
 
 
 def test_a_job_that_slurm_has_forgotten(tmp_path: Path) -> None:
