@@ -19,6 +19,7 @@ from .help import Command, Rows
 
 if TYPE_CHECKING:
     from ..ops.submit import CommandLine as SplitLine
+    from ..ops.submit_checks import Plan
 
 _EPILOG = "All other options are passed to sbatch as well."
 
@@ -115,20 +116,24 @@ def submit(
             "Put it after `--`: raycluster submit -N 2 --time 1:00:00 -- python train.py.",
         )
     env = dict(os.environ)
+    where = state_dir(settings.state_dir, env)
     if follow or wait or wait_ready:
         core.refuse_to_follow_array(line.sbatch, env)
     if wait_ready and (follow or wait or not settings.service):
         raise UsageError("--wait-ready is for --service, and without --follow and --wait.")
-    _check(line, settings, env, is_container=bool(container), is_dry=dry_run)
+    plan = _check(line, settings, env, is_container=bool(container), is_dry=dry_run)
     script = core.make_script(
         line,
-        options=[*_options_of_environment(context, settings), *_run_options(line.own)],
+        options=[
+            f"--state-dir={where}" if option.startswith("--state-dir=") else option  # as seen from here
+            for option in (*_options_of_environment(context, settings), *_run_options(line.own))
+        ],
         env=env,
         srun_wait_s=srun_wait_s(
             settings.worker_loss, spare=settings.min_workers is not None, grace_s=settings.grace
         ),
         requeue=settings.requeue_on_preempt,
-        state_dir=state_dir(settings.state_dir, env),
+        state_dir=where,
         name=settings.name,
         container=container,
         template=_read(template) if template else None,
@@ -138,6 +143,7 @@ def submit(
     if dry_run:
         print(script, end="")
         return
+    appended = plan.appended
     slow = threading.Timer(2.0, say, ["waiting for sbatch to answer"])
     slow.daemon = True
     slow.start()
@@ -147,7 +153,6 @@ def submit(
         slow.cancel()
     print(f"Submitted batch job {job_id}", flush=True)
     state = job_state(job_id, env)
-    where = state_dir(settings.state_dir, env)
     output, shown = state.output if state else "", without_secrets(line.driver)
     remember(where, job_id, output, shown)
     if state is not None and not (follow or wait or wait_ready) and (why := explain_reason(state.reason)):
@@ -169,7 +174,7 @@ def submit(
         try:
             if wait_ready:
                 sys.exit(await_server(job_id, where, env))
-            code = follow_job(job_id, env, output=follow)
+            code = follow_job(job_id, env, output=follow, appended=appended)
             if code != 0 and (cause := cause_of_job(job_id, where, env, lambda: ask_slurm(env))):
                 say(f"{cause} More: raycluster why {job_id}")
             sys.exit(code)
@@ -183,8 +188,8 @@ def submit(
 
 def _check(
     line: SplitLine, settings: Settings, env: dict[str, str], *, is_container: bool, is_dry: bool
-) -> None:
-    """Say what may be wrong with a job.  Raises UsageError for what is wrong.
+) -> Plan:
+    """Say what may be wrong with a job, and return it.  Raises UsageError for what is wrong.
 
     A script that is only printed may be for another host, so its files may be missing here.
     """
@@ -219,6 +224,7 @@ def _check(
         warnings.append(error.message)
     for warning in warnings:
         say(f"warning: {warning.rstrip('.')}")
+    return plan
 
 
 def _ray_version() -> str:

@@ -199,10 +199,12 @@ class Tail:
 class CopiedOutput:
     """A job's output as it is copied: what goes to Slurm's StdOut to stdout, StdErr to stderr.
 
-    Files that were there before the job started are an earlier job's, until they change.
+    Files that were there before the job started are an earlier job's, until they change.  ``appended``: the
+    job goes on with them (sbatch --open-mode=append), and had them with so many bytes when it was submitted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, appended: Mapping[Path, int] | None = None) -> None:
+        self._appended = appended
         self.is_open_line = False
         """Whether the last line that was copied has no end yet."""
         self._tails: dict[Path, tuple[Tail, BinaryIO]] = {}
@@ -216,6 +218,8 @@ class CopiedOutput:
             for name, stream in ((state.errors, sys.stderr.buffer), (state.output, sys.stdout.buffer)):
                 if name not in ("", "/dev/null"):
                     self._tails[Path(name)] = (Tail(Path(name)), stream)
+                    if self._appended is not None and Path(name) in self._appended:
+                        self._tails[Path(name)][0].skip(self._appended[Path(name)])
         if state.state in WAITING and (is_new or not self._is_waiting):
             self._before = {path: _identity(path) for path in self._tails}
         self._is_waiting = state.state in WAITING
@@ -233,9 +237,11 @@ class CopiedOutput:
         copied = False
         for path, (tail, stream) in self._tails.items():
             if self._before.get(path) is not None:
-                if self._before[path] == _identity(path):
+                if (now := _identity(path)) == (before := self._before[path]):
                     continue
                 self._before[path] = None
+                if self._appended is not None and before and now and now[:2] == before[:2]:
+                    tail.skip(before[2])
             if data := tail.read():
                 copied = True
                 stream.write(data)
@@ -271,16 +277,18 @@ def follow(
     env: Mapping[str, str],
     *,
     output: bool = True,
+    appended: Mapping[Path, int] | None = None,
     ask: Callable[[str, Mapping[str, str]], JobState | None] = job_state,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
     """Stream a job's output and say its states on stderr, until it ends; returns its exit code.
 
+    ``appended``: sizes of the output files before a job that appends to them, in bytes; None for all others.
     Raises RayclusterError when Slurm no longer knows the job before its end was seen.
     """
     began = clock()
-    files = CopiedOutput()
+    files = CopiedOutput(appended)
     is_waiting, running_since, told_missing = True, 0.0, not output
     told = seen = ""
     explained: set[str] = set()

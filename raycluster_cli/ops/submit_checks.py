@@ -69,6 +69,22 @@ class Plan:
         return found
 
     @property
+    def appended(self) -> dict[Path, int] | None:
+        """Output files that the job appends to, with their sizes in bytes; None for a job that replaces them.
+
+        A name with a pattern (%j) is known to Slurm alone, and left out.
+        """
+        mode = self.option("--open-mode") or self.env.get("SBATCH_OPEN_MODE", "")
+        if not mode.startswith("a"):
+            return None
+        given = (
+            self.option("-o", "--output") or self.env.get("SBATCH_OUTPUT", ""),
+            self.option("-e", "--error") or self.env.get("SBATCH_ERROR", ""),
+        )
+        paths = [self.directory / name for name in given if name and "%" not in name]
+        return {path: path.stat().st_size for path in paths if path.is_file()}
+
+    @property
     def directory(self) -> Path:
         """The job's working directory."""
         return self.here / self.option("-D", "--chdir")
@@ -90,6 +106,7 @@ def check_files(plan: Plan) -> list[str]:
             f"{_own(plan.state_dir, 'the directory of the records')}: workers cannot find the head there, "
             "and commands on this host cannot see the cluster. --state-dir sets another"
         )
+    warnings.append(_check_state_dir(plan.state_dir))
     return [warning for warning in warnings if warning]
 
 
@@ -163,6 +180,18 @@ def is_node_local(path: Path, mounts: Sequence[Mount]) -> bool:
 
 def _own(path: Path, what: str) -> str:
     return f"{what}, {path}, is not on a shared file system"
+
+
+def _check_state_dir(path: Path) -> str:
+    """The directory of the records, or the first above it that is there: the job makes what is missing."""
+    there = next((one for one in (path, *path.parents) if os.path.lexists(one)), Path("/"))
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return ""
+    why = "you cannot write to it" if there.is_dir() else "it is not a directory"
+    return (
+        f"the directory of the records is {path}, and {why if there == path else f'{there}: {why}'}. "
+        "If that is so on the nodes too, workers cannot find the head. --state-dir sets another"
+    )
 
 
 def _check_workers(expected: int | None, nodes: int | None) -> str:

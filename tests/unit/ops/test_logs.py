@@ -149,8 +149,8 @@ class Script:
         for when in [when for when in self.deeds if when <= self.now]:
             self.deeds.pop(when)()
 
-    def follow(self) -> int:
-        return follow("7", {}, ask=self.ask, clock=lambda: self.now, sleep=self.sleep)
+    def follow(self, appended: Mapping[Path, int] | None = None) -> int:
+        return follow("7", {}, appended=appended, ask=self.ask, clock=lambda: self.now, sleep=self.sleep)
 
 
 def test_the_end_is_said_after_the_last_output(
@@ -220,6 +220,28 @@ def test_a_file_of_an_earlier_job_is_not_shown(tmp_path: Path, capfd: pytest.Cap
         == 0
     )
     assert capfd.readouterr().out == "new\n"
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_file_that_the_job_appends_to_is_shown_from_there(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], known: bool, waits: bool
+) -> None:
+    """sbatch --open-mode=append; the name is known before the job unless it has a pattern."""
+    path = tmp_path / "out"
+    path.write_text("of the last job\n")
+    waiting, running, ended = (
+        JobState(state, output=str(path)) for state in ("PENDING", "RUNNING", "COMPLETED")
+    )
+
+    def write() -> None:
+        with path.open("a") as file:
+            file.write("new\n")
+
+    sizes = {path: path.stat().st_size} if known else {}
+    script = Script([*[waiting] * waits, running, running, ended], {0.1: write})
+    assert script.follow(appended=sizes) == 0
+    assert capfd.readouterr().out == ("new\n" if known or waits else "of the last job\nnew\n")
 
 
 def test_output_that_appears_is_shown_within_a_second(

@@ -97,6 +97,26 @@ def test_programs_that_compute_nodes_may_have(home: Path, driver: list[str], war
 
 
 @pytest.mark.parametrize(
+    ("state_dir", "warning"),
+    [
+        ("/proc/sys", "the directory of the records is /proc/sys, and you cannot write to it"),
+        (
+            "/proc/sys/no/ray",
+            "the directory of the records is /proc/sys/no/ray, and /proc/sys: you cannot write",
+        ),
+        (
+            "/bin/true/ray",
+            "the directory of the records is /bin/true/ray, and /bin/true: it is not a directory",
+        ),
+    ],
+)
+def test_a_directory_of_the_records_that_cannot_be_written(home: Path, state_dir: str, warning: str) -> None:
+    (found,) = check_files(plan(home, state_dir=Path(state_dir)))
+    assert found.startswith(warning) and "--state-dir sets another" in found
+    assert check_files(plan(home, state_dir=home / "not/yet/there")) == []
+
+
+@pytest.mark.parametrize(
     ("option", "refusal"),
     [
         ("--output=no/x.out", "the directory of --output, does not exist; Slurm does not make it. mkdir -p "),
@@ -234,3 +254,21 @@ def test_a_token_that_no_start_would_take() -> None:
 def test_options_that_sbatch_does_not_know(option: str, meant: str) -> None:
     assert suggestion(f"sbatch: unrecognized option '{option}'", ["--follow", "--wait"]).startswith(meant)
     assert len(set(KNOWN)) == len(KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("sbatch", "env", "found"),
+    [
+        (("--output=train.py",), {}, None),
+        (("--output=train.py", "--open-mode=truncate"), {"SBATCH_OPEN_MODE": "append"}, None),
+        (("--output=driver.sh", "--open-mode=append"), {}, {"driver.sh": 10}),
+        (("-o driver.sh", "-e train.py"), {"SBATCH_OPEN_MODE": "append"}, {"driver.sh": 10, "train.py": 0}),
+        (("--output=%x.out", "--error=new.err", "--open-mode=append"), {}, {}),
+        (("--open-mode=append",), {"SBATCH_OUTPUT": "driver.sh"}, {"driver.sh": 10}),
+    ],
+)
+def test_what_a_job_appends_to(
+    home: Path, sbatch: tuple[str, ...], env: dict[str, str], found: dict[str, int] | None
+) -> None:
+    appended = plan(home, sbatch=sbatch, env=env).appended
+    assert appended == (None if found is None else {home / name: size for name, size in found.items()})
