@@ -122,12 +122,20 @@ def submit(
     if wait_ready and (follow or wait or not settings.service):
         raise UsageError("--wait-ready is for --service, and without --follow and --wait.")
     plan = _check(line, settings, env, is_container=bool(container), is_dry=dry_run)
+    own_template = _read(template) if template else None
+    options = [
+        f"--state-dir={where}" if option.startswith("--state-dir=") else option  # as seen from here
+        for option in (*_options_of_environment(context, settings), *_run_options(line.own))
+    ]
+    if settings.config or settings.max_nodes is not None:
+        from ..ops.elastic_submit import elastic_options
+
+        added = elastic_options(settings, line.words, env, here=Path.cwd(), template=own_template)
+        replaced = {word.partition("=")[0] for word in added}
+        options = [word for word in options if word.partition("=")[0] not in replaced] + added
     script = core.make_script(
         line,
-        options=[
-            f"--state-dir={where}" if option.startswith("--state-dir=") else option  # as seen from here
-            for option in (*_options_of_environment(context, settings), *_run_options(line.own))
-        ],
+        options=options,
         env=env,
         srun_wait_s=srun_wait_s(
             settings.worker_loss, spare=settings.min_workers is not None, grace_s=settings.grace
@@ -136,7 +144,7 @@ def submit(
         state_dir=where,
         name=settings.name,
         container=container,
-        template=_read(template) if template else None,
+        template=own_template,
     )
     if save:
         _write(save, script)

@@ -84,6 +84,8 @@ class HeadInfo:
     """What the driver gets to end in once it was told to: `raycluster stop` waits as long."""
     service: bool = False
     """The driver is a server, whose state is in `service.json`."""
+    worker_groups: bool = False
+    """Worker jobs can join: `groups.json` says of which kinds, `worker-jobs.json` which there are."""
 
     @property
     def address(self) -> str:

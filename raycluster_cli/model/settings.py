@@ -72,6 +72,33 @@ class Settings:
         None, "Start a head and N workers on this machine, without Slurm.", ("run",), metavar="N"
     )
 
+    # -- clusters that grow and shrink ----------------------------------------------------------
+    max_nodes: int | None = setting(
+        None,
+        "Most nodes of the cluster: those beyond the job's own are jobs of one node, submitted when work "
+        "waits for them (default: the job's own nodes only).",
+        ("head", "run"),
+        least=1,
+    )
+    worker_idle_timeout: str = setting(
+        "5m",
+        "How long a worker job of --max-nodes has had no work when it ends, such as 10m.",
+        ("head", "run"),
+        metavar="TIME",
+        unit="span",
+        usual="5m",
+    )
+    worker_sbatch: str = setting(
+        "",
+        "Options of sbatch for the worker jobs of --max-nodes (default: those of the job, as far as Slurm "
+        "tells them).",
+        ("head", "run"),
+        metavar="OPTIONS",
+    )
+    config: str = setting(
+        "", "TOML file with worker groups, [workers.NAME].", ("head", "run"), metavar="FILE"
+    )
+
     # -- addresses and ports -------------------------------------------------------------------
     master_ip: str = setting(
         "", "IP address or host name of the head (default: from the job's record or node list)."
@@ -244,6 +271,11 @@ class Settings:
                 "Give --min-workers at most the number of expected workers.",
             )
         self._check_service()
+        if self.local is not None and self.max_nodes is not None:
+            raise UsageError(
+                "--max-nodes is for jobs of Slurm; --local starts all nodes on this machine.",
+                "Leave one of them out.",
+            )
         if not 0 <= self.requeue_code <= 255:
             raise UsageError(
                 f"--requeue-code is {self.requeue_code}; an exit code is a number from 0 to 255."
@@ -291,8 +323,8 @@ class Settings:
         least = meta.get("least", 0)
         if isinstance(value, float) and not (math.isfinite(value) and value >= least):
             raise UsageError(f"{option} is {value:g}; it must be a number of seconds, {least:g} or more.")
-        if isinstance(value, int) and value < 0:
-            raise UsageError(f"{option} is {value}; it must be 0 or more.")
+        if isinstance(value, int) and value < least:
+            raise UsageError(f"{option} is {value}; it must be {least:g} or more.")
         choices = meta.get("choices")
         if choices and value not in choices:
             raise UsageError(f"{option} is {value!r}; it must be one of {', '.join(choices)}.")

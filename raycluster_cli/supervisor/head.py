@@ -35,6 +35,7 @@ from .silent_hosts import cancel_step_without
 from .tasks import cancel
 
 if TYPE_CHECKING:
+    from ..model.worker_group import WorkerGroup
     from .server import Server
 
 #: What a drained raylet is given to leave before its supervisor ends it: an idle one needs 20 ms, one that
@@ -65,6 +66,8 @@ class HeadRun(NodeRun):
         self.rules = head_rules(context)
         self.state = policy.begin(self.rules, time.monotonic())
         self.begin = HeadStart(self)
+        self.groups: tuple[WorkerGroup, ...] = ()
+        """The worker groups, once they were read; none in a cluster of a fixed size."""
         self.guards = HeadGuards(self)
         self.driver: Driver | None = None
         self.workers_changed = asyncio.Event()

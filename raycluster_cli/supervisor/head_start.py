@@ -61,6 +61,8 @@ class HeadStart:
             run.guards.watch_record(run.record)
             run.keep()
         run.post(on.LeaseTaken())
+        if settings.config or settings.max_nodes is not None:
+            await self._read_groups()
         # In a job not earlier: other tasks wait for this one, and learn of its failure from the record.
         if self._context.driver and not run.program:
             run.program = await find_driver_within(self._context.driver, self._context.env)
@@ -130,6 +132,18 @@ class HeadStart:
             self.refused_by, self._run.record = self._run.record, None
             self._run.reports.use(None)
             raise
+
+    async def _read_groups(self) -> None:
+        """Find out the worker groups, and write them into the record.  Raises RayclusterError."""
+        from .worker_groups import groups_of  # other runs do not pay for it
+
+        run = self._run
+        run.groups = await run.on_record(groups_of, self._settings, run.rules.expected + 1, self._context.env)
+        if run.groups and run.record is None:
+            raise UsageError(
+                "worker groups need a record, which tells their workers where the head is; none can be kept.",
+                "Give a directory that all nodes share by --state-dir.",
+            )
 
     async def _make_token(self) -> str:
         """The cluster's token: the user's own (RAYCLUSTER_TOKEN), or a new one in the record."""
@@ -206,6 +220,7 @@ class HeadStart:
             min_workers=run.rules.quorum,
             grace_s=settings.grace,
             service=settings.service,
+            worker_groups=bool(run.groups),
         )
 
     def _write_head(self, info: HeadInfo) -> None:

@@ -29,8 +29,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "rayproc": ("model", "system"),
     "node": ("model", "system", "slurm", "state", "rayproc"),
     "service": ("model", "system"),
-    "supervisor": ("model", "system", "slurm", "policy", "state", "rayproc", "node", "service"),
-    "library": ("model", "system", "slurm", "policy", "state", "rayproc", "node", "supervisor"),
+    "supervisor": ("model", "config", "system", "slurm", "policy", "state", "rayproc", "node", "service"),
+    "library": ("model", "config", "system", "slurm", "policy", "state", "rayproc", "node", "supervisor"),
     "autoscale": ("model", "system", "slurm", "policy", "state", "rayproc"),
     "ops": ("model", "config", "system", "slurm", "policy", "state", "rayproc", "node"),
     "cli": ("model", "config", "system", "slurm", "policy", "state", "rayproc", "node", "supervisor", "ops"),
@@ -122,6 +122,14 @@ def test_only_a_run_with_a_server_imports_what_servers_need() -> None:
     assert "raycluster_cli.policy.head" in found
     servers = ("service", "model.service", "model.time_span", "policy.service", "supervisor.server")
     assert found.isdisjoint(f"raycluster_cli.{name}" for name in servers)
+
+
+def test_only_a_cluster_that_can_grow_imports_what_worker_groups_need() -> None:
+    code = "import sys, raycluster_cli.supervisor.head, raycluster_cli.supervisor.worker; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = set(done.stdout.split())
+    growing = ("config", "autoscale", "model.worker_group", "state.worker_jobs", "supervisor.worker_groups")
+    assert found.isdisjoint([*(f"raycluster_cli.{name}" for name in growing), "tomllib", "tomli"])
 
 
 @pytest.mark.parametrize(
