@@ -135,7 +135,7 @@ class HeadStart:
 
     async def _read_groups(self) -> None:
         """Find out the worker groups, and write them into the record.  Raises RayclusterError."""
-        from .worker_groups import groups_of  # other runs do not pay for it
+        from .worker_groups import groups_of, write_groups  # other runs do not pay for it
 
         run = self._run
         run.groups = await run.on_record(groups_of, self._settings, run.rules.expected + 1, self._context.env)
@@ -144,6 +144,10 @@ class HeadStart:
                 "worker groups need a record, which tells their workers where the head is; none can be kept.",
                 "Give a directory that all nodes share by --state-dir.",
             )
+        if run.record is not None:
+            allocation = self._context.allocation
+            restart = allocation.restart_count if allocation else 0
+            await run.on_record(write_groups, run.record.path, run.groups, restart)
 
     async def _make_token(self) -> str:
         """The cluster's token: the user's own (RAYCLUSTER_TOKEN), or a new one in the record."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from ..model.errors import UsageError
 from ..model.sbatch_words import option_pairs, option_word, split_words
 from ..model.settings import Settings
 from ..model.time_span import parse_span_s
-from ..model.worker_group import DEFAULT_GROUP, WorkerGroup
+from ..model.worker_group import DEFAULT_GROUP, GroupsReport, WorkerGroup
 from ..slurm.worker_options import options_of_job
+from ..state.worker_jobs import WorkerJobFiles
 
 
 def groups_of(settings: Settings, own_nodes: int, env: Mapping[str, str]) -> tuple[WorkerGroup, ...]:
@@ -34,6 +36,12 @@ def groups_of(settings: Settings, own_nodes: int, env: Mapping[str, str]) -> tup
             "Use `raycluster submit`, or start the head in a batch script.",
         )
     return groups
+
+
+def write_groups(record: Path, groups: tuple[WorkerGroup, ...], restart: int) -> None:
+    """Say in the record which groups there are; nothing for a cluster of a fixed size."""
+    if groups:
+        WorkerJobFiles(record).write_groups(GroupsReport(groups, os.getpid(), restart))
 
 
 def _default_group(

@@ -135,6 +135,8 @@ def test_the_next_cluster_of_the_same_key_starts_afresh(record: Record) -> None:
     record.append_event("old")
     record.request_stop("enough")
     record.tell_loss("ab12")
+    for name in ("groups.json", "scale.json", "worker-jobs.json"):
+        (record.path / name).write_text("{}")
     time.sleep(0.02)
     record.write_end(EndReport(1.0, 0))
     time.sleep(0.02)
@@ -151,6 +153,8 @@ def test_the_next_cluster_of_the_same_key_starts_afresh(record: Record) -> None:
     assert json.loads((earlier / "head.json").read_text())["identity"] == "old"
     assert {path.stem for path in (earlier / "nodes").iterdir()} == {"a", "b", "d"}
     assert not (earlier / "token").exists()
+    # its worker jobs are not taken for those of the next
+    assert not [*record.path.glob("*s.json"), *record.path.glob("scale.json")]
 
 
 def test_many_runs_under_one_key_leave_the_last_one(record: Record) -> None:
