@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from ..rayproc.tls import make_authority, make_certificate
 from ..rayproc.worker_process import MARK as WORKER_MARK
 from ..slurm.allocation import Allocation
 from ..system.limits import raise_limits
-from ..system.network import NodeAddress, addresses_of, node_address
+from ..system.network import InterfacesDownError, NodeAddress, addresses_of, node_address
 from ..system.ports import PortClaim, claim_ports
 from ..system.process import Reaper
 from ..system.proctree import ProcessRef
@@ -41,6 +42,9 @@ DIRECTORY_S = 30.0
 
 #: How long it may take to find the node's address and grants; a name server that is down costs 20 s and more.
 MEASURE_S = 60.0
+
+#: How long a node whose interfaces are all down waits for one to come up, and how often it looks.
+LINK_WAIT_S, LINK_POLL_S = 30.0, 0.5
 
 #: How long removing the node's directory may take, and how long when a second signal asks for a quick end.
 REMOVE_S, HURRIED_REMOVE_S = 60.0, 2.0
@@ -191,8 +195,30 @@ class NodeSetup:
         *,
         timeout_s: float = MEASURE_S,
         find: Callable[..., Measured] = measure_node,
+        link_wait_s: float = LINK_WAIT_S,
     ) -> None:
-        """Find the node's address and grants.  Raises RayclusterError, also at the deadline."""
+        """Find the node's address and grants.  Raises RayclusterError, also at the deadline.
+
+        A network interface that is down gets ``link_wait_s`` to come up.
+        """
+        started = time.monotonic()
+        warned = False
+        while True:
+            try:
+                self.measured = await self._measured_once(route_to, timeout_s, find)
+                break
+            except InterfacesDownError as error:
+                if time.monotonic() - started >= link_wait_s:
+                    raise
+                if not warned:
+                    self._warn([f"{error.message} Waiting up to {link_wait_s:g} s for it."])
+                    warned = True
+            await asyncio.sleep(LINK_POLL_S)
+        self._warn(self.measured.warnings)
+
+    async def _measured_once(
+        self, route_to: str | None, timeout_s: float, find: Callable[..., Measured]
+    ) -> Measured:
         measuring = in_thread(
             partial(
                 find,
@@ -211,8 +237,7 @@ class NodeSetup:
                 "a name server does not answer.",
                 f"`getent hosts {route_to or self.host}` on {self.host} shows whether names are resolved.",
             )
-        self.measured = measuring.result()
-        self._warn(self.measured.warnings)
+        return measuring.result()
 
     def claim_ports(self, given: Mapping[str, int]) -> None:
         """Take a block of ports on this node, for as long as this process lives.  Again: another one."""

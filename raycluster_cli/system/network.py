@@ -57,6 +57,10 @@ class InterfaceAddress(Value):
         return ""
 
 
+class InterfacesDownError(UsageError):
+    """No address is usable, and some would be if their interface were up: that may change in seconds."""
+
+
 class NodeAddress(Value):
     """The address of this node, its interface, and why it was chosen (for the log)."""
 
@@ -90,6 +94,8 @@ def node_address(
 ) -> NodeAddress:
     """Choose this node's address.  Raises UsageError, which lists the addresses, where none is usable.
 
+    Raises InterfacesDownError where an interface that is down may be the reason.
+
     In order: the named interface and network; the address from which ``route_to`` (the head; on the head the
     other nodes) is reached; the one that this node's name in Slurm stands for; the one towards the host that
     ran srun; that of the default route; any.  Never loopback (unless ``local``: a cluster on this machine
@@ -120,11 +126,16 @@ def node_address(
     if usable:
         first = min(usable, key=lambda a: a.ip.version)
         return NodeAddress(str(first.ip), first.interface, "the first usable address")
-    raise UsageError(
+    raise _none_usable(there)(
         f"this node has no address that other nodes can reach: found {describe(there)}; "
         "needed one that is not loopback, link-local or a container's bridge.",
         "Choose one with --interface, or use `raycluster run --local N` on a single machine.",
     )
+
+
+def _none_usable(addresses: Iterable[InterfaceAddress]) -> type[UsageError]:
+    """Which error says that none of these can be used."""
+    return InterfacesDownError if any(a.why_not == "down" for a in addresses) else UsageError
 
 
 def _named(
@@ -145,7 +156,7 @@ def _named(
     )
     if not usable:
         bad = f" ({describe(matching)})" if matching else ""
-        raise UsageError(
+        raise _none_usable(by_name)(
             f"no usable address of this node fits {option}{bad}: found {describe(there)}; "
             "needed one that other nodes can reach.",
             "Choose one of these, or leave the option out.",

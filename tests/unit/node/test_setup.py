@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
 import threading
@@ -21,7 +22,7 @@ from raycluster_cli.node.directory import ENV_MARK, NodeRoot, make_node_root
 from raycluster_cli.node.resources import plan_from_settings
 from raycluster_cli.node.setup import Measured, NodeSetup, measure_node
 from raycluster_cli.slurm.allocation import Allocation
-from raycluster_cli.system.network import NodeAddress
+from raycluster_cli.system.network import InterfacesDownError, NodeAddress
 from raycluster_cli.system.report import Report
 
 from ..slurm.test_allocation import environment
@@ -173,6 +174,27 @@ def test_a_name_server_that_does_not_answer_ends_the_start(base: Path) -> None:
 
     run(scene)
     go.set()
+
+
+@pytest.mark.parametrize(("looks", "link_wait_s"), [(3, 30.0), (1, 0.0)])
+def test_interfaces_that_are_down_get_time_to_come_up(base: Path, looks: int, link_wait_s: float) -> None:
+    seen: list[str] = []
+
+    def find(**asked: Any) -> Measured:
+        seen.append("look")
+        if len(seen) < 3:
+            raise InterfacesDownError("this node has no address: found eth0 10.1.0.1 (down).")
+        return measure_node(**asked)
+
+    async def scene() -> None:
+        one = setup(base)
+        await one.make_directory()
+        with contextlib.nullcontext() if looks == 3 else pytest.raises(InterfacesDownError):
+            await one.measure(None, find=find, link_wait_s=link_wait_s)
+        assert len(seen) == looks
+        await one.remove_directory(asyncio.Event())
+
+    run(scene)
 
 
 def test_what_this_machine_grants(base: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from raycluster_cli.model.errors import UsageError
 from raycluster_cli.system.network import (
     InterfaceAddress,
+    InterfacesDownError,
     NodeAddress,
     addresses_of,
     interface_addresses,
@@ -128,6 +129,23 @@ def test_what_does_not_match_is_an_error_that_lists_the_addresses(
 def test_a_node_without_a_usable_address(there: list[InterfaceAddress]) -> None:
     with pytest.raises(UsageError, match="no address that other nodes can reach: found"):
         choose(there, {"_192_0_2_1": "127.0.0.1"})
+
+
+@pytest.mark.parametrize(
+    ("there", "options", "may_come"),
+    [
+        ([LO, interface("ib0", "10.2.0.17", is_up=False)], {}, True),
+        ([LO, ETH0, interface("ib0", "10.2.0.17", is_up=False)], {"interface": "ib0"}, True),
+        ([LO, ETH0, interface("ib0", "10.2.0.17", is_up=False)], {"interface": "eth1"}, False),
+        ([LO, interface("eth0", "fe80::1", is_up=False)], {}, False),
+    ],
+)
+def test_an_interface_that_is_down_may_come_up(
+    there: list[InterfaceAddress], options: dict[str, Any], may_come: bool
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        choose(there, **options)
+    assert isinstance(caught.value, InterfacesDownError) == may_come
 
 
 def test_a_machine_without_loopback() -> None:
