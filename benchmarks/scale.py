@@ -131,7 +131,7 @@ class SimulatedWorker(WorkerRun):
         self.reports = ReportWriter(
             None, self._first_report(), rest_s=report_rest_s(self.context.nodes_in_job)
         )
-        await self._open_record()
+        await self.open_record()
         self.reports.phase(NodePhase.LAUNCHED)
         deadline = loop.time() + self.settings.timeout
         self.reports.phase(NodePhase.WAITING)

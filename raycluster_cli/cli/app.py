@@ -237,6 +237,7 @@ def worker(settings: Settings) -> None:
     Examples:
       srun raycluster worker
       raycluster worker --master-ip gpu01 --master-port 20480
+      raycluster worker --cluster 4711               in a job of its own
     """
     _launcher.start("worker", settings)
 

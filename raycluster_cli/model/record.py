@@ -145,6 +145,11 @@ class NodeReport:
     """How often Ray was started again on this node."""
     het_group: int | None = None
     """The component of a heterogeneous job that the node is in."""
+    job: str = ""
+    """The worker job that the node is in, as Slurm names it (`4712`, `4712_3`); empty in the head's own job.
+    The node's ``host`` then ends with it."""
+    group: str = ""
+    """The worker group (--group)."""
 
 
 #: In the message of an end that workers write for their head, of which nothing is left on a host that runs.

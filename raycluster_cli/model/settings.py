@@ -68,6 +68,18 @@ class Settings:
         unit="s",
     )
     name: str = setting("", "Name of this cluster, needed only if one job runs several.", metavar="NAME")
+    cluster: str = setting(
+        "",
+        "Join the cluster of another job of yours, by its job id or name.",
+        ("worker",),
+        metavar="JOB",
+    )
+    group: str = setting(
+        "",
+        "The worker group of that cluster that this worker is part of.",
+        ("worker",),
+        metavar="NAME",
+    )
     local: int | None = setting(
         None, "Start a head and N workers on this machine, without Slurm.", ("run",), metavar="N"
     )

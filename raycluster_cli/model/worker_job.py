@@ -77,6 +77,17 @@ class GroupState:
     """Hosts on which starts failed; new jobs do not use them."""
 
 
+def node_name(host: str, job_id: str) -> str:
+    """What a node of a worker job is called in Ray and in the record.
+
+    Its host alone is not enough: the head's job, or another worker job, may have a share of the same host.
+
+    >>> node_name("gpu07", "4711_3")
+    'gpu07.4711_3'
+    """
+    return f"{host}.{job_id}"
+
+
 def instance_id(job_id: str, node: int = 0) -> str:
     """The id under which Ray's autoscaler knows a node: RAY_CLOUD_INSTANCE_ID of its raylet.
 

@@ -6,6 +6,12 @@ import re
 
 from ..slurm.allocation import Allocation
 
+#: The label of a node in a worker job (--cluster): the job, as Slurm names it.
+JOB_LABEL = "slurm/worker-job"
+
+#: Ray's own label for the node type of its autoscaler: the worker group.
+GROUP_LABEL = "ray.io/node-group"
+
 
 def slurm_labels(allocation: Allocation | None) -> tuple[tuple[str, str], ...]:
     """Slurm's facts by which a driver may want to place its work, as (key, value).

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ..model.address import is_loopback, join_host_port
@@ -51,6 +52,9 @@ REMOVE_S, HURRIED_REMOVE_S = 60.0, 2.0
 
 #: Nodes whose addresses are looked up for no_proxy, and how long that may take.
 RESOLVED_NODES, RESOLVE_S = 128, 3.0
+
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Measured(Value):
@@ -115,7 +119,9 @@ class NodeSetup:
         node_ip: str,
         key: str,
         report: Report,
+        ray_env: Mapping[str, str] = NOTHING,
     ) -> None:
+        """``ray_env``: variables for Ray's processes on this node."""
         self.role = role
         self.settings = settings
         self.allocation = allocation
@@ -131,6 +137,7 @@ class NodeSetup:
         """The path of this node's directory that is the same on all nodes (common_path), once known."""
         self._node_ip = node_ip
         self._report = report
+        self._ray_env = ray_env
 
     # -- the steps -------------------------------------------------------------------------------
 
@@ -380,7 +387,7 @@ class NodeSetup:
             unset=("RAYCLUSTER_TOKEN", *grant.unset),
             scrub=SCRUBBED if settings.scrub_env else (),
             quick=settings.quick,  # type: ignore[arg-type]  # checked by Settings
-            env={**grant.environment, **own, ENV_MARK: str(self.directory.path)},
+            env={**grant.environment, **own, **self._ray_env, ENV_MARK: str(self.directory.path)},
         )
 
     def _warn(self, warnings: Sequence[str]) -> None:

@@ -63,7 +63,9 @@ class HeadState:
     deadline: float = 0.0
     """Of the wait for the workers."""
     workers: Mapping[str, Worker] = field(default_factory=dict)
-    """Those that are in, by node id."""
+    """Those of the head's own job that are in, by node id."""
+    elastic: Mapping[str, Worker] = field(default_factory=dict)
+    """Those of worker jobs that are in, by node id.  Nobody waits for them, and their loss ends nothing."""
     reports: Mapping[str, WorkerReport] = field(default_factory=dict)
     reports_at: float = 0.0
     quorum_since: float | None = None
@@ -106,6 +108,11 @@ class HeadState:
     hurrying: Hurrying = field(default_factory=Hurrying)
     left: bool = False
     """Leave was given: it is given once."""
+
+    @property
+    def members(self) -> Mapping[str, Worker]:
+        """All workers that are in, by node id."""
+        return {**self.workers, **self.elastic} if self.elastic else self.workers
 
 
 Step = tuple[HeadState, list[Action]]

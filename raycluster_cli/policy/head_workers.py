@@ -26,7 +26,7 @@ from .head_end import finish
 from .head_state import HeadRules, HeadState, Step, then
 from .loss import ends_the_cluster
 from .stopping import SAME_SIGNAL_S
-from .values import End, Phase
+from .values import End, Phase, Worker
 from .worker_wait import (
     FIRST_TOLD_S,
     TOLD_AGAIN_S,
@@ -137,6 +137,8 @@ def reports_read(rules: HeadRules, state: HeadState, event: on.ReportsRead, now:
 
 def worker_joined(rules: HeadRules, state: HeadState, event: on.WorkerJoined, now: float) -> Step:
     worker = event.worker
+    if worker.job:
+        return _elastic_joined(state, worker)
     if worker.node_id in state.workers:
         return state, []
     state = replace(state, workers={**state.workers, worker.node_id: worker})
@@ -149,7 +151,18 @@ def worker_joined(rules: HeadRules, state: HeadState, event: on.WorkerJoined, no
     return then(wait_on(rules, state, now), before=joined)
 
 
+def _elastic_joined(state: HeadState, worker: Worker) -> Step:
+    if worker.node_id in state.elastic:
+        return state, []
+    state = replace(state, elastic={**state.elastic, worker.node_id: worker})
+    return state, [Note(f"worker {worker.host} joined ({worker.ip})")]
+
+
 def worker_left(rules: HeadRules, state: HeadState, event: on.WorkerLeft, now: float) -> Step:
+    if event.worker.node_id in state.elastic:
+        left = {name: one for name, one in state.elastic.items() if name != event.worker.node_id}
+        state = replace(state, elastic=left)
+        return state, [] if state.phase is Phase.STOPPING else [ExplainLoss(event.worker)]
     if event.worker.node_id not in state.workers:
         return state, []
     left = {name: one for name, one in state.workers.items() if name != event.worker.node_id}
@@ -162,11 +175,21 @@ def worker_left(rules: HeadRules, state: HeadState, event: on.WorkerLeft, now: f
 def worker_lost(rules: HeadRules, state: HeadState, event: on.WorkerLost, now: float) -> Step:
     if state.phase is Phase.STOPPING:
         return state, []
+    if event.worker.job:
+        return state, [_elastic_lost(event)]
     if event.cause.signalled and event.worker.node_id not in state.losses:
         # scancel, the time limit: that node heard it first, and it is on its way to this one.
         losses = {**state.losses, event.worker.node_id: event}
         return replace(state, losses=losses), [Arm(LOSS + event.worker.node_id, now + SAME_SIGNAL_S)]
     return decide_loss(rules, state, event, now)
+
+
+def _elastic_lost(event: on.WorkerLost) -> Action:
+    """Worker jobs come and go: the cluster goes on without the worker."""
+    worker, cause = event.worker, event.cause
+    if cause.orderly:
+        return Note(f"worker {worker.host} ({worker.ip}) left: {cause.text}")
+    return Warn(f"{_loss_text(event)}; the cluster goes on without it")
 
 
 def decide_loss(rules: HeadRules, state: HeadState, event: on.WorkerLost, now: float) -> Step:

@@ -64,6 +64,8 @@ class Worker(Value):
     node_id: str
     host: str
     ip: str = ""
+    job: str = ""
+    """The worker job that it runs in; empty for a worker of the head's own job."""
 
 
 class Cause(Value):
@@ -72,6 +74,8 @@ class Cause(Value):
     text: str
     signalled: bool = False
     """It was told to end by a signal: the same signal is on its way to every node."""
+    orderly: bool = False
+    """It left as it was meant to: drained, or its work done."""
 
 
 class WorkerReport(Value):

@@ -243,6 +243,21 @@ class Allocation(Value):
         return f"{self.job_id}.r{self.restart_count}" if self.restart_count else self.job_id
 
     @property
+    def shown_id(self) -> str:
+        """The job's id as Slurm shows it: ARRAY_TASK for a task of an array.
+
+        >>> Allocation("4714", (), array_job_id="4711", array_task_id="3").shown_id
+        '4711_3'
+        """
+        array = self.array_job_id and self.array_task_id
+        return f"{self.array_job_id}_{self.array_task_id}" if array else self.job_id
+
+    @property
+    def number_of_node(self) -> int:
+        """The place of this node among the job's, from 0."""
+        return self.job_nodes.index(self.node_name) if self.node_name in self.job_nodes else self.nodeid or 0
+
+    @property
     def first_job_node(self) -> str:
         """The job's first node, where the batch script runs."""
         if not self.job_nodes:

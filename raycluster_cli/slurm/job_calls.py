@@ -13,7 +13,7 @@ from ..model.value import Value
 from ..model.wording import describe_code
 from ..system.process import Reaper
 from .command import run_command
-from .queue import parse_time
+from .queue import ENDED, parse_time
 
 
 def parse_end_time(text: str) -> float | None:
@@ -41,6 +41,44 @@ async def job_end_time(job_id: str, env: Mapping[str, str], reaper: Reaper) -> f
     except RayclusterError:
         return None
     return parse_end_time(text) if code == 0 else None
+
+
+class KnownJob(Value):
+    """A job as `scontrol show job` has it: whose it is, and what it does."""
+
+    state: str
+    """PENDING, RUNNING, COMPLETED …"""
+    uid: int | None = None
+    restarts: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ENDED
+
+
+def parse_known_job(text: str) -> KnownJob | None:
+    """Read `scontrol show job`; of an array the first task that it lists.
+
+    >>> parse_known_job("JobId=7 UserId=ada(1000) JobState=PENDING Reason=None Requeue=1 Restarts=2")
+    KnownJob(state='PENDING', uid=1000, restarts=2)
+    """
+    state = re.search(r"\bJobState=(\w+)", text)
+    uid = re.search(r"\bUserId=[^ ]*\((\d+)\)", text)
+    restarts = re.search(r"\bRestarts=(\d+)", text)
+    if state is None:
+        return None
+    return KnownJob(state[1], int(uid[1]) if uid else None, int(restarts[1]) if restarts else 0)
+
+
+async def known_job(job_id: str, env: Mapping[str, str], reaper: Reaper) -> KnownJob | None:
+    """A job of any user; None where Slurm does not know it.  Raises RayclusterError without an answer."""
+    code, text = await run_command(["scontrol", "show", "job", "--oneliner", job_id], env, reaper)
+    if code != 0 and "Invalid job id" not in text:
+        lines = text.strip().splitlines()
+        raise RayclusterError(
+            f"`scontrol show job {job_id}` {describe_code(code)}: {lines[-1] if lines else ''}"
+        )
+    return parse_known_job(text) if code == 0 else None
 
 
 class JobFacts(Value):

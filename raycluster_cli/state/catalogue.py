@@ -16,13 +16,17 @@ from .record import Record
 KEEP_RECORDS_S = 30 * 86400.0
 
 
+class NoRecordError(UsageError):
+    """There is no record of the cluster that the user means."""
+
+
 def record_of(state_dir: Path, job: str) -> Record:
     """The record that the user means by ``job``.
 
     ``job`` is a path, ``cluster/key``, a key (``123``, ``123.r2``, ``123+name``, ``123.r2+name``) or a
     name.  For a requeued job it is the record of the last restart.  If several records match, those of
     clusters that have not ended are preferred; if none matches, the aliases of the newest 200 heads are
-    searched.  Raises UsageError when no record matches, or still several.
+    searched.  Raises NoRecordError when no record matches, UsageError when still several do.
     """
     if job.startswith(("/", "~", "./", "../")):
         return Record.open(Path(os.path.realpath(Path(job).expanduser())))
@@ -48,7 +52,7 @@ def record_of(state_dir: Path, job: str) -> Record:
         names = ", ".join(f"{record.slurm_cluster}/{record.path.name}" for record in found)
         raise UsageError(f"{job!r} matches several clusters: {names}.", "Give one of these names in full.")
     known = ", ".join(record.path.name for record in everything[:5]) or "none"
-    raise UsageError(
+    raise NoRecordError(
         f"no record of {job!r} was found in {state_dir}; the newest records there: {known}.",
         "`raycluster status` lists all clusters; --state-dir searches another directory.",
     )

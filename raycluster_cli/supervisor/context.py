@@ -40,6 +40,10 @@ class Context:
     """The key was given by hand: head and worker meet in the record without Slurm."""
     symmetric: bool = False
     """Started by `run`: head and workers are tasks of one step and start together."""
+    ray_env: Mapping[str, str] = field(default_factory=dict)
+    """Variables that Ray's processes on this node get besides."""
+    worker_job: str = ""
+    """The worker job that this worker runs in, as Slurm names it (--cluster); else empty."""
     warm: WarmCompanion | None = None
     """A companion that imports Ray already, for the first start of Ray here."""
 
@@ -108,4 +112,5 @@ class Context:
             node_ip=self.node_ip,
             key=self.cluster_key,
             report=report,
+            ray_env=self.ray_env,
         )

@@ -80,9 +80,9 @@ class HeadRun(NodeRun):
             self.program = find_driver(context.driver, context.env)
 
     def step(self, event: object, now: float) -> list[do.Action]:
-        before = self.state.workers
+        before = self.state
         self.state, actions = policy.step(self.rules, self.state, event, now)
-        if self.state.workers is not before:
+        if (self.state.workers, self.state.elastic) != (before.workers, before.elastic):
             self.workers_changed.set()
         return actions
 
@@ -194,7 +194,8 @@ class HeadRun(NodeRun):
     async def _explain(self, worker: Worker) -> None:
         """Why a worker has left: by its own report, which names the cause; the GCS only sees silence."""
         death = self.guards.deaths.get(worker.node_id) or {}
-        self._lost[worker.host] = worker.ip
+        if not worker.job:
+            self._lost[worker.host] = worker.ip
         cause = await cause_of_loss(worker, death, self.record, self.reports)
         self.post(on.WorkerLost(worker, cause))
 
@@ -283,12 +284,12 @@ class HeadRun(NodeRun):
     async def _drain(self, end: End) -> None:
         """Tell every worker to go, with the reason; idle ones leave within milliseconds."""
         gcs = self.node.children.get("gcs_server")
-        if not self.state.workers or gcs is None or not gcs.running:
+        if not self.state.members or gcs is None or not gcs.running:
             return
-        await self.node.drain(list(self.state.workers), end.message, DRAIN_S)
+        await self.node.drain(list(self.state.members), end.message, DRAIN_S)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + DRAIN_S
-        while self.state.workers and not self.hurry.is_set() and gcs.running:
+        while self.state.members and not self.hurry.is_set() and gcs.running:
             left_s = deadline - loop.time()
             if left_s <= 0:
                 return
@@ -307,9 +308,9 @@ class HeadRun(NodeRun):
         The GCS would wait for such a raylet for a second; short drivers end before all nodes have
         noticed that they are in.
         """
-        if self.record is None or len(self.state.workers) > FEW:
+        if self.record is None or len(self.state.members) > FEW:
             return
-        for worker in list(self.state.workers.values()):
+        for worker in list(self.state.members.values()):
             report = await self.reports.ask(
                 self.record.read_node, worker.host, timeout_s=left_s, default=None
             )

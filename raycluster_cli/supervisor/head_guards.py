@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..model.errors import RayclusterError
 from ..model.record import NodeReport
 from ..model.status import Role
+from ..node.labels import JOB_LABEL
 from ..policy import events as on
 from ..policy.values import Phase, Worker, WorkerReport
 from ..rayproc.failure import StartFailure
@@ -100,7 +101,8 @@ class HeadGuards:
             if node["is_head"] or node["node_id"] == self._own_node_id():
                 self._head_changed(node)
                 continue
-            worker = Worker(str(node["node_id"]), str(node["name"]), str(node["ip"]))
+            job = str((node.get("labels") or {}).get(JOB_LABEL, ""))
+            worker = Worker(str(node["node_id"]), str(node["name"]), str(node["ip"]), job)
             if node["alive"]:
                 self._run.post(on.WorkerJoined(worker))
             else:
@@ -220,7 +222,7 @@ class HeadGuards:
                 record.lost_node_ids, timeout_s=RECORD_LOOK_S, default=[]
             )
             for node_id in lost:
-                if (worker := run.state.workers.get(node_id)) is not None:  # the GCS has not missed it yet
+                if (worker := run.state.members.get(node_id)) is not None:  # the GCS has not missed it yet
                     run.post(on.WorkerLeft(worker))
             stop = await run.reports.look(record.stop_requested, timeout_s=RECORD_LOOK_S, default=None)
             if stop is not None:

@@ -39,6 +39,13 @@ NO_HEAD_S = 9.0
 #: Of larger steps only the second node says so: the cause is the same on all.
 FEW_NODES = 8
 
+#: What to do next when no head was found.
+ADVICE = (
+    "Is the head running in this job? --master-ip and --master-port say where it is, "
+    "--state-dir where its record is. Where the nodes share no directory, export the same "
+    "RAYCLUSTER_TOKEN on all of them."
+)
+
 #: How long a worker whose head recovers (--head-recovery) keeps its raylet without one.
 GCS_RECONNECT_S = 60
 
@@ -119,12 +126,15 @@ class Joiner:
         report: Report,
         deadline: float,
         speaks: bool = True,
+        advice: str = ADVICE,
     ) -> None:
         """``own_token`` is RAYCLUSTER_TOKEN, or ''.
 
         ``speaks``: this worker says what all workers see.
 
         ``deadline``: when the first join must be done, by the loop's clock.
+
+        ``advice``: what to do next when no head was found.
         """
         self._discovery = discovery
         self._node = node
@@ -136,6 +146,7 @@ class Joiner:
         self._report = report
         self._deadline = deadline
         self._speaks = speaks
+        self._advice = advice
         self._ready_for = ""
 
     async def join(self) -> Joined:
@@ -182,9 +193,7 @@ class Joiner:
             )
         raise WorkersMissingError(
             f"{self._host} did not join a head: {attempts}.",
-            "Is the head running in this job? --master-ip and --master-port say where it is, "
-            "--state-dir where its record is. Where the nodes share no directory, export the same "
-            "RAYCLUSTER_TOKEN on all of them.",
+            self._advice,
         )
 
     def _say_that_no_head_is_seen(self, after_s: float) -> None:

@@ -45,6 +45,11 @@ class Launcher(Value):
     def _worker(self, settings: Settings, _: tuple[str, ...]) -> None:
         allocation = Allocation.from_environ(self.env)
         _check_in_allocation(allocation, "worker", bool(settings.master_ip))
+        if settings.group and not settings.cluster:
+            raise UsageError(
+                f"--group {settings.group} is given without --cluster.",
+                "Name the cluster: raycluster worker --cluster JOB --group NAME.",
+            )
         self._node("worker", settings, allocation)
 
     def _run(self, settings: Settings, driver: tuple[str, ...]) -> None:
@@ -106,6 +111,10 @@ class Launcher(Value):
             from .head import HeadRun
 
             run_and_exit(HeadRun(context))
+        elif settings.cluster:
+            from .worker_job import WorkerJobRun, in_worker_job  # other runs do not pay for it
+
+            run_and_exit(WorkerJobRun(in_worker_job(context)))
         else:
             from .worker import WorkerRun
 

@@ -56,7 +56,11 @@ def cause(report: NodeReport | None, death: Mapping[str, Any]) -> Cause:
         last = report.deaths[-1]
         return Cause(f"its {last.name} {describe_code(last.code)}")
     if report is not None and report.message:
-        return Cause(report.message, signalled=report.reason == EndReason.SIGNAL.value)
+        return Cause(
+            report.message,
+            signalled=report.reason == EndReason.SIGNAL.value,
+            orderly=report.reason == EndReason.ENDED.value,
+        )
     return Cause(str(death.get("message") or death.get("reason") or "no reason given"))
 
 

@@ -171,7 +171,7 @@ class NodeRun:
 
     async def _start(self) -> None:
         try:
-            await self._open_record()
+            await self.open_record()
             self.reports.phase(NodePhase.LAUNCHED)
             await self.startup()
         except Finished as finished:
@@ -292,7 +292,7 @@ class NodeRun:
             facts.setdefault("reason", self.end.reason)
         self.reports.phase(phase, message, deaths=tuple(self.deaths), **facts)
 
-    async def _open_record(self) -> None:
+    async def open_record(self) -> None:
         """Open the job's record; without one the node still works, but nobody can see it."""
         context = self.context
         arguments = (context.state_dir, context.slurm_cluster, context.key, context.settings.name)

@@ -22,7 +22,7 @@ from ..system.process import Child
 from .context import Context
 from .discovery import AttemptFailed, ClusterKey, Discovery
 from .head_record import HeadRecord, head_task_probe
-from .joining import FEW_NODES, Joined, Joiner
+from .joining import ADVICE, FEW_NODES, Joined, Joiner
 from .losses import LAST_REPORT_S, end_by_report, end_without_report
 from .run import Finished, NodeRun
 from .silent_hosts import cancel_step_without, refuses
@@ -38,6 +38,9 @@ LOOK_S = 0.1
 
 class WorkerRun(NodeRun):
     """`raycluster worker`, and the ranks above 0 of `raycluster run`."""
+
+    advice = ADVICE
+    """What to do next when no head is found."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -95,11 +98,12 @@ class WorkerRun(NodeRun):
                 deadline=deadline,
                 speaks=context.nodes_in_job <= FEW_NODES
                 or (context.allocation is not None and context.allocation.nodeid == 1),
+                advice=self.advice,
             )
             self.cluster = await self.joiner.join()
         finally:
             head_record.close()
-        self._joined()
+        self.joined()
         self.parent.tell(
             event="ready", address=self.cluster.target.address, environment=node.client_variables()
         )
@@ -139,13 +143,17 @@ class WorkerRun(NodeRun):
             master_port=settings.master_port,
         )
 
-    def _joined(self) -> None:
+    def loss_policy(self, heads: str) -> WorkerLossPolicy:
+        """What counts for this worker's own raylet; ``heads`` is the head's --on-worker-loss."""
+        return WorkerLossPolicy.parse(heads or self.settings.on_worker_loss)
+
+    def joined(self) -> None:
         """Our raylet is registered: what the head says counts from now on."""
         node, target, settings = self.node, self.cluster.target, self.settings
         head = target.head
         self.rules = WorkerRules(
             host=self.context.host,
-            loss=WorkerLossPolicy.parse((head.on_worker_loss if head else "") or settings.on_worker_loss),
+            loss=self.loss_policy(head.on_worker_loss if head else ""),
             max_restarts=settings.max_restarts,
             grace_s=settings.grace,
             head_host=head.host if head else target.ip,
@@ -244,7 +252,7 @@ class WorkerRun(NodeRun):
         except Finished as finished:
             self.post(on.StartEnded(finished.end))
         else:
-            self._joined()
+            self.joined()
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -273,7 +281,8 @@ class WorkerRun(NodeRun):
 def check_head_known(context: Context) -> None:
     """Raise UsageError when nothing says which head is meant."""
     settings = context.settings
-    known = settings.master_ip or settings.name or context.allocation is not None or context.key_given
+    named = settings.master_ip or settings.name or settings.cluster
+    known = named or context.allocation is not None or context.key_given
     if not known:
         raise UsageError(
             "the head is not known: there is no Slurm job here and no --master-ip.",

@@ -55,6 +55,11 @@ def join(*hosts: str, at: float = 1.0, times: int = 1) -> list[Event]:
     return [(at, on.WorkerJoined(node(host, times))) for host in hosts]
 
 
+def elastic(host: str, job: str = "4712") -> Worker:
+    """A worker of a worker job, on a host."""
+    return Worker(f"{host}-{job}", f"{host}.{job}", f"10.0.0.{host.removeprefix('n')}", job)
+
+
 def leave(host: str, at: float, times: int = 1) -> Event:
     return at, on.WorkerLeft(node(host, times))
 

@@ -1,0 +1,225 @@
+"""A worker in a job of its own (`raycluster worker --cluster JOB`): finds its cluster, and comes and goes.
+
+It differs from a worker of the head's job in what it goes by.  The record of another job says where the head
+is; nobody waits for this worker, and nothing ends because it is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+from dataclasses import replace
+
+from ..model.errors import RayclusterError, UsageError
+from ..model.loss_policy import WorkerLossPolicy
+from ..model.record import EndReport, HeadInfo
+from ..model.settings import parse_pairs
+from ..model.status import EndReason
+from ..model.worker_group import NAME
+from ..model.worker_job import instance_id, node_name
+from ..node.labels import GROUP_LABEL, JOB_LABEL
+from ..policy import actions as do
+from ..policy.values import End
+from ..slurm.job_calls import KnownJob, known_job
+from ..state.catalogue import NoRecordError, record_of
+from ..state.files import user
+from ..state.record import Record
+from .context import Context
+from .discovery import ClusterKey, Discovery
+from .head_record import HeadRecord
+from .run import Finished
+from .worker import WorkerRun
+
+#: How often the record of a cluster that has not started yet is looked for, and Slurm is asked for its job.
+LOOK_S, ASK_S = 0.25, 10.0
+
+#: How long the record is looked for where Slurm cannot say whether the job will still make one.
+UNKNOWN_S = 10.0
+
+
+#: Variables by which Ray's autoscaler knows which node a raylet is, and of which type: the worker group.
+INSTANCE_ID, NODE_TYPE = "RAY_CLOUD_INSTANCE_ID", "RAY_NODE_TYPE_NAME"
+
+
+def in_worker_job(context: Context) -> Context:
+    """The context of a worker of --cluster: names that no other node of the cluster has.
+
+    The cluster itself is known only once its record is found (WorkerJobRun).  Raises UsageError.
+    """
+    settings, allocation = context.settings, context.allocation
+    if settings.group and not NAME.fullmatch(settings.group):
+        raise UsageError(
+            f"--group is {settings.group!r}; a worker group's name has lower-case letters, digits, - and _."
+        )
+    job = allocation.shown_id if allocation else str(os.getpid())
+    number = allocation.number_of_node if allocation else 0
+    labels = {**parse_pairs("--labels", settings.labels), JOB_LABEL: job}
+    if settings.group:
+        labels[GROUP_LABEL] = settings.group
+    # Without a group they are empty: those of a raylet in whose tasks this job was submitted are not ours.
+    identity = instance_id(job, number) if settings.group else ""
+    return replace(
+        context,
+        settings=replace(settings, labels=json.dumps(labels)),
+        ray_env={**context.ray_env, INSTANCE_ID: identity, NODE_TYPE: settings.group},
+        host=node_name(context.host, job),
+        worker_job=job,
+    )
+
+
+class WorkerJobRun(WorkerRun):
+    """`raycluster worker --cluster JOB`."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        job = context.settings.cluster
+        self.advice = (
+            f"`raycluster status {job}` shows whether the cluster runs. Its host must be reachable from "
+            "here: --interface and --network choose the network."
+        )
+
+    def loss_policy(self, heads: str) -> WorkerLossPolicy:
+        """A raylet that died is not started again: for Ray's autoscaler the node is gone."""
+        return WorkerLossPolicy.parse("fail")
+
+    async def open_record(self) -> None:
+        """Find the cluster.  Raises RayclusterError, and Finished where it has ended."""
+        context = self.context
+        record = await self._find_record()
+        if context.allocation is not None and record.job_id == context.allocation.job_id:
+            raise UsageError(
+                f"--cluster {self.settings.cluster} names the job that this worker runs in.",
+                "Leave --cluster out: without it a worker joins the head of its own job.",
+            )
+        end = await self.reports.need(record.read_end, where=record.path)
+        head = await self.reports.need(record.read_head, where=record.path)
+        if (over := end_before(end, head, record.path.name)) is not None:
+            raise Finished(over)
+        self.context = replace(
+            context,
+            settings=replace(self.settings, name=record.name),
+            slurm_cluster=record.slurm_cluster,
+            key=record.key,
+            state_dir=record.path.parent.parent,
+        )
+        self.settings = self.context.settings
+        self.record = record
+        self.record.hide(context.own_token)
+        self.reports.add(job=context.worker_job, group=self.settings.group)
+        self.reports.use(record)
+
+    async def _find_record(self) -> Record:
+        """The record; waited for while the job that shall make it is in the queue or starts."""
+        job, state_dir = self.settings.cluster, self.context.state_dir
+        loop = asyncio.get_running_loop()
+        began = ask_at = loop.time()
+        told = False
+        while True:
+            try:
+                return await self.reports.need(record_of, state_dir, job, where=state_dir)
+            except NoRecordError as missing:
+                waited_s = loop.time() - began
+                if waited_s >= self.settings.timeout:
+                    raise
+                if loop.time() >= ask_at:
+                    ask_at = loop.time() + ASK_S
+                    wait_for = await self._may_still_come(missing, waited_s)
+                    if not told:
+                        told = True
+                        self.report.say(f"{wait_for}; waiting {self.settings.timeout:g} s for its cluster")
+            await asyncio.sleep(LOOK_S)
+
+    async def _may_still_come(self, missing: NoRecordError, waited_s: float) -> str:
+        """What is waited for, in words.  Raises ``missing``, or what Slurm says instead."""
+        job = job_in(self.settings.cluster)
+        if job is None:
+            raise missing
+        try:
+            known = await known_job(job, self.context.env, self.reaper)
+        except RayclusterError as error:
+            if waited_s >= UNKNOWN_S:
+                raise missing from error
+            return f"there is no record of {job} yet, and Slurm cannot be asked for the job"
+        if (refusal := refusal_of(job, known, os.geteuid())) is not None:
+            raise refusal if refusal.message else missing
+        assert known is not None
+        return f"job {job} is {known.state.lower()}"
+
+    def head_record(self) -> HeadRecord:
+        return HeadRecord(
+            self.record,
+            reports=self.reports,
+            report=self.report,
+            allocation=None,  # ours is not the head's
+            symmetric=False,
+            nodes=self.context.nodes_in_job,
+        )
+
+    def discovery(self, head_record: HeadRecord) -> Discovery:
+        context, settings = self.context, self.settings
+        return Discovery(
+            head_record,
+            reports=self.reports,
+            key=ClusterKey(context.slurm_cluster, context.key, settings.name),
+            allocation=None,
+            state_dir=context.state_dir,
+            own_token=context.own_token,
+            auth=settings.auth,
+            master_ip=settings.master_ip,
+            master_port=settings.master_port,
+        )
+
+    def joined(self) -> None:
+        super().joined()
+        self.report.say(f"{self.context.host} joined cluster {self.context.key} at {self.rules.head_address}")
+
+    async def shutdown(self, leave: do.Leave) -> None:
+        await super().shutdown(leave)
+        if leave.end.on_purpose:
+            self.report.say(leave.end.message)  # this job's output has no other line that says why it ended
+
+
+def end_before(end: EndReport | None, head: HeadInfo | None, cluster: str) -> End | None:
+    """The end of a worker that comes after its cluster has ended: there is nothing left to do.
+
+    >>> end_before(EndReport(9.0, 1, message="the driver ended"), None, "4711").message
+    'cluster 4711 has ended: the driver ended'
+    """
+    if end is None or (head is not None and head.started > end.when):
+        return None
+    return End(0, f"cluster {cluster} has ended: {end.message}", EndReason.ENDED.value)
+
+
+def job_in(cluster: str) -> str | None:
+    """The job id in what a person calls a cluster; None where there is none, as in a name.
+
+    >>> job_in("4711"), job_in("tux/4711.r2+tune"), job_in("4711_3"), job_in("train")
+    ('4711', '4711', '4711_3', None)
+    """
+    match = re.fullmatch(r"(?:[^/]+/)?(\d+(?:_\d+)?)(?:\.r\d+)?(?:\+.*)?", cluster)
+    return match[1] if match else None
+
+
+def refusal_of(job: str, known: KnownJob | None, uid: int) -> UsageError | None:
+    """Why a job without a record will not have one for this user; None where it may.
+
+    An empty message: there is nothing to add to that there is no record.
+
+    >>> refusal_of("7", KnownJob("RUNNING", uid=1001), uid=1000).message[:26]
+    'job 7 belongs to uid 1001,'
+    """
+    if known is None:
+        return UsageError("")
+    if known.uid is not None and known.uid != uid:
+        return UsageError(
+            f"job {job} belongs to {user(known.uid)}, and this worker to {user(uid)}.",
+            "A worker joins clusters of its own user only.",
+        )
+    if known.is_over:
+        return UsageError(
+            f"job {job} has ended ({known.state}), and there is no record of a cluster in it.",
+            "`raycluster status` lists all clusters; --state-dir searches another directory.",
+        )
+    return None

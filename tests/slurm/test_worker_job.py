@@ -1,0 +1,94 @@
+"""Workers in jobs of their own: `raycluster worker --cluster JOB`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+from tests.bed.bed import REPOSITORY
+from tests.slurm.batches import head_is_up, read, record
+from tests.slurm.jobs import Job, JobEnd, Slurm
+
+GROWS = str(REPOSITORY / "tests/slurm/drivers/grows.py")
+
+SHARE = ("--ntasks=1", "--cpus-per-task=1", "--mem=2500", "--time=10")
+"""One node is shared by two such jobs."""
+
+
+def head(slurm: Slurm, *driver: object, options: str = "", host: str = "n1", user: str = "root") -> Job:
+    """A job of one node with a head that waits for nobody; it runs GROWS with these arguments."""
+    words = shlex.join(["python", GROWS, *map(str, driver)]) if driver else ""
+    script = f"exec raycluster head {options} {f'-- {words}' if words else ''}"
+    return slurm.sbatch(script, *SHARE, f"--nodelist={host}", "--no-requeue", user=user)
+
+
+def worker(
+    slurm: Slurm, cluster: str, *more: str, options: str = "", host: str = "n2", user: str = "root"
+) -> Job:
+    """A worker job for a cluster."""
+    script = f"exec raycluster worker --cluster {cluster} {options}"
+    return slurm.sbatch(script, *SHARE, f"--nodelist={host}", "--no-requeue", *more, user=user)
+
+
+def nodes_seen(output: str) -> dict[str, dict[str, str]]:
+    """The labels of the nodes that GROWS printed, by name."""
+    lines = [line.split(" ", 2) for line in output.splitlines() if line.startswith("NODE ")]
+    return {name: json.loads(labels) for _, name, labels in lines}
+
+
+def test_worker_jobs_join_work_and_end_with_the_cluster(slurm: Slurm) -> None:
+    cluster = head(slurm, 4, user="alice")
+    beside = worker(slurm, cluster.id, host="n1", user="alice")  # on the head's own host
+    grouped = worker(slurm, cluster.id, "--array=3", options="--group gpu", user="alice")
+    step = slurm.sbatch(
+        f"exec srun raycluster worker --cluster {cluster.id}", *SHARE, "--nodelist=n3", user="alice"
+    )
+    assert cluster.wait() == JobEnd("COMPLETED", 0, 0), cluster.output()
+    for job in (beside, grouped, step):
+        assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
+        assert f"joined cluster {cluster.id} at 10.77.0.1:" in job.output()
+        assert "the cluster ended: the driver ended" in job.output()
+    seen = nodes_seen(cluster.output())
+    assert sorted(seen) == ["n1", f"n1.{beside.id}", f"n2.{grouped.id}_3", f"n3.{step.id}"]
+    assert seen[f"n2.{grouped.id}_3"]["ray.io/node-group"] == "gpu"
+    assert seen[f"n2.{grouped.id}_3"]["slurm/worker-job"] == f"{grouped.id}_3"
+    assert "ray.io/node-group" not in seen[f"n1.{beside.id}"]
+    assert f"INSTANCE {grouped.id}_3 gpu\n" in cluster.output()
+    report = read(record(slurm.bed, cluster) / "nodes" / f"n2.{grouped.id}_3.json")
+    assert report and (report["job"], report["group"], report["phase"]) == (f"{grouped.id}_3", "gpu", "gone")
+    late = worker(slurm, cluster.id, user="alice")
+    assert late.wait() == JobEnd("COMPLETED", 0, 0), late.output()
+    assert f"cluster {cluster.id} has ended: the driver ended" in late.output()
+    slurm.assert_nothing_left()
+
+
+def test_a_lost_worker_job_does_not_end_the_cluster(slurm: Slurm) -> None:
+    cluster = head(slurm, 2, 600)
+    first = worker(slurm, cluster.id)
+    cluster.wait_for("ALL 2")
+    slurm.bed.run("login", ["scancel", "--signal=KILL", "--full", first.id], check=True)
+    first.wait()
+    cluster.wait_for(f"worker n2.{first.id} (10.77.0.2) is lost")
+    second = worker(slurm, cluster.id)
+    second.wait_for("joined cluster")
+    assert cluster.state() == "RUNNING"
+    slurm.bed.run("login", ["raycluster", "stop", cluster.id], check=True)
+    assert second.wait() == JobEnd("COMPLETED", 0, 0), second.output()
+    slurm.assert_nothing_left()
+
+
+def test_clusters_that_are_not_there_or_not_ones_own(slurm: Slurm) -> None:
+    never = worker(slurm, "424242", user="bob")
+    assert never.wait() == JobEnd("FAILED", 2, 0), never.output()
+    assert "no record of '424242' was found" in never.output()
+    cluster = head(slurm, user="alice")
+    head_is_up(slurm.bed, cluster)
+    foreign = worker(slurm, cluster.id, user="bob")
+    assert foreign.wait() == JobEnd("FAILED", 2, 0), foreign.output()
+    assert f"job {cluster.id} belongs to alice, and this worker to bob" in foreign.output()
+    path = worker(slurm, f"/home/alice/.raycluster/bed/{cluster.id}", user="bob")
+    assert path.wait() == JobEnd("FAILED", 2, 0), path.output()
+    own = slurm.sbatch(
+        "exec raycluster worker --cluster $SLURM_JOB_ID --timeout 5", *SHARE, "--nodelist=n3", user="bob"
+    )
+    assert own.wait() == JobEnd("FAILED", 2, 0), own.output()

@@ -1,0 +1,119 @@
+"""A worker of --cluster: its names, and what it makes of a cluster that is not there (any more)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raycluster_cli.model.errors import UsageError
+from raycluster_cli.model.record import EndReport, HeadInfo
+from raycluster_cli.model.settings import Settings, parse_pairs
+from raycluster_cli.model.status import Role
+from raycluster_cli.slurm.allocation import Allocation
+from raycluster_cli.slurm.job_calls import KnownJob, parse_known_job
+from raycluster_cli.supervisor.context import Context
+from raycluster_cli.supervisor.worker_job import end_before, in_worker_job, job_in, refusal_of
+
+JOB = Allocation("4714", ("n7", "n8"), node_name="n8", array_job_id="4711", array_task_id="3")
+
+
+def context(allocation: Allocation | None, **settings: str) -> Context:
+    return Context(
+        settings=Settings(cluster="4700", **settings),  # type: ignore[arg-type]
+        env={},
+        allocation=allocation,
+        role=Role.WORKER,
+        key="4714",
+        slurm_cluster="tux",
+        host="n8",
+        state_dir=Path("/nowhere"),
+    )
+
+
+def test_a_node_has_a_name_that_no_other_has_and_says_its_job_to_ray() -> None:
+    found = in_worker_job(context(JOB, labels="disk=nvme", group="gpu"))
+    assert found.host == "n8.4711_3"
+    assert found.worker_job == "4711_3"
+    labels = parse_pairs("--labels", found.settings.labels)
+    assert labels == {"disk": "nvme", "slurm/worker-job": "4711_3", "ray.io/node-group": "gpu"}
+    assert found.ray_env == {"RAY_CLOUD_INSTANCE_ID": "4711_3/1", "RAY_NODE_TYPE_NAME": "gpu"}
+
+
+def test_without_a_group_it_is_no_instance_of_the_autoscalers() -> None:
+    found = in_worker_job(context(JOB))
+    assert found.ray_env == {"RAY_CLOUD_INSTANCE_ID": "", "RAY_NODE_TYPE_NAME": ""}
+    assert "ray.io/node-group" not in found.settings.labels
+
+
+def test_outside_slurm_the_process_tells_nodes_apart() -> None:
+    found = in_worker_job(context(None))
+    assert found.host == f"n8.{found.worker_job}"
+    assert found.worker_job.isdigit()
+
+
+def test_a_group_that_cannot_be_one() -> None:
+    with pytest.raises(UsageError, match="--group is 'Big GPU'"):
+        in_worker_job(context(JOB, group="Big GPU"))
+
+
+HEAD = HeadInfo("n1", "10.0.0.1", 6379, started=100.0)
+END = EndReport(200.0, 1, message="the driver ended with code 1")
+
+
+@pytest.mark.parametrize(
+    ("end", "head", "message"),
+    [
+        (None, HEAD, None),
+        (None, None, None),
+        (END, HEAD, "cluster 4711 has ended: the driver ended with code 1"),
+        (END, None, "cluster 4711 has ended: the driver ended with code 1"),
+        (END, HeadInfo("n1", "10.0.0.1", 6379, started=201.0), None),  # of the cluster before this one
+    ],
+)
+def test_a_cluster_that_has_ended(end: EndReport | None, head: HeadInfo | None, message: str | None) -> None:
+    found = end_before(end, head, "4711")
+    assert (found.message if found else None) == message
+    assert found is None or found.code == 0
+
+
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [
+        (KnownJob("PENDING", uid=424241), None),
+        (KnownJob("RUNNING", uid=424241), None),
+        (KnownJob("RUNNING"), None),
+        (
+            KnownJob("COMPLETED", uid=424241),
+            "job 7 has ended (COMPLETED), and there is no record of a cluster in it.",
+        ),
+        (KnownJob("RUNNING", uid=424242), "job 7 belongs to uid 424242, and this worker to uid 424241."),
+        (None, ""),
+    ],
+)
+def test_whether_a_job_without_a_record_may_still_have_one(
+    known: KnownJob | None, message: str | None
+) -> None:
+    found = refusal_of("7", known, 424241)
+    assert (found.message if found else None) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "job"),
+    [
+        ("4711", "4711"),
+        ("4711_3", "4711_3"),
+        ("4711.r2", "4711"),
+        ("4711+tune", "4711"),
+        ("train", None),
+        ("/x", None),
+    ],
+)
+def test_the_job_in_what_people_call_a_cluster(text: str, job: str | None) -> None:
+    assert job_in(text) == job
+
+
+def test_what_slurm_says_of_a_job() -> None:
+    text = "JobId=7 JobName=a UserId=ada(1000) GroupId=x(5) JobState=REQUEUED Reason=None Restarts=2 X=1"
+    assert parse_known_job(text) == KnownJob("REQUEUED", 1000, 2)
+    assert parse_known_job("slurm_load_jobs error: Invalid job id specified") is None
