@@ -8,8 +8,8 @@ from typing import Any
 
 from ..model.custom import check_labels, check_resources
 from ..model.errors import UsageError
+from ..model.option_text import parse_size_bytes
 from ..model.sbatch_words import option_pairs, option_word, split_words
-from ..model.settings import parse_size_bytes
 from ..model.time_span import parse_span_s
 from ..model.worker_group import WorkerGroup
 from .toml_file import read_toml

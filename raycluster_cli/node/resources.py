@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from ..model.custom import check_labels, check_resources
 from ..model.errors import UsageError
-from ..model.settings import Settings, parse_pairs, parse_size_bytes
+from ..model.option_text import parse_pairs, parse_size_bytes
+from ..model.settings import Settings
 from .figures import MIB
 from .grants import HostFacts
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..model.errors import UsageError
-from ..model.settings import Settings, parse_size_bytes
+from ..model.option_text import parse_size_bytes
+from ..model.settings import Settings
 from ..model.token import own_token
 from ..model.variables import unknown_variables
 from ..model.wording import count

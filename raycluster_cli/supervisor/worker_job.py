@@ -14,8 +14,8 @@ from dataclasses import replace
 
 from ..model.errors import RayclusterError, UsageError
 from ..model.loss_policy import WorkerLossPolicy
+from ..model.option_text import parse_pairs
 from ..model.record import EndReport, HeadInfo
-from ..model.settings import parse_pairs
 from ..model.status import EndReason
 from ..model.worker_group import NAME
 from ..model.worker_job import instance_id, node_name

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.model.errors import UsageError
+from raycluster_cli.model.option_text import parse_pairs
 from raycluster_cli.model.record import EndReport, HeadInfo
-from raycluster_cli.model.settings import Settings, parse_pairs
+from raycluster_cli.model.settings import Settings
 from raycluster_cli.model.status import Role
 from raycluster_cli.slurm.allocation import Allocation
 from raycluster_cli.slurm.job_calls import KnownJob, parse_known_job
