@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import os
 import signal
 import sys
@@ -120,6 +121,12 @@ def start_extra(request: Event, emit: Emit, _: int) -> None:
     emit({"event": "starting", "pid": os.getpid()})
     done = private.start_extra(request["what"], plan, request["started"], lambda event: emit(dict(event)))
     emit({"event": "extra", **done})
+
+
+def serve(request: Event, emit: Emit, _: int) -> None:
+    """Run ``main(request, emit)`` of the module that is named, for as long as it takes."""
+    redirect(request["log"])
+    importlib.import_module(request["module"]).main(request, emit)
 
 
 def clear(request: Event, emit: Emit, _: int) -> None:

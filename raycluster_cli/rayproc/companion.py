@@ -18,15 +18,15 @@ import time
 import traceback
 from pathlib import Path
 
-from .branch import Branch, Work, clear, move_output, start, start_extra
+from .branch import Branch, Work, clear, move_output, serve, start, start_extra
 from .lazy_modules import UNUSED_BY_A_START, import_later
-from .protocol import Emit, Event, Lines, Writer, failure
+from .protocol import ONGOING, Emit, Event, Lines, Writer, answer, failure
 from .watcher import COMMANDS, PUBLIC_WATCH, watch_with_public_api, watcher
 
 #: What a start imports besides: a worker has the time before its head is found, and not after.
 _WANTED_SOON = ("encodings.idna", "ray._common.usage.usage_lib")
 
-_WORK: dict[str, Work] = {"start": start, "start_extra": start_extra, "clear": clear}
+_WORK: dict[str, Work] = {"start": start, "start_extra": start_extra, "clear": clear, "serve": serve}
 
 
 class Companion:
@@ -65,6 +65,13 @@ class Companion:
             with contextlib.suppress(OSError):
                 os.kill(branch.pid, signal.SIGKILL)
 
+    def _kill(self, request: int) -> None:
+        """End the branch of a request; it is reported when its events end."""
+        for branch in self._branches.values():
+            if branch.request.get("id") == request and branch is not self._watcher:
+                with contextlib.suppress(OSError):
+                    os.kill(branch.pid, signal.SIGKILL)
+
     def _obey(self, command: Event) -> Branch | None:
         do = command.get("do")
         if do in COMMANDS:
@@ -78,6 +85,9 @@ class Companion:
         if do == "log":
             move_output(command["path"])
             return None
+        if do == "end":
+            self._kill(command["which"])
+            return None
         if do in _WORK:
             return Branch.fork(command, _WORK[do])
         self._emit(failure(command, f"unknown command {do!r}"))
@@ -85,7 +95,7 @@ class Companion:
 
     def _relay(self, branch: Branch, data: bytes) -> None:
         for event in branch.lines.feed(data):
-            branch.answered = branch.answered or event["event"] not in ("starting", "spawned")
+            branch.answered = branch.answered or event["event"] not in ONGOING
             self._emit(event)
 
     def _end(self, branch: Branch) -> None:
@@ -93,6 +103,8 @@ class Companion:
         if branch is self._watcher:
             self._watcher = None
             self._emit({"event": "watcher_ended", "code": code})
+        elif not branch.answered and branch.request["do"] == "serve":
+            self._emit(answer(branch.request, {"event": "served", "code": code}))
         elif not branch.answered:
             what = branch.request["do"]
             self._emit(failure(branch.request, f"The process for {what!r} ended with {code} and no answer."))

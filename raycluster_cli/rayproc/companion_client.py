@@ -23,7 +23,7 @@ from ..system.waiting import done_within
 from .boot import companion_command
 from .failure import StartFailure
 from .plan import NodePlan
-from .protocol import Event, Lines, encode
+from .protocol import ONGOING, Event, Lines, encode
 
 
 class CompanionChild(Protocol):
@@ -240,7 +240,7 @@ class CompanionClient:
             self.nodes.update((node["node_id"], node) for node in event["changed"])
         elif (kind == "ready" or (kind == "failed" and "id" not in event)) and not self._ready.done():
             self._ready.set_result(event)
-        if kind not in ("starting", "spawned"):
+        if kind not in ONGOING:
             future = self._waiting.get(event.get("id") or 0)
             if future is not None and not future.done():
                 future.set_result(event)
@@ -350,6 +350,33 @@ class CompanionClient:
             "clear", answered_s, address=address, env=_ray_part(env), deadline_s=deadline_s
         )
         return list(event["left"])
+
+    def serve(
+        self, module: str, log: Path, heard: Callable[[Event], None], **fields: Any
+    ) -> tuple[int, asyncio.Future[Event]]:
+        """Run ``main`` of a module in a fork of the companion, for as long as it takes.
+
+        ``heard`` is called with what it says meanwhile.  Returns a number for :meth:`end`, and how it ended:
+        `served` or `failed`.  Raises StartFailure when the companion has ended.
+        """
+        number, over = self._ask("serve", {"module": module, "log": str(log), **fields})
+
+        def listener(event: Event) -> None:
+            if event.get("id") == number and event["event"] == "said":
+                heard(event)
+
+        def forget(_: object) -> None:
+            self._waiting.pop(number, None)
+            self._listeners.remove(listener)
+
+        self.listen(listener)
+        over.add_done_callback(forget)
+        return number, over
+
+    def end(self, number: int) -> None:
+        """Kill what :meth:`serve` has begun, if it still runs."""
+        if self._fd >= 0:
+            self._send({"do": "end", "which": number})
 
     # -- the end
 

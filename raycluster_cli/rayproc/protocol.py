@@ -7,6 +7,8 @@ Commands go to the companion, events come back.  A command may carry an ``id``, 
                                                              of the dashboard only the argument list
     watch        {"address", "expected"}                  -> nodes {changed, total} now and at every change,
                                                              unreachable {message}: the GCS does not answer
+    serve        {"module", "log", …}                     -> said …, then served {code} | failed
+    end          {"which": id of a `serve`}               SIGKILL
     usage | drain                                         -> usage | drained | failed
     log          {"path"}                                 what it prints goes to that file from now on
 """
@@ -17,6 +19,9 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
+
+#: Events after which more of the same request come.
+ONGOING = ("starting", "spawned", "said")
 
 Event = dict[str, Any]
 Emit = Callable[[Event], None]

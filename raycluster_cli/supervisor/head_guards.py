@@ -76,7 +76,12 @@ class HeadGuards:
         guard("the watch over the GCS", self._watch_gcs)
         guard("the wait for the workers", self._watch_reports)
         guard("the watch over the node's files", run.watch_files)
-        guard("what waits for resources", self._watch_demand, vital=False)
+        if run.groups:
+            from .autoscaler import Autoscaler  # other runs do not pay for it
+
+            guard("Ray's autoscaler", Autoscaler(run).keep, vital=False)
+        else:
+            guard("what waits for resources", self._watch_demand, vital=False)
         start("what Slurm says of the job", self._ask_slurm())
         if run.server is not None:
             guard("the watch over the server", run.server.watch, vital=False)

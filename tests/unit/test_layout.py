@@ -29,7 +29,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "rayproc": ("model", "system"),
     "node": ("model", "system", "slurm", "state", "rayproc"),
     "service": ("model", "system"),
-    "supervisor": ("model", "config", "system", "slurm", "policy", "state", "rayproc", "node", "service"),
+    "supervisor": (
+        *("model", "config", "system", "slurm", "policy", "state", "rayproc"),
+        *("node", "service", "autoscale"),
+    ),
     "library": ("model", "config", "system", "slurm", "policy", "state", "rayproc", "node", "supervisor"),
     "autoscale": ("model", "system", "slurm", "policy", "state", "rayproc"),
     "ops": ("model", "config", "system", "slurm", "policy", "state", "rayproc", "node"),
@@ -130,6 +133,15 @@ def test_only_a_cluster_that_can_grow_imports_what_worker_groups_need() -> None:
     found = set(done.stdout.split())
     growing = ("config", "autoscale", "model.worker_group", "state.worker_jobs", "supervisor.worker_groups")
     assert found.isdisjoint([*(f"raycluster_cli.{name}" for name in growing), "tomllib", "tomli"])
+
+
+def test_only_a_head_with_worker_groups_imports_what_the_autoscaler_needs() -> None:
+    code = "import sys, raycluster_cli.supervisor.head, raycluster_cli.cli.plain; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = set(done.stdout.split())
+    assert "raycluster_cli.supervisor.head_guards" in found
+    assert not [name for name in found if name.startswith("raycluster_cli.autoscale")]
+    assert found.isdisjoint({"raycluster_cli.supervisor.autoscaler", "raycluster_cli.model.node_type"})
 
 
 @pytest.mark.parametrize(

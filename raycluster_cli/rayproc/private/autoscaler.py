@@ -1,0 +1,338 @@
+"""Ray's autoscaler v2 in this process, round by round, with node types and a launcher of our own.
+
+Of ``ray.autoscaler.v2`` the reconciler, the scheduler and the event log are used as they are.  Its monitor,
+its YAML file and the adapter for node providers of v1 are not: the adapter submits five nodes at a time, the
+monitor waits five seconds between two rounds.  docs/decisions/0026-rays-autoscaler.md has the reasons.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray.autoscaler.v2.autoscaler import Autoscaler
+from ray.autoscaler.v2.event_logger import AutoscalerEventLogger
+from ray.autoscaler.v2.instance_manager.config import (
+    AutoscalingConfig,
+    IConfigReader,
+    InstanceReconcileConfig,
+)
+from ray.autoscaler.v2.instance_manager.node_provider import (
+    CloudInstance,
+    ICloudInstanceProvider,
+    LaunchNodeError,
+)
+from ray.core.generated import autoscaler_pb2
+from ray.core.generated.event_pb2 import Event as RayEvent
+from ray.core.generated.instance_manager_pb2 import NodeKind
+
+from ...model.node_type import OWN_NODES, ClusterNode, Launcher, NodeType
+from ...model.worker_group import HEAD_GROUP
+from ..demand import Resources, unplaceable
+from .gcs import RPC_TIMEOUT_S, Cluster
+from .known import PrivateMissing
+
+#: Only the head's raylet has this resource.
+HEAD_RESOURCE = "node:__internal_head__"
+
+#: "Without a limit", for settings of Ray's that take no other value: 30 years, a million nodes.
+LONG_S, MANY = 1_000_000_000, 1_000_000
+
+#: So many rounds in a row may fail; the autoscaler keeps state in which an assertion can fail for ever.
+FAILED_ROUNDS = 30
+
+LOG_BYTES = 10_000_000
+
+Types = Callable[[Sequence[ClusterNode]], Sequence[NodeType]]
+"""The node types, given the nodes that there are; called once a round."""
+
+
+class Engine:
+    """The autoscaler of one cluster."""
+
+    def __init__(self, address: str, launcher: Launcher, types: Types, logs_dir: str) -> None:
+        """``logs_dir``: of Ray's session, for monitor.log and the events that drivers print.
+
+        Raises StartFailure, or one of NOT_AS_KNOWN.
+        """
+        cluster = Cluster(address)
+        _announce(cluster.gcs)
+        log_to(f"{logs_dir}/monitor.log")
+        self._gcs = GcsView(cluster.gcs)
+        self._reader = _Reader(self._gcs, types)
+        events = _event_logger(logs_dir)
+        provider = _Provider(self._gcs, launcher)
+        name = cluster.gcs.internal_kv_get(b"session_name", b"session", timeout=RPC_TIMEOUT_S)
+        self._autoscaler = _Autoscaler(
+            provider,
+            session_name=name.decode() if name else "",
+            config_reader=self._reader,
+            gcs_client=self._gcs,
+            event_logger=AutoscalerEventLogger(events),
+        )
+        self._failed = 0
+
+    def round(self) -> None:
+        """Look at the demand, launch and end nodes, report to the GCS (`ray status`).
+
+        Raises RuntimeError when it has failed too often.
+        """
+        state = self._autoscaler.update_autoscaling_state()
+        if state is None:  # the reason is in monitor.log
+            self._failed += 1
+            if self._failed >= FAILED_ROUNDS:
+                raise RuntimeError(f"{self._failed} rounds of Ray's autoscaler failed, see monitor.log")
+            return
+        self._failed = 0
+        self._gcs.report_autoscaling_state(state.SerializeToString())
+
+    @property
+    def nodes(self) -> Sequence[ClusterNode]:
+        """All nodes as of the last round, dead ones too."""
+        return self._gcs.nodes
+
+    def unplaceable(self) -> list[str]:
+        """What waits and fits on no node, also on none that can still be launched, in words."""
+        return self._gcs.unplaceable(self._reader.types)
+
+
+def _announce(gcs: Any) -> None:
+    """Say that this cluster has autoscaler v2: `ray status` and log monitors look there."""
+    key, namespace = ray._raylet.GCS_AUTOSCALER_V2_ENABLED_KEY, ray._raylet.GCS_AUTOSCALER_STATE_NAMESPACE
+    gcs.internal_kv_put(key.encode(), b"1", True, namespace.encode(), timeout=RPC_TIMEOUT_S)
+
+
+def _event_logger(logs_dir: str) -> Any:
+    from ray._private.event.event_logger import get_event_logger
+
+    return get_event_logger(RayEvent.SourceType.AUTOSCALER, logs_dir)
+
+
+def log_to(path: str) -> None:
+    """What the autoscaler logs goes to this file: decisions, warnings and errors, no line for each round."""
+    handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1)
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s\t%(levelname)s %(filename)s:%(lineno)s -- %(message)s")
+    )
+    logger = logging.getLogger("ray.autoscaler")
+    logger.addHandler(handler)
+    logger.propagate = False
+    logger.setLevel(logging.WARNING)
+    logging.getLogger("ray.autoscaler.v2.event_logger").setLevel(logging.INFO)
+    logging.getLogger("ray.autoscaler.v2.instance_manager.instance_manager").setLevel(logging.INFO)
+
+
+class GcsView:
+    """Ray's GCS client as the autoscaler sees it: each node has an instance id and a node type.
+
+    A node without them is invisible to the autoscaler, which then launches others for demand that would fit
+    there (`request_resources`, placement groups).  Neither the head nor the workers of its job have them.
+    """
+
+    def __init__(self, gcs: Any) -> None:
+        self._gcs = gcs
+        self.nodes: Sequence[ClusterNode] = ()
+        self.groups: frozenset[str] = frozenset()
+        self._state: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._gcs, name)
+
+    def get_cluster_resource_state(self, *_: Any, **__: Any) -> bytes:
+        reply = autoscaler_pb2.GetClusterResourceStateReply()
+        reply.ParseFromString(self._gcs.get_cluster_resource_state(timeout_s=RPC_TIMEOUT_S))
+        self._state = reply.cluster_resource_state
+        name_nodes(self._state.node_states, self.groups)
+        self.nodes = tuple(map(_cluster_node, self._state.node_states))
+        return bytes(reply.SerializeToString())
+
+    def drain_nodes(self, node_ids: Sequence[bytes], *_: Any, **__: Any) -> list[bytes]:
+        """Let nodes go that are too many: what runs there may end first.
+
+        With Ray's own call of this name, which it makes when a group has more nodes than its maximum, the
+        tasks there die at once.
+        """
+        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        message = "the worker group has more nodes than wanted"
+        return [
+            node_id
+            for node_id in node_ids
+            if node_id and self._gcs.drain_node(node_id.hex(), reason, message, 0)[0]
+        ]
+
+    def unplaceable(self, types: Sequence[NodeType]) -> list[str]:
+        if self._state is None:
+            return []
+        there = [dict(node.total_resources) for node in self._state.node_states if _is_alive(node)]
+        requests = [
+            (dict(r.request.resources_bundle), r.count) for r in self._state.pending_resource_requests
+        ]
+        gangs: list[Sequence[Resources]] = [
+            [dict(request.resources_bundle) for request in gang.requests]
+            for gang in self._state.pending_gang_resource_requests
+        ]
+        possible: list[Resources] = [*there]
+        for one in types:
+            existing = sum(1 for node in self.nodes if node.alive and node.node_type == one.name)
+            possible += [one.resources] * max(one.max_workers - existing, 0)
+        return unplaceable(requests, gangs, possible)
+
+
+def name_nodes(states: Any, groups: frozenset[str]) -> None:
+    """Give the nodes of a ClusterResourceState, in place, an instance id and a node type that we know."""
+    for node in states:
+        short = node.node_id.hex()[:12]
+        if HEAD_RESOURCE in node.total_resources:
+            node.instance_id, node.ray_node_type_name = f"{HEAD_GROUP}/{short}", HEAD_GROUP
+        elif not node.instance_id or node.ray_node_type_name not in groups:
+            # The scheduler fails with a KeyError at a node of a type that is not configured.
+            node.instance_id, node.ray_node_type_name = f"{OWN_NODES}/{short}", OWN_NODES
+
+
+def _is_alive(node: Any) -> bool:
+    return bool(node.status != autoscaler_pb2.NodeStatus.DEAD)
+
+
+def _cluster_node(node: Any) -> ClusterNode:
+    is_idle = node.status == autoscaler_pb2.NodeStatus.IDLE
+    return ClusterNode(
+        node_id=node.node_id.hex(),
+        instance=node.instance_id,
+        node_type=node.ray_node_type_name,
+        alive=_is_alive(node),
+        draining=node.status == autoscaler_pb2.NodeStatus.DRAINING,
+        idle_s=node.idle_duration_ms / 1000 if is_idle else None,
+        resources={name: size for name, size in node.total_resources.items() if not name.startswith("node:")},
+    )
+
+
+class _Config(AutoscalingConfig):  # type: ignore[misc]
+    """The configuration from values, without Ray's YAML file, its schema and its defaults for clouds."""
+
+    def __init__(self, types: Sequence[NodeType], own_nodes: int) -> None:
+        available: dict[str, Any] = {
+            HEAD_GROUP: {"resources": {}, "min_workers": 0, "max_workers": 0, "node_config": {}},
+            OWN_NODES: {"resources": {}, "min_workers": 0, "max_workers": own_nodes, "node_config": {}},
+        }
+        for one in types:
+            available[one.name] = {
+                "resources": dict(one.resources),
+                "labels": dict(one.labels),
+                "min_workers": min(one.min_workers, one.max_workers),
+                "max_workers": one.max_workers,
+                "idle_timeout_s": one.idle_timeout_s,
+                "node_config": {},
+            }
+        idle = [one.idle_timeout_s for one in types if one.idle_timeout_s is not None]
+        self._pending_idle_s = min(idle, default=None)
+        super().__init__(
+            {
+                "cluster_name": "raycluster",
+                "head_node_type": HEAD_GROUP,
+                "available_node_types": available,
+                "upscaling_speed": MANY,  # else the first round launches one node
+                "provider": {
+                    "type": "external",
+                    "disable_node_updaters": True,
+                    "disable_launch_config_check": True,
+                },
+                "auth": {},
+            }
+        )
+
+    def update_configs(self, configs: Any, skip_content_hash: bool = True) -> None:
+        self._configs = configs
+
+    def get_max_concurrent_launches(self) -> int:
+        return MANY
+
+    def get_pending_idle_timeout_s(self) -> float | None:
+        """When a job is cancelled that waits in the queue and is no longer needed (Ray 2.60)."""
+        return self._pending_idle_s
+
+    def get_instance_reconcile_config(self) -> Any:
+        """A job may wait in the queue for as long as Slurm lets it."""
+        return InstanceReconcileConfig(
+            request_status_timeout_s=LONG_S,
+            allocate_status_timeout_s=LONG_S,
+            transient_status_warn_interval_s=LONG_S,
+        )
+
+
+class _Reader(IConfigReader):  # type: ignore[misc]
+    """Makes the configuration anew in each round: bounds, resources and pauses change."""
+
+    def __init__(self, gcs: GcsView, types: Types) -> None:
+        self._gcs = gcs
+        self._types = types
+        self.types: Sequence[NodeType] = ()
+        self.refresh_cached_autoscaling_config()
+
+    def get_cached_autoscaling_config(self) -> Any:
+        return self._config
+
+    def refresh_cached_autoscaling_config(self) -> None:
+        nodes = self._gcs.nodes
+        self.types = self._types(nodes)
+        self._gcs.groups = frozenset(one.name for one in self.types)
+        own = sum(1 for node in nodes if node.node_type == OWN_NODES)
+        self._config = _Config(self.types, own)
+
+
+class _Provider(ICloudInstanceProvider):  # type: ignore[misc]
+    """The launcher as Ray's node provider (v2)."""
+
+    def __init__(self, gcs: GcsView, launcher: Launcher) -> None:
+        self._gcs = gcs
+        self._launcher = launcher
+
+    def get_non_terminated(self) -> dict[str, Any]:
+        found = {
+            name: self._instance(name, one.group, one.running)
+            for name, one in self._launcher.instances().items()
+        }
+        # The nodes that nobody launched: the head, its job's workers, a worker that joined by hand.
+        for node in self._gcs.nodes:
+            if node.alive and node.instance not in found:
+                found[node.instance] = self._instance(node.instance, node.node_type, True)
+        return found
+
+    @staticmethod
+    def _instance(name: str, node_type: str, running: bool) -> Any:
+        return CloudInstance(
+            cloud_instance_id=name,
+            node_type=node_type,
+            node_kind=NodeKind.HEAD if node_type == HEAD_GROUP else NodeKind.WORKER,
+            is_running=running,
+        )
+
+    def launch(self, shape: dict[str, int], request_id: str) -> None:
+        for group, count in shape.items():
+            self._launcher.launch(group, count, request_id)
+
+    def terminate(self, ids: list[str], request_id: str) -> None:
+        launched = self._launcher.instances()
+        self._launcher.cancel([name for name in ids if name in launched])
+
+    def poll_errors(self) -> list[Any]:
+        return [
+            LaunchNodeError(one.group, one.count, one.request, time.time_ns(), details=one.reason)
+            for one in self._launcher.failures()
+        ]
+
+
+class _Autoscaler(Autoscaler):  # type: ignore[misc]
+    """Ray's own, with the provider given instead of made from a configuration."""
+
+    def __init__(self, provider: _Provider, **arguments: Any) -> None:
+        self._given = provider
+        if not hasattr(Autoscaler, "_init_cloud_instance_provider"):
+            raise PrivateMissing("ray.autoscaler.v2.autoscaler.Autoscaler._init_cloud_instance_provider")
+        super().__init__(**arguments)
+
+    def _init_cloud_instance_provider(self, *_: Any, **__: Any) -> None:
+        self._cloud_instance_provider = self._given

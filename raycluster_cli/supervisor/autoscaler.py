@@ -1,0 +1,114 @@
+"""The head's guard over Ray's autoscaler, which runs in a fork of its companion (autoscale.engine).
+
+Imported only by a head with worker groups.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..model.errors import RayclusterError
+from ..policy import events as on
+from ..rayproc.boot import raycluster_command
+from ..rayproc.failure import StartFailure
+from ..rayproc.protocol import Event
+
+if TYPE_CHECKING:
+    from .head import HeadRun
+
+#: What runs in the fork.
+ENGINE = "raycluster_cli.autoscale.engine"
+
+#: How long to wait for a companion that was killed to be replaced.
+COMPANION_S = 60.0
+LOOK_S = 0.2
+
+
+class Autoscaler:
+    """The autoscaler of one head."""
+
+    def __init__(self, run: HeadRun) -> None:
+        self._run = run
+        self._unsupported = False
+
+    async def keep(self) -> None:
+        """Run it until it ends, then raise RayclusterError: a guard is started again.
+
+        Returns when Ray's autoscaler is one that it cannot work with, which was told then.
+        """
+        run = self._run
+        await run.recovery_over()
+        companion = await self._companion()
+        try:
+            number, over = companion.serve(
+                ENGINE, Path(self._logs_dir(), "monitor.err"), self._heard, **self._request()
+            )
+        except StartFailure as failed:
+            raise RayclusterError(f"Ray's autoscaler could not be started: {failed.message}") from failed
+        try:
+            event = await asyncio.shield(over)
+        finally:
+            companion.end(number)
+        if self._unsupported:
+            return
+        how = event.get("message") or f"exit code {event.get('code')}"
+        raise RayclusterError(f"Ray's autoscaler ended: {how}")
+
+    async def _companion(self) -> Any:
+        """The one that watches the nodes; when it was killed another guard starts a new one."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + COMPANION_S
+        while loop.time() < deadline:
+            companion = self._run.node.companion
+            if companion is not None and not companion.child.exited.done():
+                try:
+                    await companion.ready(COMPANION_S)
+                except StartFailure as failed:
+                    raise RayclusterError(
+                        f"Ray's autoscaler needs the companion: {failed.message}"
+                    ) from failed
+                return companion
+            await asyncio.sleep(LOOK_S)
+        raise RayclusterError("Ray's autoscaler needs the companion, and there is none")
+
+    def _logs_dir(self) -> str:
+        started = self._run.node.started
+        if started is None:
+            raise RayclusterError("Ray's autoscaler needs a head that runs")
+        return f"{started.session_dir}/logs"
+
+    def _request(self) -> dict[str, Any]:
+        run = self._run
+        context, record = run.context, run.record
+        assert record is not None, "a head with worker groups has a record"
+        env = run.node.client_environment()
+        return {
+            "address": run.begin.entry.info.address,
+            "env": {name: value for name, value in env.items() if name.startswith("RAY_")},
+            "logs_dir": self._logs_dir(),
+            "record": str(record.path),
+            "head": {
+                "key": context.key,
+                "name": context.env.get("SLURM_JOB_NAME") or "raycluster",
+                "directory": os.getcwd(),
+                "raycluster": raycluster_command(),
+            },
+            "job_env": dict(context.env),
+            "groups": [asdict(group) for group in run.groups],
+        }
+
+    def _heard(self, event: Event) -> None:
+        run, kind = self._run, event["kind"]
+        if kind == "unplaceable":
+            run.post(on.DemandKnown(tuple(event["texts"])))
+        elif kind == "say":
+            run.report.say(event["text"])
+        elif kind == "up":
+            run.report.note("Ray's autoscaler runs")
+        else:
+            self._unsupported = self._unsupported or kind == "unsupported"
+            run.report.warn(event["text"])

@@ -1,0 +1,66 @@
+"""A Slurm that gives nodes when the test says so: the autoscaler's process with it in place of WorkerJobs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from raycluster_cli.autoscale import engine
+from raycluster_cli.autoscale.worker_jobs import LaunchRefusedError, RayNode
+from raycluster_cli.model.worker_group import WorkerGroup
+from raycluster_cli.model.worker_job import GroupState, WorkerJob
+from raycluster_cli.rayproc.protocol import Emit
+
+#: While this file is in the record's directory, launches are refused.
+REFUSING = "refusing"
+
+
+class FakeJobs:
+    """Says what it is asked for; a job lasts until it is cancelled or its node has left."""
+
+    def __init__(self, record: Path, emit: Emit) -> None:
+        self._record = record
+        self._emit = emit
+        self._numbers = itertools.count(1)
+        self._jobs: dict[str, str] = {}
+        self._joined: set[str] = set()
+
+    def launch(self, group: WorkerGroup, count: int) -> list[str]:
+        if (self._record / REFUSING).exists():
+            self._said("refused", [])
+            raise LaunchRefusedError("sbatch: error: no such partition")
+        names = [f"{group.name}_{next(self._numbers)}" for _ in range(count)]
+        self._jobs.update(dict.fromkeys(names, group.name))
+        self._said("launch", names)
+        return names
+
+    def cancel(self, instances: Collection[str], why: str) -> None:
+        for name in instances:
+            self._jobs.pop(name, None)
+        self._said("cancel", list(instances))
+
+    def poll(self, nodes: Mapping[str, RayNode]) -> dict[str, WorkerJob]:
+        self._said("poll", [])
+        for name in self._joined - set(nodes):
+            self._jobs.pop(name, None)
+        self._joined = set(nodes)
+        return {
+            name: WorkerJob(name, group, "ready" if name in nodes else "pending", 0.0)
+            for name, group in self._jobs.items()
+        }
+
+    def groups(self) -> dict[str, GroupState]:
+        refusing = (self._record / REFUSING).exists()
+        return {"small": GroupState("small", problem="refused" if refusing else "")}
+
+    def resume(self, group: str) -> None:
+        self._said("resume", [group])
+
+    def _said(self, kind: str, names: list[str]) -> None:
+        self._emit({"event": "said", "kind": kind, "names": names})
+
+
+def main(request: Mapping[str, Any], emit: Emit) -> None:
+    engine.main(request, emit, lambda head, files, env: FakeJobs(head.record, emit))
