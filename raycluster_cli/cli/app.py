@@ -39,6 +39,9 @@ from . import (
     look as cli_look,
 )
 from . import (
+    scale as cli_scale,
+)
+from . import (
     service as cli_service,
 )
 from . import (
@@ -283,6 +286,7 @@ def show_help(
 
 cli_look.register(app)
 cli_stop.register(app)
+cli_scale.register(app)
 cli_why.register(app)
 cli_env.register(app, _with_settings)
 cli_submit.register(app, _with_settings)

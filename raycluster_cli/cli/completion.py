@@ -39,17 +39,46 @@ def complete_node(ctx: Any, incomplete: str) -> Iterable[tuple[str, str]]:
 
         env = dict(os.environ)
         record = find_record(_state_dir(ctx.params.get("directory")), ctx.params.get("job") or "", env)
-        return [
+        found = [
             (printable(report.host), printable(f"{report.role}, {report.phase}"))
             for report in record.read_nodes().values()
             if report.host.startswith(incomplete)
         ]
+        head = record.read_head()
+        if head is not None and head.worker_groups:
+            from ..ops.groups import read_groups
+
+            jobs = [job for group in read_groups(record.path) for job in group.jobs]
+            found += [
+                (job.job_id, printable(f"worker job of {job.group}, {job.state}"))
+                for job in jobs
+                if job.job_id.startswith(incomplete)
+            ]
+        return found
     except Exception:
         return []
 
 
 def complete_component(incomplete: str) -> list[str]:
     return [name for name in ("driver", "raycluster", "raylet", "gcs") if name.startswith(incomplete)]
+
+
+def complete_change(ctx: Any, incomplete: str) -> list[tuple[str, str]]:
+    """What `raycluster scale` can set of the JOB on the line: GROUP= with the bounds that hold."""
+    try:
+        from ..ops.clusters import find_record
+        from ..ops.groups import read_groups
+
+        record = find_record(
+            _state_dir(ctx.params.get("directory")), ctx.params.get("job") or "", dict(os.environ)
+        )
+        return [
+            (f"{group.name}={group.range}", f"{group.nodes} nodes now")
+            for group in read_groups(record.path)
+            if f"{group.name}=".startswith(incomplete) or f"{group.name}={group.range}".startswith(incomplete)
+        ]
+    except Exception:
+        return []
 
 
 def complete_sbatch_option(incomplete: str) -> list[tuple[str, str]]:

@@ -30,7 +30,8 @@ def logs(
         "--node",
         "-n",
         metavar="HOST",
-        help="The node, for raylet. Default: the one that failed, else the head's.",
+        help="The node, for raylet; or a worker job, for its output. Default: the one that failed, else the "
+        "head's.",
         autocompletion=complete_node,
     ),
     component: str = typer.Option(
@@ -59,6 +60,7 @@ def logs(
     Examples:
       raycluster logs 4711 --follow
       raycluster logs 4711 -c raylet -n gpu07 --lines 200
+      raycluster logs 4711 -n 4715_2                     of a worker job
     """
     from ..ops import logs as core
     from ..ops.clusters import find_record
@@ -83,6 +85,9 @@ def logs(
 
     if component in core.FILES:
         _ray_logs(record, node, component, lines, follow, env)
+        return
+    if node and (path := core.worker_job_output(record, node)) is not None:
+        _show([core.Source(path, component)], lines, follow, is_over)
         return
     if node:
         say(

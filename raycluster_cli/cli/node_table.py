@@ -146,6 +146,8 @@ def last_report(node: NodeStatus, status: ClusterStatus) -> str:
         return "Ray no longer sees this node"
     if node.message and not (node.is_member and node.message == status.message):
         return node.message
+    if node.state == "ready" and node.idle_since:
+        return f"idle for {span(max(status.read_at - node.idle_since, 0.0))}"
     if node.state in ("ready", "unknown"):
         return f"joined {clock_of(node.phases.get(NodePhase.JOINED.value, node.since))}"
     ago = span(max(status.read_at - node.since, 0.0)) if not status.is_over else clock_of(node.since)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from ..model.cluster_status import ClusterStatus
+from ..model.group_status import GroupStatus
 from ..model.text import printable
 
 _Value = TypeVar("_Value")
@@ -19,6 +20,11 @@ def safe_status(status: ClusterStatus) -> ClusterStatus:
     The driver's arguments stay as they are: only report.command_text shows them, which escapes them itself.
     """
     return dataclasses.replace(_safe(status), driver=status.driver)
+
+
+def safe_groups(groups: Sequence[GroupStatus]) -> tuple[GroupStatus, ...]:
+    """The same for worker groups: Slurm's reasons and hosts come from outside."""
+    return _safe(tuple(groups))
 
 
 def _safe(value: _Value) -> _Value:

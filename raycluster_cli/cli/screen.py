@@ -15,6 +15,8 @@ from ..model.cluster_status import ClusterPhase, ClusterStatus
 from ..system.report import command_text
 from .cluster_table import STYLE
 from .drawing import BUSY, UNICODE, Glyphs, amount, bar, clock_of, fit, rule, sides, size, span, wrapped
+from .group_table import group_lines as worker_group_lines
+from .group_table import job_lines
 from .node_map import group_lines, map_lines
 from .node_table import last_report, needs_a_look, node_lines, ordered, total_usage
 from .safe_status import safe_status
@@ -183,6 +185,7 @@ def live_screen(
     if status.phase is ClusterPhase.STARTING and status.nodes:
         lines += start_lines(status, width, glyphs)
     lines += total_lines(status, width, glyphs)
+    lines += _group_part(status, width, height // 3, glyphs)
     foot = 1
     room = height - len(lines) - foot
     count = len(told_once(status.events))
@@ -201,6 +204,16 @@ def live_screen(
     lines = lines[: height - foot]
     lines += [Text("")] * (height - foot - len(lines))
     return [*lines, _foot(status, width, view, glyphs, first, last)]
+
+
+def _group_part(status: ClusterStatus, width: int, space: int, glyphs: Glyphs) -> list[Text]:
+    """The worker groups, and jobs that are not in the cluster yet, in at most so many lines."""
+    if not status.groups or space < 5:
+        return []
+    lines = [rule("WORKER GROUPS", width, glyphs)]
+    lines += worker_group_lines(status.groups, width, status.read_at, glyphs)[: space - 1]
+    lines += job_lines(status.groups, width, status.read_at, glyphs, space - len(lines), away_only=True)
+    return lines
 
 
 def _node_part(
@@ -244,6 +257,10 @@ def report(status: ClusterStatus, width: int, glyphs: Glyphs = UNICODE, rows: in
     if status.phase is ClusterPhase.STARTING and status.nodes:
         lines += start_lines(status, width, glyphs)
     lines += total_lines(status, width, glyphs)
+    if status.groups:
+        lines += [Text(""), *worker_group_lines(status.groups, width, status.read_at, glyphs)]
+        if jobs := job_lines(status.groups, width, status.read_at, glyphs, rows, away_only=True):
+            lines += [Text(""), *jobs]
     nodes = ordered(status)
     if nodes:
         lines.append(Text(""))

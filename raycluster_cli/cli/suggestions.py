@@ -15,6 +15,7 @@ _OTHER_NAMES = {
     "monitor": ("watch", "top"),
     "why": ("explain", "debug", "diagnose"),
     "doctor": ("check", "health-check", "test"),
+    "scale": ("resize", "grow", "shrink", "autoscale", "groups", "size"),
     "env": ("config", "settings", "environment"),
 }
 

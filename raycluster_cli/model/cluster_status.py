@@ -6,6 +6,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from .group_status import GroupStatus
 from .service import ServiceReport
 from .status import MEMBER, NodePhase, Role
 
@@ -86,6 +87,12 @@ class NodeStatus:
     """None when nobody measures: usage is gathered only while somebody watches."""
     phases: Mapping[str, float] = field(default_factory=dict)
     """Unix seconds at which each phase was entered, by NodePhase value."""
+    job: str = ""
+    """The worker job that the node is in; empty in the head's own job."""
+    group: str = ""
+    """Its worker group."""
+    idle_since: float = 0.0
+    """Unix seconds since when a node of a worker job has had no work; 0: it has some, or not known."""
 
     @property
     def is_member(self) -> bool:
@@ -132,7 +139,7 @@ class ClusterStatus:
     phase: ClusterPhase
     nodes: tuple[NodeStatus, ...]
     expected_nodes: int
-    """The head included; 0 when unknown."""
+    """Those of the head's job, the head included, and of worker jobs that have joined; 0 when unknown."""
     started: float
     """Unix seconds at which the head's raycluster process started; 0 when it has not."""
     read_at: float = 0.0
@@ -174,6 +181,8 @@ class ClusterStatus:
     """Tasks and actors that wait for resources, while somebody watches."""
     unplaceable: tuple[str, ...] = ()
     """Tasks, actors and placement groups that wait for what no node has, in words."""
+    groups: tuple[GroupStatus, ...] = ()
+    """The worker groups with their jobs; none in a cluster of a fixed size, or one that is over."""
     usage_at: float | None = None
     """Unix seconds at which usage was measured; None when nobody has."""
     events: tuple[tuple[float, str], ...] = ()
@@ -245,7 +254,7 @@ class ClusterStatus:
                 text = (
                     f"{self.service_line} on {ready}" if is_ready else f"{ready} ready; {self.service_line}"
                 )
-            return text + self._cannot_start
+            return text + self._coming + self._cannot_start
         if self.phase is ClusterPhase.DEGRADED:
             lost = [node.host for node in self.nodes if node.is_problem or node.phase is NodePhase.GONE]
             absent = [node.host for node in self.nodes if node.phase is NodePhase.NOT_REPORTED]
@@ -258,6 +267,12 @@ class ClusterStatus:
         text = self.message or self.phase.value
         code = f"exit code {self.exit_code}"
         return f"{text.rstrip('.')} ({code})" if self.exit_code and code not in text else text
+
+    @property
+    def _coming(self) -> str:
+        """Nodes of worker jobs that are not in the cluster yet."""
+        coming = sum(max(group.nodes - group.joined_nodes, 0) for group in self.groups)
+        return f"; {coming} more pending or starting" if coming else ""
 
     @property
     def _cannot_start(self) -> str:

@@ -78,6 +78,26 @@ def job_output(record: Record, state_dir: Path, env: Mapping[str, str]) -> Path:
     return path
 
 
+def worker_job_output(record: Record, name: str) -> Path | None:
+    """The output file of a worker job, by its id or one of its nodes; None when it names no worker job.
+
+    Raises RayclusterError for one whose file cannot be seen.
+    """
+    from ..state.worker_jobs import WorkerJobFiles
+
+    head = record.read_head()
+    report = record.read_node(name) if head is not None and head.worker_groups else None
+    job_id = report.job if report is not None and report.job else name
+    jobs = WorkerJobFiles(record.path).read_jobs() if head is not None and head.worker_groups else None
+    job = next((job for job in jobs.jobs if job.job_id == job_id), None) if jobs is not None else None
+    if job is None:
+        return None
+    if not job.output or not os.path.exists(job.output):
+        where = f", {job.output}, is not there (yet)" if job.output else " is not known"
+        raise RayclusterError(f"the output of worker job {job_id}{where}; the job is {job.state}.")
+    return Path(job.output)
+
+
 def session_files(report: NodeReport, component: str) -> list[Path]:
     """A component's logs in the node's own directory; the newest session's."""
     found = (Path(report.node_root) / RAY_DIR).glob("session_*/logs")

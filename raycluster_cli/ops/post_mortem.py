@@ -13,12 +13,14 @@ from pathlib import Path
 
 from ..model.causes import Found
 from ..model.cluster_status import ClusterStatus
+from ..model.group_status import GroupStatus
 from ..model.record import EndReport, Event, HeadInfo, NodeReport, ProcessDeath
 from ..model.status import EndReason, NodePhase
 from ..model.wording import describe_code
 from ..state.record import Record
 from .evidence import JobOutput, last_log_lines, listed, read_output, search
 from .follow import JobState
+from .groups import read_groups
 from .reader import read_cluster
 
 #: A node's clock counts as wrong when it is this far from the file server's.
@@ -84,6 +86,8 @@ class PostMortem:
     events: tuple[Event, ...] = ()
     log_dirs: tuple[str, ...] = ()
     log: str = ""
+    groups: tuple[GroupStatus, ...] = ()
+    """The worker groups as they were last, with jobs that ended."""
     missing: tuple[str, ...] = field(default=())
     """Nodes that were expected and never reported."""
 
@@ -158,6 +162,7 @@ def post_mortem(
         events=tuple(record.read_events(limit=12)),
         log_dirs=tuple(str(path) for path in sorted(listed(record.path / "logs")) if os.path.isdir(path)),
         log=reports[failed_host].log if failed_host in reports else "",
+        groups=read_groups(record.path) if head is not None and head.worker_groups else (),
     )
 
 

@@ -15,11 +15,14 @@ from dataclasses import replace
 
 from ..model.cluster_status import ClusterPhase, ClusterStatus, NodeStatus, Usage
 from ..model.errors import UsageError
+from ..model.group_status import GroupStatus
 from ..model.record import ClusterUsage, EndReport, HeadInfo, NodeReport, NodeUsage
 from ..model.status import MEMBER, NodePhase, Role
+from ..model.worker_job import WorkerJobState
 from ..slurm.hostlist import parse_hostlist
 from ..slurm.queue import Job
 from ..state.record import Record
+from .groups import read_groups
 
 #: A head touches its lease every 30 s: after so long without, and nobody else to ask, it is lost.
 SILENT_S = 180.0
@@ -72,6 +75,8 @@ def read_cluster(
         if brief and not reports
         else _nodes(head, reports, usage, record.read_node_usages() if usage else {}, when)
     )
+    groups = read_groups(record.path) if head is not None and head.worker_groups and end is None else ()
+    nodes = _with_jobs(nodes, groups)
     stop = record.stop_requested() if end is None else None
     service = record.read_service() if end is None and head is not None and head.service else None
     status = ClusterStatus(
@@ -79,7 +84,9 @@ def read_cluster(
         name=record.name,
         phase=ClusterPhase.STARTING,
         nodes=nodes,
-        expected_nodes=head.expected_workers + 1 if head else 0,
+        expected_nodes=head.expected_workers + 1 + sum(one.is_member for one in nodes if one.job)
+        if head
+        else 0,
         started=head.started if head else min((one.updated for one in reports.values()), default=0.0),
         read_at=when,
         ended=end.when if end else None,
@@ -104,6 +111,7 @@ def read_cluster(
         tls=head.tls if head else False,
         pending_tasks=usage.pending if usage else 0,
         unplaceable=head.unplaceable if head and end is None else (),
+        groups=groups,
         usage_at=usage.when if usage else None,
         events=tuple((event.when, event.text) for event in record.read_events(events)) if events else (),
     )
@@ -232,7 +240,26 @@ def _node(report: NodeReport, usage: ClusterUsage | None, own: NodeUsage | None,
         log_path=report.log_path,
         usage=_usage(usage.nodes.get(report.node_id), own, now) if usage is not None else None,
         phases=report.phases,
+        job=report.job,
+        group=report.group,
     )
+
+
+def _with_jobs(nodes: tuple[NodeStatus, ...], groups: tuple[GroupStatus, ...]) -> tuple[NodeStatus, ...]:
+    """With what is known of their worker jobs, and without nodes of jobs that are over.
+
+    A cluster that shrinks has lost nothing.
+    """
+    jobs = {job.job_id: job for group in groups for job in group.jobs}
+    found = []
+    for node in nodes:
+        job = jobs.get(node.job)
+        is_over = job is not None and job.state == WorkerJobState.ENDED
+        if node.job and (node.phase in _FINAL or node.is_lost or is_over):
+            continue
+        is_idle = job is not None and job.state == WorkerJobState.IDLE
+        found.append(replace(node, idle_since=job.since) if job is not None and is_idle else node)
+    return tuple(found)
 
 
 def _usage(found: object, own: NodeUsage | None, now: float) -> Usage | None:

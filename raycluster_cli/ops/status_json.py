@@ -10,6 +10,7 @@ from typing import Any
 
 from ..model.cluster_status import ClusterPhase, ClusterStatus, NodeStatus
 from ..model.service import ServiceReport
+from .groups import group_json
 
 SCHEMA = 1
 
@@ -54,6 +55,7 @@ def cluster_json(status: ClusterStatus, *, timing: bool = False) -> dict[str, An
         "usage_at": status.usage_at,
         "pending_tasks": status.pending_tasks if status.usage_at else None,
         "unplaceable": list(status.unplaceable),
+        "groups": [group_json(group) for group in status.groups],
         "nodes": [node_json(node, timing=timing) for node in status.nodes],
         "events": [{"when": when, "text": text} for when, text in status.events],
     }
@@ -80,6 +82,8 @@ def node_json(node: NodeStatus, *, timing: bool = False) -> dict[str, Any]:
     found: dict[str, Any] = {
         "host": node.host,
         "role": node.role.value,
+        "worker_job": node.job,
+        "group": node.group,
         "phase": node.phase.value,
         "state": node.state,
         "ready": node.is_member,
@@ -139,6 +143,10 @@ def prometheus_text(status: ClusterStatus) -> str:
     gauge("nodes_ready", "Nodes in the cluster.", [({}, float(status.ready_nodes))])
     gauge("nodes_expected", "Nodes wanted, the head included.", [({}, float(status.expected_nodes))])
     gauge("nodes_problem", "Nodes that failed or are lost.", [({}, float(len(status.problems)))])
+    for state in sorted({state for group in status.groups for state in group.nodes_by_state()}):
+        counts = [({"group": each.name}, each.nodes_by_state().get(state)) for each in status.groups]
+        by_state = [(labels, None if number is None else float(number)) for labels, number in counts]
+        gauge(f"group_nodes_{state}", f"Nodes of worker jobs that are {state}.", by_state)
     gauge("age_seconds", "Since the start of the head.", [({}, status.age_s)])
     gauge("time_left_seconds", "To the job's time limit.", [({}, status.time_left_s)])
     code = None if status.exit_code is None else float(status.exit_code)

@@ -12,8 +12,11 @@ from ..model.log_lines import shortened
 from ..model.status import EndReason, NodePhase, Role
 from ..model.text import printable
 from ..model.wording import count, duration
+from ..model.worker_job import WorkerJobState
 from ..system.report import command_text
 from .evidence import ON_PURPOSE
+from .follow import explain_reason
+from .groups import group_json
 from .post_mortem import NodeEnd, PostMortem
 from .verdict import judge
 
@@ -41,6 +44,7 @@ def why_json(post: PostMortem) -> dict[str, Any]:
             {"name": one.cause.name, "where": one.where, "line": one.line, "remedy": one.cause.remedy}
             for one in post.found
         ],
+        "groups": [group_json(group) for group in post.groups],
         "nodes": [asdict(node) for node in post.nodes],
     }
 
@@ -64,6 +68,8 @@ def page(post: PostMortem, *, width: int = 100) -> str:
         for death in post.deaths[:5]:
             lines += hanging(f"{_clock(death.when)}  {death}", width)
     lines += ["", "Nodes", *(line for text in _node_lines(post) for line in hanging(text, width))]
+    if about := list(group_notes(post)):
+        lines += ["", "Worker groups", *(line for text in about for line in hanging(text, width))]
     if post.events:
         lines += ["", "Events"]
         for event in post.events[-8:]:
@@ -150,6 +156,30 @@ def _node_lines(post: PostMortem) -> Iterator[str]:
     skewed = [f"{node.host} ({node.skew_s:+.0f} s)" for node in post.nodes if node.skew_s]
     if skewed:
         yield f"clocks that differ from the file server's: {', '.join(skewed[:8])}"
+
+
+def group_notes(post: PostMortem) -> Iterator[str]:
+    """What keeps the worker groups from growing, which jobs wait and why, and how others ended."""
+    now = post.status.read_at
+    for group in post.groups:
+        counts = group.nodes_by_state() if post.running else {}
+        states = ", ".join(f"{number} {state}" for state, number in counts.items())
+        yield f"{group.name}: {states or 'no jobs'}, of {group.range}"
+        if group.problem:
+            yield f"  {group.problem}"
+        if group.paused_until > now and post.running:
+            yield f"  no job is submitted until {_clock(group.paused_until)[:8]}"
+        if group.excluded:
+            yield f"  hosts that are not used any more: {', '.join(group.excluded[:8])}"
+        waiting = [job for job in group.jobs if job.state == WorkerJobState.PENDING and job.reason]
+        for reason in list(dict.fromkeys(job.reason for job in waiting))[:3] if post.running else ():
+            jobs = [job.job_id for job in waiting if job.reason == reason]
+            more = f" and {len(jobs) - 3} more" if len(jobs) > 3 else ""
+            explained = explain_reason(reason)
+            yield f"  {', '.join(jobs[:3])}{more} pending: {reason}{f', {explained}' if explained else ''}"
+        for job in group.jobs:
+            if job.state == WorkerJobState.ENDED and job.reason:
+                yield f"  {job.job_id} ended {_clock(job.since)[:8]}: {job.reason}"
 
 
 def _clock(when: float) -> str:

@@ -163,8 +163,8 @@ class Record(EventLog, UsageFiles):
                         if over or entry.stat(follow_symlinks=False).st_mtime <= last:
                             os.rename(entry.path, away / "nodes" / entry.name)
             logs = ("service.json", "usage.json", "usage", "events.log", "events.log.1", "logs")
-            growing = ("groups.json", "scale.json", "worker-jobs.json", "launch", "jobs")
-            for name in ("head.json", "stop.json", "lost", "refused", *growing, *logs, "end.json"):
+            elastic = ("groups.json", "scale.json", "worker-jobs.json", "launch", "jobs")  # worker_jobs
+            for name in ("head.json", "stop.json", "lost", "refused", *elastic, *logs, "end.json"):
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(self.path / name, away / name)
             with contextlib.suppress(FileNotFoundError):
