@@ -92,3 +92,8 @@ def test_what_is_wrong(tmp_path: Path, text: str, message: str, hint: str) -> No
     assert message in caught.value.message
     assert str(tmp_path / "cluster.toml") in caught.value.message
     assert hint in caught.value.hint
+
+
+def test_the_example_can_be_used() -> None:
+    example = Path(__file__).parents[3] / "examples" / "cluster.toml"
+    assert [group.name for group in read_worker_groups(example)] == ["gpu", "cpu", "block"]
