@@ -24,6 +24,13 @@ def main() -> None:
         from .supervisor.keeper import guard
 
         keeper = guard(held=hold_first_place(env))
+    if "RAYCLUSTER_DRIVER_OF" in env:  # a driver of another cluster has started this
+        from .model.variables import OF_A_DRIVER
+
+        for name in OF_A_DRIVER:
+            env.pop(name, None)
+            os.environ.pop(name, None)
+    if keeper is not None:
         from .rayproc import warm as companion
 
         if companion.worth_it(arguments, env):

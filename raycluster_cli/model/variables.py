@@ -27,6 +27,11 @@ OWN = frozenset(
 )
 
 
+#: What a driver finds in its environment that describes itself.  They are options by their names, but not of
+#: another cluster that the driver starts.
+OF_A_DRIVER = ("RAYCLUSTER_DRIVER_RESTARTS", "RAYCLUSTER_SERVICE_PORT", "RAYCLUSTER_SERVICE_HOST")
+
+
 def unknown_variables(env: Mapping[str, str]) -> str:
     """A warning about RAYCLUSTER_ variables that mean nothing; '' when there are none.
 

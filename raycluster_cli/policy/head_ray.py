@@ -94,7 +94,10 @@ def recovered(rules: HeadRules, state: HeadState, event: on.Recovered, now: floa
         what = f"{what}; the driver goes on"
     actions: list[Action] = [Say(f"{what} ({duration(event.took_s)})")]
     state = replace(state, phase=state.resumes, recovers="", recovers_from="")
-    if state.restart_driver:
+    if state.restart_driver and rules.service is not None and state.server is not None:
+        state, more = rules.service.clear_first(rules, state)
+        actions += more
+    elif state.restart_driver:
         restarts = state.driver_restarts + 1
         state = replace(state, restart_driver=False, driver_running=True, driver_restarts=restarts)
         actions += [Say(f"starting the driver again ({restarts})"), StartDriver(restarts)]

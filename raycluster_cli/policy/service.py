@@ -13,6 +13,8 @@ any            it ends with a code that is      it is started again, or the job 
                not 0
 any            a worker is lost, and            it is started again once enough workers are there; this
                --on-worker-loss is wait         does not count
+any            the head's Ray was started       the same, once the head is back
+               again (--head-recovery)
 ready          no work for --idle-timeout       the job ends with code 0
 =============  ===============================  ==========================================================
 
@@ -112,6 +114,13 @@ class ServiceRules:
         if state.server is None or self.restarts_now(state):
             return state, []
         return self._restart(rules, state, f"the server has lost {host}", counts=False)
+
+    def clear_first(self, rules: HeadRules, state: HeadState) -> Step:
+        """The head's Ray is back, with the detached actors of a server that ended with it; go_on follows."""
+        assert state.server is not None
+        server = Server(ServiceState.RESTARTING, state.server.since, state.server.counted)
+        state = replace(state, server=server, driver_exit=None, restart_driver=False)
+        return state, [ReportServer(ServiceState.RESTARTING), ClearServer(rules.grace_s, 0.0)]
 
     def go_on(self, rules: HeadRules, state: HeadState, now: float) -> Step:
         """Start the server again when nothing stands against it any more."""

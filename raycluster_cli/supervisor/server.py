@@ -21,7 +21,7 @@ from ..policy import actions as do
 from ..policy import events as on
 from ..policy.service import ServiceRules
 from ..rayproc.failure import StartFailure
-from ..service.clients import connected_clients
+from ..service.clients import Clients
 from ..service.idle import IdleWatch
 from ..service.probe import Probe, Silent
 from .driver import Driver
@@ -58,6 +58,7 @@ class Server:
         idle = settings.idle_timeout
         self._idle_s = parse_span_s("--idle-timeout", idle) if idle else 0.0
         self._report: ServiceReport | None = None
+        self._told: tuple[str, int] | None = None
 
     def actions(self) -> dict[type, Callable[[Any], object]]:
         """How the actions are executed that only a server brings."""
@@ -113,7 +114,8 @@ class Server:
             message=action.message,
             ready_at=ready_at,
         )
-        if action.state is ServiceState.READY:
+        if action.state is ServiceState.READY and (self._report.url, self._report.restarts) != self._told:
+            self._told = (self._report.url, self._report.restarts)
             run.report.say(f"the server's URL: {self._report.url}")
         if run.record is not None:
             run.record_quietly(run.record.write_service, self._report)
@@ -152,7 +154,7 @@ class Server:
             idle = IdleWatch(
                 probe,
                 self._idle_s,
-                clients=lambda: connected_clients(self.port, probe.own_ports),
+                clients=Clients(self.port, lambda: probe.own_ports).count,
                 clock=clock,
             )
         check_at = 0.0
@@ -189,16 +191,25 @@ class Server:
 
     async def clear(self, action: do.ClearServer) -> None:
         """End all of the server's processes, wait until Ray has ended its job, rest; post ServerCleared."""
-        run, problem = self._run, ""
-        if run.driver is not None:
-            await run.driver.stop(signal.SIGTERM, action.grace_s)
+        run = self._run
+        problems = [await end_server(run.driver, action.grace_s, self.port)] if run.driver is not None else []
         companion = run.node.companion
         try:
             if companion is None:
                 raise RayclusterError("its companion has ended")
             left = await companion.clear(run.begin.entry.info.address, run.node.client_environment(), CLEAR_S)
-            problem = f"Ray still has of the previous server: {', '.join(left)}" if left else ""
+            problems.append(f"Ray still has of the previous server: {', '.join(left)}" if left else "")
         except (RayclusterError, StartFailure, OSError) as error:
-            problem = f"what the previous server left in Ray could not be removed: {error_text(error)}"
+            problems.append(f"what the previous server left in Ray could not be removed: {error_text(error)}")
         await asyncio.sleep(action.rest_s)
-        run.post(on.ServerCleared(problem))
+        run.post(on.ServerCleared("; ".join(problem for problem in problems if problem)))
+
+
+async def end_server(driver: Driver, grace_s: float, port: int) -> str:
+    """End all of a server's processes; returns what is to be told of those that did not end."""
+    code = await driver.stop(signal.SIGTERM, grace_s)
+    left = driver.processes()
+    if code is not None and not left:
+        return ""
+    names = ", ".join(f"{stat.name} ({stat.pid})" for stat in left[:5]) or "the previous server"
+    return f"not even SIGKILL ended {names}, which may hold port {port} of the next one"

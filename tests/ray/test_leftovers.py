@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raycluster_cli.rayproc.private.leftovers import Left, placement_group
+from raycluster_cli.rayproc.private.leftovers import Detached, Left, placement_group
 
 
 def test_a_placement_group_is_known_by_its_id() -> None:
@@ -11,6 +11,6 @@ def test_a_placement_group_is_known_by_its_id() -> None:
 
 
 def test_what_is_left_is_counted_for_people() -> None:
-    left = Left(jobs=("01",), actors=("a", "b"), detached=(("", "ns"),), detached_groups=("c",))
+    left = Left(jobs=("01",), actors=("a", "b"), detached=(Detached("", "ns"),), detached_groups=("c",))
     assert left.texts() == ["1 job", "3 actors", "1 placement group"]
     assert Left().texts() == []

@@ -222,7 +222,8 @@ class Keeps:
         return os.getpid()
 keeper = Keeps.options(name="keeps", lifetime="detached").remote()
 group = ray.util.placement_group([{"CPU": 1}], lifetime="detached", name="held")
-ray.get([keeper.pid.remote(), group.ready()])
+nameless = Keeps.options(lifetime="detached", num_cpus=0).remote()
+ray.get([keeper.pid.remote(), nameless.pid.remote(), group.ready()])
 print("HOLDS", flush=True)
 where = (os.environ["RAYCLUSTER_SERVICE_HOST"], int(os.environ["RAYCLUSTER_SERVICE_PORT"]))
 http.server.HTTPServer(where, http.server.SimpleHTTPRequestHandler).serve_forever()
@@ -243,4 +244,6 @@ def test_detached_actors_end_before_the_next_start(slurm: Slurm) -> None:
     service.is_in("ready", restarts=1)
     assert service.job.output().count("HOLDS") == 2
     assert not re.search("Ray still has|could not be removed", service.job.output())
+    actors = [one for host in ("n1", "n2") for one in Cluster(slurm, service.job, "").processes(host)]
+    assert sum("ray::Keeps" in one.line for one in actors) == 2, "the second server's own"
     assert service.status()["port"] == port

@@ -2,7 +2,8 @@
 
 Ray ends a job when its driver's connection closes, and with it all actors and placement groups but detached
 ones, which this ends too.  The tables are private (ray._raylet.GlobalStateAccessor); detached actors are
-killed, and detached placement groups removed, by Ray's public functions.
+killed, and detached placement groups removed, by Ray's public functions.  The handle of an actor without a
+name is made of its row in the table, as Ray makes that of a pickled one.
 """
 
 from __future__ import annotations
@@ -11,19 +12,31 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
-from ray.core.generated import gcs_pb2
+from ray.actor import ActorHandle
+from ray.core.generated import core_worker_pb2, gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from ...model.wording import count
 from ..failure import StartFailure
 from .gcs import INTERNAL, growing_pauses
+from .known import NOT_AS_KNOWN
 
 #: The state of an actor, and of a placement group, that is no more.
 _DEAD = gcs_pb2.ActorTableData.DEAD
 _REMOVED = gcs_pb2.PlacementGroupTableData.REMOVED
+
+
+class Detached(NamedTuple):
+    """A detached actor."""
+
+    name: str
+    """Empty for one that has none."""
+    namespace: str
+    handle: bytes = b""
+    """Its handle, as Ray serializes them."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +49,8 @@ class Left:
     """Ids of actors that end by themselves."""
     groups: int = 0
     """Placement groups that are removed by themselves."""
-    detached: tuple[tuple[str, str], ...] = ()
-    """(name, namespace) of detached actors; the name is '' for one that has none."""
+    detached: tuple[Detached, ...] = ()
+    """Detached actors."""
     detached_groups: tuple[str, ...] = ()
     """Ids of detached placement groups."""
 
@@ -98,9 +111,23 @@ def _left(accessor: Any, ip: str, runs: Callable[[int], bool]) -> Left:
         jobs=tuple(sorted(job.hex() for job in ending)),
         actors=tuple(one.actor_id.hex() for one in actors if not one.is_detached),
         groups=sum(not one.is_detached for one in groups),
-        detached=tuple((one.name, one.ray_namespace) for one in actors if one.is_detached),
+        detached=tuple(
+            Detached(one.name, one.ray_namespace, _handle(one)) for one in actors if one.is_detached
+        ),
         detached_groups=tuple(one.placement_group_id.hex() for one in groups if one.is_detached),
     )
+
+
+def _handle(actor: Any) -> bytes:
+    """An actor's handle by its row in the table."""
+    handle = core_worker_pb2.ActorHandle(
+        actor_id=actor.actor_id,
+        owner_address=actor.owner_address,
+        creation_job_id=actor.job_id,
+        actor_creation_task_function_descriptor=actor.function_descriptor,
+        is_detached=True,
+    )
+    return bytes(handle.SerializeToString())
 
 
 def _end_detached(address: str, left: Left) -> None:
@@ -108,12 +135,16 @@ def _end_detached(address: str, left: Left) -> None:
     ray.init(
         address=address, namespace=f"{INTERNAL}_raycluster", log_to_driver=False, configure_logging=False
     )
-    for name, namespace in left.detached:
-        if name:
-            try:
-                ray.kill(ray.get_actor(name, namespace), no_restart=True)
-            except ValueError:
-                continue  # it has ended meanwhile
+    for one in left.detached:
+        try:
+            ray.kill(
+                ray.get_actor(one.name, one.namespace)
+                if one.name
+                else ActorHandle._deserialization_helper(one.handle, False),
+                no_restart=True,
+            )
+        except (ValueError, *NOT_AS_KNOWN):
+            continue  # it has ended meanwhile, or is reported as left
     for group in left.detached_groups:
         remove_placement_group(placement_group(group))
     ray.shutdown()

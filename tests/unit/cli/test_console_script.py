@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -43,6 +44,22 @@ def test_help_of_a_command_that_has_a_keeper() -> None:
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "--expected-workers" in done.stdout
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_what_describes_a_driver_is_no_option_of_the_cluster_that_it_starts(inside: bool) -> None:
+    """A server that was started again finds RAYCLUSTER_DRIVER_RESTARTS, an option by its name."""
+    own = {"RAYCLUSTER_DRIVER_RESTARTS": "2", "RAYCLUSTER_SERVICE_PORT": "20011"}
+    done = subprocess.run(
+        [sys.executable, "-m", "raycluster_cli", "submit", "--dry-run", "--", "true"],
+        env={**os.environ, **own, **({"RAYCLUSTER_DRIVER_OF": "1-2-3"} if inside else {})},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == (0 if inside else 2), done.stderr
+    assert "--service-port" not in done.stdout
 
 
 def test_output_that_cannot_be_written_is_told_in_a_line() -> None:

@@ -174,8 +174,9 @@ def test_with_fail_a_lost_worker_ends_the_job() -> None:
 def test_it_goes_on_when_the_head_recovers() -> None:
     given = rules(head_recovery=True, max_restarts=1, service=ServiceRules())
     played = play(given, *READY, (20, on.HeadProcessDied("raylet", -9)), (20.1, on.DriverExited(-15, 9)))
-    assert states(played) == ["starting", "ready", "starting"]
+    assert states(played) == ["starting", "ready", "restarting", "starting"]
     assert [action.restarts for action in played.of(do.StartDriver)] == [0, 1]  # type: ignore[union-attr]
+    assert played.at(do.RestartHead) < played.at(do.ClearServer)
 
 
 def test_a_restart_waits_for_the_heads_recovery() -> None:

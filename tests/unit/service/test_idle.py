@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from raycluster_cli.service.clients import connected_clients
+import pytest
+
+from raycluster_cli.service.clients import Clients
 from raycluster_cli.service.idle import IdleWatch
 from raycluster_cli.service.probe import Probe, Silent
 from raycluster_cli.service.work import Work, work_of
@@ -120,7 +122,22 @@ def test_sglangs_metrics_are_known_too() -> None:
 def test_connections_as_the_kernel_lists_them() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert connected_clients(port) == 0
+        assert Clients(port, list).count() == 0
         with socket.create_connection(("127.0.0.1", port)) as client:
-            assert connected_clients(port) == 1
-            assert connected_clients(port, [client.getsockname()[1]]) == 0
+            assert Clients(port, list).count() == 1
+            own = client.getsockname()[1]
+            assert Clients(port, lambda: [own]).count() == 0
+
+
+@pytest.mark.parametrize("closes_first", ["server", "client"])
+def test_a_connection_between_two_looks_is_work(closes_first: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        clients = Clients(server.getsockname()[1], list)
+        assert clients.count() == 0
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+        first, second = (accepted, client) if closes_first == "server" else (client, accepted)
+        first.close()
+        second.close()
+        assert clients.count() == 1
+        assert clients.count() == 0
