@@ -556,6 +556,9 @@ def test_what_sigkill_everywhere_leaves_is_cleared_by_the_next_start(slurm: Slur
         cluster.wait_gone(host, "raylet")
     if how == "scancel":  # after srun's own death slurmstepd may be quicker with SIGTERM
         cluster.assert_told("lost", "killed at once (SIGKILL)")
+    else:
+        page = cluster.bed.run("login", ["raycluster", "why", cluster.job.id], check=True).stdout
+        assert "srun was killed by SIGKILL" in page
     again = Cluster.start(slurm, "time.sleep(1)")
     assert again.job.wait().exit_code == 0, again.job.output()
     slurm.assert_nothing_left()

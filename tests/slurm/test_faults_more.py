@@ -283,3 +283,21 @@ def test_plain_srun_with_a_policy_that_goes_on(patient_slurm: Slurm) -> None:
     output = cluster.job.wait_for("SRUN ENDED")
     assert "TWO LEFT" in output
     assert "SRUN ENDED WITH 0\n" in output
+
+
+@chaos
+@pytest.mark.parametrize(("srun", "times", "code"), [("", 2, 137), ("--disable-status", 1, 130)])
+def test_ctrl_c_at_srun(slurm: Slurm, srun: str, times: int, code: int) -> None:
+    """At the second Ctrl-C within a second srun sends SIGINT and then SIGKILL, the first shows a status only.
+    With --disable-status the first one is SIGINT."""
+    cluster = Cluster.start(slurm, wrap="", srun=srun).driving()
+    process = next(one for one in cluster.processes("n1") if one.argv and one.argv[0].endswith("srun"))
+    press = f"for n in $(seq {times}); do kill -INT {process.pid}; sleep 0.3; done"
+    cluster.bed.run("n1", ["sh", "-c", press], check=True)
+    assert cluster.job.wait().exit_code == code, cluster.job.output()
+    if code == 137:
+        again = Cluster.start(slurm, "time.sleep(1)")
+        assert again.job.wait().exit_code == 0, again.job.output()
+    else:
+        assert (cluster.end["exit_code"], cluster.end["reason"]) == (130, "signal")
+    slurm.assert_nothing_left()
