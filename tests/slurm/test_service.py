@@ -244,6 +244,7 @@ def test_detached_actors_end_before_the_next_start(slurm: Slurm) -> None:
     service.is_in("ready", restarts=1)
     assert service.job.output().count("HOLDS") == 2
     assert not re.search("Ray still has|could not be removed", service.job.output())
-    actors = [one for host in ("n1", "n2") for one in Cluster(slurm, service.job, "").processes(host)]
+    hosts = ("n1", "n2", "n3")
+    actors = [one for host in hosts for one in Cluster(slurm, service.job, "").processes(host)]
     assert sum("ray::Keeps" in one.line for one in actors) == 2, "the second server's own"
     assert service.status()["port"] == port
