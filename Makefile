@@ -32,6 +32,8 @@ PYTEST_ARGS ?=
 # Tests and demo never report usage statistics to Ray's developers.
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Python keeps what it has compiled, also where the environment forbids it: tests start it a thousand times.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test unit ray ray-oldest ray-default slurm chaos soak libraries lint format docs import-graph packaging bench clean slurm-versions cgroup2
