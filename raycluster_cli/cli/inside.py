@@ -17,7 +17,6 @@ from .look import JOB_HELP, STATE_DIR, await_record, state_dir
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..model.record import HeadInfo
     from ..state.record import Record
 
 ONE_JOB = typer.Argument(
@@ -148,13 +147,13 @@ def dashboard(
     from functools import partial
 
     from ..ops import tunnel as core
-    from ..ops.inside import choose_node, is_here, live_head
+    from ..ops.inside import choose_node, dashboard_address, is_here, live_head
     from ..system.report import say
 
     env = dict(os.environ)
     record = running_record(job, directory, env)
     head = live_head(record)
-    address = _dashboard_address(record, head)
+    address = dashboard_address(record, head)
     report = choose_node(record, head.host)
     if head.auth:
         print(f"The dashboard asks for the cluster's token: cat {record.token_path}", file=sys.stderr)
@@ -169,24 +168,6 @@ def dashboard(
     say(shlex.join(tunnel.from_here()))
     where = f"http://localhost:{tunnel.local_port}   (Ctrl-C closes the tunnel)"
     sys.exit(core.hold_tunnel(tunnel, env, partial(print, where, flush=True)))
-
-
-def _dashboard_address(record: Record, head: HeadInfo) -> str:
-    """host:port at which it is or starts.  Raises RayclusterError that says why it cannot."""
-    failures = [event.text for event in record.read_events(1000) if "dashboard did not start" in event.text]
-    address = head.dashboard or head.dashboard_port_at
-    if address and (head.dashboard or not failures):
-        return address
-    name = record.path.name
-    hint = (
-        f"Without it: `raycluster monitor {name}` shows the nodes, and `raycluster exec {name} -- …` runs a "
-        "program."
-    )
-    if failures:
-        raise RayclusterError(
-            f"cluster {name} has no dashboard: {failures[-1].removeprefix('warning: ')}.", hint
-        )
-    raise RayclusterError(f"cluster {name} has no dashboard: the head does not hold a port for it.", hint)
 
 
 def submit_job(
@@ -211,7 +192,7 @@ def submit_job(
       raycluster submit-job 4711 -- python evaluate.py
       raycluster submit-job 4711 --no-wait --working-dir . -- python evaluate.py
     """
-    from ..ops.inside import choose_live_node, enter, live_head
+    from ..ops.inside import choose_live_node, dashboard_address, enter, live_head
 
     env = dict(os.environ)
     options, command = _split(arguments or [])
@@ -221,7 +202,7 @@ def submit_job(
         )
     record = running_record(job, directory, env)
     head = live_head(record)
-    address = _dashboard_address(record, head)
+    address = dashboard_address(record, head)
     ray = ("ray", "job", "submit", "--address", f"http://{address}")
     enter(record, choose_live_node(record), (*ray, *options, "--", *command), env)
 

@@ -204,6 +204,7 @@ def await_record(
     """The record to watch; of a job that still waits in Slurm's queue, once it is there."""
     from ..model.cluster_status import ClusterPhase
     from ..ops.clusters import NO_RECORD_HINT, find_record
+    from ..ops.lookup import without_record_yet
     from ..slurm.queue import query_jobs
     from ..system.report import say
 
@@ -212,7 +213,7 @@ def await_record(
         try:
             return find_record(where, job, env)
         except UsageError:
-            found = _waiting(job, where, query_jobs(env))
+            found = without_record_yet(job, where, query_jobs(env))
             if found is None:
                 raise
             if once:
@@ -228,35 +229,9 @@ def find_status(
     job: str, where: Path, jobs: Mapping[str, Job] | None, env: Mapping[str, str]
 ) -> ClusterStatus:
     """The cluster that a person means, also one that has no record (yet).  Raises UsageError."""
-    from ..ops.clusters import find_record
-    from ..ops.reader import read_cluster
+    from ..ops import lookup
 
-    return _without_a_record(job, where, jobs, env) or read_cluster(find_record(where, job, env), jobs)
-
-
-def _without_a_record(
-    job: str, where: Path, jobs: Mapping[str, Job] | None, env: Mapping[str, str]
-) -> ClusterStatus | None:
-    """The job when it is known and has no record."""
-    from ..ops.clusters import ended_without_record
-    from ..ops.no_record import job_without_record
-
-    waiting = _waiting(job, where, jobs)
-    if waiting is not None or not job:
-        return waiting
-    found = job_without_record(job, where, env)
-    return ended_without_record(found) if found is not None else None
-
-
-def _waiting(job: str, where: Path, jobs: Mapping[str, Job] | None) -> ClusterStatus | None:
-    """The job when it is in Slurm's queue or runs, and has no record."""
-    from ..ops.clusters import job_without_record
-    from ..ops.no_record import has_record
-
-    found = (jobs or {}).get(job)
-    if found is None or found.is_ended or has_record(where, found.id):
-        return None
-    return job_without_record(found)
+    return lookup.find_status(job, where, jobs, env)
 
 
 def _without_record(where: Path, jobs: Mapping[str, Job] | None) -> list[ClusterStatus]:

@@ -24,7 +24,6 @@ from .look import JOB, JOB_HELP, STATE_DIR, ask_slurm, find_status, state_dir
 if TYPE_CHECKING:
     from ..model.cluster_status import ClusterStatus
     from ..ops.server_readiness import Waited
-    from ..slurm.queue import Job
 
 #: A line of progress that is longer is cut.
 _LINE = 150
@@ -52,6 +51,7 @@ def url(
       raycluster url 4711
       raycluster url 4711 --wait 600 --json
     """
+    from ..ops.lookup import Looker
     from ..ops.server_readiness import Waited, await_ready, is_ready, refuse_other_drivers
     from ..ops.status_json import service_json
     from ..state.catalogue import owner_of
@@ -143,6 +143,7 @@ def tunnel(
 
 def wait_ready(job: str, where: Path, env: Mapping[str, str]) -> int:
     """The wait of `submit --wait-ready`: returns the exit code; the URL is on stdout when it is ready."""
+    from ..ops.lookup import Looker
     from ..ops.server_readiness import await_ready, last_lines
 
     look = Looker(job, where, env)
@@ -159,34 +160,6 @@ def wait_ready(job: str, where: Path, env: Mapping[str, str]) -> int:
     message, hint = _over(found, job)
     say(f"{message} {hint}".rstrip())
     return found.code
-
-
-class Looker:
-    """Looks at a job again and again; asks Slurm more seldom than the record."""
-
-    def __init__(self, job: str, where: Path, env: Mapping[str, str]) -> None:
-        self._job = job
-        self._where = where
-        self._env = env
-        self._jobs: Mapping[str, Job] | None = None
-        self._ask_at = 0.0
-        self.problem: UsageError | None = None
-        """Why the last look found nothing."""
-
-    def look(self) -> ClusterStatus | None:
-        """None when neither the record nor Slurm knows the job, or JOB means several."""
-        from ..ops.server_readiness import ASK_SLURM_S
-        from ..slurm.queue import query_jobs
-        from ..state.catalogue import owner_of
-
-        if time.monotonic() >= self._ask_at:
-            self._jobs = query_jobs(self._env, uid=owner_of(self._where))
-            self._ask_at = time.monotonic() + ASK_SLURM_S
-        try:
-            return find_status(self._job, self._where, self._jobs, self._env)
-        except UsageError as error:
-            self.problem = error
-            return None
 
 
 class Progress:

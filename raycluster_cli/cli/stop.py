@@ -18,7 +18,6 @@ from .look import STATE_DIR, ask_slurm, state_dir
 
 if TYPE_CHECKING:
     from ..ops.stop import Surroundings
-    from ..ops.stop_early import EarlyStop
     from ..slurm.queue import Job
     from ..state.record import Record
 
@@ -70,7 +69,7 @@ def stop(
     from ..model.wording import count
     from ..ops.clusters import own
     from ..ops.stop import Outcome, Surroundings, end_here, stop_cluster, sweep_here, tell_swept
-    from ..ops.stop_early import EarlyStop
+    from ..ops.stop_early import EarlyStop, named
     from ..state.catalogue import record_of
 
     env = dict(os.environ)
@@ -91,7 +90,7 @@ def stop(
     if all_:
         records = _all(where, around, yes)
     elif jobs:
-        records, without_record = _named(jobs, where, around, early)
+        records, without_record = named(jobs, where, around, early)
     else:
         records = _only_one(where, around)
     for record in records:
@@ -148,32 +147,6 @@ class _Progress:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
             self._shown = ""
-
-
-def _named(
-    names: list[str], where: Path, around: Surroundings, early: EarlyStop
-) -> tuple[list[Record], list[Job]]:
-    """The records of clusters that were named, and the jobs that have no record (yet)."""
-    from ..state.catalogue import record_of
-
-    records: list[Record] = []
-    jobs: list[Job] = []
-    for name in dict.fromkeys(names):
-        try:
-            record = record_of(where, name)
-        except UsageError:
-            known = (around.jobs() or {}).values()
-            job = next((one for one in known if name in (one.id, one.shown_id)), None)
-            if job is None or job.is_ended:
-                raise
-            jobs.append(job)
-            continue
-        job = (around.jobs() or {}).get(record.job_id) if record.slurm_cluster != "local" else None
-        if job is not None and early.is_earlier_run(record, job):
-            jobs.append(job)
-        else:
-            records.append(record)
-    return records, jobs
 
 
 def _only_one(where: Path, around: Surroundings) -> list[Record]:

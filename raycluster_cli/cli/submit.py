@@ -197,52 +197,17 @@ def submit(
 def _check(
     line: SplitLine, settings: Settings, env: dict[str, str], *, is_container: bool, is_dry: bool
 ) -> Plan:
-    """Say what may be wrong with a job, and return it.  Raises UsageError for what is wrong.
-
-    A script that is only printed may be for another host, so its files may be missing here.
-    """
-    from ..node.places import mountinfo, parse_mountinfo
-    from ..ops import submit_checks
-    from ..rayproc.requirements import has_dashboard
+    """Say what may be wrong with a job, and return it.  Raises UsageError for what is wrong."""
+    from ..ops.submit_checks import check_job
     from .look import state_dir
 
-    try:
-        here = Path.cwd()
-    except OSError as error:
-        raise UsageError("the current directory does not exist any more.", "cd to another one.") from error
-    plan = submit_checks.Plan(
-        sbatch=line.sbatch,
-        driver=line.driver,
-        env=env,
-        python=sys.executable,
-        state_dir=state_dir(settings.state_dir, env),
-        here=here,
-        container=is_container,
-        mounts=parse_mountinfo(mountinfo()),
+    where = state_dir(settings.state_dir, env)
+    plan, warnings = check_job(
+        line.sbatch, line.driver, settings, env, where, is_container=is_container, is_dry=is_dry
     )
-    nodes = submit_checks.most_nodes(plan.option("-N", "--nodes"))
-    warnings = submit_checks.check_settings(settings, nodes, env)
-    if not is_container:
-        warnings += submit_checks.check_ray(settings, _ray_version(), has_dashboard=has_dashboard())
-    try:
-        warnings += submit_checks.check_files(plan)
-    except UsageError as error:
-        if not is_dry:
-            raise
-        warnings.append(error.message)
     for warning in warnings:
         say(f"warning: {warning.rstrip('.')}")
     return plan
-
-
-def _ray_version() -> str:
-    """Of this Python's Ray; '' when there is none."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("ray")
-    except PackageNotFoundError:
-        return ""
 
 
 def register(app: typer.Typer, with_settings: Callable[[str], Callable[..., Any]]) -> None:

@@ -32,6 +32,7 @@ from ..model.errors import (
     UsageError,
     WorkersMissingError,
 )
+from ..rayproc.adopted import adopt, restore
 from ..rayproc.boot import raycluster_command
 from ..supervisor.parent_link import ParentLink
 from ..system.waiting import done_within, in_thread
@@ -195,7 +196,7 @@ def cleanup_ray() -> None:
     node, _node = _node, None
     if node is None:
         return
-    _restore_environment(node.replaced)
+    restore(node.replaced, os.environ)
     with contextlib.suppress(Exception):
         try:
             node.link.setblocking(True)
@@ -245,7 +246,7 @@ async def _start(arguments: list[str]) -> _Node:
         _node = None
         raise _error(code)(str(said.get("message") or f"raycluster {arguments[0]} ended with code {code}"))
     _node.address = str(said["address"])
-    _node.replaced = _adopt_environment(said["environment"])
+    _node.replaced = adopt(said["environment"], os.environ)
     return _node
 
 
@@ -275,27 +276,3 @@ def _error(code: int) -> Callable[[str], RayclusterError]:
         ExitCode.UNHEALTHY: ClusterUnhealthyError,
     }
     return kinds.get(code, RayclusterError)
-
-
-def _adopt_environment(environment: dict[str, str]) -> dict[str, str | None]:
-    """Set what a client of the cluster needs in this process too; returns what was there."""
-    replaced = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    _tell_ray(environment)
-    return replaced
-
-
-def _restore_environment(replaced: dict[str, str | None]) -> None:
-    for name, value in replaced.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-
-
-def _tell_ray(environment: dict[str, str]) -> None:
-    """Ray's C++ part has read its RAY_* variables when it was imported."""
-    if "ray" in sys.modules:
-        from ..rayproc.private.gcs import apply_settings
-
-        apply_settings(environment)

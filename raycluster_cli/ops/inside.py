@@ -47,6 +47,24 @@ def live_head(record: Record) -> HeadInfo:
     return head
 
 
+def dashboard_address(record: Record, head: HeadInfo) -> str:
+    """host:port at which it is or starts.  Raises RayclusterError that says why it cannot."""
+    failures = [event.text for event in record.read_events(1000) if "dashboard did not start" in event.text]
+    address = head.dashboard or head.dashboard_port_at
+    if address and (head.dashboard or not failures):
+        return address
+    name = record.path.name
+    hint = (
+        f"Without it: `raycluster monitor {name}` shows the nodes, and `raycluster exec {name} -- …` runs a "
+        "program."
+    )
+    if failures:
+        raise RayclusterError(
+            f"cluster {name} has no dashboard: {failures[-1].removeprefix('warning: ')}.", hint
+        )
+    raise RayclusterError(f"cluster {name} has no dashboard: the head does not hold a port for it.", hint)
+
+
 def choose_node(record: Record, host: str = "") -> NodeReport:
     """The node's report; without ``host`` the head's.  Raises UsageError that names the nodes there are."""
     reports = record.read_nodes()
@@ -165,10 +183,22 @@ def enter(
     """
     if is_here(record, report, env):
         become(record, report, command, env)
-    arguments = ["in-node", str(record.path), report.host, *command]
-    argv, outer = on_node(record, report, arguments, env, pty=pty)
+    argv, outer = entering(record, report, command, env, pty=pty)
     _flush()
     os.execve(argv[0], argv, outer)
+
+
+def entering(
+    record: Record, report: NodeReport, command: Sequence[str], env: Mapping[str, str], *, pty: bool = False
+) -> tuple[list[str], dict[str, str]]:
+    """(argument list, environment) of a child process that does what :func:`enter` does.
+
+    Raises UsageError where the node is reached by srun, and there is no srun.
+    """
+    arguments = ["in-node", str(record.path), report.host, *command]
+    if is_here(record, report, env):
+        return raycluster_command(*arguments), dict(env)
+    return on_node(record, report, arguments, env, pty=pty)
 
 
 def become(record: Record, report: NodeReport, command: Sequence[str], env: Mapping[str, str]) -> None:

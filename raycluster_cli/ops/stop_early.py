@@ -12,9 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..model.errors import UsageError
 from ..model.wording import duration
 from ..slurm.queue import Job
 from ..slurm.site import query_config
+from ..state.catalogue import record_of
 from ..state.record import Record
 from .follow import job_state
 from .reader import read_cluster
@@ -88,6 +90,30 @@ class EarlyStop:
             f"`scancel {job.id}`, or --yes here, ends the job"
         )
         return Outcome.FAILED
+
+
+def named(
+    names: list[str], where: Path, around: Surroundings, early: EarlyStop
+) -> tuple[list[Record], list[Job]]:
+    """The records of clusters that were named, and the jobs that have no record (yet)."""
+    records: list[Record] = []
+    jobs: list[Job] = []
+    for name in dict.fromkeys(names):
+        try:
+            record = record_of(where, name)
+        except UsageError:
+            known = (around.jobs() or {}).values()
+            job = next((one for one in known if name in (one.id, one.shown_id)), None)
+            if job is None or job.is_ended:
+                raise
+            jobs.append(job)
+            continue
+        job = (around.jobs() or {}).get(record.job_id) if record.slurm_cluster != "local" else None
+        if job is not None and early.is_earlier_run(record, job):
+            jobs.append(job)
+        else:
+            records.append(record)
+    return records, jobs
 
 
 def _withdraw(record: Record) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,9 @@ from ..model.settings import Settings
 from ..model.token import own_token
 from ..model.variables import unknown_variables
 from ..model.wording import count
-from ..node.places import NETWORK, Mount, mount_of
+from ..node.places import NETWORK, Mount, mount_of, mountinfo, parse_mountinfo
 from ..node.resources import check_least_store
-from ..rayproc.requirements import refuse_recovery
+from ..rayproc.requirements import has_dashboard, refuse_recovery
 from ..system.network import parse_network
 
 #: Directories that each host has for itself, unless a network file system is mounted there.
@@ -96,12 +97,62 @@ class Plan:
         return is_node_local(path, self.mounts) and not known
 
 
+def check_job(
+    sbatch: tuple[str, ...],
+    driver: tuple[str, ...],
+    settings: Settings,
+    env: Mapping[str, str],
+    state_dir: Path,
+    *,
+    is_container: bool = False,
+    is_dry: bool = False,
+) -> tuple[Plan, list[str]]:
+    """All checks of a job that this process is about to submit: the job, and warnings.  Raises UsageError.
+
+    A script that is only printed (``is_dry``) may be for another host, so its files may be missing here.
+    """
+    try:
+        here = Path.cwd()
+    except OSError as error:
+        raise UsageError("the current directory does not exist any more.", "cd to another one.") from error
+    plan = Plan(
+        sbatch=sbatch,
+        driver=driver,
+        env=env,
+        python=sys.executable,
+        state_dir=state_dir,
+        here=here,
+        container=is_container,
+        mounts=parse_mountinfo(mountinfo()),
+    )
+    warnings = check_settings(settings, most_nodes(plan.option("-N", "--nodes")), env)
+    if not is_container:
+        warnings += check_ray(settings, _ray_version(), has_dashboard=has_dashboard())
+    try:
+        warnings += check_files(plan)
+    except UsageError as error:
+        if not is_dry:
+            raise
+        warnings.append(error.message)
+    return plan, warnings
+
+
+def _ray_version() -> str:
+    """Of this Python's Ray; '' when there is none."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("ray")
+    except PackageNotFoundError:
+        return ""
+
+
 def check_files(plan: Plan) -> list[str]:
     """Warnings about driver, files and directories.  Raises UsageError for what cannot work."""
     warnings = [_check_directory(plan)]
     warnings += [_check_output(plan, *names) for names in (("-o", "--output"), ("-e", "--error"))]
     if not plan.container:
-        warnings += [_check_driver(plan), _check_python(plan)]
+        warnings += [_check_driver(plan) if plan.driver else "", _check_python(plan)]
     if is_node_local(plan.state_dir, plan.mounts):
         warnings.append(
             f"{_own(plan.state_dir, 'the directory of the records')}: workers cannot find the head there, "

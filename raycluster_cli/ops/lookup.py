@@ -1,0 +1,67 @@
+"""The status of the cluster that a person or a program names: of its record, or of its job without one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..model.cluster_status import ClusterStatus
+from ..model.errors import UsageError
+from ..slurm.queue import Job, query_jobs
+from ..state.catalogue import owner_of
+from .clusters import ended_without_record, find_record, job_without_record
+from .no_record import has_record
+from .no_record import job_without_record as unrecorded
+from .reader import read_cluster
+from .server_readiness import ASK_SLURM_S
+
+
+def find_status(
+    job: str, where: Path, jobs: Mapping[str, Job] | None, env: Mapping[str, str]
+) -> ClusterStatus:
+    """The cluster that a person means, also one that has no record (yet).  Raises UsageError."""
+    return _without_a_record(job, where, jobs, env) or read_cluster(find_record(where, job, env), jobs)
+
+
+def _without_a_record(
+    job: str, where: Path, jobs: Mapping[str, Job] | None, env: Mapping[str, str]
+) -> ClusterStatus | None:
+    """The job when it is known and has no record."""
+    waiting = without_record_yet(job, where, jobs)
+    if waiting is not None or not job:
+        return waiting
+    found = unrecorded(job, where, env)
+    return ended_without_record(found) if found is not None else None
+
+
+def without_record_yet(job: str, where: Path, jobs: Mapping[str, Job] | None) -> ClusterStatus | None:
+    """The job when it is in Slurm's queue or runs, and has no record."""
+    found = (jobs or {}).get(job)
+    if found is None or found.is_ended or has_record(where, found.id):
+        return None
+    return job_without_record(found)
+
+
+class Looker:
+    """Looks at a job again and again; asks Slurm more seldom than the record."""
+
+    def __init__(self, job: str, where: Path, env: Mapping[str, str]) -> None:
+        self._job = job
+        self._where = where
+        self._env = env
+        self._jobs: Mapping[str, Job] | None = None
+        self._ask_at = 0.0
+        self.problem: UsageError | None = None
+        """Why the last look found nothing."""
+
+    def look(self) -> ClusterStatus | None:
+        """None when neither the record nor Slurm knows the job, or JOB means several."""
+        if time.monotonic() >= self._ask_at:
+            self._jobs = query_jobs(self._env, uid=owner_of(self._where))
+            self._ask_at = time.monotonic() + ASK_SLURM_S
+        try:
+            return find_status(self._job, self._where, self._jobs, self._env)
+        except UsageError as error:
+            self.problem = error
+            return None
