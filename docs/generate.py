@@ -27,8 +27,9 @@ DOCS = Path(__file__).parent
 #: The packages, the one that imports from all others first, and what each is for.
 PACKAGES = {
     "cli": "the commands: options in, exit code out",
+    "api": "clusters from Python: SlurmCluster, LocalCluster",
     "ops": "what works from outside: status, why, logs, attach, stop, doctor, submit",
-    "library": "the functions for Python programs",
+    "library": "the functions for Python programs that are a rank of a job",
     "supervisor": "the run of a head or worker: keeper, guards, driver",
     "service": "the watch over a server (--service): health, idleness",
     "node": "one Ray node on this machine: directory, grants, resources",

@@ -25,6 +25,7 @@ from ..system.keeper_link import Keeper
 from ..system.process import Child
 from .context import Context
 from .head import HeadRun
+from .parent_link import ParentLink
 from .run import run_and_exit
 
 #: The head's address; the workers have the following ones.  Not 127.0.0.1, which Ray replaces by the
@@ -112,7 +113,7 @@ class LocalRun(HeadRun):
             raycluster_command("worker", *arguments),
             name,
             env={
-                **context.env,
+                **{each: text for each, text in context.env.items() if each != ParentLink.VARIABLE},
                 "RAYCLUSTER_KEY": context.key,
                 "RAYCLUSTER_NODE_NAME": name,
                 "RAYCLUSTER_NODE_IP": f"{LOOPBACK.rpartition('.')[0]}.{number + 1}",

@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "library": ("model", "config", "system", "slurm", "policy", "state", "rayproc", "node", "supervisor"),
     "autoscale": ("model", "system", "slurm", "policy", "state", "rayproc"),
     "ops": ("model", "config", "system", "slurm", "policy", "state", "rayproc", "node"),
+    "api": ("model", "system", "slurm", "policy", "state", "rayproc", "supervisor", "ops"),
     "cli": ("model", "config", "system", "slurm", "policy", "state", "rayproc", "node", "supervisor", "ops"),
 }
 

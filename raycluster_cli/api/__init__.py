@@ -1,0 +1,1 @@
+"""Clusters from Python: SlurmCluster, AsyncSlurmCluster and LocalCluster."""

@@ -1,0 +1,109 @@
+"""A command as a child of the calling program: its output streamed, its exit code, its end.
+
+The output goes through this process, to what sys.stdout and sys.stderr are at that time: in a notebook the
+cell, in a test what captures it.  The child is in a session of its own, so that a Ctrl-C on the terminal
+reaches it once, by this process, as it does from a notebook.
+"""
+
+from __future__ import annotations
+
+import codecs
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO
+
+from ..model.errors import RayclusterError
+from ..model.wording import shell_code
+
+#: How often a wait looks whether it was cancelled.
+POLL_S = 0.2
+
+#: What a child gets to end in after SIGINT, and then after SIGTERM, before SIGKILL.
+INTERRUPT_S = 10.0
+TERM_S = 10.0
+
+
+def run_streamed(argv: Sequence[str], env: Mapping[str, str], *, cancelled: threading.Event) -> int:
+    """Run a command to its end; returns its exit code, 128 + N for signal N.
+
+    When this is interrupted, or ``cancelled`` is set, the child gets SIGINT and has ended when this returns.
+    """
+    child = _start(argv, env)
+    assert child.stdout is not None
+    assert child.stderr is not None
+    copies = [
+        threading.Thread(target=_copy, args=(child.stdout, lambda: sys.stdout), daemon=True),
+        threading.Thread(target=_copy, args=(child.stderr, lambda: sys.stderr), daemon=True),
+    ]
+    for copy in copies:
+        copy.start()
+    try:
+        while not _ended(child, POLL_S) and not cancelled.is_set():
+            pass
+    finally:
+        _end(child)
+        for copy in copies:
+            copy.join()
+    return shell_code(child.returncode)
+
+
+def output_of(argv: Sequence[str], env: Mapping[str, str]) -> str:
+    """What a command of raycluster prints.  Raises RayclusterError with its message when it fails."""
+    child = _start(argv, env)
+    try:
+        out, err = child.communicate()
+    finally:
+        _end(child)
+    if child.returncode != 0:
+        lines = err.decode("utf-8", "replace").splitlines()
+        said = [line.removeprefix("raycluster: ").removeprefix("error: ") for line in lines if line.strip()]
+        raise RayclusterError(said[-1] if said else f"{argv[0]} ended with code {child.returncode}.")
+    return out.decode("utf-8", "replace")
+
+
+def _start(argv: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            argv,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise RayclusterError(f"{argv[0]} cannot be started: {error.strerror}.") from error
+
+
+def _copy(source: IO[bytes], target: Callable[[], IO[str]]) -> None:
+    """Copy text as it comes, progress bars too; what the target does not take is read all the same."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    is_open = True
+    while chunk := source.read1(65536):  # type: ignore[attr-defined]
+        text = decoder.decode(chunk)
+        if is_open:
+            try:
+                target().write(text)
+                target().flush()
+            except (OSError, ValueError):  # the terminal or the notebook is gone
+                is_open = False
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End a child that has not ended: SIGINT, SIGTERM, SIGKILL."""
+    for number, wait_s in ((signal.SIGINT, INTERRUPT_S), (signal.SIGTERM, TERM_S), (signal.SIGKILL, None)):
+        if child.poll() is not None:
+            return
+        child.send_signal(number)
+        _ended(child, wait_s)
+
+
+def _ended(child: subprocess.Popen[bytes], wait_s: float | None) -> bool:
+    try:
+        child.wait(wait_s)
+    except subprocess.TimeoutExpired:
+        return False
+    return True

@@ -1,0 +1,88 @@
+"""What the caller asks for, as settings of `raycluster run` and as options of sbatch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any, get_type_hints
+
+from ..model.errors import UsageError
+from ..model.settings import Settings, option_words, settings_of
+from ..ops.submit import CommandLine, split_line
+
+#: What a value of each type of setting is called, and which Python types it may have.
+_TYPES: dict[Any, tuple[str, tuple[type, ...]]] = {
+    bool: ("True or False", (bool,)),
+    str: ("a string", (str,)),
+    float: ("a number", (int, float)),
+}
+
+
+def settings_from(given: Mapping[str, Any], command: str, *, service: bool = False) -> Settings:
+    """Settings by their names, with underscores.  Raises UsageError for what is no setting of ``command``.
+
+    >>> settings_from({"min_workers": 2}, "submit").min_workers
+    2
+    """
+    known = {one.name for one in settings_of(command)} - {"local", "service", "state_dir"}
+    hints = get_type_hints(Settings)
+    for name, value in given.items():
+        if name not in known:
+            near = get_close_matches(name, sorted(known), 1, 0.6)
+            raise UsageError(
+                f"{name!r} is no setting of a cluster.",
+                f"Did you mean {near[0]!r}?" if near else "`raycluster run --help` lists them.",
+            )
+        kind, types = _TYPES.get(hints[name], ("a whole number", (int,)))
+        if not isinstance(value, types) or (isinstance(value, bool) and types != (bool,)):
+            raise UsageError(f"the setting {name} is {value!r}; it must be {kind}.")
+    return Settings(**given, service=service)
+
+
+def run_words(given: Mapping[str, Any]) -> list[str]:
+    """The options of `raycluster run` for these settings.
+
+    >>> run_words({"min_workers": 2, "auth": False})
+    ['--min-workers=2', '--no-auth']
+    """
+    names = [one.name for one in fields(Settings)]
+    return [word for name in names if name in given for word in option_words(name, given[name])]
+
+
+def sbatch_line(
+    nodes: int | str,
+    time: str,
+    gpus_per_node: int | str | None,
+    cpus_per_node: int | None,
+    sbatch: Sequence[str],
+    driver: Sequence[str],
+) -> CommandLine:
+    """The options of sbatch, and the driver.  Raises UsageError.
+
+    >>> sbatch_line(2, "1:00:00", 4, None, ["--mem=200G"], []).words
+    ('--nodes=2', '--time=1:00:00', '--gpus-per-node=4', '--mem=200G')
+    """
+    if isinstance(sbatch, str):
+        raise UsageError(f"sbatch is {sbatch!r}; it must be a list of options, such as ['--mem=200G'].")
+    given: dict[str, object] = {
+        "--nodes": nodes,
+        "--time": time,
+        "--gpus-per-node": gpus_per_node,
+        "--cpus-per-task": cpus_per_node,
+    }
+    words = [f"{name}={value}" for name, value in given.items() if value not in (None, "")]
+    if stray := [word for word in sbatch if word == "--"]:
+        raise UsageError(f"sbatch has the word {stray[0]!r}, which is no option.")
+    return split_line([*words, *sbatch, "--", *driver], set(), set())
+
+
+def check_command(command: Sequence[str], name: str) -> tuple[str, ...]:
+    """A command as its words.  Raises UsageError for a string, which no shell would split.
+
+    >>> check_command(["python", "train.py"], "run")
+    ('python', 'train.py')
+    """
+    if isinstance(command, str) or not command:
+        raise UsageError(f'{name} needs a command as a list of words: ["python", "train.py"].')
+    return tuple(str(word) for word in command)

@@ -1,0 +1,82 @@
+"""Commands as children of the calling program: output, code, end."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from raycluster_cli import RayclusterError
+from raycluster_cli.api.child import output_of, run_streamed
+from tests.waiting import wait_until
+
+ENV = dict(os.environ)
+
+
+def python(code: str, *words: str) -> list[str]:
+    return [sys.executable, "-c", code, *words]
+
+
+def test_output_goes_to_what_stdout_and_stderr_are_now() -> None:
+    code = "import sys; print('out ä'); print('err', file=sys.stderr); sys.exit(3)"
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        assert run_streamed(python(code), {**ENV, "PYTHONUTF8": "1"}, cancelled=threading.Event()) == 3
+    assert (out.getvalue(), err.getvalue()) == ("out ä\n", "err\n")
+
+
+def test_a_command_that_dies_of_a_signal() -> None:
+    code = "import os; os.kill(os.getpid(), 9)"
+    assert run_streamed(python(code), ENV, cancelled=threading.Event()) == 137
+
+
+def test_a_closed_output_does_not_stop_the_command() -> None:
+    closed = io.StringIO()
+    closed.close()
+    with contextlib.redirect_stdout(closed):
+        assert run_streamed(python("print('x' * 1_000_000)"), ENV, cancelled=threading.Event()) == 0
+
+
+HELD = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGINT, lambda *_: (pathlib.Path(sys.argv[1], "told").touch(), sys.exit(9)))
+pathlib.Path(sys.argv[1], "up").touch()
+time.sleep(600)
+"""
+
+
+def test_a_cancelled_command_gets_sigint_and_has_ended(tmp_path: Path) -> None:
+    cancelled = threading.Event()
+    codes: list[int] = []
+    argv = python(HELD, str(tmp_path))
+    thread = threading.Thread(target=lambda: codes.append(run_streamed(argv, ENV, cancelled=cancelled)))
+    thread.start()
+    wait_until((tmp_path / "up").exists, timeout_s=60, what="the command's start")
+    cancelled.set()
+    thread.join(60)
+    assert codes == [9]
+    assert (tmp_path / "told").exists()
+
+
+def test_ctrl_c_reaches_the_command_once_and_goes_on(tmp_path: Path) -> None:
+    def interrupt() -> None:
+        wait_until((tmp_path / "up").exists, timeout_s=60, what="the command's start")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_streamed(python(HELD, str(tmp_path)), ENV, cancelled=threading.Event())
+    assert (tmp_path / "told").exists()
+
+
+def test_the_message_of_a_command_that_fails_is_the_error() -> None:
+    code = "import sys; sys.exit('raycluster: error: there are no logs.')"
+    with pytest.raises(RayclusterError, match=r"^there are no logs\.$"):
+        output_of(python(code), ENV)
+    with pytest.raises(RayclusterError, match="/no/such cannot be started: No such file"):
+        output_of(["/no/such"], ENV)

@@ -1,0 +1,232 @@
+"""The life of a cluster's object: started, ready, ended, by whatever ends the program."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from raycluster_cli import (
+    ClusterPhase,
+    ClusterStatus,
+    HeadStartError,
+    NodeStatus,
+    RayclusterError,
+    SlurmCluster,
+    UsageError,
+    WorkersMissingError,
+)
+from raycluster_cli.api import slurm_cluster
+from raycluster_cli.api.async_cluster import AsyncSlurmCluster
+from raycluster_cli.api.cluster import Cluster
+from raycluster_cli.api.display import MOST_NODES, as_html
+from raycluster_cli.model.status import NodePhase, Role
+from raycluster_cli.ops.stop import Outcome
+from raycluster_cli.state.record import Record
+
+
+def status(phase: ClusterPhase, message: str = "", exit_code: int | None = None) -> ClusterStatus:
+    return ClusterStatus("7", "", phase, (), 3, started=1.0, message=message, exit_code=exit_code)
+
+
+PENDING = status(ClusterPhase.PENDING, "waiting in Slurm's queue (Resources)")
+RUNNING = status(ClusterPhase.RUNNING)
+
+
+class Scripted(Cluster):
+    """Its states come one after the other; the last stays."""
+
+    def __init__(
+        self, states: Sequence[ClusterStatus | None] = (RUNNING,), start_timeout_s: float | None = None
+    ) -> None:
+        self.said: list[str] = []
+        super().__init__(state_dir="/none", progress=self.said.append, start_timeout_s=start_timeout_s)
+        self.states = list(states)
+        self.ends = 0
+
+    def _begin(self) -> None:
+        self._name = "7"
+
+    def _look(self) -> ClusterStatus | None:
+        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+
+    def _end(self) -> None:
+        self.ends += 1
+
+
+def test_it_waits_tells_and_ends_once() -> None:
+    with Scripted([PENDING, PENDING, RUNNING]) as cluster:
+        assert cluster.job_id == "7"
+        assert [text.rpartition(" (")[0] for text in cluster.said] == [
+            "cluster 7: waiting in Slurm's queue (Resources)",
+            "cluster 7: 0 nodes ready, no driver",
+        ]
+        assert cluster.ends == 0
+    assert cluster.ends == 1
+
+
+def test_an_exception_of_the_body_ends_it_and_stays() -> None:
+    cluster = Scripted()
+    with pytest.raises(LookupError), cluster:
+        raise LookupError
+    assert cluster.ends == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [(3, HeadStartError), (4, WorkersMissingError), (2, UsageError), (0, RayclusterError)]
+)
+def test_one_that_ends_before_it_is_ready(code: int, kind: type[RayclusterError]) -> None:
+    cluster = Scripted([PENDING, status(ClusterPhase.FAILED, "it failed.", code)])
+    with pytest.raises(kind) as error:
+        cluster.start()
+    assert type(error.value) is kind
+    assert error.value.message.startswith("cluster 7 ended before it was ready: it failed")
+    assert error.value.hint == "More: raycluster why 7"
+    assert cluster.ends == 1
+
+
+def test_one_that_is_not_ready_in_time() -> None:
+    cluster = Scripted([PENDING], start_timeout_s=0.0)
+    with pytest.raises(WorkersMissingError, match=r"not ready within 0 s: waiting in Slurm's queue"):
+        cluster.start()
+    assert cluster.ends == 1
+
+
+def test_what_needs_a_cluster_says_that_there_is_none() -> None:
+    cluster = SlurmCluster(state_dir="/none")
+    assert repr(cluster) == "<SlurmCluster: not started>"
+    for call in (lambda: cluster.job_id, cluster.status, cluster.url, lambda: cluster.run(["true"])):
+        with pytest.raises(UsageError, match="this cluster is not started"):
+            call()
+    cluster.stop()
+
+
+def test_a_second_start_is_refused() -> None:
+    with Scripted() as cluster, pytest.raises(UsageError, match="started already: 7"):
+        cluster.start()
+    assert cluster.ends == 1
+
+
+@pytest.mark.parametrize(("attached", "expected"), [(False, ["scancel 7"]), (True, [])])
+def test_only_a_job_of_its_own_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attached: bool, expected: list[str]
+) -> None:
+    """Of an attached cluster the job may be a shell with other work in it."""
+    told: list[str] = []
+    record = Record.create(tmp_path, "bed", "7")
+    cluster = SlurmCluster(state_dir=tmp_path, progress=None)
+    cluster._name, cluster._is_attached = "7", attached
+    monkeypatch.setattr(slurm_cluster, "named", lambda *_: ([record], []))
+    monkeypatch.setattr(slurm_cluster, "stop_cluster", lambda *_, **__: Outcome.ENDED)
+    monkeypatch.setattr(slurm_cluster, "cancel_job", lambda job, _: told.append(f"scancel {job}"))
+    monkeypatch.setattr(SlurmCluster, "_job_ended", lambda _: bool(told))
+    cluster.stop()
+    assert told == expected
+
+
+PROGRAM = """
+import os, signal, sys
+from tests.unit.api.test_cluster import Scripted
+
+class Told(Scripted):
+    def _end(self):
+        print("ENDED", os.getpid() == pid, flush=True)
+
+pid = os.getpid()
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "expected", "output"),
+    [
+        ("cluster = Told().start()", 0, "ENDED True\n"),
+        ("cluster = Told().start(); cluster.stop()", 0, "ENDED True\n"),
+        ("with Told(): os.kill(pid, signal.SIGTERM)", 143, "ENDED True\n"),
+        ("with Told(): os.kill(pid, signal.SIGINT)", -signal.SIGINT, "ENDED True\n"),
+        ("with Told(): sys.exit(5)", 5, "ENDED True\n"),
+        ("cluster = Told().start()\nif os.fork() == 0: sys.exit(0)\nos.wait()", 0, "ENDED True\n"),
+        ("with Told():\n if os.fork() == 0: sys.exit(0)\n os.wait()", 0, "ENDED True\n"),
+        ("with Told(): pass\nos.kill(pid, signal.SIGTERM)", -signal.SIGTERM, "ENDED True\n"),
+    ],
+)
+def test_it_ends_once_with_its_program(code: str, expected: int, output: str) -> None:
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM + code], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (expected, output), done.stderr
+
+
+def test_a_handler_of_the_program_for_sigterm_stays() -> None:
+    def own(*_: object) -> None:
+        return
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        with Scripted():
+            assert signal.getsignal(signal.SIGTERM) is own
+        assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Held:
+    """In the place of a SlurmCluster: its calls end once they are cancelled."""
+
+    def __init__(self) -> None:
+        self.cluster = Scripted([PENDING])
+        self.thread = ""
+
+    def start(self) -> None:
+        self.thread = threading.current_thread().name
+        self.cluster.start()
+
+
+def test_a_cancelled_start_has_ended_the_job() -> None:
+    held = Held()
+    twin = AsyncSlurmCluster.__new__(AsyncSlurmCluster)
+    twin._cluster = held  # type: ignore[assignment]
+
+    async def main() -> None:
+        task = asyncio.ensure_future(twin.start())
+        deadline = time.monotonic() + 60
+        while not held.cluster.said and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert held.cluster.ends == 1
+
+    asyncio.run(main())
+    assert held.thread != threading.current_thread().name
+
+
+def test_both_twins_have_the_same_methods() -> None:
+    names = {name for name in dir(SlurmCluster) if not name.startswith("_")} - {"script", "is_started"}
+    assert names == {name for name in dir(AsyncSlurmCluster) if not name.startswith("_")}
+
+
+def test_the_display_escapes_what_it_shows() -> None:
+    node = NodeStatus("n1", Role.HEAD, NodePhase.READY, message="<script>")
+    many = tuple(NodeStatus(f"n{number}", Role.WORKER, NodePhase.READY) for number in range(MOST_NODES))
+    shown = ClusterStatus("7", "", ClusterPhase.RUNNING, (node, *many), 3, 1.0, address="n1:20480")
+    html = as_html("SlurmCluster", shown, "7")
+    assert "&lt;script&gt;" in html
+    assert "<script>" not in html
+    assert "and 1 more" in html
+    assert "n1:20480" in html
+
+
+def test_importing_the_package_imports_none_of_it() -> None:
+    code = (
+        "import sys, raycluster_cli; print(sum(name.startswith('raycluster_cli.') for name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"

@@ -1,0 +1,81 @@
+"""What a caller of SlurmCluster asks for: settings, options of sbatch, the batch script."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycluster_cli import LocalCluster, SlurmCluster, UsageError
+from raycluster_cli.api.options import settings_from
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"min_worker": 2}, "'min_worker' is no setting of a cluster. Did you mean 'min_workers'?"),
+        ({"xyz": 2}, "'xyz' is no setting of a cluster. `raycluster run --help` lists them."),
+        ({"local": 2}, "'local' is no setting of a cluster."),
+        ({"min_workers": "2"}, "the setting min_workers is '2'; it must be a whole number."),
+        ({"min_workers": True}, "the setting min_workers is True; it must be a whole number."),
+        ({"tls": 1}, "the setting tls is 1; it must be True or False."),
+        ({"memory": 4}, "the setting memory is 4; it must be a string."),
+        ({"timeout": "60"}, "the setting timeout is '60'; it must be a number."),
+        ({"health_path": "/"}, "--health-path is for a driver that is a server, but --service is not given."),
+        ({"on_worker_loss": "never"}, "--on-worker-loss is 'never'"),
+    ],
+)
+def test_settings_that_cannot_be_used(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        settings_from(given, "submit")
+    assert str(error.value).startswith(message)
+
+
+def test_the_batch_script_has_what_was_asked_for(tmp_path: Path) -> None:
+    cluster = SlurmCluster(
+        4,
+        gpus_per_node="a100:8",
+        cpus_per_node=16,
+        time="2:00:00",
+        sbatch=["--mem=200G", "-p", "gpu"],
+        settings={"min_workers": 2, "auth": False, "timeout": 60, "health_path": "/"},
+        service=["vllm", "serve", "M", "--port", "{port}"],
+        state_dir=tmp_path,
+    )
+    lines = cluster.script().splitlines()
+    for option in ("--nodes=4", "--gpus-per-node=a100:8", "--cpus-per-task=16", "--time=2:00:00", "-p gpu"):
+        assert f"#SBATCH {option}" in lines
+    run = next(line for line in lines if " run " in line and not line.startswith("#"))
+    options = "--min-workers=2 --timeout=60 --no-auth --health-path=/ --service"
+    assert run.split(" run ")[1].startswith(f"--state-dir={tmp_path} {options}")
+    assert "    -- vllm serve M --port '{port}' &" in lines
+
+
+def test_a_cluster_without_a_server_has_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAYCLUSTER_STATE_DIR", raising=False)
+    script = SlurmCluster().script()
+    assert "    --  &\n" in script
+    assert "--state-dir" not in script
+    assert "#SBATCH --job-name=ray\n" in script
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sbatch": "--mem=4G"}, "sbatch is '--mem=4G'; it must be a list of options"),
+        ({"sbatch": ["mem"]}, "'mem' before `--` belongs to no option"),
+        ({"sbatch": ["--array=1-3"]}, "--follow and --wait are for one job"),
+        ({"service": "vllm serve"}, "service needs a command as a list of words"),
+    ],
+)
+def test_arguments_that_cannot_be_used(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        SlurmCluster(**arguments)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("workers", [-1, 1.5, True])
+def test_a_number_of_workers_that_cannot_be_used(workers: Any) -> None:
+    with pytest.raises(UsageError, match="it must be a whole number, 0 or more"):
+        LocalCluster(workers)
