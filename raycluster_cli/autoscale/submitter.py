@@ -126,7 +126,7 @@ class Submitter:
     def paused(self, now: float) -> set[str]:
         """Groups for which no job is submitted now."""
         with self._lock:
-            return {name for name, one in self._states.items() if one.paused_until > now or one.problem}
+            return {name for name, one in self._states.items() if one.paused_until > now}
 
     # -- the thread --------------------------------------------------------------------------------
 

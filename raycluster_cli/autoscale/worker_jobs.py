@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
-from ..model.errors import RayclusterError
-from ..model.value import Value
+from ..model.errors import RayclusterError, error_text
 from ..model.worker_group import WorkerGroup
-from ..model.worker_job import GroupState, WorkerJob
+from ..model.worker_job import GroupState, WorkerJob, WorkerJobState, job_of
 from ..slurm.answer import Run
-from ..slurm.sbatch import HeadJob
+from ..slurm.pending import Wait, advice_for, wait_of
+from ..slurm.sbatch import MAX_ARRAY, HeadJob
+from ..slurm.worker_queue import QueueLine, parse_queue, squeue_arguments
 from ..state.worker_jobs import WorkerJobFiles
+from .commands import Commands
+from .group_health import GroupHealth, after_failed_start, after_joined, after_never
+from .job_decisions import IN_CLUSTER, Next, RayNode, moved, needs_queue, next_of
+from .ledger import Ledger
+from .submission import LaunchRefusedError, Submission
 
+__all__ = ["HeadJob", "LaunchRefusedError", "RayNode", "WorkerJobs"]
 
-class RayNode(Value):
-    """What the GCS says of a node of the cluster that runs in a worker job."""
+#: squeue is called this often at most while a job is about to start or end.
+SQUEUE_INTERVAL_S = 5.0
 
-    node_id: str
-    """Ray's id of it, in hex."""
-    idle_since: float | None = None
-    """Unix seconds since when it has had no work; None while it has some."""
-    draining: bool = False
+#: The same while nothing has changed for ten minutes, as with jobs that are pending for hours.
+QUIET_AFTER_S = 600.0
+QUIET_INTERVAL_S = 30.0
 
+#: Most jobs of one scancel: its command line has a limit.
+CANCEL_AT_ONCE = 500
 
-class LaunchRefusedError(RayclusterError):
-    """No job was submitted: Slurm refused it, or the group is paused or can have no node.
+#: After an sbatch without an answer, its jobs are looked for in the queue for so long.
+LOOK_FOR_LOST_S = 60.0
 
-    The message is one line for people.  Calling again soon is cheap: as long as nothing has changed it
-    raises without a call of Slurm's.
-    """
+#: How far a job's output is read for the reason of a failed start, from its end.
+OUTPUT_TAIL_BYTES = 4096
 
 
 class WorkerJobs:
@@ -50,40 +59,214 @@ class WorkerJobs:
         files: WorkerJobFiles,
         env: Mapping[str, str],
         *,
+        report: Callable[[str], object] | None = None,
         run: Run = subprocess.run,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """``env``: the environment of the head's job, which the worker jobs get without what is its own."""
+        """``env``: the environment of the head's job, which the worker jobs get without what is its own.
+
+        ``report`` takes one line on what happened, once; without it, it goes into the record's events.
+        """
+        self._head = head
+        self._report = report or files.append_event
+        self._clock = clock
+        self._commands = Commands(files, env, run=run, clock=clock, sleep=sleep)
+        self._ledger = Ledger(files, clock, self._report)
+        self._submission = Submission(
+            head, files, self._commands, self._ledger, clock=clock, report=self._report
+        )
+        self._submitting = threading.Lock()
+        self._asked = 0.0
+        self._changed = clock()
+        self._squeue_failed = False
+        if self._ledger.go_on():  # an sbatch may have been under way
+            self._submission.unanswered = 0.0
 
     def launch(self, group: WorkerGroup, count: int) -> list[str]:
         """Submit jobs for ``count`` further nodes with one sbatch; returns their instances.
 
         Raises LaunchRefusedError with Slurm's reason.  With nodes_per_job the number of nodes is rounded up.
         """
-        raise NotImplementedError
+        number = min(-(-count // group.nodes_per_job), MAX_ARRAY)
+        if number < 1:
+            return []
+        ledger = self._ledger
+        with self._submitting:
+            self._submission.check_open(group.name)
+            wanted = WorkerJob(
+                *("", group.name, WorkerJobState.WANTED.value, self._clock()),
+                nodes=number * group.nodes_per_job,
+            )
+            with ledger.lock:
+                ledger.wanted[group.name] = wanted
+                ledger.write()
+            try:
+                jobs = self._submission.submit(group, number)
+            finally:
+                with ledger.lock:
+                    del ledger.wanted[group.name]
+                    self._changed = self._clock()
+                    ledger.write()
+        return [instance for job in jobs for instance in job.instance_ids]
 
     def cancel(self, instances: Collection[str], why: str) -> None:
         """End the jobs of these instances, pending or running; a job of several nodes ends as a whole.
 
-        Raises RayclusterError when scancel fails; the next `poll` tries it again.
+        Raises RayclusterError when scancel fails; `poll` tries it again after half a minute.
         """
-        raise NotImplementedError
+        now = self._clock()
+        with self._ledger.lock:
+            jobs = self._ledger.jobs
+            ids = [job_id for job_id in dict.fromkeys(map(job_of, instances)) if job_id in jobs]
+            ids = [job_id for job_id in ids if jobs[job_id].state != WorkerJobState.ENDED]
+            for job_id in ids:
+                jobs[job_id] = moved(jobs[job_id], WorkerJobState.DRAINING, now, why)
+            self._changed = now
+            self._ledger.write()
+        self._scancel(ids)
+
+    def _scancel(self, ids: list[str]) -> None:
+        for begin in range(0, len(ids), CANCEL_AT_ONCE):
+            some = ids[begin : begin + CANCEL_AT_ONCE]
+            done = self._commands.call("scancel", some)
+            if done.code != 0 and "Invalid job id" not in done.stderr:
+                said = done.stderr.strip().splitlines()[-1:] or [f"it ended with code {done.code}"]
+                raise RayclusterError(f"`scancel {' '.join(some)}` failed: {said[0]}.")
+
+    # ------------------------------------------------------------------ poll
 
     def poll(self, nodes: Mapping[str, RayNode]) -> dict[str, WorkerJob]:
         """The jobs that are not over, by instance.  ``nodes``: all nodes that the GCS has, by instance.
 
-        To be called about once a second.  It calls squeue at most every 5 s, and only while a job is
-        pending, starting, ending, or no longer among ``nodes``.  An instance that is not in the answer is
-        over: its job ended, or will never start.  A node in DRAINING or one whose job was cancelled is still
-        in it until Slurm has ended the job.
+        To be called about once a second.  It calls squeue at most every 5 s (30 s when nothing has changed
+        for ten minutes), and only while a job is pending, starting, ending, or no longer among ``nodes``.
+        An instance that is not in the answer is over: its job ended, or will never start.
         """
-        raise NotImplementedError
+        now, ledger = self._clock(), self._ledger
+        with ledger.lock:
+            live = ledger.live()
+            in_ray = {job.job_id: [nodes[i] for i in job.instance_ids if i in nodes] for job in live}
+            unsure = [job.job_id for job in live if needs_queue(job, in_ray[job.job_id])]
+            looks = self._submission.unanswered is not None and not ledger.wanted
+            interval_s = QUIET_INTERVAL_S if now - self._changed >= QUIET_AFTER_S else SQUEUE_INTERVAL_S
+            asks = bool(unsure or looks) and now - self._asked >= interval_s
+            if asks:
+                self._asked = now
+        queue = self._squeue([] if looks else unsure) if asks else None
+        cancels: list[str] = []
+        with ledger.lock:
+            for before in live:
+                if ledger.jobs.get(before.job_id) is not before:
+                    continue  # cancelled meanwhile
+                asked = queue is not None and before.job_id in unsure
+                line = queue.get(before.job_id) if queue is not None and asked else None
+                step = next_of(before, line, asked, in_ray[before.job_id], now)
+                if step.cancel:
+                    cancels.append(before.job_id)
+                self._take(before, step, now)
+            if queue is not None and looks and not ledger.wanted:
+                cancels += self._strangers(queue, now)
+            ledger.write()
+            answer = {instance: job for job in ledger.live() for instance in job.instance_ids}
+        if cancels:
+            try:
+                self._scancel(cancels)
+            except RayclusterError as error:
+                self._report(error_text(error))
+        return answer
+
+    def _squeue(self, ids: list[str]) -> dict[str, QueueLine] | None:
+        """What squeue shows of these jobs, or of all; None when it does not answer, which is said once."""
+        try:
+            done = self._commands.call("squeue", squeue_arguments(os.getuid(), ids))
+        except RayclusterError as error:
+            why = error_text(error)
+        else:
+            if done.code == 0 or "Invalid job id" in done.stderr:  # of one job that Slurm has forgotten
+                self._squeue_failed = False
+                return parse_queue(done.stdout)
+            why = done.stderr.strip() or f"squeue ended with code {done.code}"
+        if not self._squeue_failed:
+            self._report(f"the state of the worker jobs is not known: {why}")
+        self._squeue_failed = True
+        return None
+
+    def _take(self, before: WorkerJob, step: Next, now: float) -> None:
+        """Keep the outcome of a step, with what it means for the group."""
+        job, group = step.job, step.job.group
+        if job == before and not step.failed_start and not step.never:
+            return
+        known = health = self._ledger.health(group)
+        if step.failed_start:
+            job, health = self._failed(job, step.failed_start, health, now)
+        if step.never:
+            health = after_never(health, step.never, now)
+            if known.problem != step.never:
+                self._report(f"worker group {group}: {step.never}")
+        if job.state in IN_CLUSTER and before.state not in IN_CLUSTER:
+            health = after_joined(health)
+        elif job.state == WorkerJobState.ENDED:
+            self._report(f"worker group {group}: job {job.job_id} has ended: {job.reason}")
+        elif job.state == WorkerJobState.PENDING and job.reason != before.reason:
+            self._say_wait(job)
+        if (job.state, job.reason) != (before.state, before.reason):
+            self._changed = now
+        if health != known:
+            self._ledger.set_health(group, health)
+        self._ledger.jobs[job.job_id] = job
+
+    def _failed(
+        self, job: WorkerJob, why: str, health: GroupHealth, now: float
+    ) -> tuple[WorkerJob, GroupHealth]:
+        said = _last_line(job.output)
+        why = f"{why}: {said}" if said else why
+        after = after_failed_start(health, job.hosts, why, now)
+        where = f" on {', '.join(job.hosts)}" if job.hosts else ""
+        self._report(f"worker group {job.group}: job {job.job_id} failed to start{where}: {why}")
+        if after.pauses > health.pauses:
+            self._report(f"worker group {job.group} pauses for {after.until - now:.0f} s: {after.problem}")
+        return replace(job, reason=why), after
+
+    def _say_wait(self, job: WorkerJob) -> None:
+        if wait_of(job.reason) in (Wait.HELD, Wait.LIMIT):
+            advice = advice_for(job.reason).replace("JOB", job.job_id)
+            what = f"worker group {job.group}: job {job.job_id}"
+            self._report(f"{what} waits: {job.reason}. {advice}".strip())
+
+    def _strangers(self, queue: Mapping[str, QueueLine], now: float) -> list[str]:
+        """Jobs of this cluster that no answer of sbatch has named: no instance is theirs."""
+        if now - (self._submission.unanswered or 0.0) >= LOOK_FOR_LOST_S:
+            self._submission.unanswered = None
+        return [
+            job_id
+            for job_id, line in queue.items()
+            if line.comment == self._head.comment and not line.is_ended and job_id not in self._ledger.jobs
+        ]
+
+    # ------------------------------------------------------------------ groups
 
     def groups(self) -> dict[str, GroupState]:
         """What holds for each group that had a job so far."""
-        raise NotImplementedError
+        with self._ledger.lock:
+            return self._ledger.groups()
 
     def resume(self, group: str) -> None:
         """Forget pause and problem of a group: `raycluster scale` has set it again."""
-        raise NotImplementedError
+        with self._ledger.lock:
+            self._ledger.reset_health(group)
+            self._ledger.write()
+
+
+def _last_line(output: str) -> str:
+    """The last line that a job has written: its error when its start failed; empty when there is none."""
+    try:
+        with open(output, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - OUTPUT_TAIL_BYTES))
+            lines = file.read().decode("utf-8", "replace").split("\n")
+    except OSError:
+        return ""
+    return next(
+        (line.strip()[:300] for line in reversed(lines) if line.strip() and "slurmstepd" not in line), ""
+    )

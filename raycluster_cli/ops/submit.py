@@ -22,6 +22,7 @@ from ..node.places import is_drivers_tmpdir
 from ..rayproc.boot import raycluster_command
 from ..rayproc.client import PRIVATE
 from ..slurm.queue import outside_job
+from ..slurm.refusal import hint_for
 from .sbatch_options import suggestion
 
 SBATCH_TIMEOUT_S = 60.0
@@ -30,38 +31,6 @@ SBATCH_TIMEOUT_S = 60.0
 _NEEDED = ("@SBATCH@", "@DRIVER@")
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-#: Texts of sbatch's refusals, and what to do.
-_HINTS = (
-    ("Invalid partition", "`sinfo -s` lists the partitions that you can use."),
-    ("invalid partition", "`sinfo -s` lists the partitions that you can use."),
-    (
-        "More processors requested",
-        "Ask for fewer CPUs a node, or fewer nodes; `sinfo -N -l` shows what there is.",
-    ),
-    (
-        "node configuration is not available",
-        "No node has all that the job asks for; `sinfo -N -l` shows what there is.",
-    ),
-    ("Invalid account", "`sacctmgr show associations user=$USER` lists your accounts."),
-    ("Invalid generic resource", "`sinfo -o '%n %G'` shows the GPUs that nodes have, by their names here."),
-    ("Invalid qos", "`sacctmgr show associations user=$USER format=account,qos` lists what you may use."),
-    ("time limit", "`sinfo -o '%P %l'` shows each partition's limit; ask for less by --time."),
-    ("Pathname of a file", "Every directory of --output and --error must exist."),
-    (
-        "Memory specification can not be satisfied",
-        "`sinfo -N -o '%N %m'` shows the nodes' memory; ask for less.",
-    ),
-    (
-        "unrecognized option",
-        "It is not an option of raycluster, so it was passed to sbatch, which does not know it.",
-    ),
-    ("Unable to contact slurm controller", "Slurm does not answer; try again later."),
-    (
-        "Socket timed out",
-        "Slurm is busy; check with `squeue --me` whether the job is there before you try again.",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -337,8 +306,7 @@ def submit(
         ) from error
     if done.returncode != 0:
         said = " ".join(line.strip() for line in done.stderr.splitlines() if line.strip())
-        hint = next((hint for text, hint in _HINTS if text in said), "")
-        hint = f"{suggestion(said, own)} {hint}".strip()
+        hint = f"{suggestion(said, own)} {hint_for(said)}".strip()
         raise UsageError(
             f"sbatch refused the job: {said or f'code {done.returncode}'}.".replace("..", "."), hint
         )

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ..model.value import Value
+from ..model.worker_group import WorkerGroup
+
+#: Most jobs of one array: MaxArraySize is 1001 by default.
+MAX_ARRAY = 1000
+
+#: What srun gets where a worker job has several nodes: as in the batch scripts (docs/decisions/0006).
+_SRUN = (
+    *("srun", "--ntasks-per-node=1", "--export=ALL", "--cpu-bind=none", "--mem=0"),
+    *("--kill-on-bad-exit=0", "--wait=60"),
+)
 
 
 class HeadJob(Value):
@@ -20,3 +33,83 @@ class HeadJob(Value):
     """The working directory of the job."""
     raycluster: tuple[str, ...]
     """The command that starts raycluster, such as ("/home/ada/venv/bin/raycluster",)."""
+
+    @property
+    def comment(self) -> str:
+        """The --comment of all its worker jobs, by which squeue tells them from other jobs.
+
+        >>> HeadJob("4711.r1", "train", Path("/r"), "/", ("raycluster",)).comment
+        'raycluster:4711.r1'
+        """
+        return f"raycluster:{self.key}"
+
+
+def sbatch_arguments(
+    head: HeadJob, group: WorkerGroup, jobs: int, *, outputs: Path, excluded: Collection[str] = ()
+) -> list[str]:
+    """The arguments of the sbatch that submits ``jobs`` jobs of a group: an array when there are several.
+
+    Each job of one node runs the worker in its batch step; with several nodes srun starts one on each.
+    ``outputs`` is the directory of the output files.  The options of the group can replace name, output file,
+    comment and working directory; what follows them they cannot, since sbatch takes the last.
+    """
+    worker = [*head.raycluster, "worker", "--cluster", str(head.record), "--group", group.name]
+    start = worker if group.nodes_per_job == 1 else [*_SRUN, *worker]
+    task = "%A_%a" if jobs > 1 else "%j"
+    return [
+        "--parsable",
+        f"--job-name={head.name}-{group.name}",
+        f"--comment={head.comment}",
+        f"--chdir={head.directory}",
+        f"--output={str(outputs).replace('%', '%%')}/{task}.out",
+        *group.sbatch,
+        *_exclusion(group.sbatch, excluded),
+        *([f"--array=0-{jobs - 1}"] if jobs > 1 else []),
+        f"--nodes={group.nodes_per_job}",
+        "--ntasks-per-node=1",
+        "--no-requeue",
+        "--export=ALL",
+        "--wrap",
+        f"exec {shlex.join(start)}",
+    ]
+
+
+def job_ids(answer: str, jobs: int) -> list[str]:
+    """The jobs that sbatch --parsable has submitted; empty when it says none.
+
+    The last line is "ID" or "ID;CLUSTER", after whatever a site's plugin prints.
+
+    >>> job_ids("hello\\n4711;tux\\n", 1), job_ids("4712\\n", 2)
+    (['4711'], ['4712_0', '4712_1'])
+    """
+    lines = answer.split("\n") if answer.strip() else [""]
+    job = next((line for line in reversed(lines) if line.strip()), "").strip().partition(";")[0]
+    if not re.fullmatch(r"\d+", job, re.ASCII):
+        return []
+    return [job] if jobs == 1 else [f"{job}_{task}" for task in range(jobs)]
+
+
+def option_value(words: Sequence[str], long: str, short: str = "") -> str | None:
+    """The value of an option among arguments of sbatch, the last one: "" without one, None if not given.
+
+    >>> option_value(["-x", "n1", "--exclude=n[2-3]"], "--exclude", "-x"), option_value(["-N2"], "", "-N")
+    ('n[2-3]', '2')
+    """
+    found = None
+    for word, following in zip(words, (*words[1:], ""), strict=False):
+        apart = "" if following.startswith("-") else following
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            if name == long:
+                found = value if equals else apart
+        elif short and word.startswith(short):
+            found = word[2:].strip().removeprefix("=") or apart
+    return found
+
+
+def _exclusion(words: Sequence[str], excluded: Collection[str]) -> list[str]:
+    """--exclude with the hosts of the group's own, since sbatch takes only the last."""
+    if not excluded:
+        return []
+    own = option_value(words, "--exclude", "-x")
+    return [f"--exclude={','.join([*([own] if own else []), *sorted(excluded)])}"]

@@ -19,6 +19,7 @@ One directory per cluster, mode 0700, on a file system that all nodes share:
 ``usage.json``          ClusterUsage: by the head, only while somebody watches
 ``usage/HOST.json``     NodeUsage: by each node, only while somebody watches
 ``logs/HOST/``          logs kept from a node
+``groups.json`` …       of clusters with worker groups: worker_jobs has these files
 ``earlier/N/``          files of the cluster before this one under the same key (a second run in one salloc)
 ======================  ==========================================================================
 

@@ -28,13 +28,13 @@ from ..model.errors import UsageError
 from ..model.record import read_json, value_of
 from ..model.worker_group import GroupBounds, GroupsReport, WorkerGroup
 from ..model.worker_job import GroupState, LaunchReply, LaunchRequest, WorkerJob, WorkerJobsReport
+from .events import EventLog
 from .files import needs, read_bytes, write_whole
-from .secrets import Secrets
 
 _REQUEST = re.compile(r"([1-9]\d{0,14})\.json", re.ASCII)
 
 
-class WorkerJobFiles(Secrets):
+class WorkerJobFiles(EventLog):
     """The files of one record, given its directory.  Writers raise RayclusterError; readers return None."""
 
     # ------------------------------------------------------------------ groups and their bounds

@@ -87,9 +87,13 @@ def test_a_refusal_is_a_failure_told_once() -> None:
     assert told[-1] == ("warn", "another reason")
 
 
-def test_a_group_with_a_problem_is_paused_until_it_has_none() -> None:
+def test_a_problem_that_is_shown_does_not_pause_a_group() -> None:
+    """WorkerJobs says until when it submits nothing: then it has to be asked again."""
     jobs, submitter, _ = made()
-    jobs.states = {"gpu": GroupState("gpu", problem="PartitionNodeLimit"), "cpu": GroupState("cpu")}
+    jobs.states = {
+        "gpu": GroupState("gpu", NOW + 60, "no such partition"),
+        "cpu": GroupState("cpu", 0.0, "n7"),
+    }
     submitter.look([])
     submitter.step()
     assert submitter.paused(NOW) == {"gpu"}

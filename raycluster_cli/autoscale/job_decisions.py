@@ -1,0 +1,205 @@
+"""What becomes of one worker job: what Slurm and Ray say of it in, its new state and what to do out.
+
+A pure function, `next_of`.  The table of docs/guides/elastic.md is its contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from ..model.errors import UsageError
+from ..model.value import Value
+from ..model.worker_job import WorkerJob, WorkerJobState
+from ..slurm.hostlist import parse_hostlist
+from ..slurm.pending import Wait, advice_for, wait_of
+from ..slurm.worker_queue import QueueLine
+
+#: How long a job may run before its nodes have joined.
+START_TIMEOUT_S = 300.0
+
+#: How long a job may run on after its nodes have left the cluster: a worker ends by itself before.
+LEFT_TIMEOUT_S = 30.0
+
+#: A node without work for less than this counts as at work: short tasks come in bursts.
+IDLE_SHOWN_S = 5.0
+
+#: After this time scancel is called again for a job that still runs.
+CANCEL_AGAIN_S = 30.0
+
+#: States in which the nodes of a job have joined.
+IN_CLUSTER = (WorkerJobState.READY, WorkerJobState.IDLE)
+
+#: Reason of a job whose nodes Ray drains; with any other reason the job was cancelled.
+RAY_DRAINS = "Ray drains it"
+
+#: How a job ended, by its state in Slurm.
+END_WORDS: Mapping[str, str] = {
+    "BOOT_FAIL": "its nodes did not boot",
+    "CANCELLED": "it was cancelled",
+    "COMPLETED": "its worker exited with 0",
+    "DEADLINE": "it missed its deadline",
+    "FAILED": "its worker failed",
+    "NODE_FAIL": "a node failed",
+    "OUT_OF_MEMORY": "it ran out of memory",
+    "PREEMPTED": "it was preempted",
+    "REVOKED": "it was revoked",
+    "TIMEOUT": "its time limit was reached",
+}
+
+#: Ends of a job before it joined that say nothing of its group or hosts.
+_NOT_ITS_FAULT = ("PREEMPTED", "REVOKED")
+
+
+class RayNode(Value):
+    """What the GCS says of a node of the cluster that runs in a worker job."""
+
+    node_id: str
+    """Ray's id of it, in hex."""
+    idle_since: float | None = None
+    """Unix seconds since when it has had no work; None while it has some."""
+    draining: bool = False
+    host: str = ""
+    """Its name in Slurm, where known."""
+
+
+class Next(Value):
+    """The outcome of a step."""
+
+    job: WorkerJob
+    cancel: str = ""
+    """Why the job is to be cancelled now; empty: it is not."""
+    failed_start: str = ""
+    """Why its start failed; empty: it did not, or not yet."""
+    never: str = ""
+    """Why no job of its group can start: Slurm's reason and what to change."""
+
+
+def needs_queue(job: WorkerJob, nodes: Sequence[RayNode]) -> bool:
+    """Whether squeue has to be asked for a job; ``nodes`` are those of its nodes that the GCS has.
+
+    A job whose nodes are all in the cluster runs, unless it was cancelled.
+    """
+    if job.state == WorkerJobState.DRAINING and job.reason != RAY_DRAINS:
+        return True
+    return job.state != WorkerJobState.ENDED and len(nodes) < job.nodes
+
+
+def next_of(
+    job: WorkerJob, line: QueueLine | None, asked: bool, nodes: Sequence[RayNode], now: float
+) -> Next:
+    """One step of a job.
+
+    ``line``: what squeue says of it; None with ``asked``: squeue does not know it any more, without:
+    squeue was not asked.  ``now``: Unix seconds.
+    """
+    if job.state == WorkerJobState.ENDED:
+        return Next(job)
+    if line is not None and not line.is_pending:
+        job = replace(job, hosts=_hosts(line) or job.hosts)
+    if line is not None and line.is_ended:
+        return _ended(job, line.state, line.reason, now)
+    if len(nodes) >= job.nodes:
+        job = _in_cluster(job, nodes, now)
+        if line is None or job.state != WorkerJobState.DRAINING:
+            return Next(job)
+    if line is None:
+        return _ended(job, "", "", now) if asked else Next(job)
+    if job.state == WorkerJobState.DRAINING:
+        again = now - job.since >= CANCEL_AGAIN_S and line.state != "COMPLETING"
+        return Next(replace(job, since=now) if again else job, cancel=job.reason if again else "")
+    if line.is_pending:
+        return _pending(job, line, now)
+    if line.is_suspended:
+        return _suspended(job, now)
+    if job.state in (WorkerJobState.WANTED, WorkerJobState.PENDING):
+        return Next(moved(job, WorkerJobState.STARTING, now))
+    if job.state == WorkerJobState.STARTING:
+        if now - job.since < START_TIMEOUT_S:
+            return Next(replace(job, reason=""))
+        why = f"it did not join within {START_TIMEOUT_S:g} s"
+        return Next(moved(job, WorkerJobState.DRAINING, now, why), cancel=why, failed_start=why)
+    if not job.reason:  # its nodes have just left, and the worker ends by itself
+        return Next(moved(job, WorkerJobState(job.state), now, "its nodes have left the cluster"))
+    if now - job.since < LEFT_TIMEOUT_S:
+        return Next(job)
+    return _cancelled(job, "its nodes have left the cluster", now)
+
+
+def moved(job: WorkerJob, state: WorkerJobState, now: float, reason: str = "") -> WorkerJob:
+    """The job in another state."""
+    return replace(job, state=state.value, since=now, reason=reason, expected_start=0.0)
+
+
+def _hosts(line: QueueLine) -> tuple[str, ...]:
+    try:
+        return tuple(parse_hostlist(line.nodes)) if line.nodes else ()
+    except UsageError:
+        return ()
+
+
+def _in_cluster(job: WorkerJob, nodes: Sequence[RayNode], now: float) -> WorkerJob:
+    """All its nodes are in the cluster."""
+    hosts = tuple(node.host for node in nodes)
+    job = replace(
+        job, node_ids=tuple(node.node_id for node in nodes), hosts=hosts if all(hosts) else job.hosts
+    )
+    if job.state == WorkerJobState.DRAINING and job.reason:
+        return job
+    if any(node.draining for node in nodes):
+        return moved(job, WorkerJobState.DRAINING, now, RAY_DRAINS)
+    idle = [node.idle_since for node in nodes if node.idle_since is not None]
+    if len(idle) == len(nodes) and now - max(idle) >= IDLE_SHOWN_S:
+        return replace(job, state=WorkerJobState.IDLE.value, since=max(idle), reason="", expected_start=0.0)
+    if job.state == WorkerJobState.READY and not job.reason:
+        return job
+    return moved(job, WorkerJobState.READY, now)
+
+
+def _pending(job: WorkerJob, line: QueueLine, now: float) -> Next:
+    if line.state == "CONFIGURING":
+        return Next(replace(job, reason="its nodes boot", expected_start=0.0))
+    if job.state not in (WorkerJobState.WANTED, WorkerJobState.PENDING) or line.state != "PENDING":
+        return _cancelled(job, "Slurm has requeued it, and a worker job starts only once", now)
+    wait = wait_of(line.reason)
+    if wait is Wait.NEVER:
+        why = f"its jobs can never start: Slurm's reason is {line.reason}."
+        ended = moved(job, WorkerJobState.DRAINING, now, f"it can never start: {line.reason}")
+        return Next(ended, cancel=ended.reason, never=f"{why} {advice_for(line.reason)}".strip())
+    began = job.since if job.state == WorkerJobState.PENDING else now
+    return Next(
+        replace(
+            job,
+            state=WorkerJobState.PENDING.value,
+            since=began,
+            reason=line.reason,
+            expected_start=line.start_time or 0.0,
+        )
+    )
+
+
+def _suspended(job: WorkerJob, now: float) -> Next:
+    """Ray gives a node up that does not answer for some seconds; Slurm may resume the job before."""
+    if job.state in IN_CLUSTER:
+        return _cancelled(job, "it was suspended, and Ray has given up its nodes", now)
+    return Next(replace(job, state=WorkerJobState.STARTING.value, since=now, reason="it is suspended"))
+
+
+def _cancelled(job: WorkerJob, why: str, now: float) -> Next:
+    return Next(moved(job, WorkerJobState.DRAINING, now, why), cancel=why)
+
+
+def _ended(job: WorkerJob, state: str, reason: str, now: float) -> Next:
+    """Slurm has ended the job; ``state`` is empty when Slurm has forgotten it."""
+    ours = job.reason if job.state == WorkerJobState.DRAINING else ""
+    words = END_WORDS.get(state, "Slurm does not know it any more")
+    ended = moved(job, WorkerJobState.ENDED, now, ours or words)
+    if job.state not in (WorkerJobState.WANTED, WorkerJobState.PENDING, WorkerJobState.STARTING):
+        return Next(ended)
+    if wait_of(reason) is Wait.NEVER:  # Slurm ends some such jobs by itself, as FAILED
+        why = f"its jobs can never start: Slurm's reason is {reason}."
+        return Next(ended, never=f"{why} {advice_for(reason)}".strip())
+    if state in _NOT_ITS_FAULT:
+        return Next(ended)
+    when = "while it was pending" if state == "CANCELLED" and not job.hosts else "before it joined"
+    return Next(replace(ended, reason=f"{words} {when}"), failed_start=f"{words} {when}")

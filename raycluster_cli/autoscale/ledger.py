@@ -1,0 +1,79 @@
+"""The worker jobs and groups of one cluster as they are now, kept in the record's `worker-jobs.json`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from ..model.errors import RayclusterError, error_text
+from ..model.worker_job import GroupState, WorkerJob, WorkerJobsReport, WorkerJobState
+from ..state.worker_jobs import WorkerJobFiles
+from .group_health import EXCLUDED_S, GroupHealth
+
+#: Ended jobs that the record keeps, for `raycluster why` and `logs`.
+KEEP_ENDED = 50
+
+
+class Ledger:
+    """Jobs by id and groups by name; whoever changes them holds ``lock`` and calls `write`."""
+
+    def __init__(
+        self, files: WorkerJobFiles, clock: Callable[[], float], report: Callable[[str], object]
+    ) -> None:
+        self.lock = threading.RLock()
+        self.jobs: dict[str, WorkerJob] = {}
+        self.wanted: dict[str, WorkerJob] = {}
+        """What is being submitted, by group."""
+        self._health: dict[str, GroupHealth] = {}
+        self._files = files
+        self._clock = clock
+        self._report = report
+        self._written: tuple[tuple[WorkerJob, ...], tuple[GroupState, ...]] | None = None
+
+    def go_on(self) -> bool:
+        """Take over what the record has, of the process before this one; False when it has nothing."""
+        before = self._files.read_jobs()
+        if before is None:
+            return False
+        self.jobs = {job.job_id: job for job in before.jobs if job.job_id}
+        for state in before.groups:
+            self._health[state.group] = GroupHealth(
+                until=state.paused_until,
+                problem=state.problem,
+                excluded=state.excluded,
+                excluded_until=self._clock() + EXCLUDED_S if state.excluded else 0.0,
+            )
+        return True
+
+    def live(self) -> list[WorkerJob]:
+        """The jobs that are not over."""
+        return [job for job in self.jobs.values() if job.state != WorkerJobState.ENDED]
+
+    def health(self, group: str) -> GroupHealth:
+        return self._health.get(group, GroupHealth())
+
+    def set_health(self, group: str, health: GroupHealth) -> None:
+        self._health[group] = health
+
+    def reset_health(self, group: str) -> None:
+        self._health.pop(group, None)
+
+    def groups(self) -> dict[str, GroupState]:
+        """What holds for each group that had a job so far."""
+        now = self._clock()
+        return {name: health.state(name, now) for name, health in self._health.items()}
+
+    def write(self) -> None:
+        """Write worker-jobs.json if it would change; a full disk is reported and no reason to stop."""
+        ended = [job.job_id for job in self.jobs.values() if job.state == WorkerJobState.ENDED]
+        for job_id in ended[:-KEEP_ENDED]:
+            del self.jobs[job_id]
+        content = ((*self.jobs.values(), *self.wanted.values()), tuple(self.groups().values()))
+        if content == self._written:
+            return
+        try:
+            self._files.write_jobs(WorkerJobsReport(self._clock(), *content))
+        except RayclusterError as error:
+            self._report(error_text(error))
+            return
+        self._written = content

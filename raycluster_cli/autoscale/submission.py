@@ -1,0 +1,131 @@
+"""Submits the jobs of a group with one sbatch, and knows what its refusals mean for the group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from ..model.errors import RayclusterError
+from ..model.worker_group import WorkerGroup
+from ..model.worker_job import WorkerJob, WorkerJobState
+from ..slurm.refusal import Refusal, hint_for, in_one_line, refusal_of
+from ..slurm.sbatch import HeadJob, job_ids, option_value, sbatch_arguments
+from ..state.worker_jobs import WorkerJobFiles
+from .commands import Answer, Commands, MissingCommandError, SlowCommandError
+from .group_health import GroupHealth, after_never, after_refusal, after_submission, without_exclusion
+from .ledger import Ledger
+
+
+class LaunchRefusedError(RayclusterError):
+    """No job was submitted: Slurm refused it, or the group is paused or can have no node.
+
+    The message is one line for people.  Calling again soon is cheap: as long as the group is closed it
+    raises the same without a call of Slurm's.
+    """
+
+
+class Submission:
+    """The way of a group's jobs into the queue."""
+
+    def __init__(
+        self,
+        head: HeadJob,
+        files: WorkerJobFiles,
+        commands: Commands,
+        ledger: Ledger,
+        *,
+        clock: Callable[[], float],
+        report: Callable[[str], object],
+    ) -> None:
+        self._head = head
+        self._files = files
+        self._commands = commands
+        self._ledger = ledger
+        self._clock = clock
+        self._report = report
+        self.unanswered: float | None = None
+        """When a call of sbatch had no answer, in Unix seconds: its jobs may be in the queue."""
+
+    def check_open(self, group: str) -> None:
+        """Raise LaunchRefusedError while the group gets no job."""
+        with self._ledger.lock:
+            health = self._ledger.health(group)
+        if health.is_closed(self._clock()):
+            raise LaunchRefusedError(f"worker group {group}: {health.problem}")
+
+    def submit(self, group: WorkerGroup, number: int) -> list[WorkerJob]:
+        """Submit jobs, one by one where the site has no arrays.  Raises LaunchRefusedError."""
+        with self._ledger.lock:
+            avoided = self._ledger.health(group.name).hosts_to_avoid(self._clock())
+        done = self._sbatch(group, number, avoided)
+        if done.code != 0 and avoided and "not available" in done.stderr:
+            # Without the hosts on which starts failed, no node is left.
+            with self._ledger.lock:
+                self._ledger.set_health(group.name, without_exclusion(self._ledger.health(group.name)))
+            avoided = ()
+            done = self._sbatch(group, number, avoided)
+        if done.code != 0 and number > 1 and "job array" in done.stderr:
+            # The site's MaxArraySize is smaller, or 0: arrays are not allowed.
+            return [job for _ in range(number) for job in self.submit(group, 1)]
+        ids = job_ids(done.stdout, number) if done.code == 0 else []
+        if not ids:
+            raise self._refused(group.name, done)
+        has_output = option_value(group.sbatch, "--output", "-o") is not None
+        now = self._clock()
+        jobs = [
+            WorkerJob(
+                *(job_id, group.name, WorkerJobState.PENDING.value, now),
+                nodes=group.nodes_per_job,
+                output="" if has_output else str(self._files.output_dir() / f"{job_id}.out"),
+            )
+            for job_id in ids
+        ]
+        with self._ledger.lock:
+            self._ledger.jobs.update((job.job_id, job) for job in jobs)
+            self._ledger.set_health(group.name, after_submission(self._ledger.health(group.name)))
+            self._ledger.write()
+        what = f"job {ids[0]}" if number == 1 else f"{number} jobs ({ids[0]} to {ids[-1]})"
+        self._report(f"worker group {group.name}: {what} submitted{f' by {done.by}' if done.by else ''}")
+        return jobs
+
+    def _sbatch(self, group: WorkerGroup, number: int, avoided: Collection[str]) -> Answer:
+        arguments = sbatch_arguments(
+            self._head, group, number, outputs=self._files.output_dir(), excluded=avoided
+        )
+        try:
+            done = self._commands.call("sbatch", arguments)
+        except MissingCommandError as error:
+            raise self._not_now(group.name, str(error).replace("JOB", self._head.key)) from error
+        except SlowCommandError as error:
+            self.unanswered = self._clock()
+            raise self._not_now(group.name, str(error)) from error
+        if done.code != 0 and "timed out" in done.stderr:
+            self.unanswered = self._clock()
+        return done
+
+    def _refused(self, group: str, done: Answer) -> LaunchRefusedError:
+        said = in_one_line(done.stderr) or f"code {done.code}, and no job id."
+        why, kind = f"sbatch refused the job: {said}", refusal_of(done.stderr)
+        if kind is Refusal.ELSEWHERE and not done.by:
+            why += (
+                f" Where jobs cannot be submitted from compute nodes, run "
+                f"`raycluster scale {self._head.key} --serve` on a login node."
+            )
+        why = f"{why} {hint_for(done.stderr)}".strip()
+        if kind is Refusal.NEVER or (kind is Refusal.ELSEWHERE and done.by):
+            return self._close(group, why, after_never)
+        return self._not_now(group, why)
+
+    def _not_now(self, group: str, why: str) -> LaunchRefusedError:
+        """The group waits for some seconds, longer each time; said once as long as it stays the same."""
+        return self._close(group, why, after_refusal)
+
+    def _close(
+        self, group: str, why: str, how: Callable[[GroupHealth, str, float], GroupHealth]
+    ) -> LaunchRefusedError:
+        with self._ledger.lock:
+            before = self._ledger.health(group)
+            self._ledger.set_health(group, how(before, why, self._clock()))
+            self._ledger.write()
+        if before.problem != why:
+            self._report(f"worker group {group}: {why}")
+        return LaunchRefusedError(f"worker group {group}: {why}")

@@ -1,0 +1,63 @@
+"""One squeue for all worker jobs of a cluster: its arguments, and its answer as values."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ..model.value import Value
+from .queue import ENDED, WAITING, parse_time
+
+#: Id as shown to users (100_3), state, start, nodes, comment, reason.  Reasons have spaces and commas.
+_FORMAT = "%i|%T|%S|%N|%k|%r"
+
+
+class QueueLine(Value):
+    """A worker job as squeue shows it."""
+
+    id: str
+    """With the task of an array: 4711_3."""
+    state: str
+    start_time: float | None = None
+    """When it started, or when Slurm expects to start it, in Unix seconds."""
+    nodes: str = ""
+    """As a hostlist."""
+    comment: str = ""
+    reason: str = ""
+
+    @property
+    def is_ended(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def is_pending(self) -> bool:
+        return self.state in WAITING
+
+    @property
+    def is_suspended(self) -> bool:
+        return self.state in ("SUSPENDED", "STOPPED")
+
+
+def squeue_arguments(uid: int, job_ids: Collection[str] = ()) -> list[str]:
+    """The arguments of the squeue that shows these jobs of a user, each task of an array on its own line.
+
+    Without ``job_ids`` it shows all jobs of the user.  With --user slurmctld sends no others' jobs.
+    """
+    bases = sorted({job_id.partition("_")[0] for job_id in job_ids}, key=int)
+    return [
+        *("--noheader", "--array", "--states=all", f"--user={uid}", f"--format={_FORMAT}"),
+        *([f"--jobs={','.join(bases)}"] if bases else []),
+    ]
+
+
+def parse_queue(text: str) -> dict[str, QueueLine]:
+    """The jobs by id.
+
+    >>> parse_queue("4711_3|RUNNING|1700000000|n[1-2]|raycluster:7|None")["4711_3"].nodes
+    'n[1-2]'
+    """
+    lines = (line.split("|", 5) for line in text.splitlines())
+    found = (tuple(part.strip() for part in parts) for parts in lines if len(parts) == 6)
+    return {
+        job: QueueLine(job, state, parse_time(start), nodes, comment, "" if reason == "None" else reason)
+        for job, state, start, nodes, comment, reason in found
+    }

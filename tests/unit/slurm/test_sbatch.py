@@ -1,0 +1,109 @@
+"""The command line that submits worker jobs, compared whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raycluster_cli.model.worker_group import WorkerGroup
+from raycluster_cli.slurm.sbatch import (
+    HeadJob,
+    job_ids,
+    option_value,
+    sbatch_arguments,
+)
+
+HEAD = HeadJob(
+    "4700", "train", Path("/home/ada/.raycluster/tux/4700"), "/home/ada/work", ("/venv/raycluster",)
+)
+OUTPUTS = Path("/home/ada/.raycluster/tux/4700/jobs")
+BEFORE = [
+    "--parsable",
+    "--job-name=train-gpu",
+    "--comment=raycluster:4700",
+    "--chdir=/home/ada/work",
+]
+AFTER = ["--ntasks-per-node=1", "--no-requeue", "--export=ALL", "--wrap"]
+WORKER = "/venv/raycluster worker --cluster /home/ada/.raycluster/tux/4700 --group gpu"
+
+
+def test_one_job_of_one_node_runs_the_worker_in_its_batch_step() -> None:
+    group = WorkerGroup("gpu", 8, sbatch=("--partition=gpu", "-G", "4"))
+    assert sbatch_arguments(HEAD, group, 1, outputs=OUTPUTS) == [
+        *BEFORE,
+        "--output=/home/ada/.raycluster/tux/4700/jobs/%j.out",
+        *("--partition=gpu", "-G", "4"),
+        "--nodes=1",
+        *AFTER,
+        f"exec {WORKER}",
+    ]
+
+
+def test_several_jobs_are_one_array_and_avoid_hosts() -> None:
+    group = WorkerGroup("gpu", 8)
+    assert sbatch_arguments(HEAD, group, 3, outputs=OUTPUTS, excluded=("n7", "n2")) == [
+        *BEFORE,
+        "--output=/home/ada/.raycluster/tux/4700/jobs/%A_%a.out",
+        "--exclude=n2,n7",
+        "--array=0-2",
+        "--nodes=1",
+        *AFTER,
+        f"exec {WORKER}",
+    ]
+
+
+def test_in_a_job_of_several_nodes_srun_starts_the_workers() -> None:
+    group = WorkerGroup("gpu", 8, nodes_per_job=2, sbatch=("-x", "n[1-2]"))
+    arguments = sbatch_arguments(HEAD, group, 1, outputs=OUTPUTS, excluded=("n7",))
+    assert arguments == [
+        *BEFORE,
+        "--output=/home/ada/.raycluster/tux/4700/jobs/%j.out",
+        *("-x", "n[1-2]", "--exclude=n[1-2],n7"),
+        "--nodes=2",
+        *AFTER,
+        "exec srun --ntasks-per-node=1 --export=ALL --cpu-bind=none --mem=0 --kill-on-bad-exit=0 --wait=60 "
+        + WORKER,
+    ]
+
+
+def test_a_path_with_blanks_and_percent_signs() -> None:
+    head = HEAD.but(record=Path("/data/my runs/50%"), raycluster=("/my venv/python", "-c", "import x"))
+    arguments = sbatch_arguments(head, WorkerGroup("a", 1), 1, outputs=head.record / "jobs")
+    assert "--output=/data/my runs/50%%/jobs/%j.out" in arguments
+    assert arguments[-1] == (
+        "exec '/my venv/python' -c 'import x' worker --cluster '/data/my runs/50%' --group a"
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "jobs", "ids"),
+    [
+        ("4711\n", 1, ["4711"]),
+        ("4711;tux\n", 1, ["4711"]),
+        ("Welcome to tux.\n4711\n\n", 2, ["4711_0", "4711_1"]),
+        ("", 1, []),
+        ("Submitted batch job\n", 1, []),
+    ],
+)
+def test_the_job_in_the_answer(answer: str, jobs: int, ids: list[str]) -> None:
+    assert job_ids(answer, jobs) == ids
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["--exclude=n1"], "n1"),
+        (["--exclude", "n1"], "n1"),
+        (["-x", "n1"], "n1"),
+        (["-xn1"], "n1"),
+        (["-x n1"], "n1"),
+        (["-x", "n1", "--exclude=n2"], "n2"),
+        (["--exclusive"], None),
+        (["-p", "x"], None),
+        (["--exclude", "-N", "1"], ""),
+        ([], None),
+    ],
+)
+def test_the_value_of_an_option(words: list[str], found: str | None) -> None:
+    assert option_value(words, "--exclude", "-x") == found
