@@ -162,7 +162,8 @@ def _pending(job: WorkerJob, line: QueueLine, now: float) -> Next:
     if job.state not in (WorkerJobState.WANTED, WorkerJobState.PENDING) or line.state != "PENDING":
         return _cancelled(job, "Slurm has requeued it, and a worker job starts only once", now)
     wait = wait_of(line.reason)
-    if wait is Wait.NEVER:
+    # Slurm's first reason can be a preliminary one (22.05: PartitionConfig before PartitionTimeLimit).
+    if wait is Wait.NEVER and line.reason == job.reason:
         why = f"its jobs can never start: Slurm's reason is {line.reason}."
         ended = moved(job, WorkerJobState.DRAINING, now, f"it can never start: {line.reason}")
         return Next(ended, cancel=ended.reason, never=f"{why} {advice_for(line.reason)}".strip())

@@ -61,8 +61,14 @@ TABLE = [
     (PENDING, line("PENDING", "QOSMaxJobsPerUserLimit"), "pending: QOSMaxJobsPerUserLimit"),
     (PENDING, line("PENDING", "JobHeldUser"), "pending: JobHeldUser"),
     (PENDING, line("CONFIGURING"), "pending: its nodes boot"),
+    (PENDING, line("PENDING", "PartitionConfig"), "pending: PartitionConfig"),
     (
-        PENDING,
+        replace(PENDING, reason="PartitionConfig"),
+        line("PENDING", "PartitionTimeLimit"),
+        "pending: PartitionTimeLimit",
+    ),
+    (
+        replace(PENDING, reason="PartitionTimeLimit"),
         line("PENDING", "PartitionTimeLimit"),
         "draining: it can never start: PartitionTimeLimit | "
         f"cancel (it can never start: PartitionTimeLimit) | never ({LIMIT})",
