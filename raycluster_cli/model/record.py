@@ -67,6 +67,8 @@ class HeadInfo:
     """Which launch of that step it is (Allocation.launch): job and step ids can come again."""
     on_worker_loss: str = ""
     """The head's --on-worker-loss, which counts for all nodes."""
+    installation: str = ""
+    """Of Ray on the head (rayproc.installation): workers with the same one find a template; else empty."""
     head_recovery: bool = False
     with_dashboard: bool = False
     dashboard_port_at: str = ""

@@ -22,6 +22,7 @@ from ..rayproc.environment import client_environment, driver_environment
 from ..rayproc.failure import StartFailure
 from ..rayproc.plan import NodePlan, TlsFiles
 from ..rayproc.raylet_log import read_drain_reason
+from ..rayproc.template import Template
 from ..rayproc.tls import client_context
 from ..rayproc.warm import WarmCompanion
 from ..system.network import NodeAddress
@@ -35,13 +36,14 @@ from .common_path import restore_common_path
 from .companion import NodeCompanion, Nodes
 from .dashboard import BESIDE_DRIVER_NICE, Dashboard
 from .directory import NodeRoot
-from .extras import start_log_monitor
+from .extras import LogMonitor
 from .gcs_launch import GcsLaunch
 from .grants import HostFacts
 from .processes import NodeProcesses
 from .resources import ResourcePlan
 from .setup import NodeSetup
 from .sweep import sweep_stale
+from .templates import NodeTemplates
 
 if TYPE_CHECKING:
     import ssl
@@ -107,10 +109,17 @@ class RayNode:
             on_failure=self._on_failure,
         )
         """Head only."""
+        self.log_monitor = LogMonitor(
+            host=self.host,
+            companion=self._companion,
+            processes=self._processes,
+            report=report,
+            on_failure=self._on_failure,
+        )
+        self.templates = NodeTemplates(setup=setup, companion=self._companion, reaper=reaper, report=report)
         self._kept = kept
         self._resets = 0
         self._gcs_launch: GcsLaunch | None = None
-        self._extras: asyncio.Task[None] | None = None
         self._sweep: asyncio.Task[None] | None = None
 
     # -- before the start ------------------------------------------------------------------------
@@ -124,8 +133,8 @@ class RayNode:
         self._sweep = in_background("clearing what crashed clusters left", self.sweep(), self._on_failure)
 
     def begin_import(self) -> None:
-        """Start the companion, which imports Ray meanwhile; the first one may import it already."""
-        self._companion.begin()
+        """Start the companion unless there is one; it imports Ray meanwhile, the first one already."""
+        self._companion.there()
 
     async def sweep(self) -> None:
         """Clear what crashed clusters of this user left on this node, while our own cluster starts."""
@@ -259,14 +268,15 @@ class RayNode:
         gcs_reconnect_s: int | None = None,
         agent_at_once: bool = False,
         session_name: str | None = None,
+        template: Template | None = None,
     ) -> Started:
         """Start Ray here and wait until the node is registered with its GCS.
 
+        By the ``template`` where there is one and it describes this node, else by the companion.
         Raises StartFailure; nothing of the failed start is left then.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        companion = self._companion.there()
         self.plan = self.setup.plan(
             identity=identity,
             gcs_address=gcs_address,
@@ -280,16 +290,8 @@ class RayNode:
             session_name=session_name,
         )
         self.dashboard.hold(self.plan)
-        try:
-            ready = await companion.ready(timeout_s)
-            self.ray_version = str(ready["ray_version"])
-            self.started = await companion.start(self.plan, max(deadline - loop.time(), 1.0))
-        except StartFailure:
-            await self._companion.drop()
-            raise
-        self.steps = self.started.steps(ready)
-        for name, pid in self.started.processes.items():
-            self._processes.adopt(name, pid)
+        started = await self._start_by_template(template, timeout_s) if template else None
+        self.started = started or await self._start_by_companion(deadline)
         if self.settings.head_recovery and (gcs := self.children.get("gcs_server")):
             with contextlib.suppress(OSError):  # it has ended already, which is reported
                 self._gcs_launch = GcsLaunch.of(gcs.pid)
@@ -298,6 +300,31 @@ class RayNode:
         if self.role is Role.WORKER and not self.settings.log_monitor:
             await self._companion.drop()
         return self.started
+
+    async def _start_by_template(self, template: Template, timeout_s: float) -> Started | None:
+        """None where the node has to start in another way."""
+        if (done := await self.templates.start(template, self.plan, timeout_s)) is None:
+            return None
+        started, raylet = done
+        self.ray_version, self.steps = template.ray_version, started.steps({})
+        self._processes.add(raylet)
+        self._processes.watch(raylet)
+        return started
+
+    async def _start_by_companion(self, deadline: float) -> Started:
+        loop = asyncio.get_running_loop()
+        companion = self._companion.there()
+        try:
+            ready = await companion.ready(deadline - loop.time())
+            self.ray_version = str(ready["ray_version"])
+            started = await companion.start(self.plan, max(deadline - loop.time(), 1.0))
+        except StartFailure:
+            await self._companion.drop()
+            raise
+        self.steps = started.steps(ready)
+        for name, pid in started.processes.items():
+            self._processes.adopt(name, pid)
+        return started
 
     async def _write_client(self) -> None:
         """Write what attach and exec need; without it the cluster works all the same."""
@@ -316,21 +343,8 @@ class RayNode:
         """Start, while the driver runs, what the driver's start need not wait for."""
         if self.settings.dashboard:
             self.dashboard.start(BESIDE_DRIVER_NICE)
-        if self._extras is None and self.companion is not None and self.settings.log_monitor:
-            self._extras = in_background("starting the log monitor", self._start_extras(), self._on_failure)
-
-    async def _start_extras(self) -> None:
-        assert self.companion is not None and self.started is not None
-        await start_log_monitor(
-            self.companion,
-            self.plan,
-            self.started,
-            host=self.host,
-            processes=self._processes,
-            report=self.report,
-        )
-        if self.role is Role.WORKER:
-            await self._companion.drop()
+        if self.settings.log_monitor and self.started is not None:
+            self.log_monitor.start(self.plan, self.started)
 
     # -- while it runs ---------------------------------------------------------------------------
 
@@ -390,9 +404,7 @@ class RayNode:
 
     async def _end_processes(self, hurry: asyncio.Event, spare: Sequence[int] = ()) -> None:
         self.dashboard.pause()
-        if self._extras is not None:
-            self._extras.cancel()
-            self._extras = None
+        self.log_monitor.cancel()
         companion = self._companion.kill()
         await self._processes.end(hurry, spare)
         if companion is not None:

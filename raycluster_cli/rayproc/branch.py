@@ -129,6 +129,12 @@ def serve(request: Event, emit: Emit, _: int) -> None:
     importlib.import_module(request["module"]).main(request, emit)
 
 
+def template(request: Event, emit: Emit, _: int) -> None:
+    from .private.template import worker_template  # only a head with workers needs it
+
+    emit({"event": "template", **worker_template(NodePlan.from_json(request["plan"]))})
+
+
 def clear(request: Event, emit: Emit, _: int) -> None:
     from . import private
     from .private.leftovers import clear as clear_leftovers  # only a restart of a server needs it

@@ -18,7 +18,7 @@ import time
 import traceback
 from pathlib import Path
 
-from .branch import Branch, Work, clear, move_output, serve, start, start_extra
+from .branch import Branch, Work, clear, move_output, serve, start, start_extra, template
 from .lazy_modules import UNUSED_BY_A_START, import_later
 from .protocol import ONGOING, Emit, Event, Lines, Writer, answer, failure
 from .watcher import COMMANDS, PUBLIC_WATCH, watch_with_public_api, watcher
@@ -26,7 +26,13 @@ from .watcher import COMMANDS, PUBLIC_WATCH, watch_with_public_api, watcher
 #: What a start imports besides: a worker has the time before its head is found, and not after.
 _WANTED_SOON = ("encodings.idna", "ray._common.usage.usage_lib")
 
-_WORK: dict[str, Work] = {"start": start, "start_extra": start_extra, "clear": clear, "serve": serve}
+_WORK: dict[str, Work] = {
+    "start": start,
+    "start_extra": start_extra,
+    "template": template,
+    "clear": clear,
+    "serve": serve,
+}
 
 
 class Companion:

@@ -303,6 +303,10 @@ class CompanionClient:
             "start_extra", timeout_s, what=what, plan=plan.as_json(), started=dict(started.raw)
         )
 
+    async def template(self, plan: NodePlan, timeout_s: float = 30.0) -> Event:
+        """What the raylets of this head's workers are executed with (private.template)."""
+        return await self.request("template", timeout_s, plan=plan.as_json())
+
     async def watch(
         self, address: str, env: Mapping[str, str], *, expected: int = 0, timeout_s: float = 15.0
     ) -> None:

@@ -1,4 +1,4 @@
-"""What a raylet's own log says about why it ended."""
+"""What a raylet's own log says: that it is registered, and why it ended."""
 
 from __future__ import annotations
 
@@ -28,3 +28,21 @@ def read_drain_reason(path: str, most_bytes: int = 65536) -> str | None:
             return drain_reason(file.read().decode("utf-8", "replace"))
     except OSError:
         return None
+
+
+def says_registered(raylet_out: str, node_id: str) -> bool:
+    """Whether a raylet says that the GCS has registered it, in the words of Ray 2.52 to 2.60.
+
+    >>> says_registered("[..] node_manager.cc:355: Raylet of id, ab12 started. Raylet consists of ..", "ab12")
+    True
+    """
+    return f"Raylet of id, {node_id} started" in raylet_out
+
+
+def is_registered(path: str, node_id: str, most_bytes: int = 65536) -> bool:
+    """:func:`says_registered` of the begin of a raylet.out; false also when the file cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return says_registered(file.read(most_bytes).decode("utf-8", "replace"), node_id)
+    except OSError:
+        return False

@@ -1,7 +1,7 @@
 """A companion started before anything else, so that Ray's import overlaps our own.
 
 Importing Ray is the longest step of a start (0.4 s and more), and needs nothing but a Python.  So the
-command starts the companion first of all; what it prints goes to memory until the node's directory
+command of a head starts the companion first of all; what it prints goes to memory until the node's directory
 exists.  If no node is started after all (a mistyped option), the companion ends with its stdin.
 """
 
@@ -27,13 +27,20 @@ class WarmCompanion(Value):
 
 
 def worth_it(arguments: Sequence[str], env: Mapping[str, str]) -> bool:
-    """Whether this command line probably starts a Ray node in this process."""
+    """Whether this command line probably starts a Ray node here that needs Ray imported.
+
+    A worker probably does not: it starts by its head's template.
+    """
     options = arguments[1 : arguments.index("--")] if "--" in arguments else arguments[1:]
     asks = "-h" in options or "--help" in options
-    # Of several tasks on a node only the first joins.
-    return (
-        arguments[:1] in (["head"], ["worker"], ["run"]) and not asks and env.get("SLURM_LOCALID", "0") == "0"
+    local = any(option.split("=")[0] == "--local" for option in options)
+    other_way = "RAYCLUSTER_QUICK" in env or any(option.startswith("--quick") for option in options)
+    head = arguments[:1] == ["head"] or (
+        arguments[:1] == ["run"] and (local or env.get("SLURM_PROCID", "0") == "0")
     )
+    # Of several tasks on a node only the first joins.
+    joins = arguments[:1] in (["worker"], ["run"]) and env.get("SLURM_LOCALID", "0") == "0"
+    return not asks and (head or (joins and other_way))
 
 
 def begin(env: Mapping[str, str]) -> WarmCompanion | None:

@@ -8,6 +8,7 @@ One directory per cluster, mode 0700, on a file system that all nodes share:
 ``head.json``           HeadInfo: written once by the head when the GCS answers
 ``token``               the cluster's authentication token, mode 0600
 ``authority``           with --tls: key and certificate of the cluster's authority, PEM, mode 0600
+``template.json``       what a worker's raylet is executed with (rayproc.template), by the head
 ``nodes/HOST.json``     NodeReport: each node writes its own and only its own
 ``lost/NODE_ID``        empty: the raylet of that id died; by the node's supervisor, who holds it
 ``stop.json``           StopRequest: somebody asks the head to end the cluster
@@ -38,13 +39,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import re
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..model.record import EndReport, HeadInfo, Lease, NodeReport, StopRequest, decode
 from ..system.proctree import ProcessRef, is_running
@@ -168,10 +170,9 @@ class Record(EventLog, UsageFiles):
             for name in ("head.json", "stop.json", "lost", "refused", *elastic, *logs, "end.json"):
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(self.path / name, away / name)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path / "token")
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path / "authority")
+            for name in ("token", "authority", "template.json"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.path / name)
         except OSError as error:
             raise needs(away, error, "write") from error
         self._reports.clear()
@@ -195,6 +196,20 @@ class Record(EventLog, UsageFiles):
     def read_head(self) -> HeadInfo | None:
         """The head as it stands in the record, also of a cluster that has ended."""
         return decode(HeadInfo, read_bytes(self.path / "head.json"))
+
+    def write_template(self, template: Mapping[str, Any]) -> None:
+        """What the raylets of workers are executed with; Template.as_json of rayproc.template."""
+        text = json.dumps(template, separators=(",", ":"))
+        write_whole(self.path / "template.json", self.masked(text).encode())
+
+    def read_template(self) -> bytes | None:
+        """What write_template wrote; None when there is none (yet)."""
+        return read_bytes(self.path / "template.json")
+
+    def remove_template(self) -> None:
+        """Until there is another one, workers start in other ways."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.path / "template.json")
 
     def write_node(self, report: NodeReport) -> None:
         if not report.updated:

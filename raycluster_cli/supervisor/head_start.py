@@ -27,6 +27,8 @@ from ..state.record import Record
 from .driver import find_driver_within
 from .head_entry import HeadEntry
 from .head_proof import HeadProof, identity_of
+from .head_record import RECORD_LOOK_S
+from .head_template import publish_template, wants_template
 from .versions import python_version
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class HeadStart:
             if token and run.rules.expected
             else None
         )
+        self._installation = ""
         self.claimed = False
         """Whether the record is ours: until then it may be another head's, whose end is not ours to write."""
         self.refused_by: Record | None = None
@@ -82,6 +85,9 @@ class HeadStart:
         node.claim_ports({name: port for name, port in given.items() if port})
         if settings.tls:
             await self._make_keys(node)
+        has_workers = bool(run.rules.expected or run.groups)
+        if wants_template(settings, has_record=run.record is not None, has_workers=has_workers):
+            self._installation = await node.templates.installation()
         # Written before Ray is up: workers then probe the port itself and do not ask the file server.
         self.entry.create(self._head_info(node))
         await self._prove()
@@ -103,6 +109,7 @@ class HeadStart:
             state=HeadState.UP.value,
             dashboard_port_at=node.dashboard.address,
         )
+        run.tasks.start("the template for workers", publish_template(run))
         run.reports.stamp(node.steps)
         run.enter_phase(NodePhase.JOINED, node_id=started.node_id)
         run.parent.tell(event="up", address=self.entry.info.address)
@@ -218,6 +225,7 @@ class HeadStart:
             step=context.step or "",
             launch=context.launch,
             on_worker_loss=settings.on_worker_loss,
+            installation=self._installation,
             head_recovery=settings.head_recovery,
             with_dashboard=settings.dashboard,
             worker_hosts=format_hostlist(context.worker_hosts),
@@ -293,5 +301,8 @@ async def restart_head(run: HeadRun) -> None:
     with contextlib.suppress(OSError):
         (node.root.ray_dir / "ray_current_cluster").unlink()
     node.begin_import()
+    if run.record is not None:
+        await run.reports.look(run.record.remove_template, timeout_s=RECORD_LOOK_S, default=None)
     started = await start_ray(run, session)
     run.begin.entry.update(session=started.session, cluster_id=started.cluster_id)
+    await publish_template(run)

@@ -16,9 +16,10 @@ from ..model.value import Value
 from ..model.wording import duration
 from ..policy.values import End
 from ..policy.worker import end_of_cluster
-from ..rayproc.companion_client import CompanionClient, Started
+from ..rayproc.companion_client import Started
 from ..rayproc.failure import StartFailure
 from ..rayproc.plan import TlsFiles
+from ..rayproc.template import Template
 from ..state.record import Record
 from ..system.network import NodeAddress
 from ..system.report import Report
@@ -26,6 +27,7 @@ from .discovery import NO_HEAD, NO_TOKEN, AttemptFailed, Discovery, Target
 from .head_record import RECORD_LOOK_S
 from .report_writer import ReportWriter
 from .run import Finished
+from .template_wait import Installed, TemplateWait
 
 #: Failures that the next attempt would only meet again.
 FINAL_KINDS = ("version mismatch", "wrong cluster", "auth")
@@ -59,7 +61,7 @@ class JoiningNode(Protocol):
     @property
     def address(self) -> NodeAddress: ...
     @property
-    def companion(self) -> CompanionClient | None: ...
+    def templates(self) -> Installed: ...
 
     def begin_import(self) -> None: ...
     async def measure(self, *, route_to: str | None) -> None: ...
@@ -77,6 +79,7 @@ class JoiningNode(Protocol):
         storage: Path | None = None,
         gcs_reconnect_s: int | None = None,
         agent_at_once: bool = False,
+        template: Template | None = None,
     ) -> Started: ...
 
 
@@ -148,6 +151,7 @@ class Joiner:
         self._speaks = speaks
         self._advice = advice
         self._ready_for = ""
+        self._templates = TemplateWait(discovery, settings=settings, reports=reports)
 
     async def join(self) -> Joined:
         """Find the head and join it, in attempts.
@@ -184,8 +188,7 @@ class Joiner:
                     self._say_that_no_head_is_seen(loop.time() - first)
                 self._reports.phase(NodePhase.WAITING, f"attempt {attempt}: {failed}")
                 self._report.note(f"attempt {attempt} to join {failed.where} failed: {failed}")
-                if node.companion is None:
-                    node.begin_import()
+                node.begin_import()
                 await self._rest(min(began + settings.retry_delay, give_up))
         if self._discovery.head_record.came_late:
             raise Finished(
@@ -210,7 +213,8 @@ class Joiner:
 
         Raises AttemptFailed, RayclusterErrors of this node, and Finished when the cluster ends meanwhile.
         """
-        await self._start(target, asyncio.get_running_loop().time() + self._settings.start_timeout)
+        deadline = asyncio.get_running_loop().time() + self._settings.start_timeout
+        await self._start(target, deadline, again=True)
 
     async def _rest(self, until: float) -> None:
         """Wait for the next attempt, unless the cluster ends before it (Finished)."""
@@ -221,14 +225,22 @@ class Joiner:
             await head_record.read_head()
 
     async def _get_ready_for(self, target: Target) -> None:
-        """Measure this node and take its ports while the head comes up, once for an attempt."""
+        """Measure this node and take its ports while the head comes up, once for an attempt.
+
+        Ray is imported meanwhile unless this node can probably start by the head's template.
+        """
+        if not await self._templates.is_promised(target, self._node.templates):
+            self._node.begin_import()
         if self._ready_for != target.ip:
             await self._node.measure(route_to=target.ip)
             self._node.claim_ports({})
             self._ready_for = target.ip
 
-    async def _start(self, target: Target, deadline: float) -> None:
-        """One start of Ray on this node, against the target."""
+    async def _start(self, target: Target, deadline: float, *, again: bool = False) -> None:
+        """One start of Ray on this node, against the target.
+
+        ``again``: after a raylet that has died; then Ray's own code starts it, whatever the template says.
+        """
         node, head = self._node, target.head
         self._reports.phase(NodePhase.FOUND, f"head at {target.address}")
         node.token = await self._token(target)
@@ -237,6 +249,7 @@ class Joiner:
         if head is not None and head.node_root:
             await node.make_common_path(head.node_root)
         await self._certify(target)
+        template = None if again else await self._templates.read(target, node.templates)
         self._reports.phase(NodePhase.STARTING, ip=node.address.ip, ports=node.port_map())
         left_s = max(deadline - asyncio.get_running_loop().time(), 1.0)
         start = node.start(
@@ -245,6 +258,7 @@ class Joiner:
             identity=head.identity if head else "",
             gcs_reconnect_s=GCS_RECONNECT_S if head is not None and head.head_recovery else None,
             agent_at_once=head is not None and head.with_dashboard,
+            template=template,
         )
         try:
             await self._unless_it_ends(start)

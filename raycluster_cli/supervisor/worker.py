@@ -84,7 +84,8 @@ class WorkerRun(NodeRun):
             await head_record.remember_ended_cluster()
             node = await self.make_node()
             self.keep(node_root=str(node.root.path))
-            node.begin_import()
+            if settings.quick != "auto" or self.record is None:
+                node.begin_import()  # else the head's template may make it unnecessary
             self.enter_phase(NodePhase.WAITING, node_root=str(node.root.path))
             self.joiner = Joiner(
                 discovery,

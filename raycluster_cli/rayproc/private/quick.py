@@ -61,11 +61,11 @@ def start(plan: NodePlan, report: Report) -> dict[str, Any]:
 
 
 def _start_by_node(plan: NodePlan, report: Report, clock: Phases) -> dict[str, Any]:
-    parameters = _ray_params(plan)
+    parameters = ray_params(plan)
     spawned: list[tuple[str, Any]] = []
     with patched_spawn(plan, spawned, report, clock), _patched_wait(plan, spawned):
         try:
-            node = _QuickNode(parameters, head=plan.is_head, shutdown_at_exit=False, spawn_reaper=False)
+            node = QuickNode(parameters, head=plan.is_head, shutdown_at_exit=False, spawn_reaper=False)
             clock.mark("registered")
             if plan.is_head and plan.identity:
                 # Only now: a worker that comes before the head's raylet is there sleeps for 2 s (2.55+).
@@ -92,14 +92,14 @@ def _start_by_node(plan: NodePlan, report: Report, clock: Phases) -> dict[str, A
             ) from e
 
 
-class _QuickNode(ray_node.Node):  # type: ignore[misc]
+class QuickNode(ray_node.Node):  # type: ignore[misc]
     """Node without the API server, which Ray starts (2 to 4 s) even when no dashboard is wanted."""
 
     def start_api_server(self, **_: Any) -> None:
         """Started later, beside the driver, when asked for."""
 
 
-def _ray_params(plan: NodePlan) -> Any:
+def ray_params(plan: NodePlan) -> Any:
     """The plan as Ray's own parameters.  Raises PrivateMissing when they do not take it."""
     ports = plan.ports
     wanted = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,10 +15,11 @@ import pytest
 from raycluster_cli.model.errors import WorkersMissingError
 from raycluster_cli.model.record import EndReport, HeadInfo, NodeReport
 from raycluster_cli.model.settings import Settings
-from raycluster_cli.rayproc.companion_client import CompanionClient, Started
+from raycluster_cli.rayproc.companion_client import Started
 from raycluster_cli.rayproc.failure import StartFailure
 from raycluster_cli.rayproc.health import Outcome, Probe
 from raycluster_cli.rayproc.plan import TlsFiles
+from raycluster_cli.rayproc.template import Template
 from raycluster_cli.slurm.allocation import Allocation
 from raycluster_cli.state.record import Record
 from raycluster_cli.supervisor.discovery import ClusterKey, Discovery
@@ -42,12 +44,20 @@ class Node:
     token: str = ""
     tls: TlsFiles | None = None
     address: NodeAddress = field(default_factory=lambda: NodeAddress("10.77.0.2", "eth0", "test"))
-    companion: CompanionClient | None = None
+    installed: str = "ray 2.60.0"
     done: list[str] = field(default_factory=list)
     started: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def templates(self) -> Node:
+        return self
+
+    async def installation(self) -> str:
+        return self.installed
+
     def begin_import(self) -> None:
-        self.done.append("import")
+        if "import" not in self.done:
+            self.done.append("import")
 
     async def measure(self, *, route_to: str | None) -> None:
         self.done.append(f"measure {route_to}")
@@ -153,16 +163,80 @@ def test_the_token_and_the_identity_come_from_the_record(record: Record) -> None
     joined = join(node, record)
     assert joined.target.address == "10.77.0.1:20480"
     assert joined.record is record
-    assert node.done == ["measure 10.77.0.1", "ports", "start"]
+    assert node.done == ["import", "measure 10.77.0.1", "ports", "start"]
     assert node.started == [
         {
             "gcs_address": "10.77.0.1:20480",
             "identity": "the head's",
             "gcs_reconnect_s": None,
             "agent_at_once": False,
+            "template": None,
             "token": token,
         }
     ]
+
+
+TEMPLATE = {
+    "identity": "the head's",
+    "installation": "ray 2.60.0",
+    "variables": "00000000",
+    "agent_at_once": False,
+    "ray_version": "2.60.0",
+    "session": "session_1",
+    "cluster_id": "ab",
+    "gcs_address": "10.77.0.1:20480",
+    "node_id_bytes": 28,
+    "launch": {"argv": ["/raylet", "--node_id=@{node_id}"], "variables": {}, "files": []},
+}
+
+
+def test_a_worker_with_the_heads_installation_waits_for_its_template(record: Record) -> None:
+    record.make_token()
+    record.write_head(replace(HEAD, installation="ray 2.60.0"))
+    node = Node()
+    join(node, record, meanwhile=lambda: record.write_template(TEMPLATE))
+    assert node.done == ["measure 10.77.0.1", "ports", "start"]  # Ray is not imported
+    assert node.started[0]["template"] == Template.from_json(json.dumps(TEMPLATE).encode())
+
+
+def test_a_raylet_that_has_died_is_not_started_by_the_template_again(record: Record) -> None:
+    record.make_token()
+    record.write_head(replace(HEAD, installation="ray 2.60.0"))
+    record.write_template(TEMPLATE)
+    node = Node()
+    join(node, record, again=True)
+    assert [one["template"] is None for one in node.started] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("head", "settings"),
+    [
+        (replace(HEAD, installation="ray 2.59.0"), {}),
+        (HEAD, {}),
+        (replace(HEAD, installation="ray 2.60.0"), {"quick": "node"}),
+        (replace(HEAD, installation="ray 2.60.0"), {"quick": "ray-start"}),
+    ],
+)
+def test_other_workers_import_ray_at_once(record: Record, head: HeadInfo, settings: dict[str, Any]) -> None:
+    record.make_token()
+    record.write_head(head)
+    record.write_template(TEMPLATE)
+    node = Node()
+    join(node, record, **settings)
+    assert node.done[0] == "import"
+    assert node.started[0]["template"] is None
+
+
+def test_a_head_can_take_its_promise_of_a_template_back(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raycluster_cli.supervisor.template_wait.HEAD_LOOK_S", 0.05)
+    record.make_token()
+    record.write_head(replace(HEAD, installation="ray 2.60.0"))
+    record.write_template({**TEMPLATE, "identity": "of an earlier cluster"})
+    node = Node()
+    join(node, record, meanwhile=lambda: record.write_head(HEAD))
+    assert node.started[0]["template"] is None
 
 
 def test_the_token_of_the_environment_where_the_record_has_none(record: Record) -> None:
@@ -274,10 +348,10 @@ def test_a_start_that_fails_is_tried_again_with_new_ports(record: Record) -> Non
     node = Node(fails=[StartFailure("timed out", "No answer.")])
     join(node, record)
     assert node.done == [
+        "import",
         "measure 10.77.0.1",
         "ports",
         "start",
-        "import",
         "measure 10.77.0.1",
         "ports",
         "start",

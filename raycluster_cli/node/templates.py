@@ -1,0 +1,79 @@
+"""The template of a worker's start: made on a head, used on a worker, beside this node's installation."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from ..rayproc.companion_client import Started
+from ..rayproc.failure import StartFailure
+from ..rayproc.installation import find_installation, ray_variables
+from ..rayproc.plan import NodePlan
+from ..rayproc.template import Launch, Template
+from ..system.process import Child, Reaper
+from ..system.report import Report
+from ..system.waiting import done_within, in_thread
+from .companion import NodeCompanion
+from .raylet_launch import start_by_template
+from .setup import NodeSetup
+
+#: How long it may take to find out which Ray is installed: five files of the environment are read.
+FIND_S = 30.0
+
+#: How long making a template may take: 50 ms once Ray is imported.
+MAKE_S = 60.0
+
+#: What the companion says of a template besides its text.
+_FACTS = ("ray_version", "session", "cluster_id", "gcs_address", "node_id_bytes")
+
+
+class NodeTemplates:
+    """What this node has to do with templates."""
+
+    def __init__(self, *, setup: NodeSetup, companion: NodeCompanion, reaper: Reaper, report: Report) -> None:
+        self._setup = setup
+        self._companion = companion
+        self._reaper = reaper
+        self._report = report
+        self._installation: str | None = None
+
+    async def installation(self) -> str:
+        """Which Ray is installed here (rayproc.installation); empty when that cannot be told."""
+        if self._installation is None:
+            finding = in_thread(partial(find_installation, self._setup.env))
+            self._installation = finding.result() if await done_within(finding, FIND_S) else ""
+        return self._installation
+
+    async def make(self, plan: NodePlan, identity: str) -> dict[str, Any]:
+        """What the workers of this head, which runs, may execute their raylets with.  Raises StartFailure."""
+        companion = self._companion.there()
+        await companion.ready(MAKE_S)
+        made = await companion.template(plan, MAKE_S)
+        return Template(
+            identity=identity,
+            installation=await self.installation(),
+            variables=ray_variables(self._setup.env),
+            agent_at_once=plan.agent_at_once,
+            launch=Launch.from_json(made["launch"]),
+            **{name: made[name] for name in _FACTS},
+        ).as_json()
+
+    async def start(
+        self, template: Template, plan: NodePlan, timeout_s: float
+    ) -> tuple[Started, Child] | None:
+        """Execute a worker's raylet; None where the node has to start in another way, which is noted."""
+        try:
+            return await start_by_template(
+                template,
+                plan,
+                installation=await self.installation(),
+                given=self._setup.env,
+                reaper=self._reaper,
+                timeout_s=timeout_s,
+            )
+        except StartFailure as failed:
+            self._report.note(
+                f"{self._setup.host} starts its raylet by Ray's own code: the head's template is not used "
+                f"({failed.message.rstrip('.')})"
+            )
+            return None

@@ -1,0 +1,103 @@
+"""A worker whose raylet is executed by the head's template: Ray is not imported on it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycluster_cli.node.raylet_launch import start_by_template
+from raycluster_cli.rayproc.companion_client import Started
+from raycluster_cli.rayproc.environment import start_environment
+from raycluster_cli.rayproc.installation import find_installation, ray_variables
+from raycluster_cli.rayproc.plan import NodePlan
+from raycluster_cli.rayproc.template import Launch, Template, fill
+from raycluster_cli.system.process import Child
+
+from .nodes import Nodes, environment, nodes, run
+
+_FACTS = ("ray_version", "session", "cluster_id", "gcs_address", "node_id_bytes")
+
+TASKS = """
+import os, ray
+ray.init(logging_level="ERROR")
+@ray.remote(resources={"fast": 1}, label_selector={"rack": "b"})
+def where():
+    return ray.get_runtime_context().get_node_id(), os.getpid(), bytes(200_000_000 // 8)
+id, pid, data = ray.get(where.remote())
+node = next(one for one in ray.nodes() if one["NodeID"] == id)
+print(id, len(data), node["NodeName"], node["Resources"]["CPU"], node["Labels"]["rack"])
+"""
+
+
+async def template_of(cluster: Nodes) -> Template:
+    """As a head makes it."""
+    assert cluster.head is not None
+    made = await cluster.companions[0].template(cluster.head)
+    return Template(
+        identity=cluster.head.identity,
+        installation=find_installation(environment()),
+        variables=ray_variables(environment()),
+        agent_at_once=False,
+        launch=Launch.from_json(made["launch"]),
+        **{name: made[name] for name in _FACTS},
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"num_cpus": 0}, {"num_cpus": 3, "resources": {"fast": 2.0}, "labels": {"rack": "b"}}],
+)
+def test_the_template_is_what_ray_itself_executes(changes: dict[str, Any]) -> None:
+    async def test() -> None:
+        async with nodes() as cluster:
+            await cluster.start(0)
+            template = await template_of(cluster)
+            assert "0123456789abcdef" not in str(template.as_json())  # no secret goes into the record
+            plan = replace(cluster.plan(1), **changes)
+            client = cluster.companion()
+            await client.ready(60)
+            worker = await client.start(plan, 60)
+            raylet = Path(f"/proc/{worker.processes['raylet']}")
+            launch = fill(template.launch, plan, worker.node_id, os.cpu_count() or 1)
+            assert raylet.joinpath("cmdline").read_text().split("\0")[:-1] == list(launch.argv)
+            pairs = (pair.partition("=") for pair in raylet.joinpath("environ").read_text().split("\0")[:-1])
+            env = {name: text for name, _, text in pairs}
+            assert env == start_environment(plan, environment()) | dict(launch.variables)
+
+    run(test)
+
+
+def test_a_worker_joins_by_it() -> None:
+    async def test() -> None:
+        async with nodes() as cluster:
+            await cluster.start(0)
+            plan = cluster.plan(
+                1, num_cpus=3, resources={"fast": 2.0}, labels={"rack": "b"}, object_store_bytes=90 << 20
+            )
+            started, raylet = await join(cluster, await template_of(cluster), plan)
+            assert raylet.running
+            signals = dict(line.split(":\t") for line in status(raylet).splitlines() if line[:3] == "Sig")
+            assert int(signals["SigBlk"], 16) == 0b10  # SIGINT alone, as Ray itself starts it
+            said = (await cluster.driver(TASKS)).split()
+            assert said == [started.node_id, "25000000", "node1", "3.0", "b"]
+
+    run(test)
+
+
+def status(child: Child) -> str:
+    return Path(f"/proc/{child.pid}/status").read_text()
+
+
+async def join(cluster: Nodes, template: Template, plan: NodePlan) -> tuple[Started, Child]:
+    return await start_by_template(
+        template,
+        plan,
+        installation=template.installation,
+        given=environment(),
+        reaper=cluster.reaper,
+        timeout_s=60.0,
+    )
