@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..model.errors import RayclusterError
+from ..model.errors import RayclusterError, error_text
 from ..model.record import NodeReport
 from ..model.status import Role
 from ..node.labels import JOB_LABEL
@@ -25,6 +24,8 @@ from .usage import tell_usage
 
 if TYPE_CHECKING:
     from .head import HeadRun
+
+T = TypeVar("T")
 
 #: How often the workers' reports are read while they are waited for; more seldom the more of them there are.
 REPORTS_S = 0.5
@@ -66,6 +67,7 @@ class HeadGuards:
         """Ray's death info of lost nodes, by node id."""
         self._reports: dict[str, NodeReport] = {}
         self._probe: TaskProbe | None = None
+        self._unanswered: set[str] = set()
 
     async def begin(self) -> None:
         """Start them all, once Ray is up."""
@@ -202,16 +204,28 @@ class HeadGuards:
             await asyncio.sleep(DEMAND_S + run.rules.expected / 50)
             if run.state.phase is not Phase.RUNNING or run.node.companion is None:
                 continue
-            with contextlib.suppress(RayclusterError, StartFailure, OSError):
-                run.post(on.DemandKnown(await run.node.companion.unplaceable()))
+            waiting = await self._asked("which tasks no node can run", run.node.companion.unplaceable())
+            if waiting is not None:
+                run.post(on.DemandKnown(waiting))
 
     async def ask_for_driver(self) -> None:
         """Whether a driver has connected to the GCS; an answer is posted in any case."""
         companion, connected = self._run.node.companion, None
         if companion is not None:
-            with contextlib.suppress(RayclusterError, StartFailure, OSError):
-                connected = await companion.had_driver(DRIVER_ANSWER_S)
+            connected = await self._asked(
+                "whether a driver has connected", companion.had_driver(DRIVER_ANSWER_S)
+            )
         self._run.post(on.DriverKnown(connected))
+
+    async def _asked(self, what: str, answer: Awaitable[T]) -> T | None:
+        """What Ray answers; None when it does not, which is written down once: only messages depend on it."""
+        try:
+            return await answer
+        except (RayclusterError, StartFailure, OSError) as error:
+            if what not in self._unanswered:
+                self._unanswered.add(what)
+                self._run.report.note(f"Ray did not say {what}: {error_text(error)}")
+            return None
 
     # -- the record ------------------------------------------------------------------------------
 
