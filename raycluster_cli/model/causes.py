@@ -344,7 +344,7 @@ def find_causes(
 ) -> list[Found]:
     """The causes whose messages are in these texts, given as (where, text): each once, the likeliest first.
 
-    ``host``: the one that failed, whose evidence explains more than that of others.  ``ended``: when the
+    ``host``: the one that failed, whose texts explain more than those of others.  ``ended``: when the
     cluster ended, Unix seconds; what was written after that is a consequence.  Of the rest the earlier comes
     first, and where lines bear no time the table's order decides.
 

@@ -11,8 +11,8 @@ from ..model.status import EndReason
 from ..slurm.queue import Job
 from ..state.catalogue import record_of
 from ..state.record import Record
-from .evidence import output_paths
 from .follow import job_state
+from .log_search import output_paths
 from .no_record import job_without_record
 from .post_mortem import PostMortem, post_mortem
 from .reader import read_cluster

@@ -14,8 +14,8 @@ from ..model.text import printable
 from ..slurm.queue import WAITING
 from ..state.catalogue import list_records, owner_of
 from ..state.submitted import output_of
-from .evidence import read_tail
 from .follow import JobState, describe, explain_reason, job_state
+from .log_search import read_tail
 from .logs import Source
 from .why import hanging, wrapped
 

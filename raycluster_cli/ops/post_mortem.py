@@ -18,9 +18,9 @@ from ..model.record import EndReport, Event, HeadInfo, NodeReport, ProcessDeath
 from ..model.status import EndReason, NodePhase
 from ..model.wording import describe_code
 from ..state.record import Record
-from .evidence import JobOutput, last_log_lines, listed, read_output, search
 from .follow import JobState
 from .groups import read_groups
+from .log_search import JobOutput, last_log_lines, listed, read_output, search
 from .reader import read_cluster
 
 #: A node's clock counts as wrong when it is this far from the file server's.

@@ -10,7 +10,7 @@ from ..model.cluster_status import ClusterPhase
 from ..model.record import ENDED_AT_ONCE, NEVER_CONNECTED, EndReport
 from ..model.status import EndReason
 from ..model.wording import count, describe_code
-from .evidence import SILENCE
+from .log_search import SILENCE
 from .post_mortem import LOST, NodeEnd, PostMortem
 
 #: An end this close to the job's time limit is taken for it: Slurm may send its signal up to a minute early.

@@ -14,9 +14,9 @@ from ..model.text import printable
 from ..model.wording import count, duration
 from ..model.worker_job import WorkerJobState
 from ..system.report import command_text
-from .evidence import ON_PURPOSE
 from .follow import explain_reason
 from .groups import group_json
+from .log_search import ON_PURPOSE
 from .post_mortem import NodeEnd, PostMortem
 from .verdict import judge
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import doctest
 import importlib
-import pkgutil
+from pathlib import Path
 
 import pytest
 
 import raycluster_cli
 
+ROOT = Path(raycluster_cli.__file__).parent
+
+#: By their files: pkgutil.walk_packages imports the packages, and with rayproc.private Ray.
 MODULES = sorted(
-    one.name
-    for one in pkgutil.walk_packages(raycluster_cli.__path__, "raycluster_cli.")
-    if ".private" not in one.name
+    ".".join((ROOT.name, *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+    for path in ROOT.rglob("*.py")
+    if "private" not in path.parts
 )
 
 NOT_HERE = ("__main__",)

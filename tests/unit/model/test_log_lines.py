@@ -62,7 +62,7 @@ def test_what_may_happen_has_not_happened(line: str, said: bool) -> None:
     assert (find_said(TEXT, line) is not None) is said
 
 
-def test_evidence_in_its_order() -> None:
+def test_causes_in_their_order() -> None:
     """What was written after the end is a consequence; of the rest the earlier comes first."""
     ended = written_at("[2026-11-23 04:45:10,000 E")
     assert ended is not None

@@ -172,7 +172,7 @@ class Case:
     """Text by host/file, in the record."""
     nodes: tuple[Node, ...] = (Node(), Node("n2"))
     line: str = ""
-    """A part of the line that is shown as evidence."""
+    """A part of the line that shows it."""
     shows: tuple[str, ...] = ()
     """What the page is to contain."""
     hides: tuple[str, ...] = ("limit on open files", "port is already in use", "consequence, not the cause")

@@ -1,4 +1,4 @@
-"""Evidence of why a cluster ended: what its logs, its nodes' reports and the job's output say.
+"""Why a cluster ended, as its logs, its nodes' reports and the job's output tell it.
 
 Nothing is searched after a success or a deliberate stop.  A driver that failed is explained by its own last
 exception; what other logs say counts only where that exception is about another process, or there is none.
