@@ -20,6 +20,7 @@ from ..rayproc.client import remove_client, write_client
 from ..rayproc.companion_client import CompanionClient, Started
 from ..rayproc.environment import client_environment, driver_environment
 from ..rayproc.failure import StartFailure
+from ..rayproc.gcs_monitor import while_gcs_answers
 from ..rayproc.plan import NodePlan, TlsFiles
 from ..rayproc.raylet_log import read_drain_reason
 from ..rayproc.template import Template
@@ -248,12 +249,9 @@ class RayNode:
 
     async def drain_message(self) -> str | None:
         """Why the head drained our raylet, from its log; None when it did not, or the log cannot be read."""
-        if self.started is None:
-            return None
-        reading = in_thread(read_drain_reason, f"{self.started.session_dir}/logs/raylet.out")
-        if not await done_within(reading, FILE_S):
-            return None
-        return reading.result()
+        where = f"{self.started.session_dir}/logs/raylet.out" if self.started else ""
+        reading = in_thread(read_drain_reason, where)
+        return reading.result() if await done_within(reading, FILE_S) else None
 
     # -- the start -------------------------------------------------------------------------------
 
@@ -317,7 +315,16 @@ class RayNode:
         try:
             ready = await companion.ready(deadline - loop.time())
             self.ray_version = str(ready["ray_version"])
-            started = await companion.start(self.plan, max(deadline - loop.time(), 1.0))
+            starting = companion.start(self.plan, max(deadline - loop.time(), 1.0))
+            if self.role is Role.HEAD:
+                starting = while_gcs_answers(
+                    starting,
+                    self.address.ip,
+                    self.gcs_port,
+                    interval_s=self.settings.check_interval,
+                    context=self.tls_context,
+                )
+            started = await starting
         except StartFailure:
             await self._companion.drop()
             raise

@@ -68,7 +68,10 @@ class Branch:
 def _run(request: Event, work: Work, emit: Emit, commands: int) -> NoReturn:
     code = 1
     try:
-        os.setpgid(0, 0)  # so that the supervisor can end a start, and all it began, at once
+        # A session, and with it a process group, of its own: the supervisor can end a start, and all it
+        # began, at once.  A group in the companion's session would lose its tie to it when this process ends,
+        # and the kernel then sends SIGHUP to the raylet if just then one process of the group is stopped.
+        os.setsid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         # A watcher's events belong to the commands that it reads, not to the one that it was forked for.
         work(request, emit if commands >= 0 else lambda event: emit(answer(request, event)), commands)

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..model.value import Value
+from .failure import StartFailure
 from .health import HealthChannel
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ FAILED_CHECKS = 2
 
 #: Pause after a connection that failed.
 RETRY_S = 0.2
+
+#: A start that takes no longer is not watched: nearly all of them.
+START_PATIENCE_S = 5.0
+
+T = TypeVar("T")
 
 
 class Loss(Value):
@@ -73,6 +79,39 @@ async def gcs_lost(
             if loop.time() - lost_since >= patience_s:
                 return loss
         await asyncio.sleep(RETRY_S)
+
+
+async def while_gcs_answers(
+    start: Coroutine[Any, Any, T],
+    ip: str,
+    port: int,
+    *,
+    interval_s: float,
+    patience_s: float = START_PATIENCE_S,
+    context: ssl.SSLContext | None = None,
+) -> T:
+    """The result of ``start``, which starts this GCS; it is cancelled when the GCS no longer answers.
+
+    Raises StartFailure then.  A GCS that refuses connections is not there yet, or has ended: the start itself
+    notices that.
+    """
+
+    async def silence() -> Loss:
+        await asyncio.sleep(patience_s)
+        while not (loss := await gcs_lost(ip, port, interval_s=interval_s, context=context)).silent:
+            await asyncio.sleep(interval_s)
+        return loss
+
+    starting, silent = asyncio.ensure_future(start), asyncio.ensure_future(silence())
+    try:
+        await asyncio.wait({starting, silent}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            return starting.result()
+        raise StartFailure("timed out", f"the GCS was started and does not answer: {silent.result().why}")
+    finally:
+        for one in (starting, silent):
+            one.cancel()
+        await asyncio.wait({starting, silent})
 
 
 async def _check_on_one_connection(

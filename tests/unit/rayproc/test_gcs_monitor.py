@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from raycluster_cli.rayproc import gcs_monitor
-from raycluster_cli.rayproc.gcs_monitor import Loss, gcs_lost
+from raycluster_cli.rayproc.failure import StartFailure
+from raycluster_cli.rayproc.gcs_monitor import Loss, gcs_lost, while_gcs_answers
 from raycluster_cli.rayproc.health import frame
 
 SERVING = b"\x00\x00\x00\x00\x02\x08\x01"
@@ -93,6 +94,42 @@ def test_one_missed_check_is_nothing_and_two_are_the_end() -> None:
     loss = asyncio.run(scene())
     assert loss.silent
     assert "2 checks" in loss.why
+
+
+def test_a_start_is_given_up_when_its_gcs_no_longer_answers() -> None:
+    cancelled: list[bool] = []
+
+    async def start() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cancelled.append(True)
+
+    async def scene() -> None:
+        gcs = Gcs()
+        gcs.answers = False
+        async with running(gcs) as port:
+            await while_gcs_answers(start(), "127.0.0.1", port, interval_s=0.05, patience_s=0.05)
+
+    with pytest.raises(StartFailure, match="does not answer: no answer to 2 checks"):
+        asyncio.run(asyncio.wait_for(scene(), 30))
+    assert cancelled == [True]
+
+
+def test_a_start_goes_on_while_its_gcs_answers_or_is_not_there_yet() -> None:
+    async def start(gcs: Gcs, port: int) -> str:
+        async with running(gcs, port):
+            while gcs.checks < 4:
+                await asyncio.sleep(0.01)
+            return "registered"
+
+    async def scene() -> str:
+        async with running(Gcs()) as port:
+            pass  # nothing listens there any more
+        starting = start(Gcs(), port)
+        return await while_gcs_answers(starting, "127.0.0.1", port, interval_s=0.05, patience_s=0.0)
+
+    assert asyncio.run(asyncio.wait_for(scene(), 30)) == "registered"
 
 
 def test_patience_with_a_gcs_that_comes_back() -> None:
