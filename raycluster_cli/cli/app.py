@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +54,7 @@ from . import (
 from . import (
     why as cli_why,
 )
+from .files import CONFIGURATION, source_of, state_dir_of_files, with_files
 from .help import Command
 from .suggestions import command_for
 
@@ -154,9 +156,10 @@ def _option(one: Field[Any], hint: Any) -> Any:
 
 
 def _with_settings(command: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command function the options of its settings; it gets one Settings and the sources.
+    """Give a command function the options of its settings; it gets one Settings.
 
-    The function is called as ``function(context, settings=…, **its own parameters)``.
+    The function is called as ``function(settings=…, **its own parameters)``, with ``context`` where it has
+    that parameter.  What the configuration files say is in the context's ``meta[CONFIGURATION]``.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -165,12 +168,22 @@ def _with_settings(command: str) -> Callable[[Callable[..., None]], Callable[...
         hints = get_type_hints(Settings)
         options = list(settings_of(command))
 
-        def run(**values: Any) -> None:
-            chosen = {one.name: values.pop(one.name) for one in options}
-            function(settings=Settings(**{k: v for k, v in chosen.items() if v is not None}), **values)
+        def run(context: typer.Context, **values: Any) -> None:
+            said = {one.name: values.pop(one.name) for one in options}
+            given = {k: v for k, v in said.items() if v is not None and source_of(context, k) != "default"}
+            chosen = with_files(command, given, os.environ)
+            context.meta[CONFIGURATION] = chosen.configuration
+            more = {"context": context} if "context" in own else {}
+            function(settings=Settings(**chosen.values), **values, **more)
 
+        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         parameters = [
-            *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own.values()),
+            context,
+            *(
+                parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+                for name, parameter in own.items()
+                if name != "context"
+            ),
             *(
                 inspect.Parameter(
                     one.name,
@@ -214,6 +227,9 @@ def root(
     if version:
         print(f"raycluster {__version__}")
         raise typer.Exit
+    if directory := state_dir_of_files(os.environ):
+        # Commands that look at clusters have no other setting that a file can give.
+        context.default_map = {name: {"directory": directory} for name in context.command.commands}  # type: ignore[attr-defined]
 
 
 @app.command(cls=Command, context_settings=_DRIVER_SETTINGS)

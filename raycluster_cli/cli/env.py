@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import typer
@@ -12,6 +13,7 @@ import typer
 from ..model.errors import ExitCode, RayclusterError, UsageError
 from ..model.settings import Settings
 from ..model.text import printable
+from .files import CONFIGURATION, source_of
 from .help import Command
 from .inside import ONE_JOB, WAIT, ready_record, running_record
 
@@ -33,7 +35,8 @@ def environment(
 ) -> None:
     """Show what a start would use here, and why.
 
-    Every setting with its value and source (option, RAYCLUSTER_ variable, Slurm, this node, default);
+    Every setting with its value and source (option, RAYCLUSTER_ variable, configuration file, Slurm, this
+    node, default); what the files give a job of `raycluster submit`;
     the CPUs, memory and GPUs granted, by every source, and what Ray alone would assume; address, ports,
     directories, versions, limits. Works in batch scripts, srun tasks, salloc shells and outside Slurm.
     Takes every option of head, worker and run, to show what it would change.
@@ -58,6 +61,7 @@ def environment(
     from ..ops.environment import look_around
     from ..ops.environment_page import as_json as to_json
     from ..ops.environment_page import as_lines
+    from ..ops.job_profile import job_values
     from ..state.location import state_dir
 
     env = dict(os.environ)
@@ -67,13 +71,8 @@ def environment(
     if job or wait:
         raise UsageError("JOB and --wait belong to --export.", 'eval "$(raycluster env --export JOB)"')
 
-    def source_of(name: str) -> str:
-        source = context.get_parameter_source(name)
-        return {"COMMANDLINE": "option", "ENVIRONMENT": "variable"}.get(
-            source.name if source else "", "default"
-        )
-
-    found = look_around(settings, env, state_dir(settings, env), source_of)
+    found = look_around(settings, env, state_dir(settings, env), partial(source_of, context))
+    found.submit = job_values(context.meta[CONFIGURATION])
     if as_json:
         print(json.dumps(to_json(found), indent=2))
     else:

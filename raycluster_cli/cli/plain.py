@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 from ..model.errors import RayclusterError
 from ..model.settings import STARTERS, Settings, option_name, settings_of, variable_name
 from ..model.value import Value
+from ..state.location import configuration_files
 
 _FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
@@ -40,6 +41,12 @@ def read_line(arguments: Sequence[str], env: Mapping[str, str]) -> Line | None:
     try:
         values = _from_environment(command, env)
         driver = _options(command, rest, values)
+        if values.get("config_files", True) and (
+            values.get("config") or values.get("profile") or configuration_files(env)
+        ):
+            from .files import with_files  # a start without files does not pay for them
+
+            values = with_files(command, values, env).values
         if driver and command == "worker":
             return None
         return Line(command, Settings(**values), tuple(driver))

@@ -6,6 +6,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from ..model.errors import RayclusterError, UsageError
 from ..model.settings import Settings, option_name, settings_of
 from ..model.text import without_secrets
 from ..system.report import say
+from .files import source_of
 from .help import Command, Rows
 
 if TYPE_CHECKING:
@@ -105,17 +108,25 @@ def submit(
     """
     from ..ops import submit as core
     from ..ops.follow import explain_reason, job_state
+    from ..ops.job_profile import job_options, options_of_files, with_sources
     from ..policy.loss import srun_wait_s
     from ..state.submitted import remember
+    from .files import CONFIGURATION
     from .look import ask_slurm, state_dir
 
     line: core.CommandLine = context.obj
+    configuration = context.meta[CONFIGURATION]
     if not line.driver:
         raise UsageError(
             "no driver was given.",
             "Put it after `--`: raycluster submit -N 2 --time 1:00:00 -- python train.py.",
         )
     env = dict(os.environ)
+    # The files' options of sbatch become lines of the script, where SBATCH_ variables override them; those
+    # that were typed go to sbatch as arguments too, and override both.
+    from_files = job_options(configuration, line.words, env)
+    line = replace(line, sbatch=(*(core.one_option(*each) for each in from_files), *line.sbatch))
+    container = container or configuration.container.value
     where = state_dir(settings.state_dir, env)
     if follow or wait or wait_ready:
         core.refuse_to_follow_array(line.sbatch, env)
@@ -127,10 +138,12 @@ def submit(
         f"--state-dir={where}" if option.startswith("--state-dir=") else option  # as seen from here
         for option in (*_options_of_environment(context, settings), *_run_options(line.own))
     ]
+    options = [*options_of_files(configuration, settings, options), *options]
     if settings.config or settings.max_nodes is not None:
         from ..ops.elastic_submit import elastic_options
 
-        added = elastic_options(settings, line.words, env, here=Path.cwd(), template=own_template)
+        words = [*(word for each in from_files for word in each if word is not None), *line.words]
+        added = elastic_options(settings, words, env, here=Path.cwd(), template=own_template)
         replaced = {word.partition("=")[0] for word in added}
         options = [word for word in options if word.partition("=")[0] not in replaced] + added
     script = core.make_script(
@@ -144,12 +157,18 @@ def submit(
         state_dir=where,
         name=settings.name,
         container=container,
+        modules=configuration.modules.value,
+        setup=configuration.setup.value,
         template=own_template,
     )
     if save:
         _write(save, script)
     if dry_run:
         print(script, end="")
+        sys.stdout.flush()
+        rows = with_sources(configuration, settings, line.words, env, partial(source_of, context))
+        for name, value, source in rows:
+            print(f"{name}{f'={value}' if value else ''}  ({source})", file=sys.stderr)
         return
     appended = plan.appended
     slow = threading.Timer(2.0, say, ["waiting for sbatch to answer"])
@@ -220,6 +239,8 @@ def _run_options(own: tuple[str, ...]) -> list[str]:
     """The options for `raycluster run` among those of the command line, one argument each."""
     names: dict[str, bool] = {}
     for one in settings_of("run"):
+        if one.name in ("profile", "config_files"):  # what they choose is passed on instead
+            continue
         option = option_name(one.name)
         for name in (option, f"--no-{option[2:]}", *one.metadata.get("aliases", ())):
             names[name] = isinstance(one.default, bool)
@@ -239,7 +260,11 @@ def _options_of_environment(context: typer.Context, settings: Settings) -> list[
     options = []
     for one in settings_of("run"):
         source = context.get_parameter_source(one.name)
-        if source is not None and source.name == "ENVIRONMENT":
+        if (
+            source is not None
+            and source.name == "ENVIRONMENT"
+            and one.name not in ("profile", "config_files")
+        ):
             name, value = option_name(one.name), getattr(settings, one.name)
             if isinstance(value, bool):
                 options.append(name if value else f"--no-{name[2:]}")

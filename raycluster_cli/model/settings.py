@@ -2,8 +2,8 @@
 
 Every field of :class:`Settings` is an option of the command line (`--field-name`) and an environment variable
 (`RAYCLUSTER_FIELD_NAME`).  The command line, docs/configuration.md and `raycluster env` are made from this
-table, so they always agree.  An option overrides a variable, a variable overrides what Slurm says, and that
-overrides the default.
+table, so they always agree.  An option overrides a variable, a variable overrides configuration files, these
+override what Slurm says, and that overrides the default.
 """
 
 from __future__ import annotations
@@ -107,9 +107,15 @@ class Settings:
         ("head", "run"),
         metavar="OPTIONS",
     )
+
+    # -- configuration files ---------------------------------------------------------------------
     config: str = setting(
-        "", "TOML file with worker groups, [workers.NAME].", ("head", "run"), metavar="FILE"
+        "",
+        "Configuration file, beside those of the site, the user and the project; also with [workers.NAME].",
+        metavar="FILE",
     )
+    profile: str = setting("", "Profile of the configuration files, [profiles.NAME].", metavar="NAME")
+    config_files: bool = setting(True, "Take settings from configuration files.")
 
     # -- addresses and ports -------------------------------------------------------------------
     master_ip: str = setting(

@@ -12,6 +12,7 @@ from .token import VARIABLE
 OWN = frozenset(
     PREFIX + name
     for name in (
+        "SITE_FILE",  # where a site's configuration file is (state.location)
         *("NODE_ROOT", "NODE_NAME", "NODE_IP", "KEY", "PARENT_FD", "DRIVER_RESTARTS", "DRIVER_OF", "JOB"),
         *(
             "VLLM_HOST_IP",

@@ -39,7 +39,7 @@ class Value:
     name: str
     value: Any
     source: str
-    """option --x, variable RAYCLUSTER_X, Slurm (…), this node (…), default."""
+    """option --x, variable RAYCLUSTER_X, FILE, [TABLE], Slurm (…), this node (…), default."""
 
 
 @dataclass
@@ -48,6 +48,8 @@ class Surroundings:
 
     settings: list[Value]
     job: dict[str, Any]
+    submit: list[Value] = field(default_factory=list)
+    """What configuration files give a job that is submitted."""
     facts: HostFacts | None = None
     plan: ResourcePlan | None = None
     address: NodeAddress | None = None
@@ -74,7 +76,7 @@ def look_around(
     *,
     head: bool = True,
 ) -> Surroundings:
-    """Determine everything.  ``source_of`` a setting: option, variable or default."""
+    """Determine everything.  ``source_of`` a setting: option, variable, default, or a file's table."""
     allocation = Allocation.from_environ(env)
     host = (allocation.node_name if allocation else None) or socket.gethostname().partition(".")[0]
     found = Surroundings(_settings(settings, allocation, state_dir, source_of), _job(allocation, host))
@@ -128,7 +130,7 @@ def _settings(
         source = {
             "option": f"option {option_name(one.name)}",
             "variable": f"variable {variable_name(one.name)}",
-        }.get(given, "default")
+        }.get(given, given)
         if source == "default" and one.name in slurm:
             value, source = slurm[one.name]
         if one.name == "state_dir" and not value:

@@ -25,6 +25,7 @@ def as_json(found: Surroundings) -> dict[str, Any]:
             }
             for one in found.settings
         ],
+        "submit": [{"name": one.name, "value": one.value, "source": one.source} for one in found.submit],
         "slurm": found.job,
         "granted": found.facts.as_dict() if found.facts else None,
         "plan": found.plan.as_dict() if found.plan else None,
@@ -115,6 +116,7 @@ def as_lines(found: Surroundings, width: int) -> list[str]:
             ],
         )
     part("Set for Ray and the driver", [(name, value, "") for name, value in found.variables.items()])
+    part("A job of `raycluster submit`", [(one.name, _shown(one.value), one.source) for one in found.submit])
     part("Settings", [(option_name(one.name), _shown(one.value), one.source) for one in found.settings])
     for title, texts in (("Warnings", found.warnings), ("Problems", found.problems)):
         if texts:

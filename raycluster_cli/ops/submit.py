@@ -76,14 +76,14 @@ def split_line(arguments: Sequence[str], flags: Collection[str], valued: Collect
         else:
             has_value = bool(rest) and not rest[0].startswith("-") and not equals
             value = rest.pop(0) if has_value else None
-            sbatch.append(_one_option(word, value))
+            sbatch.append(one_option(word, value))
             is_long = word.startswith("--")
             words += [word] if value is None else [f"{word}={value}"] if is_long else [word, value]
     return CommandLine(tuple(own), tuple(sbatch), tuple(driver), tuple(words))
 
 
-def _one_option(name: str, value: str | None) -> str:
-    """An option of sbatch as it stands on an #SBATCH line."""
+def one_option(name: str, value: str | None) -> str:
+    """An option of sbatch (with its hyphens) as it stands on an #SBATCH line."""
     if value is None:
         return name
     # sbatch reads #SBATCH lines with shell-like quoting, so what needs quotes gets them.
@@ -158,17 +158,25 @@ def _job_name(driver: Sequence[str]) -> str:
     return "ray"
 
 
-def environment_lines(env: Mapping[str, str], python: str) -> list[str]:
-    """Shell lines that make the submitting shell's Python the job's, whatever --export says."""
+def environment_lines(
+    env: Mapping[str, str], python: str, modules: Sequence[str] = (), setup: Sequence[str] = ()
+) -> list[str]:
+    """Shell lines that make the submitting shell's Python the job's, whatever --export says.
+
+    ``modules`` are loaded before that, and the lines of ``setup`` come after it.
+    """
     lines = []
     if env.get("LOADEDMODULES"):
-        modules = " ".join(shlex.quote(name) for name in env["LOADEDMODULES"].split(":"))
-        lines.append(f"command -v module >/dev/null && module load {modules} 2>/dev/null")
+        loaded = shlex.join(env["LOADEDMODULES"].split(":"))
+        lines.append(f"command -v module >/dev/null && module load {loaded} 2>/dev/null")
+    if modules:
+        lines.append("command -v module >/dev/null || . /etc/profile")
+        lines.append(f"module load {shlex.join(modules)} || exit 1")
     for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
         if env.get(name):
             lines.append(f"export {name}={shlex.quote(env[name])}")
     lines.append(f'export PATH={shlex.quote(os.path.dirname(python))}:"$PATH"')
-    return lines
+    return [*lines, *setup]
 
 
 def container_prefix(image: str, gpus: bool) -> str:
@@ -198,12 +206,15 @@ def make_script(
     state_dir: Path = Path("~/.raycluster"),
     name: str = "",
     container: str = "",
+    modules: Sequence[str] = (),
+    setup: Sequence[str] = (),
     template: str | None = None,
     python: str = sys.executable,
 ) -> str:
     """The batch script.  ``options`` are those of `raycluster run`, one argument each;
     ``srun_wait_s`` is srun's --wait; ``requeue``: the job will ask Slurm to requeue it;
-    ``state_dir`` and ``name``: where the job's record will be."""
+    ``state_dir`` and ``name``: where the job's record will be; ``modules`` and ``setup``: see
+    :func:`environment_lines`."""
     text = template if template is not None else default_template()
     missing = [mark for mark in _NEEDED if mark not in text]
     if missing:
@@ -215,7 +226,7 @@ def make_script(
     inside = "raycluster" if container else _raycluster(python)
     values = {
         "@SBATCH@": "\n".join(sbatch_lines(line.sbatch, line.driver, requeue=requeue)),
-        "@ENVIRONMENT@": "\n".join(environment_lines(env, python)),
+        "@ENVIRONMENT@": "\n".join(environment_lines(env, python, modules, setup)),
         # One task takes over the GPUs of all: --gpus-per-task alone would give it one task's, and by
         # SLURM_TRES_BIND newer versions bind it to those (seen on Slurm 26.05).
         "@GPUS@": ' --gpus-per-node="$SLURM_GPUS_ON_NODE" --gpu-bind=none'

@@ -1,4 +1,4 @@
-"""Where the state directories of a user's clusters are."""
+"""Where a user's files are: the state directories of clusters, and configuration files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,32 @@ from pathlib import Path
 
 from ..model.errors import UsageError
 from ..model.settings import Settings
+
+#: The configuration file for all users of a site; the variable names another one, for sites without root.
+SITE_FILE = "/etc/raycluster.toml"
+SITE_VARIABLE = "RAYCLUSTER_SITE_FILE"
+
+#: The configuration file of a project, in the working directory.
+PROJECT_FILE = "raycluster.toml"
+
+
+def configuration_paths(env: Mapping[str, str]) -> list[str]:
+    """Where configuration files may be, the weakest first: the site's, the user's, the project's.
+
+    >>> configuration_paths({"HOME": "/home/ada"})
+    ['/etc/raycluster.toml', '/home/ada/.config/raycluster/config.toml', 'raycluster.toml']
+    """
+    home = env.get("HOME", "")
+    base = env.get("XDG_CONFIG_HOME", "")
+    if not os.path.isabs(base):  # as the XDG Base Directory Specification has it
+        base = f"{home}/.config" if os.path.isabs(home) else ""
+    user = [f"{base}/raycluster/config.toml"] if base else []
+    return [env.get(SITE_VARIABLE) or SITE_FILE, *user, PROJECT_FILE]
+
+
+def configuration_files(env: Mapping[str, str]) -> list[str]:
+    """Those that are there: one look at each path."""
+    return [path for path in configuration_paths(env) if os.path.exists(path)]
 
 
 def state_dir(settings: Settings, env: Mapping[str, str]) -> Path:

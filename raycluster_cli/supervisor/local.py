@@ -103,7 +103,8 @@ class LocalRun(HeadRun):
     def _spawn_worker(self, number: int) -> Child:
         settings, context = self.settings, self.context
         name = f"worker-{number}"
-        told = {"master_ip": LOOPBACK, "master_port": None, "state_dir": str(context.state_dir)}
+        told: dict[str, object] = {"master_ip": LOOPBACK, "master_port": None}
+        told |= {"state_dir": str(context.state_dir), "config": "", "profile": "", "config_files": False}
         arguments = [
             word
             for one in settings_of("worker")

@@ -362,3 +362,32 @@ def test_doctor_on_the_login_node_and_on_a_node_of_a_partition(slurm: Slurm) -> 
     (node,) = json.loads(there.stdout)["nodes"]
     assert node["host"] in ("n1", "n2", "n3"), there.stderr
     assert raycluster(slurm, "doctor", "-p", "none").returncode == 1
+
+
+def test_a_profile_shared_by_two_projects(slurm: Slurm) -> None:
+    """The user's file has it; one project changes a key, the other has no file."""
+    home = slurm.bed.path(LOGIN, "/home/alice")
+    files = {
+        ".config/raycluster/config.toml": '[profiles.small]\nsbatch = "-N 2 --exclusive -t 10"\n'
+        'setup = ["export SHARED=yes"]\nmin-workers = 1\n',
+        "one/raycluster.toml": '[profiles.small]\nsbatch = "-N 1 -p nowhere"\n',
+    }
+    for name, text in files.items():
+        slurm.run(LOGIN, ["mkdir", "-p", str(Path("/home/alice", name).parent)], user="alice", check=True)
+        (home / name).write_text(text)
+    slurm.run(LOGIN, ["mkdir", "-p", "/home/alice/two"], user="alice", check=True)
+    driver = "import os; print('JOB', os.environ['SLURM_JOB_NUM_NODES'], os.environ['SHARED'])"
+    for project, typed, nodes in (("one", " -p main", "1"), ("two", "", "2")):
+        words = f'cd ~/{project} && raycluster submit --profile small{typed} --follow -- python -c "$0"'
+        try:
+            done = slurm.run(LOGIN, ["bash", "-c", words, driver], user="alice", timeout_s=120)
+        finally:
+            if project == "two":
+                (home / ".config/raycluster/config.toml").unlink()
+        submitted(slurm, done.stdout)
+        assert done.returncode == 0, done.stderr
+        assert f"JOB {nodes} yes" in done.stdout
+    (home / "one/raycluster.toml").write_text("[defaults]\ntiemout = 3\n")
+    done = slurm.run(LOGIN, ["bash", "-c", "cd ~/one && raycluster submit -- true"], user="alice")
+    assert done.returncode == 2
+    assert "raycluster.toml, [defaults]: there is no key 'tiemout'. Did you mean timeout?" in done.stderr

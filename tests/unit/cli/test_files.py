@@ -1,0 +1,127 @@
+"""Configuration files on the command line: options beat variables, variables beat files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from raycluster_cli.cli.files import state_dir_of_files, with_files
+from raycluster_cli.cli.plain import read_line
+from raycluster_cli.model.errors import UsageError
+from raycluster_cli.state.location import configuration_files, configuration_paths
+from tests.unit.cli.test_plain import by_typer
+
+FILE = """
+[defaults]
+timeout = 60
+grace = 5
+max-retries = 7
+[profiles.slow]
+timeout = 600
+"""
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "raycluster.toml").write_text(FILE)
+    return tmp_path
+
+
+LINES: list[tuple[str, dict[str, str], dict[str, Any]]] = [
+    ("run", {}, {"timeout": 60.0, "grace": 5.0}),
+    ("run --timeout=3", {}, {"timeout": 3.0, "grace": 5.0}),
+    ("run", {"RAYCLUSTER_TIMEOUT": "4"}, {"timeout": 4.0, "grace": 5.0}),
+    ("run --timeout=3", {"RAYCLUSTER_TIMEOUT": "4"}, {"timeout": 3.0}),
+    ("run --profile=slow", {}, {"timeout": 600.0, "profile": "slow"}),
+    ("run", {"RAYCLUSTER_PROFILE": "slow"}, {"timeout": 600.0}),
+    ("worker", {}, {"timeout": 60.0, "max_retries": 7, "grace": 10.0}),
+    ("run --no-config-files", {}, {"timeout": 300.0}),
+    ("run --no-config-files --profile=none", {}, {"timeout": 300.0}),
+    ("run", {"RAYCLUSTER_CONFIG_FILES": "0"}, {"timeout": 300.0}),
+]
+
+
+@pytest.mark.parametrize(("line", "env", "expected"), LINES)
+def test_both_readers_put_files_below_variables_and_options(
+    line: str, env: dict[str, str], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = read_line(line.split(), env)
+    assert plain is not None
+    assert {name: getattr(plain.settings, name) for name in expected} == expected
+    assert by_typer(line.split(), env, monkeypatch) == plain
+
+
+def test_a_mistyped_key_is_left_to_typer_which_names_it(project: Path) -> None:
+    (project / "raycluster.toml").write_text("[defaults]\ntiemout = 3\n")
+    assert read_line(["run"], {}) is None
+    with pytest.raises(UsageError, match=r"raycluster\.toml, \[defaults\]: there is no key 'tiemout'"):
+        with_files("run", {}, {})
+
+
+def test_a_value_that_cannot_be_is_told_with_its_file(project: Path) -> None:
+    (project / "raycluster.toml").write_text("[defaults]\ntimeout = -3\n")
+    with pytest.raises(UsageError, match=r"raycluster\.toml, \[defaults\]: --timeout is -3"):
+        with_files("run", {}, {})
+    assert with_files("run", {"timeout": 3.0}, {}).values == {"timeout": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "config"),
+    [({}, "raycluster.toml"), ({"local": 2}, None), ({"config": "other.toml"}, "other.toml")],
+)
+def test_worker_groups_of_the_project(project: Path, given: dict[str, Any], config: str | None) -> None:
+    (project / "raycluster.toml").write_text("[workers.gpu]\nmax = 3\n")
+    (project / "other.toml").write_text("[workers.cpu]\nmax = 3\n")
+    assert with_files("run", given, {}).values.get("config") == config
+
+
+def test_worker_groups_of_a_site_are_refused(project: Path) -> None:
+    (project / "site.toml").write_text("[workers.gpu]\nmax = 3\n")
+    with pytest.raises(UsageError, match="worker groups are those of a project"):
+        with_files("run", {}, {"RAYCLUSTER_SITE_FILE": str(project / "site.toml")})
+
+
+def test_where_files_are(project: Path) -> None:
+    env = {"HOME": "/h", "XDG_CONFIG_HOME": "/x", "RAYCLUSTER_SITE_FILE": "/s.toml"}
+    assert configuration_paths(env) == ["/s.toml", "/x/raycluster/config.toml", "raycluster.toml"]
+    assert configuration_paths({}) == ["/etc/raycluster.toml", "raycluster.toml"]
+    assert configuration_files({**env, "XDG_CONFIG_HOME": "relative"}) == ["raycluster.toml"]
+
+
+def test_every_command_finds_the_records(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from raycluster_cli.cli.app import app
+
+    (project / "raycluster.toml").write_text('[defaults]\nstate-dir = "/nowhere/records"\n')
+    shown = CliRunner().invoke(app, ["status", "--state-dir", "/elsewhere"])
+    assert "/nowhere" not in shown.output
+    assert state_dir_of_files({}) == "/nowhere/records"
+    (project / "raycluster.toml").write_text("[defaults]\ntiemout = 3\n")
+    assert state_dir_of_files({}) == ""
+    assert "warning: raycluster.toml, [defaults]: there is no key 'tiemout'" in capsys.readouterr().err
+
+
+def test_the_dry_run_shows_every_value_with_its_source(project: Path) -> None:
+    from raycluster_cli.cli.app import app
+
+    (project / "raycluster.toml").write_text(
+        '[profiles.slow]\nsbatch = "-p cpu -t 60"\ntimeout = 600\nsetup = ["ulimit -c 0"]\n'
+    )
+    words = ["submit", "--profile", "slow", "-p", "debug", "--dry-run", "--", "true"]
+    shown = CliRunner().invoke(app, words, env={"SBATCH_TIMELIMIT": None, "SBATCH_PARTITION": None})
+    assert shown.exit_code == 0, shown.output
+    assert "#SBATCH --time=60\n#SBATCH -p debug\n" in shown.stdout
+    assert " run --no-config-files --timeout=600.0 \\\n" in shown.stdout
+    assert "\nulimit -c 0\n" in shown.stdout
+    for line in (
+        "--partition=debug  (option)",
+        "--time=60  (raycluster.toml, [profiles.slow])",
+        "--timeout=600.0  (raycluster.toml, [profiles.slow])",
+        "--profile=slow  (option)",
+        "setup=ulimit -c 0  (raycluster.toml, [profiles.slow])",
+    ):
+        assert line in shown.stderr.splitlines()
