@@ -369,7 +369,7 @@ def test_a_profile_shared_by_two_projects(slurm: Slurm) -> None:
     home = slurm.bed.path(LOGIN, "/home/alice")
     files = {
         ".config/raycluster/config.toml": '[profiles.small]\nsbatch = "-N 2 --exclusive -t 10"\n'
-        'setup = ["export SHARED=yes"]\nmin-workers = 1\n',
+        'setup = ["export SHARED=yes"]\ngrace = 5\n',
         "one/raycluster.toml": '[profiles.small]\nsbatch = "-N 1 -p nowhere"\n',
     }
     for name, text in files.items():
@@ -384,7 +384,6 @@ def test_a_profile_shared_by_two_projects(slurm: Slurm) -> None:
         finally:
             if project == "two":
                 (home / ".config/raycluster/config.toml").unlink()
-        submitted(slurm, done.stdout)
         assert done.returncode == 0, done.stderr
         assert f"JOB {nodes} yes" in done.stdout
     (home / "one/raycluster.toml").write_text("[defaults]\ntiemout = 3\n")
