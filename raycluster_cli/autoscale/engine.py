@@ -62,8 +62,10 @@ def main(request: Mapping[str, Any], emit: Emit, make_jobs: Callable[..., Jobs] 
         directory=head["directory"],
         raycluster=tuple(head["raycluster"]),
     )
-    jobs = make_jobs(job, files, request["job_env"])
+    jobs = make_jobs(job, files, request["job_env"], report=lambda text: tell("say", text))
     submitter = Submitter(jobs, groups, tell, time.time)
+    if (before := files.read_jobs()) is not None:
+        submitter.know(before.jobs)
     shape = Shape(groups, submitter, files)
     shape.estimate(request["job_env"])
     try:

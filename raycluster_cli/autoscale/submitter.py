@@ -67,6 +67,14 @@ class Submitter:
         """How many times `look` waits in the queue: Slurm can be slower than the rounds."""
         self._problem: BaseException | None = None
 
+    def know(self, jobs: Collection[WorkerJob]) -> None:
+        """The jobs of an autoscaler that ran before: without them the first round would ask for more."""
+        with self._lock:
+            for job in jobs:
+                if not job.is_over:
+                    one = Instance(job.group, job.state in _RUNNING)
+                    self._instances.update(dict.fromkeys(job.instance_ids, one))
+
     def start(self) -> None:
         """Begin; the thread ends with the process."""
         threading.Thread(target=self._run, name="submitter", daemon=True).start()
@@ -158,6 +166,8 @@ class Submitter:
         with self._lock:
             self._in_flight[group] -= count
             self._instances.update((name, Instance(group)) for name in launched)
+            if (missing := count - len(launched)) > 0:  # more than one array can have
+                self._failures.append(FailedLaunch(group, missing, request, "too many at once"))
         nodes = f"{len(launched)} node{'s' if len(launched) != 1 else ''}"
         self._tell("say", f"worker group {group}: asked Slurm for {nodes} ({_names(launched)})")
 

@@ -63,4 +63,4 @@ class FakeJobs:
 
 
 def main(request: Mapping[str, Any], emit: Emit) -> None:
-    engine.main(request, emit, lambda head, files, env: FakeJobs(head.record, emit))
+    engine.main(request, emit, lambda head, files, env, report: FakeJobs(head.record, emit))

@@ -24,6 +24,7 @@ class Jobs:
     def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
         self.refusal = ""
+        self.most = 100
         self.jobs: dict[str, WorkerJob] = {}
         self.states: dict[str, GroupState] = {}
         self.seen: Mapping[str, RayNode] = {}
@@ -32,7 +33,7 @@ class Jobs:
         self.calls.append(("launch", group.name, count))
         if self.refusal:
             raise LaunchRefusedError(self.refusal)
-        return [f"7_{number}" for number in range(count)]
+        return [f"7_{number}" for number in range(min(count, self.most))]
 
     def cancel(self, instances: Collection[str], why: str) -> None:
         self.calls.append(("cancel", list(instances), why))
@@ -66,6 +67,32 @@ def test_a_launch_is_in_flight_until_it_has_its_instances() -> None:
     assert submitter.instances() == {"7_0": Instance("gpu"), "7_1": Instance("gpu")}
     assert told == [("say", "worker group gpu: asked Slurm for 2 nodes (7_0, 7_1)")]
     assert submitter.failures() == []
+
+
+def test_fewer_than_asked_for_is_a_failure_of_the_rest() -> None:
+    jobs, submitter, _ = made()
+    jobs.most = 3
+    submitter.launch("gpu", 5, "a")
+    submitter.step()
+    assert len(submitter.instances()) == 3
+    assert submitter.failures() == [FailedLaunch("gpu", 2, "a", "too many at once")]
+    assert submitter.in_flight() == {}
+
+
+def test_the_jobs_of_an_autoscaler_before_this_one() -> None:
+    _, submitter, _ = made()
+    submitter.know(
+        [
+            WorkerJob("7_0", "gpu", "pending", NOW),
+            WorkerJob("8", "cpu", "ready", NOW, nodes=2),
+            WorkerJob("9", "cpu", "ended", NOW),
+        ]
+    )
+    assert submitter.instances() == {
+        "7_0": Instance("gpu"),
+        "8": Instance("cpu", True),
+        "8/1": Instance("cpu", True),
+    }
 
 
 def test_a_refusal_is_a_failure_told_once() -> None:
