@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,10 @@ class HeadStart:
         run.post(on.LeaseTaken())
         if settings.config or settings.max_nodes is not None:
             await self._read_groups()
+        if run.groups:
+            # The GCS tells drivers, log monitors and `ray status` of it, each of which looks once.
+            ray_env = {**self._context.ray_env, "RAY_enable_autoscaler_v2": "1"}
+            run.context = self._context = replace(self._context, ray_env=ray_env)
         # In a job not earlier: other tasks wait for this one, and learn of its failure from the record.
         if self._context.driver and not run.program:
             run.program = await find_driver_within(self._context.driver, self._context.env)

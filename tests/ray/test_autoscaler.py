@@ -93,7 +93,7 @@ async def elastic(*groups: WorkerGroup, token: bool = True) -> AsyncIterator[Ela
     async with nodes(token=token) as cluster:
         client = cluster.companion()
         await client.ready(60)
-        plan = cluster.head = cluster.plan(0)
+        plan = cluster.head = cluster.plan(0, env={"RAY_enable_autoscaler_v2": "1"})
         started = await client.start(plan, 60)
         one = Elastic(cluster, client, f"{started.session_dir}/logs", list(groups))
         one.begin()

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import ray
 from ray.autoscaler.v2.autoscaler import Autoscaler
 from ray.autoscaler.v2.event_logger import AutoscalerEventLogger
 from ray.autoscaler.v2.instance_manager.config import (
@@ -60,7 +59,6 @@ class Engine:
         Raises StartFailure, or one of NOT_AS_KNOWN.
         """
         cluster = Cluster(address)
-        _announce(cluster.gcs)
         log_to(f"{logs_dir}/monitor.log")
         self._gcs = GcsView(cluster.gcs)
         self._reader = _Reader(self._gcs, types)
@@ -98,12 +96,6 @@ class Engine:
     def unplaceable(self) -> list[str]:
         """What waits and fits on no node, also on none that can still be launched, in words."""
         return self._gcs.unplaceable(self._reader.types)
-
-
-def _announce(gcs: Any) -> None:
-    """Say that this cluster has autoscaler v2: `ray status` and log monitors look there."""
-    key, namespace = ray._raylet.GCS_AUTOSCALER_V2_ENABLED_KEY, ray._raylet.GCS_AUTOSCALER_STATE_NAMESPACE
-    gcs.internal_kv_put(key.encode(), b"1", True, namespace.encode(), timeout=RPC_TIMEOUT_S)
 
 
 def _event_logger(logs_dir: str) -> Any:
