@@ -119,6 +119,10 @@ class WorkerState:
 Step = tuple[WorkerState, list[Action]]
 
 
+#: How the reasons begin with which Ray's autoscaler drains a node: idle, or above its group's maximum.
+ONLY_THIS_NODE = ("Termination of node that's idle", "the worker group has more nodes than wanted")
+
+
 def step(rules: WorkerRules, state: WorkerState, event: object, now: float) -> Step:
     """What an event means."""
     return _STEPS[type(event)](rules, state, event, now)
@@ -182,7 +186,9 @@ def _after_raylet(rules: WorkerRules, state: WorkerState, event: on.RayletDied) 
     """The record says nothing of an end: what does the death of our raylet mean?"""
     if event.code == 0 and (event.drained is not None or not rules.has_record):
         # The record cannot say it: none is shared, its disk is full, or it hangs.
-        text = f"the cluster ended: {event.drained or 'this node was drained'}"
+        why = event.drained or "this node was drained"
+        what = "this node is no longer needed" if why.startswith(ONLY_THIS_NODE) else "the cluster ended"
+        text = f"{what}: {why}"
         return _finish(state, End(ExitCode.OK, text, EndReason.ENDED.value))
     text = _raylet_text(rules, event)
     if _final(rules, state):

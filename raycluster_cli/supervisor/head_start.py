@@ -69,8 +69,8 @@ class HeadStart:
             await self._read_groups()
         if run.groups:
             # The GCS tells drivers, log monitors and `ray status` of it, each of which looks once.
-            ray_env = {**self._context.ray_env, "RAY_enable_autoscaler_v2": "1"}
-            run.context = self._context = replace(self._context, ray_env=ray_env)
+            ray_env = {"RAY_enable_autoscaler_v2": "1", "RAY_NODE_TYPE_NAME": "head"}
+            run.context = self._context = replace(self._context, ray_env={**self._context.ray_env, **ray_env})
         # In a job not earlier: other tasks wait for this one, and learn of its failure from the record.
         if self._context.driver and not run.program:
             run.program = await find_driver_within(self._context.driver, self._context.env)

@@ -24,6 +24,9 @@ POLL_S = 0.1
 #: What ends all processes of a node before one of them can report it.
 KILLED_AT_ONCE = "Slurm kills all when the first one is killed, and the kernel may when memory is short"
 
+#: The GCS's reasons for the death of a node that Ray's autoscaler, or raycluster, told to leave.
+DRAINED = ("autoscaler_drain_idle", "autoscaler_drain_preempted")
+
 #: Phases of a node that ends.
 ENDING = (NodePhase.STOPPING.value, NodePhase.FAILED.value, NodePhase.GONE.value)
 
@@ -39,7 +42,11 @@ async def cause_of_loss(
 
     ``probe`` says whether the host at an address responds.
     """
+    if worker.job and str(death.get("reason")).lower() in DRAINED:
+        return Cause(str(death.get("message") or "it was drained").rstrip("."), orderly=True)
     report = await _last_report(worker.host, record, reports) if record is not None else None
+    if worker.job and report is not None and report.deaths and left_by_itself(report):
+        return Cause("it was drained", orderly=True)
     found = cause(report, death)
     if record is not None and report is None and worker.ip and await probe(worker.ip):
         return Cause(f"{found.text}; its host responds, but raycluster there has not reported why")
@@ -62,6 +69,12 @@ def cause(report: NodeReport | None, death: Mapping[str, Any]) -> Cause:
             orderly=report.reason == EndReason.ENDED.value,
         )
     return Cause(str(death.get("message") or death.get("reason") or "no reason given"))
+
+
+def left_by_itself(report: NodeReport) -> bool:
+    """Whether the node's raylet ended with 0, as it does when it was drained."""
+    last = report.deaths[-1]
+    return last.name == "raylet" and last.code == 0
 
 
 def end_by_report(report: NodeReport | None, since: float) -> EndReport | None:

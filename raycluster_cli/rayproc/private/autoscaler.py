@@ -70,7 +70,7 @@ class Engine:
             session_name=name.decode() if name else "",
             config_reader=self._reader,
             gcs_client=self._gcs,
-            event_logger=AutoscalerEventLogger(events),
+            event_logger=_Events(events),
         )
         self._failed = 0
 
@@ -86,6 +86,7 @@ class Engine:
                 raise RuntimeError(f"{self._failed} rounds of Ray's autoscaler failed, see monitor.log")
             return
         self._failed = 0
+        self._gcs.drop_feasible(state, self._reader.types)
         self._gcs.report_autoscaling_state(state.SerializeToString())
 
     @property
@@ -156,6 +157,18 @@ class GcsView:
             if node_id and self._gcs.drain_node(node_id.hex(), reason, message, 0)[0]
         ]
 
+    def drop_feasible(self, state: Any, types: Sequence[NodeType]) -> None:
+        """Take out of an AutoscalingState, in place, the "infeasible" requests that only have to wait.
+
+        Ray also calls infeasible what fits on a node of a group that has its maximum.  The GCS warns of
+        those, and with RAY_enable_infeasible_task_early_exit it ends their tasks.
+        """
+        sizes = [dict(node.total_resources) for node in self._state.node_states if _is_alive(node)]
+        sizes += [dict(one.resources) for one in types if one.max_workers]
+        kept = [one for one in state.infeasible_resource_requests if not _fits(one, sizes)]
+        del state.infeasible_resource_requests[:]
+        state.infeasible_resource_requests.extend(kept)
+
     def unplaceable(self, types: Sequence[NodeType]) -> list[str]:
         if self._state is None:
             return []
@@ -183,6 +196,11 @@ def name_nodes(states: Any, groups: frozenset[str]) -> None:
         elif not node.instance_id or node.ray_node_type_name not in groups:
             # The scheduler fails with a KeyError at a node of a type that is not configured.
             node.instance_id, node.ray_node_type_name = f"{OWN_NODES}/{short}", OWN_NODES
+
+
+def _fits(request: Any, sizes: Sequence[Resources]) -> bool:
+    wanted = request.resources_bundle.items()
+    return any(all(size <= one.get(name, 0.0) for name, size in wanted) for one in sizes)
 
 
 def _is_alive(node: Any) -> bool:
@@ -273,6 +291,17 @@ class _Reader(IConfigReader):  # type: ignore[misc]
         self._gcs.groups = frozenset(one.name for one in self.types)
         own = sum(1 for node in nodes if node.node_type == OWN_NODES)
         self._config = _Config(self.types, own)
+
+
+class _Events(AutoscalerEventLogger):  # type: ignore[misc]
+    """What drivers print: nodes that come and go, without what fits on no node.
+
+    Ray says that in each round, and also of tasks that only have to wait; raycluster says it once.
+    """
+
+    def log_cluster_scheduling_update(self, **arguments: Any) -> None:
+        known = {name: value for name, value in arguments.items() if not name.startswith("infeasible")}
+        super().log_cluster_scheduling_update(**known)
 
 
 class _Provider(ICloudInstanceProvider):  # type: ignore[misc]

@@ -35,6 +35,8 @@ def died(code: int, at: float = 9.0, drained: str | None = None) -> Event:
         ("with 0", worker_rules(), died(0), 5, "raylet-lost", "the raylet on n2 ended with code 0", 3.0),
         ("drained", worker_rules(), died(0, drained="the driver ended"), 0, "ended",
          "the cluster ended: the driver ended", 0.5),
+        ("idle", worker_rules(), died(0, drained="Termination of node that's idle for 5 seconds."), 0,
+         "ended", "this node is no longer needed: Termination of node that's idle for 5 seconds.", 0.5),
         ("killed while it was drained", worker_rules(), died(-9, drained="the driver ended"), 5,
          "raylet-lost", "the raylet on n2 was killed by SIGKILL", 0.5),
         ("with 0, and no record", worker_rules(has_record=False), died(0), 0, "ended",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from raycluster_cli.model.record import EndReport, NodeReport
+from raycluster_cli.model.record import EndReport, NodeReport, ProcessDeath
 from raycluster_cli.policy.values import Worker
 from raycluster_cli.supervisor import losses
 from raycluster_cli.supervisor.losses import cause_of_loss, end_by_report
@@ -39,6 +39,34 @@ KILLED = NodeReport(
 )
 def test_end_by_report(report: NodeReport | None, since: float, end: EndReport | None) -> None:
     assert end_by_report(report, since) == end
+
+
+RAYLET_LEFT = NodeReport("n2.7", "worker", "stopping", deaths=(ProcessDeath("raylet", 9, 0, 1.0),))
+RAYLET_DIED = NodeReport("n2.7", "worker", "stopping", deaths=(ProcessDeath("raylet", 9, -9, 1.0),))
+IDLE = {"reason": "AUTOSCALER_DRAIN_IDLE", "message": "Termination of node that's idle for 5.2 seconds."}
+SILENT = {"reason": "unexpected_termination", "message": "health check failed"}
+
+
+@pytest.mark.parametrize(
+    ("job", "report", "death", "text", "orderly"),
+    [
+        ("7", None, IDLE, "Termination of node that's idle for 5.2 seconds", True),
+        ("7", RAYLET_LEFT, {}, "it was drained", True),  # its own report is faster than the GCS
+        ("7", RAYLET_DIED, SILENT, "its raylet was killed by SIGKILL", False),
+        ("", RAYLET_LEFT, IDLE, "its raylet ended with code 0", False),
+    ],
+)
+def test_worker_jobs_that_are_drained_are_no_losses(
+    job: str, report: NodeReport | None, death: dict[str, str], text: str, orderly: bool
+) -> None:
+    record: Any = SimpleNamespace(read_node=lambda host: report)
+    reports: Any = Reports()
+
+    async def find() -> Any:
+        return await cause_of_loss(Worker("aa", "n2.7", "", job), death, record, reports)
+
+    found = asyncio.run(find())
+    assert (found.text, found.orderly) == (text, orderly)
 
 
 class Reports:
