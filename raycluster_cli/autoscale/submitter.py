@@ -42,7 +42,7 @@ class Jobs(Protocol):
 class Submitter:
     """The launcher of private.autoscaler.Engine; all calls of WorkerJobs are made by one thread.
 
-    ``tell(kind, text)``: a line for people, kind "say" or "warn"; called by that thread.
+    ``tell(kind, text)``: what failed, for people, kind "warn"; called by that thread.
     """
 
     def __init__(
@@ -168,8 +168,6 @@ class Submitter:
             self._instances.update((name, Instance(group)) for name in launched)
             if (missing := count - len(launched)) > 0:  # more than one array can have
                 self._failures.append(FailedLaunch(group, missing, request, "too many at once"))
-        nodes = f"{len(launched)} node{'s' if len(launched) != 1 else ''}"
-        self._tell("say", f"worker group {group}: asked Slurm for {nodes} ({_names(launched)})")
 
     def _cancel(self, instances: list[str]) -> None:
         try:
@@ -189,12 +187,3 @@ class Submitter:
         states = self._jobs.groups()
         with self._lock:
             self._states = states
-
-
-def _names(instances: Sequence[str], most: int = 4) -> str:
-    """The first of them.
-
-    >>> _names(["7_0", "7_1", "7_2", "7_3", "7_4"]), _names(["8"])
-    ('7_0, 7_1, 7_2, 7_3 …', '8')
-    """
-    return ", ".join(instances[:most]) + (" …" if len(instances) > most else "")
