@@ -164,6 +164,8 @@ class Discovery:
         self._prove = prove
         self._began = asyncio.get_running_loop().time()
         self._found_record: Record | None = None
+        self.missed_since: float | None = None
+        """Since when the head that the record names does not answer, by the loop's clock; None: it does."""
 
     @property
     def record(self) -> Record | None:
@@ -201,7 +203,11 @@ class Discovery:
             for target in targets:
                 if target.head is not None and known is not None:
                     await known(target)
+                began = loop.time()
                 probe = await self._probe(target.ip, target.port, timeout_s=PROBE_TIMEOUT_S)
+                if target.head is not None and target.head.state == HeadState.UP.value:
+                    missed = probe.outcome is not Outcome.REACHED
+                    self.missed_since = (self.missed_since or began) if missed else None
                 if probe.outcome is not Outcome.REACHED:
                     detail = f": {probe.detail}" if probe.detail else ""
                     why[target.address] = f"{probe.outcome.value}{detail}"

@@ -7,12 +7,13 @@ is; nobody waits for this worker, and nothing ends because it is lost.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 from dataclasses import replace
 
-from ..model.errors import RayclusterError, UsageError
+from ..model.errors import ExitCode, RayclusterError, UsageError
 from ..model.loss_policy import WorkerLossPolicy
 from ..model.option_text import parse_pairs
 from ..model.record import EndReport, HeadInfo
@@ -23,6 +24,7 @@ from ..node.labels import GROUP_LABEL, JOB_LABEL
 from ..policy import actions as do
 from ..policy.values import End
 from ..slurm.job_calls import KnownJob, known_job
+from ..slurm.queue import WAITING
 from ..state.catalogue import NoRecordError, record_of
 from ..state.files import user
 from ..state.record import Record
@@ -30,10 +32,17 @@ from .context import Context
 from .discovery import ClusterKey, Discovery
 from .head_record import HeadRecord
 from .run import Finished
+from .tasks import cancel
 from .worker import WorkerRun
 
 #: How often the record of a cluster that has not started yet is looked for, and Slurm is asked for its job.
 LOOK_S, ASK_S = 0.25, 10.0
+
+#: How long a head that is up may not answer before a worker that came gives up, and how often Slurm is asked.
+SILENT_S, ASK_AGAIN_S = 12.0, 3.0
+
+#: The Slurm cluster of records that no Slurm job has made.
+LOCAL = "local"
 
 #: How long the record is looked for where Slurm cannot say whether the job will still make one.
 UNKNOWN_S = 10.0
@@ -74,6 +83,7 @@ class WorkerJobRun(WorkerRun):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
+        self._discovery: Discovery | None = None
         job = context.settings.cluster
         self.advice = (
             f"`raycluster status {job}` shows whether the cluster runs. Its host must be reachable from "
@@ -147,6 +157,38 @@ class WorkerJobRun(WorkerRun):
         assert known is not None
         return f"job {job} is {known.state.lower()}"
 
+    async def startup(self) -> None:
+        """Join; given up (Finished) as soon as it is known that nobody will let us in."""
+        joining = asyncio.ensure_future(super().startup())
+        doubting = asyncio.ensure_future(self._doubt())
+        try:
+            await asyncio.wait({joining, doubting}, return_when=asyncio.FIRST_COMPLETED)
+            if not joining.done():
+                raise Finished(doubting.result())
+            joining.result()
+        finally:
+            await cancel([joining, doubting])
+
+    async def _doubt(self) -> End:
+        """Returns how a cluster has ended whose head was killed together with its host."""
+        loop = asyncio.get_running_loop()
+        ask_at = 0.0
+        known: KnownJob | None = None
+        asked = False
+        while True:
+            await asyncio.sleep(LOOK_S)
+            since = self._discovery.missed_since if self._discovery is not None else None
+            record = self.record
+            if since is None or record is None:
+                continue
+            if record.slurm_cluster != LOCAL and loop.time() >= ask_at:
+                with contextlib.suppress(RayclusterError):  # it may be busy: later then
+                    known, asked = await known_job(record.job_id, self.context.env, self.reaper), True
+                ask_at = loop.time() + ASK_AGAIN_S
+            end = dead_head(record.key, record.restart, known, asked=asked, silent_s=loop.time() - since)
+            if end is not None:
+                return end
+
     def head_record(self) -> HeadRecord:
         return HeadRecord(
             self.record,
@@ -159,7 +201,7 @@ class WorkerJobRun(WorkerRun):
 
     def discovery(self, head_record: HeadRecord) -> Discovery:
         context, settings = self.context, self.settings
-        return Discovery(
+        self._discovery = Discovery(
             head_record,
             reports=self.reports,
             key=ClusterKey(context.slurm_cluster, context.key, settings.name),
@@ -170,6 +212,7 @@ class WorkerJobRun(WorkerRun):
             master_ip=settings.master_ip,
             master_port=settings.master_port,
         )
+        return self._discovery
 
     def joined(self) -> None:
         super().joined()
@@ -190,6 +233,26 @@ def end_before(end: EndReport | None, head: HeadInfo | None, cluster: str) -> En
     if end is None or (head is not None and head.started > end.when):
         return None
     return End(0, f"cluster {cluster} has ended: {end.message}", EndReason.ENDED.value)
+
+
+def dead_head(
+    cluster: str, restart: int, known: KnownJob | None, *, asked: bool, silent_s: float
+) -> End | None:
+    """What a head means that does not answer; None: it may still do so.
+
+    ``known`` is what Slurm says of its job, if it was ``asked`` with success; ``restart`` is that of the
+    cluster.  A host that lost its power leaves no end in the record.
+    """
+    if asked and (known is None or known.is_over or known.state == "COMPLETING"):
+        said = f"Slurm says that its job is over ({known.state})" if known else "Slurm does not know its job"
+        return End(0, f"cluster {cluster} has ended: {said}", EndReason.ENDED.value)
+    if asked and known is not None and (known.restarts > restart or known.state in WAITING):
+        text = f"cluster {cluster} has ended: its job was requeued, which makes another cluster"
+        return End(0, text, EndReason.ENDED.value)
+    if silent_s < SILENT_S:
+        return None
+    text = f"the head of cluster {cluster} has not answered for {silent_s:.0f} s, and its job has not ended"
+    return End(ExitCode.WORKERS_MISSING, text, EndReason.HEAD_LOST.value)
 
 
 def job_in(cluster: str) -> str | None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
+
+import pytest
 
 from tests.bed.bed import REPOSITORY
 from tests.slurm.batches import head_is_up, read, record
+from tests.slurm.cluster import SLACK_S
 from tests.slurm.jobs import Job, JobEnd, Slurm
 
 GROWS = str(REPOSITORY / "tests/slurm/drivers/grows.py")
@@ -15,11 +19,19 @@ SHARE = ("--ntasks=1", "--cpus-per-task=1", "--mem=2500", "--time=10")
 """One node is shared by two such jobs."""
 
 
-def head(slurm: Slurm, *driver: object, options: str = "", host: str = "n1", user: str = "root") -> Job:
+def head(
+    slurm: Slurm,
+    *driver: object,
+    options: str = "",
+    host: str = "n1",
+    user: str = "root",
+    requeue: bool = False,
+) -> Job:
     """A job of one node with a head that waits for nobody; it runs GROWS with these arguments."""
     words = shlex.join(["python", GROWS, *map(str, driver)]) if driver else ""
     script = f"exec raycluster head {options} {f'-- {words}' if words else ''}"
-    return slurm.sbatch(script, *SHARE, f"--nodelist={host}", "--no-requeue", user=user)
+    again = "--requeue" if requeue else "--no-requeue"
+    return slurm.sbatch(script, *SHARE, f"--nodelist={host}", again, user=user)
 
 
 def worker(
@@ -92,3 +104,58 @@ def test_clusters_that_are_not_there_or_not_ones_own(slurm: Slurm) -> None:
         "exec raycluster worker --cluster $SLURM_JOB_ID --timeout 5", *SHARE, "--nodelist=n3", user="bob"
     )
     assert own.wait() == JobEnd("FAILED", 2, 0), own.output()
+
+
+# -- ends: no worker job runs on without its head -------------------------------------------------
+
+GONE_WITHIN_S = 15.0
+"""What the documentation promises; the machine that runs the tests may add SLACK_S."""
+
+
+def end_of_worker(job: Job) -> JobEnd:
+    return job.wait(GONE_WITHIN_S + SLACK_S)
+
+
+def power_off(slurm: Slurm, cluster: Job) -> None:
+    slurm.bed.power_off("n1")
+
+
+def kill_all(slurm: Slurm, cluster: Job) -> None:
+    cluster.cancel("--signal=KILL", "--full")
+
+
+def kill_supervisor(slurm: Slurm, cluster: Job) -> None:
+    head = read(record(slurm.bed, cluster) / "head.json")
+    assert head
+    slurm.bed.run("n1", ["kill", "-KILL", str(head["pid"])], check=True)
+
+
+def requeue(slurm: Slurm, cluster: Job) -> None:
+    slurm.bed.run("login", ["scontrol", "requeue", cluster.id], check=True)
+
+
+def unplug(slurm: Slurm, cluster: Job) -> None:
+    slurm.bed.cable("n1", up=False)
+
+
+@pytest.mark.parametrize(
+    ("fault", "codes", "late_codes"),
+    [
+        (kill_supervisor, {5}, {0}),
+        pytest.param(kill_all, {0, 5}, {0}, marks=pytest.mark.chaos),
+        pytest.param(power_off, {5}, {0, 4}, marks=pytest.mark.chaos),
+        pytest.param(unplug, {5}, {0, 4}, marks=pytest.mark.chaos),
+        pytest.param(requeue, {0}, {0}, marks=pytest.mark.chaos),
+    ],
+)
+def test_no_worker_job_runs_on_without_its_head(
+    slurm: Slurm, fault: Callable[[Slurm, Job], None], codes: set[int], late_codes: set[int]
+) -> None:
+    cluster = head(slurm, 3, 600, requeue=True)
+    jobs = [worker(slurm, cluster.id, host=host) for host in ("n2", "n3")]
+    cluster.wait_for("ALL 3")
+    fault(slurm, cluster)
+    for job in jobs:
+        assert end_of_worker(job).exit_code in codes, job.output()
+    late = worker(slurm, f"/home/admin/.raycluster/bed/{cluster.id}")
+    assert end_of_worker(late).exit_code in late_codes, late.output()

@@ -14,7 +14,7 @@ from raycluster_cli.model.status import Role
 from raycluster_cli.slurm.allocation import Allocation
 from raycluster_cli.slurm.job_calls import KnownJob, parse_known_job
 from raycluster_cli.supervisor.context import Context
-from raycluster_cli.supervisor.worker_job import end_before, in_worker_job, job_in, refusal_of
+from raycluster_cli.supervisor.worker_job import dead_head, end_before, in_worker_job, job_in, refusal_of
 
 JOB = Allocation("4714", ("n7", "n8"), node_name="n8", array_job_id="4711", array_task_id="3")
 
@@ -97,6 +97,27 @@ def test_whether_a_job_without_a_record_may_still_have_one(
 ) -> None:
     found = refusal_of("7", known, 424241)
     assert (found.message if found else None) == message
+
+
+@pytest.mark.parametrize(
+    ("known", "asked", "silent_s", "code"),
+    [
+        (None, False, 1, None),
+        (None, False, 12, 4),  # nobody can be asked
+        (None, True, 1, 0),  # Slurm has forgotten the job
+        (KnownJob("RUNNING", restarts=1), True, 1, None),
+        (KnownJob("RUNNING", restarts=1), True, 12, 4),
+        (KnownJob("RUNNING", restarts=2), True, 1, 0),
+        (KnownJob("PENDING", restarts=1), True, 1, 0),
+        (KnownJob("NODE_FAIL", restarts=1), True, 1, 0),
+        (KnownJob("COMPLETING", restarts=1), True, 1, 0),
+    ],
+)
+def test_a_head_that_does_not_answer(
+    known: KnownJob | None, asked: bool, silent_s: float, code: int | None
+) -> None:
+    end = dead_head("4711.r1", 1, known, asked=asked, silent_s=silent_s)
+    assert (None if end is None else int(end.code)) == code
 
 
 @pytest.mark.parametrize(
