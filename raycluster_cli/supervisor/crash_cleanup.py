@@ -28,6 +28,11 @@ def report_crash(notes: Mapping[str, str], message: str, code: int) -> None:
     """
     with contextlib.suppress(RayclusterError, OSError):
         _write_reports(Record.open(Path(notes["record"])), notes, message, code)
+    if note := notes.get("worker_jobs"):
+        from .worker_job_ends import cancel_after_crash  # of a head with worker groups only
+
+        with contextlib.suppress(OSError):
+            cancel_after_crash(Path(notes["record"]), note)
     if notes.get("keep_logs") != "never" and notes.get("node_root"):
         with contextlib.suppress(RayclusterError, OSError):
             log_dir = Record.open(Path(notes["record"])).log_dir(notes["host"])

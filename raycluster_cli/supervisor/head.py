@@ -122,6 +122,13 @@ class HeadRun(NodeRun):
         await self.guards.begin()
         self.post(on.RayStarted())
 
+    def keep(self, **notes: object) -> None:
+        if self.groups:
+            from .worker_job_ends import crash_note
+
+            notes["worker_jobs"] = crash_note(self.context.env)
+        super().keep(**notes)
+
     def process_died(self, child: Child, code: int) -> None:
         self.post(on.HeadProcessDied(child.name, code, self.node.log_of(child.name)))
 
@@ -243,14 +250,16 @@ class HeadRun(NodeRun):
 
     async def shutdown(self, leave: do.Leave) -> None:
         end, began = leave.end, time.time()
+        joined = [worker.job for worker in self.state.elastic.values()]
         self.begin.close()
         await self.try_to("ending what the driver left running", self._end_left_running())
         await self.try_to("writing the end", self._write_end(end))
+        if self.has_node and not self.hurry.is_set():
+            await self.try_to("draining the workers", self._drain(end))
+            await self.try_to("waiting for the workers", self.after_drain())
+            await self.try_to("keeping logs", self.archive_logs(end))
+        await self._cancel_worker_jobs(joined)
         if self.has_node:
-            if not self.hurry.is_set():
-                await self.try_to("draining the workers", self._drain(end))
-                await self.try_to("waiting for the workers", self.after_drain())
-                await self.try_to("keeping logs", self.archive_logs(end))
             await self.try_to("ending Ray", self.node.stop(self.hurry))
         if end.reason == EndReason.DRIVER.value and end.code == 0:
             self.report.say(f"{end.message}; ended {duration(time.time() - began)} later")
@@ -260,6 +269,12 @@ class HeadRun(NodeRun):
         if leave.requeue:
             await self.try_to("requeueing the job", self._requeue(end))
         await self.try_to("cancelling the step", cancel_step_without(self, self._lost))
+
+    async def _cancel_worker_jobs(self, joined: list[str]) -> None:
+        if self.groups:
+            from .worker_job_ends import end_worker_jobs  # other runs do not pay for it
+
+            await self.try_to("cancelling the worker jobs", end_worker_jobs(self, joined))
 
     async def _write_end(self, end: End) -> None:
         """Before the first worker goes: a worker that sees its raylet end, or no head at all, reads why."""

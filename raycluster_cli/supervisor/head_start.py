@@ -71,6 +71,8 @@ class HeadStart:
             # The GCS tells drivers, log monitors and `ray status` of it, each of which looks once.
             ray_env = {"RAY_enable_autoscaler_v2": "1", "RAY_NODE_TYPE_NAME": "head"}
             run.context = self._context = replace(self._context, ray_env={**self._context.ray_env, **ray_env})
+        if run.record is not None and run.record.restart:
+            run.tasks.start("the cluster before the requeue", self._end_earlier_restarts(run.record))
         # In a job not earlier: other tasks wait for this one, and learn of its failure from the record.
         if self._context.driver and not run.program:
             run.program = await find_driver_within(self._context.driver, self._context.env)
@@ -160,6 +162,15 @@ class HeadStart:
             allocation = self._context.allocation
             restart = allocation.restart_count if allocation else 0
             await run.on_record(write_groups, run.record.path, run.groups, restart)
+
+    async def _end_earlier_restarts(self, record: Record) -> None:
+        """The cluster that this job had before its requeue is over; none of its workers is ours."""
+        from .worker_job_ends import end_earlier_restarts  # other runs do not pay for it
+
+        try:
+            await end_earlier_restarts(self._run, record)
+        except (RayclusterError, OSError) as error:
+            self._run.report.warn(f"worker jobs of the cluster before the requeue may be left: {error}")
 
     async def _make_token(self) -> str:
         """The cluster's token: the user's own (RAYCLUSTER_TOKEN), or a new one in the record."""

@@ -62,9 +62,11 @@ def read(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def head_is_up(bed: Bed, job: Job, *, name: str = "", timeout_s: float = 60) -> dict[str, Any]:
+def head_is_up(
+    bed: Bed, job: Job, *, name: str = "", restart: int = 0, timeout_s: float = 60
+) -> dict[str, Any]:
     """Waits until the head of a job's cluster is up, and gives what the record says of it."""
-    path = record(bed, job, name=name) / "head.json"
+    path = record(bed, job, restart, name) / "head.json"
 
     def up() -> dict[str, Any] | None:
         head = read(path)

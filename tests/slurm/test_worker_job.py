@@ -31,7 +31,8 @@ def head(
     words = shlex.join(["python", GROWS, *map(str, driver)]) if driver else ""
     script = f"exec raycluster head {options} {f'-- {words}' if words else ''}"
     again = "--requeue" if requeue else "--no-requeue"
-    return slurm.sbatch(script, *SHARE, f"--nodelist={host}", again, user=user)
+    where = [f"--nodelist={host}"] if host else []
+    return slurm.sbatch(script, *SHARE, *where, again, user=user)
 
 
 def worker(
@@ -159,3 +160,75 @@ def test_no_worker_job_runs_on_without_its_head(
         assert end_of_worker(job).exit_code in codes, job.output()
     late = worker(slurm, f"/home/admin/.raycluster/bed/{cluster.id}")
     assert end_of_worker(late).exit_code in late_codes, late.output()
+
+
+# -- ends: the cluster's worker jobs go with it ---------------------------------------------------
+
+
+def stop(slurm: Slurm, cluster: Job) -> None:
+    slurm.bed.run("login", ["raycluster", "stop", cluster.id], check=True)
+
+
+def kill_supervisor_and_keeper(slurm: Slurm, cluster: Job) -> None:
+    head = read(record(slurm.bed, cluster) / "head.json")
+    assert head
+    stat = slurm.bed.run("n1", ["cat", f"/proc/{head['pid']}/stat"], check=True).stdout
+    keeper = stat.rpartition(")")[2].split()[1]
+    slurm.bed.run("n1", ["kill", "-KILL", keeper, str(head["pid"])], check=True)
+
+
+def submitted(slurm: Slurm, cluster: Job, *jobs: Job) -> None:
+    """Write into the record what the head's autoscaler writes when it has submitted worker jobs."""
+    lines = [{"job_id": job.id, "group": "worker", "state": "pending", "since": 1.0} for job in jobs]
+    (record(slurm.bed, cluster) / "worker-jobs.json").write_text(
+        json.dumps({"schema": 2, "when": 1.0, "jobs": lines, "groups": []})
+    )
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        stop,
+        pytest.param(kill_supervisor, marks=pytest.mark.chaos),
+        pytest.param(kill_supervisor_and_keeper, marks=pytest.mark.chaos),
+        pytest.param(requeue, marks=pytest.mark.chaos),
+    ],
+)
+def test_the_end_cancels_what_is_in_the_queue(slurm: Slurm, end: Callable[[Slurm, Job], None]) -> None:
+    cluster = head(slurm, 2, 600, options="--max-nodes 4", requeue=True)
+    head_is_up(slurm.bed, cluster)
+    comment = f"--comment=raycluster:{cluster.id}"
+    joined = worker(slurm, cluster.id, comment)
+    known = worker(slurm, cluster.id, comment, "--hold", host="n3")
+    stranger = worker(slurm, cluster.id, comment, "--hold", "--array=1-2", host="n3")
+    others = worker(slurm, cluster.id, "--hold", host="n3")
+    submitted(slurm, cluster, joined, known)
+    cluster.wait_for("ALL 2")
+    end(slurm, cluster)
+    for job in (known, stranger):
+        assert job.wait(GONE_WITHIN_S + SLACK_S).state == "CANCELLED", cluster.output()
+    if end is stop:
+        assert end_of_worker(joined) == JobEnd("COMPLETED", 0, 0), joined.output()
+    end_of_worker(joined)
+    assert others.state() == "PENDING"
+    if end is not requeue:
+        cluster.wait()
+    jobs = read(record(slurm.bed, cluster) / "worker-jobs.json")
+    assert jobs and {job["state"] for job in jobs["jobs"]} == {"ended"}
+
+
+@pytest.mark.chaos
+def test_a_requeued_head_ends_what_its_host_has_left(slurm: Slurm) -> None:
+    """The host loses its power, so that nobody ends the old cluster; Slurm notices after SlurmdTimeout."""
+    cluster = head(slurm, 1, 600, options="--max-nodes 4", host="", requeue=True)
+    head_is_up(slurm.bed, cluster)
+    comment = f"--comment=raycluster:{cluster.id}"
+    waits = worker(slurm, f"/home/admin/.raycluster/bed/{cluster.id}", comment, "--hold", host="n3")
+    submitted(slurm, cluster, waits)
+    slurm.bed.power_off("n1")
+    head_is_up(slurm.bed, cluster, restart=1, timeout_s=300)
+    assert waits.wait(30).state == "CANCELLED"
+    end = read(record(slurm.bed, cluster) / "end.json")
+    assert end and "Slurm requeued the job before its head could report an end" in end["message"]
+    late = worker(slurm, f"/home/admin/.raycluster/bed/{cluster.id}", host="n3")
+    assert late.wait() == JobEnd("COMPLETED", 0, 0), late.output()

@@ -1,0 +1,141 @@
+"""The end of a cluster's worker jobs: what Slurm still has of them when the cluster ends is cancelled.
+
+By the head when it ends, by its keeper after a crash, and by the head of a requeued job for the cluster that
+it had before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..model.errors import RayclusterError
+from ..model.value import Value
+from ..model.wording import describe_code
+from ..model.worker_job import WorkerJob, WorkerJobsReport, WorkerJobState
+from ..slurm.answer import Run, answer_of
+from ..slurm.queue import ENDED
+from ..state.worker_jobs import WorkerJobFiles
+
+#: How long squeue and scancel may take each: a job that ends has not much more time.
+ANSWER_S = 8.0
+
+#: Most jobs of one scancel: its command line has a limit.
+AT_ONCE = 500
+
+#: The variables that these commands need.
+NEEDED = ("PATH", "HOME", "LD_LIBRARY_PATH", "SLURM_CONF", "SLURM_CLUSTERS")
+
+#: Why a job that is cancelled here ended.
+REASON = "the cluster ended"
+
+
+class QueuedJob(Value):
+    """A job as squeue shows it."""
+
+    id: str
+    state: str
+    comment: str = ""
+
+
+def parse_queued(text: str) -> list[QueuedJob]:
+    """The jobs in squeue's output (format "%i|%T|%k").
+
+    >>> parse_queued("4711_3|RUNNING|raycluster:4700")
+    [QueuedJob(id='4711_3', state='RUNNING', comment='raycluster:4700')]
+    """
+    lines = (line.split("|", 2) for line in text.splitlines())
+    return [QueuedJob(*(part.strip() for part in parts)) for parts in lines if len(parts) == 3]
+
+
+def to_cancel(
+    known: Collection[WorkerJob],
+    queue: Collection[QueuedJob] | None,
+    comment: str,
+    leaving: Collection[str] = (),
+) -> list[str]:
+    """The ids of the jobs to cancel.
+
+    ``queue`` is what Slurm has; None: it does not say, and the record counts.  Jobs with our ``comment`` that
+    the record does not have were submitted while the head was ended.  ``leaving``: jobs whose workers have
+    left the cluster and end by themselves, with exit code 0.
+    """
+    ids = [job.job_id for job in known if not job.is_over]
+    if queue is None:
+        return [job_id for job_id in ids if job_id not in leaving]
+    ours = [one for one in queue if one.id in ids or one.comment == comment]
+    over = (*ENDED, "COMPLETING")
+    return [one.id for one in ours if one.state not in over and one.id not in leaving]
+
+
+def as_ended(report: WorkerJobsReport, now: float) -> WorkerJobsReport:
+    """The worker jobs as the record has them once they were cancelled; ``now`` in Unix seconds."""
+    jobs = tuple(
+        job if job.is_over else replace(job, state=WorkerJobState.ENDED.value, since=now, reason=REASON)
+        for job in report.jobs
+        if job.job_id
+    )
+    return replace(report, when=now, jobs=jobs)
+
+
+def batches(ids: Sequence[str]) -> list[list[str]]:
+    """The commands that cancel these jobs."""
+    return [["scancel", *ids[begin : begin + AT_ONCE]] for begin in range(0, len(ids), AT_ONCE)]
+
+
+def refused(command: Sequence[str], code: int, said: str) -> RayclusterError | None:
+    """The error for an scancel that failed; None where it did not, or where Slurm has forgotten a job."""
+    if code == 0 or "Invalid job id" in said:
+        return None
+    lines = said.strip().splitlines() or ["no output"]
+    what = " ".join([*command[:9], *(["…"] if len(command) > 9 else [])])
+    return RayclusterError(f"`{what}` {describe_code(code)}: {lines[-1]}.", "Cancel these jobs by hand.")
+
+
+def cancel_worker_jobs(
+    record: Path, env: Mapping[str, str], *, run: Run = subprocess.run, now: float | None = None
+) -> list[str]:
+    """Cancel all worker jobs of the cluster whose record this is; returns their ids.
+
+    For a process without an event loop: it blocks while Slurm answers.  Raises RayclusterError when scancel
+    fails.
+    """
+    files = WorkerJobFiles(record)
+    report = files.read_jobs()
+    if report is None:
+        return []  # it never submitted one
+    plain = needed(env)
+    done = answer_of(squeue(), plain, timeout_s=ANSWER_S, run=run)
+    queue = parse_queued(done.stdout) if done is not None and done.returncode == 0 else None
+    ids = to_cancel(report.jobs, queue, comment_of(record))
+    for command in batches(ids):
+        done = answer_of(command, plain, timeout_s=ANSWER_S, run=run)
+        if done is None:
+            raise RayclusterError(
+                "scancel is not here, or did not answer.", "Cancel the worker jobs by hand."
+            )
+        if (error := refused(command, done.returncode, done.stderr)) is not None:
+            raise error
+    with contextlib.suppress(RayclusterError):  # a full disk keeps nobody from ending
+        files.write_jobs(as_ended(report, time.time() if now is None else now))
+    return ids
+
+
+def squeue() -> list[str]:
+    """The command that shows this user's jobs, each task of an array on a line."""
+    return ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%k"]
+
+
+def comment_of(record: Path) -> str:
+    """The --comment of a cluster's worker jobs (slurm.sbatch.HeadJob.comment)."""
+    return f"raycluster:{record.name}"
+
+
+def needed(env: Mapping[str, str]) -> dict[str, str]:
+    """What squeue and scancel need of an environment; others of their variables change what they do."""
+    return {name: env[name] for name in NEEDED if name in env}

@@ -1,0 +1,116 @@
+"""How worker jobs end with their cluster: at the head's end, after its crash, and after a requeue of its job.
+
+Imported only by a head with worker groups, by the keeper of one that was killed, and by a requeued head.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Collection, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..autoscale.cancellation import (
+    as_ended,
+    batches,
+    cancel_worker_jobs,
+    comment_of,
+    needed,
+    parse_queued,
+    refused,
+    squeue,
+    to_cancel,
+)
+from ..model.errors import ExitCode, RayclusterError
+from ..model.record import EndReport
+from ..model.status import EndReason
+from ..model.wording import count
+from ..slurm.command import run_command
+from ..state.record import Record
+from ..state.worker_jobs import WorkerJobFiles
+from ..system.waiting import in_thread
+
+if TYPE_CHECKING:
+    from .head import HeadRun
+
+#: How long squeue and scancel may take each at the end of the cluster.
+SLURM_S = 8.0
+
+#: How long a file of the record may take.
+FILE_S = 3.0
+
+
+def crash_note(env: Mapping[str, str]) -> str:
+    """What a keeper needs to cancel the worker jobs of a head that was killed."""
+    return json.dumps(needed(env))
+
+
+def cancel_after_crash(record: Path, note: str) -> None:
+    """Cancel the worker jobs of a head that was killed; ``note`` is that of :func:`crash_note`."""
+    with contextlib.suppress(RayclusterError):  # its workers notice by themselves that the head is gone
+        cancel_worker_jobs(record, json.loads(note))
+
+
+async def end_worker_jobs(run: HeadRun, joined: Collection[str]) -> None:
+    """Cancel what Slurm has of this cluster's worker jobs.
+
+    ``joined``: jobs whose workers were in the cluster when the end began.  Those that have left end by
+    themselves.  Raises RayclusterError.
+    """
+    if run.record is not None:
+        still_in = {worker.job for worker in run.state.elastic.values()}
+        ids = await _cancel(run, run.record.path, [job for job in joined if job not in still_in])
+        if ids:
+            run.report.note(f"{count(len(ids), 'worker job')} cancelled: {', '.join(ids[:20])}")
+
+
+async def _cancel(run: HeadRun, record: Path, leaving: Collection[str] = ()) -> list[str]:
+    """As autoscale.cancellation.cancel_worker_jobs, within the run of a head."""
+    files = WorkerJobFiles(record)
+    report = await run.reports.ask(files.read_jobs, timeout_s=FILE_S, default=None)
+    if report is None:
+        return []
+    env = needed(run.context.env)
+    queue = None
+    with contextlib.suppress(RayclusterError):
+        code, text = await run_command(squeue(), env, run.reaper, timeout_s=SLURM_S)
+        queue = parse_queued(text) if code == 0 else None
+    ids = to_cancel(report.jobs, queue, comment_of(record), leaving)
+    for command in batches(ids):
+        code, text = await run_command(command, env, run.reaper, timeout_s=SLURM_S)
+        if (error := refused(command, code, text)) is not None:
+            raise error
+    await asyncio.wait({run.record_quietly(files.write_jobs, as_ended(report, time.time()))}, timeout=FILE_S)
+    return ids
+
+
+async def end_earlier_restarts(run: HeadRun, record: Record) -> None:
+    """Cancel the worker jobs of clusters that this job had before its requeue.  Raises RayclusterError."""
+    for path in await in_thread(partial(earlier_restarts, record)):
+        await _cancel(run, path)
+
+
+def earlier_restarts(record: Record) -> list[Path]:
+    """The records of the clusters that this job had before its requeue.
+
+    Their end is written where nobody has: a host may have lost its power.  Blocks on the file system.
+    """
+    found = []
+    for restart in range(record.restart - 1, -1, -1):
+        key = f"{record.job_id}.r{restart}" if restart else record.job_id
+        leaf = key + (f"+{record.name}" if record.name else "")
+        earlier = Record.at(record.path.with_name(leaf))
+        if not earlier.path.is_dir() or not earlier.is_mine:
+            continue
+        head = earlier.read_head()
+        if earlier.read_end() is None:
+            host = head.host if head else ""
+            text = "Slurm requeued the job before its head could report an end"
+            code = int(ExitCode.UNHEALTHY)
+            earlier.write_end(EndReport(time.time(), code, EndReason.HEAD_LOST.value, host, text))
+        found.append(earlier.path)
+    return found

@@ -1,0 +1,104 @@
+"""What Slurm has of a cluster's worker jobs when it ends: which of them are cancelled."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycluster_cli.autoscale.cancellation import QueuedJob, cancel_worker_jobs, to_cancel
+from raycluster_cli.model.errors import RayclusterError
+from raycluster_cli.model.worker_job import WorkerJob, WorkerJobsReport
+from raycluster_cli.state.worker_jobs import WorkerJobFiles
+
+OURS, THEIRS = "raycluster:4700", "raycluster:4600"
+
+
+def job(job_id: str, state: str = "pending") -> WorkerJob:
+    return WorkerJob(job_id, "gpu", state, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "queue", "leaving", "ids"),
+    [
+        ("pending", [job("1")], [QueuedJob("1", "PENDING")], [], ["1"]),
+        ("running, not joined", [job("1", "starting")], [QueuedJob("1", "RUNNING")], [], ["1"]),
+        ("its worker has left", [job("1", "ready")], [QueuedJob("1", "RUNNING")], ["1"], []),
+        ("its end is under way", [job("1", "ready")], [QueuedJob("1", "COMPLETING")], [], []),
+        ("Slurm has it no more", [job("1", "ready")], [], [], []),
+        ("over, and its id is another's", [job("1", "ended")], [QueuedJob("1", "RUNNING")], [], []),
+        ("not in the record", [], [QueuedJob("2_1", "PENDING", OURS)], [], ["2_1"]),
+        ("another cluster's", [], [QueuedJob("2", "PENDING", THEIRS), QueuedJob("3", "RUNNING")], [], []),
+        ("its comment is the group's own", [job("1")], [QueuedJob("1", "PENDING", "mine")], [], ["1"]),
+        ("Slurm does not say", [job("1"), job("2", "ready"), job("3", "ended"), job("")], None, ["2"], ["1"]),
+    ],
+)  # fmt: skip
+def test_which_are_cancelled(
+    name: str, known: list[WorkerJob], queue: list[QueuedJob] | None, leaving: list[str], ids: list[str]
+) -> None:
+    assert to_cancel(known, queue, OURS, leaving) == ids
+
+
+class Slurm:
+    """squeue and scancel, as this module calls them."""
+
+    def __init__(self, queue: str, refusal: str = "") -> None:
+        self.queue = queue
+        self.refusal = refusal
+        self.cancelled: list[str] = []
+
+    def __call__(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        match Path(command[0]).name:
+            case "squeue":
+                return subprocess.CompletedProcess(command, 0, self.queue, "")
+            case "scancel":
+                self.cancelled += command[1:]
+                return subprocess.CompletedProcess(command, int(bool(self.refusal)), "", self.refusal)
+        raise AssertionError(command)
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    """The record of cluster 4700, with a host's commands beside it."""
+    for name in ("squeue", "scancel"):
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(0o755)
+    path = tmp_path / "4700"
+    path.mkdir()
+    return path
+
+
+def test_the_jobs_are_cancelled_and_the_record_says_so(record: Path) -> None:
+    files = WorkerJobFiles(record)
+    files.write_jobs(WorkerJobsReport(1.0, (job("1"), job("2", "ready"), job(""))))
+    slurm = Slurm("1|PENDING|raycluster:4700\n2|RUNNING|raycluster:4700\n9|RUNNING|x|y\n")
+    env = {"PATH": str(record.parent)}
+    assert cancel_worker_jobs(record, env, run=slurm, now=7.0) == ["1", "2"]
+    assert slurm.cancelled == ["1", "2"]
+    after = files.read_jobs()
+    assert after is not None
+    assert [(one.job_id, one.state, one.since) for one in after.jobs] == [
+        ("1", "ended", 7.0),
+        ("2", "ended", 7.0),
+    ]
+
+
+def test_a_cluster_that_never_submitted_a_job_asks_slurm_nothing(record: Path) -> None:
+    slurm = Slurm("1|PENDING|raycluster:4700\n")
+    assert cancel_worker_jobs(record, {"PATH": str(record.parent)}, run=slurm) == []
+    assert slurm.cancelled == []
+
+
+def test_a_refusal_is_told_with_slurms_words(record: Path) -> None:
+    WorkerJobFiles(record).write_jobs(WorkerJobsReport(1.0, (job("1"),)))
+    slurm = Slurm("1|PENDING|\n", refusal="scancel: error: Access denied\n")
+    with pytest.raises(RayclusterError, match="`scancel 1` ended with code 1: scancel: error: Access denied"):
+        cancel_worker_jobs(record, {"PATH": str(record.parent)}, run=slurm)
+
+
+def test_where_slurms_commands_are_not_there(record: Path) -> None:
+    WorkerJobFiles(record).write_jobs(WorkerJobsReport(1.0, (job("1"),)))
+    with pytest.raises(RayclusterError, match="scancel is not here"):
+        cancel_worker_jobs(record, {"PATH": "/nowhere"})
