@@ -61,6 +61,7 @@ def main(request: Mapping[str, Any], emit: Emit, make_jobs: Callable[..., Jobs] 
         record=Path(request["record"]),
         directory=head["directory"],
         raycluster=tuple(head["raycluster"]),
+        options=tuple(head["options"]),
     )
     jobs = make_jobs(job, files, request["job_env"], report=lambda text: tell("say", text))
     submitter = Submitter(jobs, groups, tell, time.time)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Collection, Sequence
@@ -33,6 +34,8 @@ class HeadJob(Value):
     """The working directory of the job."""
     raycluster: tuple[str, ...]
     """The command that starts raycluster, such as ("/home/ada/venv/bin/raycluster",)."""
+    options: tuple[str, ...] = ()
+    """Options of `raycluster worker` for all worker jobs: settings of the head that hold for all nodes."""
 
     @property
     def comment(self) -> str:
@@ -54,6 +57,7 @@ def sbatch_arguments(
     comment and working directory; what follows them they cannot, since sbatch takes the last.
     """
     worker = [*head.raycluster, "worker", "--cluster", str(head.record), "--group", group.name]
+    worker += [*head.options, *_options_of(group)]
     start = worker if group.nodes_per_job == 1 else [*_SRUN, *worker]
     task = "%A_%a" if jobs > 1 else "%j"
     return [
@@ -72,6 +76,18 @@ def sbatch_arguments(
         "--wrap",
         f"exec {shlex.join(start)}",
     ]
+
+
+def _options_of(group: WorkerGroup) -> list[str]:
+    """What the nodes of a group are to have that no grant of Slurm's tells: labels, custom resources.
+
+    >>> _options_of(WorkerGroup("a", 1, resources={"CPU": 2.0, "licence": 1.0}, labels={"zone": "b"}))
+    ['--labels={"zone": "b"}', '--resources={"licence": 1}']
+    """
+    granted = ("CPU", "GPU", "memory", "object_store_memory")
+    custom = {name: int(amount) for name, amount in group.resources.items() if name not in granted}
+    labels = [f"--labels={json.dumps(dict(group.labels))}"] if group.labels else []
+    return labels + ([f"--resources={json.dumps(custom)}"] if custom else [])
 
 
 def job_ids(answer: str, jobs: int) -> list[str]:

@@ -16,6 +16,7 @@ from ..policy import events as on
 from ..rayproc.boot import raycluster_command
 from ..rayproc.failure import StartFailure
 from ..rayproc.protocol import Event
+from .worker_groups import options_for_workers
 
 if TYPE_CHECKING:
     from .head import HeadRun
@@ -96,6 +97,7 @@ class Autoscaler:
                 "name": context.env.get("SLURM_JOB_NAME") or "raycluster",
                 "directory": os.getcwd(),
                 "raycluster": raycluster_command(),
+                "options": options_for_workers(run.settings),
             },
             "job_env": dict(context.env),
             "groups": [asdict(group) for group in run.groups],

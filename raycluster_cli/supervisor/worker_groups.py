@@ -9,11 +9,17 @@ from pathlib import Path
 from ..config.worker_groups import read_worker_groups
 from ..model.errors import UsageError
 from ..model.sbatch_words import option_pairs, option_word, split_words
-from ..model.settings import Settings
+from ..model.settings import Settings, option_words, settings_of
 from ..model.time_span import parse_span_s
 from ..model.worker_group import DEFAULT_GROUP, GroupsReport, WorkerGroup
 from ..slurm.worker_options import options_of_job
 from ..state.worker_jobs import WorkerJobFiles
+
+#: Settings of the head that say nothing of nodes in other jobs: what its node has, which cluster it is.
+_OF_ONE_NODE = (
+    *("num_cpus", "num_gpus", "memory", "object_store_memory", "resources", "labels"),
+    *("name", "state_dir", "timeout", "master_ip", "master_port", "on_worker_loss", "max_restarts"),
+)
 
 
 def groups_of(settings: Settings, own_nodes: int, env: Mapping[str, str]) -> tuple[WorkerGroup, ...]:
@@ -42,6 +48,22 @@ def write_groups(record: Path, groups: tuple[WorkerGroup, ...], restart: int) ->
     """Say in the record which groups there are; nothing for a cluster of a fixed size."""
     if groups:
         WorkerJobFiles(record).write_groups(GroupsReport(groups, os.getpid(), restart))
+
+
+def options_for_workers(settings: Settings) -> list[str]:
+    """Settings of the head that hold for the nodes of worker jobs too, as options of `raycluster worker`.
+
+    >>> options_for_workers(Settings(temp_dir="/local", log_monitor=False, num_cpus=2))
+    ['--no-log-monitor', '--temp-dir=/local']
+    """
+    usual = Settings()
+    return [
+        word
+        for one in settings_of("worker")
+        if "head" in one.metadata["commands"] and one.name not in _OF_ONE_NODE
+        if (value := getattr(settings, one.name)) != getattr(usual, one.name)
+        for word in option_words(one.name, value)
+    ]
 
 
 def _default_group(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,17 @@ def test_several_jobs_are_one_array_and_avoid_hosts() -> None:
         "--nodes=1",
         *AFTER,
         f"exec {WORKER}",
+    ]
+
+
+def test_the_worker_gets_the_heads_options_and_what_the_group_adds() -> None:
+    head = HEAD.but(options=("--temp-dir=/local",))
+    group = WorkerGroup("gpu", 8, resources={"GPU": 4.0, "licence": 2.0}, labels={"zone": "a b"})
+    command = shlex.split(sbatch_arguments(head, group, 1, outputs=OUTPUTS)[-1])
+    assert command[command.index("gpu") + 1 :] == [
+        "--temp-dir=/local",
+        '--labels={"zone": "a b"}',
+        '--resources={"licence": 2}',
     ]
 
 

@@ -10,7 +10,7 @@ import pytest
 from raycluster_cli.model.errors import UsageError
 from raycluster_cli.model.settings import Settings
 from raycluster_cli.model.worker_group import WorkerGroup
-from raycluster_cli.supervisor.worker_groups import groups_of
+from raycluster_cli.supervisor.worker_groups import groups_of, options_for_workers
 
 JOB = {"SLURM_JOB_ID": "4711", "SLURM_JOB_PARTITION": "gpu"}
 
@@ -74,3 +74,18 @@ def test_not_on_one_machine() -> None:
         Settings(local=2, max_nodes=4)
     with pytest.raises(UsageError, match="--max-nodes is 0; it must be 1 or more"):
         Settings(max_nodes=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({}, []),
+        ({"temp_dir": "/local", "network": "10.1.0.0/16"}, ["--network=10.1.0.0/16", "--temp-dir=/local"]),
+        ({"log_monitor": False, "keep_logs": "always"}, ["--no-log-monitor", "--keep-logs=always"]),
+        # what the head's own node has, and what only a head takes
+        ({"num_cpus": 2, "labels": "a=b", "resources": "x=1", "stop_before": 60.0, "max_nodes": 4}, []),
+        ({"state_dir": "/shared", "name": "two", "timeout": 60.0}, []),
+    ],
+)
+def test_what_workers_take_over(settings: dict[str, Any], options: list[str]) -> None:
+    assert options_for_workers(Settings(**settings)) == options
