@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import typer
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..model.group_status import GroupStatus
+    from ..state.record import Record
 
 _JOB = typer.Argument(
     "",
@@ -38,6 +40,12 @@ def scale(
     job: str = _JOB,
     changes: list[str] | None = _CHANGES,
     as_json: bool = typer.Option(False, "--json", help="Print JSON for programs (see docs/json.md)."),
+    serve: bool = typer.Option(
+        False,
+        "--serve",
+        help="Submit and cancel the worker jobs from this host until the cluster ends, for a head whose node "
+        "cannot.",
+    ),
     directory: str = STATE_DIR,
 ) -> None:
     """Show or set how many nodes a cluster's worker groups have.
@@ -46,7 +54,8 @@ def scale(
     bounds. GROUP=+2 and GROUP=-1 are two more and one fewer than it has, and it stays at that size. All
     count nodes of worker jobs; those of the head's own job are always there.
 
-    Exit codes: 0 success; 2 no such cluster or group, or a cluster of a fixed size.
+    Exit codes: 0 success, with --serve once the cluster has ended; 130 after Ctrl-C; 2 no such cluster or
+    group, or a cluster of a fixed size.
 
     \b
     Examples:
@@ -54,6 +63,7 @@ def scale(
       raycluster scale 4711 gpu=8
       raycluster scale 4711 gpu=0..32 cpu=+2
       raycluster scale 4711 -1
+      raycluster scale 4711 --serve
     """
     from ..ops.clusters import find_record, own
     from ..ops.groups import read_groups
@@ -74,7 +84,7 @@ def scale(
             f"cluster {record.path.name} has no worker groups: its size is fixed.",
             "Start it with --max-nodes N, or with --config FILE that has [workers.NAME].",
         )
-    if words:
+    if words or serve:
         own(record)
         if record.read_end() is not None:
             raise UsageError(
@@ -83,6 +93,9 @@ def scale(
         changed = bounds_after(words, groups)
         WorkerJobFiles(record.path).write_bounds(all_bounds(changed, groups))
         groups = read_groups(record.path)
+    if serve:
+        _serve(record, env)
+        return
     if as_json:
         from ..ops.groups import group_json
         from ..ops.status_json import SCHEMA
@@ -91,6 +104,25 @@ def scale(
         print(json.dumps({**found, "groups": [group_json(group) for group in groups]}, indent=2))
     else:
         _show(groups, env)
+
+
+def _serve(record: Record, env: dict[str, str]) -> None:
+    """Run Slurm's commands for the head until the cluster has ended, or Ctrl-C."""
+    from ..model.errors import ExitCode
+    from ..ops.clusters import is_alive
+    from ..ops.launch_server import serve
+    from ..state.worker_jobs import WorkerJobFiles
+    from ..system.report import say
+
+    def ended() -> bool:
+        return record.read_end() is not None or not is_alive(record)
+
+    say(f"submitting worker jobs for cluster {record.path.name} until it ends; Ctrl-C stops it")
+    try:
+        serve(WorkerJobFiles(record.path), env, ended=ended, report=say)
+    except KeyboardInterrupt:
+        say(f"no worker job is submitted any more; to go on: raycluster scale {record.path.name} --serve")
+        sys.exit(int(ExitCode.SIGINT))
 
 
 def _show(groups: Sequence[GroupStatus], env: dict[str, str]) -> None:
