@@ -33,6 +33,9 @@ IN_CLUSTER = (WorkerJobState.READY, WorkerJobState.IDLE)
 #: Reason of a job whose nodes Ray drains; with any other reason the job was cancelled.
 RAY_DRAINS = "Ray drains it"
 
+#: Reason of a job that Slurm has suspended before it joined.
+SUSPENDED = "it is suspended"
+
 #: How a job ended, by its state in Slurm.
 END_WORDS: Mapping[str, str] = {
     "BOOT_FAIL": "its nodes did not boot",
@@ -112,7 +115,7 @@ def next_of(
         return _pending(job, line, now)
     if line.is_suspended:
         return _suspended(job, now)
-    if job.state in (WorkerJobState.WANTED, WorkerJobState.PENDING):
+    if job.state in (WorkerJobState.WANTED, WorkerJobState.PENDING) or job.reason == SUSPENDED:
         return Next(moved(job, WorkerJobState.STARTING, now))
     if job.state == WorkerJobState.STARTING:
         if now - job.since < START_TIMEOUT_S:
@@ -183,7 +186,7 @@ def _suspended(job: WorkerJob, now: float) -> Next:
     """Ray gives a node up that does not answer for some seconds; Slurm may resume the job before."""
     if job.state in IN_CLUSTER:
         return _cancelled(job, "it was suspended, and Ray has given up its nodes", now)
-    return Next(replace(job, state=WorkerJobState.STARTING.value, since=now, reason="it is suspended"))
+    return Next(replace(job, state=WorkerJobState.STARTING.value, since=now, reason=SUSPENDED))
 
 
 def _cancelled(job: WorkerJob, why: str, now: float) -> Next:

@@ -57,8 +57,8 @@ class Submission:
         with self._ledger.lock:
             avoided = self._ledger.health(group.name).hosts_to_avoid(self._clock())
         done = self._sbatch(group, number, avoided)
-        if done.code != 0 and avoided and "not available" in done.stderr:
-            # Without the hosts on which starts failed, no node is left.
+        if done.code != 0 and avoided and refusal_of(done.stderr) is Refusal.NEVER:
+            # Without the hosts on which starts failed no node is left, or --nodelist names one of them.
             with self._ledger.lock:
                 self._ledger.set_health(group.name, without_exclusion(self._ledger.health(group.name)))
             avoided = ()

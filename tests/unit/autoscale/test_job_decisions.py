@@ -210,6 +210,12 @@ def test_a_job_that_does_not_join_in_time_is_cancelled_and_has_failed() -> None:
     assert step(STARTING, line("RUNNING"), now=late - 1) == "starting"
 
 
+def test_the_time_to_join_begins_anew_when_a_suspended_job_is_resumed() -> None:
+    suspended = next_of(STARTING, line("SUSPENDED"), True, (), NOW).job
+    resumed = next_of(suspended, line("RUNNING"), True, (), NOW + 900).job
+    assert (resumed.state, resumed.reason, resumed.since) == ("starting", "", NOW + 900)
+
+
 def test_a_worker_that_does_not_end_after_its_nodes_have_left_is_cancelled() -> None:
     left = replace(READY, reason=LEFT)
     assert step(left, line("RUNNING"), now=SINCE + LEFT_TIMEOUT_S - 1) == f"ready: {LEFT}"

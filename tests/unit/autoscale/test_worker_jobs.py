@@ -342,11 +342,15 @@ def test_three_failed_starts_pause_the_group_and_the_next_job_avoids_the_hosts(c
     assert "--exclude=n1,n2" in cluster.slurm.calls[-1]
 
 
-def test_where_no_other_host_is_left_none_is_avoided(cluster: Cluster) -> None:
+@pytest.mark.parametrize(
+    "said", ["Requested node configuration is not available", "Invalid node name specified"]
+)
+def test_where_no_other_host_is_left_none_is_avoided(cluster: Cluster, said: str) -> None:
+    """The second is sbatch's answer when --nodelist names the host that --exclude names."""
     for _ in range(3):
         fails(cluster, "n1")
     cluster.now += 61
-    cluster.slurm.refuses = [(1, "", f"{FAILED}Requested node configuration is not available")]
+    cluster.slurm.refuses = [(1, "", f"{FAILED}{said}")]
     assert cluster.jobs.launch(GPU, 1) == ["4714"]
     assert [word for word in cluster.slurm.calls[-1] if word.startswith("--exclude")] == []
     assert cluster.jobs.groups()["gpu"].excluded == ()
