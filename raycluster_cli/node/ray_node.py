@@ -351,7 +351,10 @@ class RayNode:
         if self.settings.dashboard:
             self.dashboard.start(BESIDE_DRIVER_NICE)
         if self.settings.log_monitor and self.started is not None:
-            self.log_monitor.start(self.plan, self.started)
+            if self.companion is None:  # Ray would have to be imported for it
+                self.log_monitor.start_with_work(self.plan, self.started)
+            else:
+                self.log_monitor.start(self.plan, self.started)
 
     # -- while it runs ---------------------------------------------------------------------------
 

@@ -108,6 +108,11 @@ class NodePlan:
         return f"{self.temp_dir}/agent.gate"
 
     @property
+    def work_gate(self) -> str:
+        """FIFO: each worker process writes to it when it starts (worker_process.py)."""
+        return f"{self.temp_dir}/work.gate"
+
+    @property
     def log_path(self) -> str:
         """File for what Ray's start prints."""
         return f"{self.temp_dir}/ray-start.log"

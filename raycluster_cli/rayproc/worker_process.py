@@ -6,6 +6,8 @@ Drivers pass ``runtime_env={"env_vars": dict(os.environ)}`` to actors on other n
 VLLM_HOST_IP.  Where raycluster has set that variable (it is the same as :data:`MARK`, which is copied
 along), it gets the address of the node that this process is on.
 
+It also tells the node's supervisor that a worker process starts: the log monitor starts then.
+
 Runs by its path, alone, with any Python that has Ray: nothing of the package is imported.
 """
 
@@ -31,6 +33,18 @@ def correct(environ: "dict[str, str] | os._Environ[str]", arguments: "list[str]"
             environ["VLLM_HOST_IP"] = environ[MARK] = argument.partition("=")[2]
 
 
+def tell_start(arguments: "list[str]") -> None:
+    """Tell the node's supervisor, if it waits for that, that a worker process starts here (node.extras)."""
+    for argument in arguments:
+        if argument.startswith("--temp-dir="):
+            try:
+                gate = os.open(argument.partition("=")[2] + "/work.gate", os.O_WRONLY | os.O_NONBLOCK)
+                os.write(gate, b".")
+                os.close(gate)
+            except OSError:
+                pass  # nobody waits
+
+
 def default_worker() -> str:
     """The path of Ray's own worker process, in this Python's Ray; it is not imported."""
     from importlib.util import find_spec
@@ -43,6 +57,7 @@ def default_worker() -> str:
 
 if __name__ == "__main__":
     correct(os.environ, sys.argv)
+    tell_start(sys.argv)
     # This module stays __main__, with Ray's file in place of ours.
     sys.argv[0] = __file__ = default_worker()
     sys.path[0] = os.path.dirname(__file__)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.rayproc import worker_process
-from raycluster_cli.rayproc.worker_process import MARK, correct
+from raycluster_cli.rayproc.worker_process import MARK, correct, tell_start
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,16 @@ def test_rays_own_worker_runs_as_if_it_had_been_started_itself(tmp_path: Path) -
     path = str(workers / "default_worker.py")
     first = f"__main__ __main__ {path} {[path, '--node-ip-address=10.0.0.2']} {workers} 10.0.0.2"
     assert done.stdout.splitlines()[:1] == [first], done.stderr
+
+
+def test_the_supervisor_that_waits_is_told(tmp_path: Path) -> None:
+    gate = tmp_path / "work.gate"
+    tell_start([f"--temp-dir={tmp_path}"])  # nobody waits
+    os.mkfifo(gate)
+    tell_start([f"--temp-dir={tmp_path}"])  # nobody reads
+    fd = os.open(gate, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        tell_start(["worker_process.py", "--node-ip-address=10.0.0.1", f"--temp-dir={tmp_path}"])
+        assert os.read(fd, 10) == b"."
+    finally:
+        os.close(fd)
