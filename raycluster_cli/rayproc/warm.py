@@ -34,7 +34,12 @@ def worth_it(arguments: Sequence[str], env: Mapping[str, str]) -> bool:
     options = arguments[1 : arguments.index("--")] if "--" in arguments else arguments[1:]
     asks = "-h" in options or "--help" in options
     local = any(option.split("=")[0] == "--local" for option in options)
-    other_way = "RAYCLUSTER_QUICK" in env or any(option.startswith("--quick") for option in options)
+    named = [
+        (option + "=" + after).split("=")[1]
+        for option, after in zip(options, [*options[1:], ""], strict=False)
+        if option.startswith("--quick")
+    ]
+    other_way = [env.get("RAYCLUSTER_QUICK", ""), *named][-1] not in ("", "auto")
     head = arguments[:1] == ["head"] or (
         arguments[:1] == ["run"] and (local or env.get("SLURM_PROCID", "0") == "0")
     )
