@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,8 +47,12 @@ def worker_template(plan: NodePlan) -> dict[str, Any]:
     if imported.get("RAY_START_HOOK"):
         raise StartFailure("ray", "RAY_START_HOOK may change what a raylet is started with")
     root = Path(plan.temp_dir).parent
-    directories = (tempfile.mkdtemp(prefix="e", dir=root), tempfile.mkdtemp(prefix="e", dir=root))
+    # Names as short as that of Ray's real directory: the paths of sockets are limited.
+    directories = (str(root / "u"), str(root / "v"))
     try:
+        for directory in directories:
+            shutil.rmtree(directory, ignore_errors=True)  # of a start that was killed
+            os.mkdir(directory, 0o700)
         apply_settings(start_environment(plan, imported))
         plans = example_plans(plan, directories)
         first, session = _example(plans[0], EXAMPLE_CPUS[0], given, imported)
