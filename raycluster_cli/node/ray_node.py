@@ -310,8 +310,7 @@ class RayNode:
         return started
 
     async def _start_by_companion(self, deadline: float) -> Started:
-        loop = asyncio.get_running_loop()
-        companion = self._companion.there()
+        loop, companion = asyncio.get_running_loop(), self._companion.there()
         try:
             ready = await companion.ready(deadline - loop.time())
             self.ray_version = str(ready["ray_version"])
@@ -351,10 +350,9 @@ class RayNode:
         if self.settings.dashboard:
             self.dashboard.start(BESIDE_DRIVER_NICE)
         if self.settings.log_monitor and self.started is not None:
-            if self.companion is None:  # Ray would have to be imported for it
-                self.log_monitor.start_with_work(self.plan, self.started)
-            else:
-                self.log_monitor.start(self.plan, self.started)
+            # Without a companion Ray would have to be imported for it.
+            begin = self.log_monitor.start if self.companion else self.log_monitor.start_with_work
+            begin(self.plan, self.started)
 
     # -- while it runs ---------------------------------------------------------------------------
 
