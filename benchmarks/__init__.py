@@ -5,6 +5,7 @@
     python -m benchmarks --ways raycluster --beside DIR   this build and another, in turns
     python -m benchmarks --show results.json          the tables of results saved earlier
     python -m benchmarks --idle                       what an idle cluster costs
+    python -m benchmarks.join --beside DIR            what a worker's start reads, and its CPU
     python -m benchmarks.scale                        a thousand workers' way to a stand-in for Ray
 
 It makes a bed of Slurm hosts of its own (tests/bed: namespaces on this machine), so it needs root and
