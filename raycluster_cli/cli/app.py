@@ -31,6 +31,9 @@ from . import (
     env as cli_env,
 )
 from . import (
+    init as cli_init,
+)
+from . import (
     inside as cli_inside,
 )
 from . import (
@@ -306,6 +309,7 @@ cli_scale.register(app)
 cli_why.register(app)
 cli_env.register(app, _with_settings)
 cli_submit.register(app, _with_settings)
+cli_init.register(app)
 cli_service.register(app)
 cli_logs.register(app)
 cli_inside.register(app)

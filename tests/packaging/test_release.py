@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -64,7 +65,28 @@ def test_the_wheel_has_the_package_and_the_batch_scripts_and_nothing_else(wheel:
     scripts = {PurePosixPath(name).name for name in files_of_the_checkout("slurm")}
     expected = files_of_the_checkout("raycluster_cli")
     expected |= {f"raycluster_cli/ops/scripts/{name}" for name in scripts if name.endswith(".sbatch")}
+    links = [path for path in (ROOT / "raycluster_cli/ops/templates").iterdir() if path.is_symlink()]
+    expected |= {str(path.relative_to(ROOT)) for path in links}
     assert set(wheel) == expected
+
+
+def test_the_wheel_alone_writes_a_project(wheel: dict[str, bytes], tmp_path: Path) -> None:
+    for name, content in wheel.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    everything = ("--gpu", "--service", "--elastic", "--container")
+    done = subprocess.run(
+        [sys.executable, "-m", "raycluster_cli", "init", "x", *everything],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    minimal = (ROOT / "examples/minimal.py").read_text()
+    assert (tmp_path / "x/driver.py").read_text() == minimal.replace("examples/minimal.py", "driver.py")
 
 
 def test_the_batch_scripts_are_those_of_the_checkout(wheel: dict[str, bytes]) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.bed.spec import LOGIN
 from tests.slurm.batches import NODES
-from tests.slurm.jobs import Job, Slurm
+from tests.slurm.jobs import Job, JobEnd, Slurm
 from tests.waiting import wait_until
 
 SHAPE = ("--nodes=3", "--exclusive", "--time=10", "--no-requeue")
@@ -390,3 +390,20 @@ def test_a_profile_shared_by_two_projects(slurm: Slurm) -> None:
     done = slurm.run(LOGIN, ["bash", "-c", "cd ~/one && raycluster submit -- true"], user="alice")
     assert done.returncode == 2
     assert "raycluster.toml, [defaults]: there is no key 'tiemout'. Did you mean timeout?" in done.stderr
+
+
+def test_a_project_of_init_runs_as_it_is(slurm: Slurm) -> None:
+    words = "rm -rf x && raycluster init x && cd x && sbatch --parsable symmetric.sbatch"
+    done = slurm.run(LOGIN, ["env", "-u", "VIRTUAL_ENV", "bash", "-c", words], user="alice", check=True)
+    job = Job(slurm.bed, done.stdout.split()[-1], "alice")
+    slurm.jobs.append(job)
+    assert job.wait() == JobEnd("COMPLETED", 0, 0)
+    output = slurm.bed.path(LOGIN, f"/home/alice/x/ray-{job.id}.out").read_text()
+    for host in ("n1", "n2", "n3"):
+        assert f"{host}: hello from {host}" in output
+    again = raycluster(slurm, "init", "x")
+    assert (again.returncode, "exists" in again.stderr) == (0, False)
+    slurm.bed.path(LOGIN, "/home/alice/x/driver.py").write_text("mine")
+    again = raycluster(slurm, "init", "x")
+    assert again.returncode == 2
+    assert "x/driver.py exists already; nothing was written" in again.stderr
