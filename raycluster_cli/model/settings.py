@@ -184,6 +184,12 @@ class Settings:
         "Keep the GCS's state on disk and restart the GCS when it dies (needs Ray 2.58 or newer).",
         ("head", "run"),
     )
+    drain_before: float = setting(
+        0.0,
+        "Seconds before its job's time limit at which a worker of --cluster is drained (0: not at all).",
+        ("worker",),
+        unit="s",
+    )
     stop_before: float = setting(
         0.0,
         "Seconds before the job's time limit at which the driver is sent SIGTERM (0: not at all).",

@@ -162,6 +162,13 @@ class LookForEnd(Value):
     """How long to wait for it: the file server may be slow."""
 
 
+class GiveNotice(Value):
+    """Have the head tell Ray that this node will be gone: it gets no new work."""
+
+    why: str
+    left_s: float
+
+
 class RestartRaylet(Value):
     """Start Ray again on this node."""
 
@@ -194,5 +201,6 @@ Action = (
     | ClearServer
     | ReportLoss
     | LookForEnd
+    | GiveNotice
     | RestartRaylet
 )

@@ -31,6 +31,13 @@ class ParentEnded(Value):
     """It called cleanup_ray; otherwise it died."""
 
 
+class NodeGoes(Value):
+    """The node of a worker in a job of its own will be gone soon: its job's time limit is near."""
+
+    why: str
+    left_s: float
+
+
 class StartEnded(Value):
     """The start is over without a node: an error, or a cluster that has ended meanwhile.
 

@@ -22,6 +22,7 @@ from .actions import (
     Action,
     Arm,
     EnterPhase,
+    GiveNotice,
     Leave,
     LookForEnd,
     Note,
@@ -65,6 +66,12 @@ HEAD_LOST = (
     EndReason.KEEPER_KILLED.value,
 )
 
+#: The timer at which a worker that has given notice leaves, and what it keeps for its own end.
+NOTICE, OWN_END_S = "notice", 4.0
+
+#: What a worker job may take to leave after SIGTERM: Slurm kills 30 s later by default (KillWait).
+SIGTERM_NOTICE_S = 24.0
+
 #: The timer at which a worker whose head is away looks again for the cluster's end.
 LOOK = "look"
 
@@ -81,6 +88,8 @@ class WorkerRules(Value):
     head_address: str = ""
     has_record: bool = True
     """Whether the record can say how the cluster ended."""
+    elastic: bool = False
+    """It runs in a job of its own: it can leave before the cluster ends."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,8 @@ class WorkerState:
     away_told: bool = False
     looks: int = 0
     """How many looks for the cluster's end have not been answered yet."""
+    leaves: End | None = None
+    """Its end, once notice was given: as soon as the raylet has left, and at the deadline at the latest."""
     end: End | None = None
     hurrying: Hurrying = field(default_factory=Hurrying)
 
@@ -163,6 +174,8 @@ def _start_ended(rules: WorkerRules, state: WorkerState, event: on.StartEnded, n
 def _raylet_died(rules: WorkerRules, state: WorkerState, event: on.RayletDied, now: float) -> Step:
     if state.phase is not Phase.RUNNING or state.raylet is not None:
         return state, []  # ended by us, or a start that failed and says so
+    if state.leaves is not None and event.code in (0, -signal.SIGTERM):
+        return _finish(state, state.leaves)
     phase = NodePhase.STOPPING if _final(rules, state) else NodePhase.STARTING
     actions: list[Action] = [EnterPhase(phase, _raylet_text(rules, event))]
     if event.code:
@@ -184,6 +197,9 @@ def _final(rules: WorkerRules, state: WorkerState) -> bool:
 
 def _after_raylet(rules: WorkerRules, state: WorkerState, event: on.RayletDied) -> Step:
     """The record says nothing of an end: what does the death of our raylet mean?"""
+    if event.code == 0 and event.drained is not None and rules.elastic:
+        text = f"left the cluster: {event.drained or 'this node was drained'}"
+        return _finish(state, End(ExitCode.OK, text, EndReason.ENDED.value))
     if event.code == 0 and (event.drained is not None or not rules.has_record):
         # The record cannot say it: none is shared, its disk is full, or it hangs.
         why = event.drained or "this node was drained"
@@ -293,10 +309,29 @@ def _signal_received(rules: WorkerRules, state: WorkerState, event: on.SignalRec
         return state, [Note(f"{signal.Signals(event.number).name} ignored: the driver runs on the head")]
     if event.number not in ENDING:
         return state, []
+    if rules.elastic and event.number == signal.SIGTERM and state.phase is Phase.RUNNING:
+        end = signal_end(event.number, rules.host)
+        if state.leaves == end:
+            return state, []  # Slurm repeats it
+        return _give_notice(state, end, f"{rules.host} was told to end (SIGTERM)", SIGTERM_NOTICE_S, now)
     stopping = state.phase is Phase.STOPPING
     hurrying, actions = on_ending_signal(event, state.hurrying, now, stopping=stopping, grace_s=rules.grace_s)
     state, more = _finish(replace(state, hurrying=hurrying), signal_end(event.number, rules.host))
     return state, [*actions, *more]
+
+
+def _node_goes(rules: WorkerRules, state: WorkerState, event: on.NodeGoes, now: float) -> Step:
+    if state.phase is not Phase.RUNNING or state.leaves is not None:
+        return state, []
+    end = End(ExitCode.OK, f"left the cluster: {event.why}", EndReason.ENDED.value)
+    return _give_notice(state, end, event.why, event.left_s, now)
+
+
+def _give_notice(state: WorkerState, end: End, why: str, left_s: float, now: float) -> Step:
+    """Take no new work; leave when the work that there is has ended, or at the deadline."""
+    left_s = max(left_s - OWN_END_S, 0.0)
+    told = Say(f"{why}: draining for {left_s:.0f} s at most")
+    return replace(state, leaves=end), [told, GiveNotice(why, left_s), Arm(NOTICE, now + left_s)]
 
 
 def _keeper_ended(rules: WorkerRules, state: WorkerState, event: on.KeeperEnded, now: float) -> Step:
@@ -315,6 +350,8 @@ def _timer_fired(rules: WorkerRules, state: WorkerState, event: on.TimerFired, n
     if event.name == HURRY:
         hurrying, actions = on_ceiling(state.hurrying)
         return replace(state, hurrying=hurrying), actions
+    if event.name == NOTICE and state.leaves is not None:
+        return _finish(state, state.leaves)
     if event.name == LOOK and state.away and state.phase is not Phase.STOPPING:
         return _look(state, LOOK_AGAIN_S)
     return state, []
@@ -344,5 +381,6 @@ _STEPS: Mapping[type, Callable[[WorkerRules, WorkerState, Any, float], Step]] = 
     on.ParentEnded: _parent_ended,
     on.GuardFailed: _guard_failed,
     on.FilesGone: _files_gone,
+    on.NodeGoes: _node_goes,
     on.TimerFired: _timer_fired,
 }

@@ -10,6 +10,7 @@ One directory per cluster, mode 0700, on a file system that all nodes share:
 ``authority``           with --tls: key and certificate of the cluster's authority, PEM, mode 0600
 ``template.json``       what a worker's raylet is executed with (rayproc.template), by the head
 ``nodes/HOST.json``     NodeReport: each node writes its own and only its own
+``notices/NODE_ID.json``  Notice: a worker in a job of its own will go (state.notices)
 ``lost/NODE_ID``        empty: the raylet of that id died; by the node's supervisor, who holds it
 ``stop.json``           StopRequest: somebody asks the head to end the cluster
 ``end.json``            EndReport: how it ended, written once by the head
@@ -167,7 +168,7 @@ class Record(EventLog, UsageFiles):
                             os.rename(entry.path, away / "nodes" / entry.name)
             logs = ("service.json", "usage.json", "usage", "events.log", "events.log.1", "logs")
             elastic = ("groups.json", "scale.json", "worker-jobs.json", "launch", "jobs")  # worker_jobs
-            for name in ("head.json", "stop.json", "lost", "refused", *elastic, *logs, "end.json"):
+            for name in ("head.json", "stop.json", "lost", "notices", "refused", *elastic, *logs, "end.json"):
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(self.path / name, away / name)
             for name in ("token", "authority", "template.json"):

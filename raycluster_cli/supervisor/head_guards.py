@@ -68,6 +68,7 @@ class HeadGuards:
         self._reports: dict[str, NodeReport] = {}
         self._probe: TaskProbe | None = None
         self._unanswered: set[str] = set()
+        self._notices = False
 
     async def begin(self) -> None:
         """Start them all, once Ray is up."""
@@ -110,6 +111,9 @@ class HeadGuards:
                 continue
             job = str((node.get("labels") or {}).get(JOB_LABEL, ""))
             worker = Worker(str(node["node_id"]), str(node["name"]), str(node["ip"]), job)
+            if job and not self._notices:
+                self._notices = True
+                self._run.tasks.guard("notices of worker jobs", self._watch_notices, vital=False)
             if node["alive"]:
                 self._run.post(on.WorkerJoined(worker))
             else:
@@ -251,6 +255,12 @@ class HeadGuards:
                 beat_at = time.monotonic() + HEARTBEAT_S
                 run.record_quietly(record.leases.beat)
             await asyncio.sleep(RECORD_POLL_S)
+
+    async def _watch_notices(self) -> None:
+        """Workers in jobs of their own say before they go; only in a cluster that has had one."""
+        from .notices import watch_notices  # other runs do not pay for it
+
+        await watch_notices(self._run)
 
     async def _ask_slurm(self) -> None:
         """Where the job's output goes: for `raycluster logs`, once Slurm has forgotten the job.

@@ -9,9 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import re
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from ..model.errors import ExitCode, RayclusterError, UsageError
 from ..model.loss_policy import WorkerLossPolicy
@@ -22,11 +26,13 @@ from ..model.worker_group import NAME
 from ..model.worker_job import instance_id, node_name
 from ..node.labels import GROUP_LABEL, JOB_LABEL
 from ..policy import actions as do
+from ..policy import events as on
 from ..policy.values import End
-from ..slurm.job_calls import KnownJob, known_job
+from ..slurm.job_calls import KnownJob, job_end_time, known_job
 from ..slurm.queue import WAITING
 from ..state.catalogue import NoRecordError, record_of
 from ..state.files import user
+from ..state.notices import Notice, write_notice
 from ..state.record import Record
 from .context import Context
 from .discovery import ClusterKey, Discovery
@@ -37,6 +43,9 @@ from .worker import WorkerRun
 
 #: How often the record of a cluster that has not started yet is looked for, and Slurm is asked for its job.
 LOOK_S, ASK_S = 0.25, 10.0
+
+#: How often Slurm is asked for a time limit that may have been changed, and at least between two looks.
+LIMIT_AGAIN_S, LIMIT_LOOK_S = 300.0, 1.0
 
 #: How long a head that is up may not answer before a worker that came gives up, and how often Slurm is asked.
 SILENT_S, ASK_AGAIN_S = 12.0, 3.0
@@ -216,7 +225,31 @@ class WorkerJobRun(WorkerRun):
 
     def joined(self) -> None:
         super().joined()
+        self.rules = self.rules.but(elastic=True)
+        if self.settings.drain_before > 0:
+            self.tasks.guard("the job's time limit", self._watch_time_limit, vital=False)
         self.report.say(f"{self.context.host} joined cluster {self.context.key} at {self.rules.head_address}")
+
+    def own_actions(self) -> dict[type, Callable[[Any], object]]:
+        return {**super().own_actions(), do.GiveNotice: self._give_notice}
+
+    def _give_notice(self, action: do.GiveNotice) -> None:
+        if self.record is not None and self.node.started is not None:
+            notice = Notice(self.node.started.node_id, time.time() + action.left_s, action.why)
+            self.record_quietly(write_notice, self.record.path, notice)
+
+    async def _watch_time_limit(self) -> None:
+        """Give notice --drain-before seconds before the job's time limit, which may be changed meanwhile."""
+        allocation, before_s = self.context.allocation, self.settings.drain_before
+        if allocation is None:
+            return
+        while True:
+            end_time = await job_end_time(allocation.job_id, self.context.env, self.reaper)
+            left_s = (end_time or allocation.end_time or math.inf) - time.time()
+            if left_s <= before_s:
+                self.post(on.NodeGoes(f"the time limit of job {self.context.worker_job} is near", left_s))
+                return
+            await asyncio.sleep(min(max(left_s - before_s, LIMIT_LOOK_S), LIMIT_AGAIN_S))
 
     async def shutdown(self, leave: do.Leave) -> None:
         await super().shutdown(leave)

@@ -232,3 +232,23 @@ def test_a_requeued_head_ends_what_its_host_has_left(slurm: Slurm) -> None:
     assert end and "Slurm requeued the job before its head could report an end" in end["message"]
     late = worker(slurm, f"/home/admin/.raycluster/bed/{cluster.id}", host="n3")
     assert late.wait() == JobEnd("COMPLETED", 0, 0), late.output()
+
+
+# -- notices: Ray is told before a worker goes ----------------------------------------------------
+
+
+def test_a_worker_gives_notice_before_it_goes(slurm: Slurm) -> None:
+    cluster = head(slurm, 2, 600)
+    limited = worker(slurm, cluster.id, options="--drain-before 3600")  # more than its time limit
+    told = worker(slurm, cluster.id, host="n3")
+    assert limited.wait() == JobEnd("COMPLETED", 0, 0), limited.output()
+    assert f"left the cluster: the time limit of job {limited.id} is near" in limited.output()
+    cluster.wait_for("ALL 2")
+    report = read(record(slurm.bed, cluster) / "nodes" / f"n3.{told.id}.json")
+    assert report
+    slurm.bed.run("n3", ["kill", "-TERM", str(report["pid"])], check=True)  # its raylet gets no signal
+    assert told.wait() == JobEnd("FAILED", 143, 0), told.output()
+    assert f"n3.{told.id} was told to end (SIGTERM): draining for 20 s at most" in told.output()
+    events = (record(slurm.bed, cluster) / "events.log").read_text()
+    assert f"worker n3.{told.id} will go: n3.{told.id} was told to end (SIGTERM); drained, " in events
+    assert cluster.state() == "RUNNING"

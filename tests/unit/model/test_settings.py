@@ -51,7 +51,13 @@ def test_which_command_takes_what() -> None:
     assert names("env") == {one.name for one in fields(Settings)}
     assert names("submit") == names("run") - {"local"}
     assert names("run") - names("worker") > {"expected_workers", "dashboard", "local"}
-    assert names("worker") - names("run") == {"max_retries", "retry_delay", "cluster", "group"}
+    assert names("worker") - names("run") == {
+        "max_retries",
+        "retry_delay",
+        "cluster",
+        "group",
+        "drain_before",
+    }
     assert names("monitor") == {"state_dir"}
 
 

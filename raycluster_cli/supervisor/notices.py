@@ -1,0 +1,55 @@
+"""The head's guard over notices: it asks Ray to drain the nodes of worker jobs that will be gone soon.
+
+Reason PREEMPTION and the node's own deadline: Ray gives the node no new work, lets what runs there end, and
+Ray Train and Serve act on it.  Imported only by a head that has had a worker in a job of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from ..model.errors import RayclusterError
+from ..rayproc.failure import StartFailure
+from ..state.notices import Notice, read_notices
+
+if TYPE_CHECKING:
+    from .head import HeadRun
+
+#: How often the head looks for notices, and how long a look may take.
+POLL_S, LOOK_S = 0.5, 2.0
+
+
+async def watch_notices(run: HeadRun) -> None:
+    """Act on each notice once, for as long as the head runs."""
+    done: set[str] = set()
+    while run.record is not None:
+        known = frozenset(done)
+        notices: list[Notice] = await run.reports.look(
+            read_notices, run.record.path, known, timeout_s=LOOK_S, default=[]
+        )
+        for notice in notices:
+            worker = run.state.elastic.get(notice.node_id)
+            if worker is not None and await _drain(run, worker.host, notice):
+                done.add(notice.node_id)
+        await asyncio.sleep(POLL_S)
+
+
+async def _drain(run: HeadRun, host: str, notice: Notice) -> bool:
+    """Whether Ray was told; if not, it is tried again."""
+    left_s = max(notice.deadline - time.time(), 1.0)
+    companion = run.node.companion
+    if companion is None:
+        return False
+    try:
+        answers = await companion.drain([notice.node_id], message=notice.why, deadline_s=left_s)
+    except (RayclusterError, StartFailure, OSError) as error:
+        run.report.note(f"worker {host} could not be drained: {error}")
+        return False
+    answer = answers.get(notice.node_id, {})
+    accepted = bool(answer.get("accepted"))
+    refusal = answer.get("refusal") or "no answer"
+    outcome = f"drained, {left_s:.0f} s at most" if accepted else f"Ray refuses to drain it: {refusal}"
+    run.report.note(f"worker {host} will go: {notice.why}; {outcome}")
+    return True
