@@ -20,6 +20,7 @@ __all__ = [
     "ClusterStatus",
     "ClusterUnhealthyError",
     "ExitCode",
+    "GroupStatus",
     "HeadStartError",
     "LocalCluster",
     "NodeStatus",
@@ -42,6 +43,7 @@ _ELSEWHERE = {
     "AsyncSlurmCluster": "api.async_cluster",
     "ClusterPhase": "model.cluster_status",
     "ClusterStatus": "model.cluster_status",
+    "GroupStatus": "model.group_status",
     "LocalCluster": "api.local_cluster",
     "NodeStatus": "model.cluster_status",
     "SlurmCluster": "api.slurm_cluster",
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
         UsageError,
         WorkersMissingError,
     )
+    from .model.group_status import GroupStatus
 
 
 def __getattr__(name: str) -> Any:

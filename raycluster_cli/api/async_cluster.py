@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from ..model.cluster_status import ClusterStatus
+from ..model.group_status import GroupStatus
 from ..system.report import say
 from ..system.waiting import in_thread
 from .cancellation import call_with
@@ -108,9 +109,9 @@ class AsyncSlurmCluster:
         """As SlurmCluster.logs."""
         return await self._call(partial(self._cluster.logs, component, node=node, lines=lines))
 
-    async def scale(self, workers: int, *, group: str = "") -> None:
+    async def scale(self, *changes: int | str) -> tuple[GroupStatus, ...]:
         """As SlurmCluster.scale."""
-        await self._call(partial(self._cluster.scale, workers, group=group))
+        return await self._call(partial(self._cluster.scale, *changes))
 
     async def connect(self, **options: Any) -> Any:
         """As SlurmCluster.connect."""

@@ -7,22 +7,31 @@ server is the way (`ray://`), where the cluster was started with it.
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from ..model.address import join_host_port
 from ..model.errors import RayclusterError, UsageError
 from ..model.record import HeadInfo
 from ..ops.inside import live_head, sees_directory
+from ..rayproc.adopted import adopt, restore
 from ..rayproc.client import PYTHON, read_changes
 from ..state.record import Record
 
 #: How long a connection to the head's node may take.
 CONNECT_S = 5.0
+
+#: How long Ray's client server may take to start: the head is ready before it.
+CLIENT_SERVER_S = 60.0
+
+POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -44,9 +53,10 @@ class Way:
         return self.address.startswith("ray://")
 
 
-def way_to(record: Record, env: Mapping[str, str]) -> Way:
+def way_to(record: Record, env: Mapping[str, str], *, client_server_s: float = 0.0) -> Way:
     """How this machine reaches a running cluster; connects only to ask for its client server.
 
+    ``client_server_s``: how long that may take to start, where it is known that there is one.
     Raises RayclusterError when the cluster does not run.
     """
     head = live_head(record)
@@ -57,10 +67,20 @@ def way_to(record: Record, env: Mapping[str, str]) -> Way:
             return Way(head.address, wanted, True, head.address_ip, head.port)
     port = head.ports.get("ray_client_server")
     own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(record.token_path)} if head.auth else {}
-    if isinstance(port, int) and port and reach(head.address_ip, port) is None:
+    if isinstance(port, int) and port and _listens(head.address_ip, port, client_server_s):
         address = f"ray://{join_host_port(head.address_ip, port)}"
         return Way(address, {"RAY_ADDRESS": address, **own}, False, head.address_ip, port)
     return Way(head.address, {"RAY_ADDRESS": head.address, **own}, False, head.address_ip, head.port)
+
+
+def _listens(host: str, port: int, wait_s: float) -> bool:
+    """Whether a port can be connected to, at the latest after ``wait_s`` seconds."""
+    deadline = time.monotonic() + wait_s
+    while reach(host, port) is not None:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
 
 
 def reach(host: str, port: int) -> OSError | None:
@@ -111,3 +131,33 @@ def _check_versions(head: HeadInfo, ray: str, python: str, *, is_client: bool, h
         python, theirs = python.rpartition(".")[0], theirs.rpartition(".")[0]
     if theirs and python != theirs:
         raise RayclusterError(f"this is Python {python}, and the cluster has Python {theirs}.", hint)
+
+
+class Connection:
+    """This program as a driver of a cluster."""
+
+    def __init__(self, way: Way) -> None:
+        self._way = way
+        self._replaced: dict[str, str | None] = {}
+
+    def open(self, options: Mapping[str, Any]) -> Any:
+        """``ray.init``; returns its result.  Raises RayclusterError."""
+        import ray
+
+        if ray.is_initialized():
+            raise UsageError("this program is connected to a Ray cluster.", "Call ray.shutdown() first.")
+        self._replaced = adopt(self._way.environment, os.environ)
+        try:
+            return ray.init(address=self._way.address, **options)
+        except BaseException as error:
+            restore(self._replaced, os.environ)
+            if isinstance(error, (ConnectionError, RuntimeError)):
+                raise RayclusterError(f"ray.init({self._way.address!r}) failed: {error}") from error
+            raise
+
+    def close(self) -> None:
+        """``ray.shutdown``; the variables of this process are then as they were."""
+        import ray
+
+        ray.shutdown()
+        restore(self._replaced, os.environ)

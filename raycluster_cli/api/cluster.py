@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,13 +18,14 @@ from ..model.errors import (
     UsageError,
     WorkersMissingError,
 )
+from ..model.group_status import GroupStatus
 from ..model.settings import Settings
 from ..model.wording import duration
 from ..ops.clusters import find_record, own
 from ..ops.inside import choose_live_node, dashboard_address, entering, live_head
 from ..ops.lookup import Looker
+from ..ops.scaling import change_groups, groups_of
 from ..ops.server_readiness import await_ready, refuse_other_drivers
-from ..rayproc.adopted import adopt, restore
 from ..rayproc.boot import raycluster_command
 from ..state.location import state_dir as default_state_dir
 from ..state.record import Record
@@ -33,7 +33,7 @@ from ..system.report import say
 from .at_exit import end_at_exit, exit_at_sigterm, forget
 from .cancellation import cancelled
 from .child import output_of, run_streamed
-from .client import check, way_to
+from .client import CLIENT_SERVER_S, Connection, Way, check, way_to
 from .display import as_html, as_text
 from .options import check_command
 
@@ -78,9 +78,10 @@ class Cluster:
         """What raycluster's commands call it; empty before the start."""
         self._owner = 0
         """The process that ends it; 0: none does."""
+        self._has_client_server = False
+        """Whether it is known to be started with Ray's client server."""
         self._looker: Looker | None = None
-        self._replaced: dict[str, str | None] | None = None
-        """Variables of this process before :meth:`connect`."""
+        self._connection: Connection | None = None
         self._undo_sigterm: Callable[[], None] | None = None
 
     # -- start and end ---------------------------------------------------------------------------
@@ -232,12 +233,12 @@ class Cluster:
         On a machine that is no node of the cluster: ray://host:port, where the cluster was started with the
         setting ``client_server``; without it a driver works only on the nodes (:meth:`run`).
         """
-        return way_to(self._record(), self._env).address
+        return self._way(self._record()).address
 
     @property
     def environment(self) -> dict[str, str]:
         """The variables that a driver on this machine needs: RAY_ADDRESS, the token's file and others."""
-        return dict(way_to(self._record(), self._env).environment)
+        return dict(self._way(self._record()).environment)
 
     @property
     def dashboard(self) -> str:
@@ -318,15 +319,17 @@ class Cluster:
         words += [f"--node={node}"] if node else []
         return output_of(raycluster_command(*words), self._env)
 
-    def scale(self, workers: int, *, group: str = "") -> None:
-        """Change the number of workers.  This needs worker groups, which this version does not have.
+    def scale(self, *changes: int | str) -> tuple[GroupStatus, ...]:
+        """Set how many nodes the worker groups have; returns the groups, also without a change.
 
-        Raises UsageError.
+        The changes are those of `raycluster scale`: 8 or "gpu=8" is exactly eight nodes, "gpu=0..32" lets the
+        group grow and shrink with the work, "+2" and "-1" are that many more or fewer.  Does not wait for
+        the nodes: :meth:`status` has them.  Raises UsageError for a cluster without worker groups (the
+        settings ``max_nodes`` and ``config``).
         """
-        raise UsageError(
-            f"{self._title} cannot be scaled to {workers} workers: it has no worker groups.",
-            "Start another cluster, with another number of nodes.",
-        )
+        record = self._record()
+        words = [str(change) for change in changes]
+        return change_groups(record, words) if words else groups_of(record)
 
     def connect(self, **options: Any) -> Any:
         """``ray.init`` with this cluster's address and token; ``options`` are those of ray.init.
@@ -336,29 +339,19 @@ class Cluster:
         end of the `with` block, disconnect.
         """
         record = self._record()
-        way = way_to(record, self._env)
+        way = self._way(record)
         check(way, live_head(record), record)
-        import ray
-
-        if ray.is_initialized():
-            raise UsageError("this program is connected to a Ray cluster.", "Call ray.shutdown() first.")
-        replaced = adopt(way.environment, os.environ)
+        self._connection = Connection(way)
         try:
-            context = ray.init(address=way.address, **options)
-        except (ConnectionError, RuntimeError) as error:
-            restore(replaced, os.environ)
-            raise RayclusterError(f"ray.init({way.address!r}) failed: {error}") from error
+            return self._connection.open(options)
         except BaseException:
-            restore(replaced, os.environ)
+            self._connection = None
             raise
-        self._replaced = replaced
-        return context
 
     def _disconnect(self) -> None:
-        if self._replaced is not None:
-            replaced, self._replaced = self._replaced, None
-            sys.modules["ray"].shutdown()
-            restore(replaced, os.environ)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def _tell(self, text: str) -> None:
         if self._progress is not None:
@@ -368,6 +361,10 @@ class Cluster:
 
     def _record(self) -> Record:
         return own(find_record(self._where, self.job_id, self._env))
+
+    def _way(self, record: Record) -> Way:
+        wait_s = CLIENT_SERVER_S if self._has_client_server else 0.0
+        return way_to(record, self._env, client_server_s=wait_s)
 
     def _look(self) -> ClusterStatus | None:
         if self._looker is None:

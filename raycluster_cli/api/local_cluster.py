@@ -53,7 +53,7 @@ class LocalCluster(Cluster):
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
             raise UsageError(f"workers is {workers!r}; it must be a whole number, 0 or more.")
         given = dict(settings or {})
-        settings_from(given, "run", service=bool(service))
+        self._has_client_server = settings_from(given, "run", service=bool(service)).client_server
         given.setdefault("name", f"py-{os.urandom(4).hex()}")
         self._given_name = str(given["name"])
         driver = check_command(service, "service") if service else ()

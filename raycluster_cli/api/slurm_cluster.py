@@ -82,6 +82,7 @@ class SlurmCluster(Cluster):
         given = dict(settings or {})
         driver = check_command(service, "service") if service else ()
         self._settings = settings_from(given, "submit", service=bool(service))
+        self._has_client_server = self._settings.client_server
         self._options = [*self._where_words, *run_words(given), *(["--service"] if service else [])]
         self._line = sbatch_line(nodes, time, gpus_per_node, cpus_per_node, sbatch, driver)
         self._stop_timeout_s = stop_timeout_s
@@ -188,7 +189,9 @@ class SlurmCluster(Cluster):
     def _failed(self, status: ClusterStatus) -> RayclusterError:
         if not status.cause:
             cause = cause_of_job(self._name, self._where, self._env, self._query)
-            status = replace(status, cause="" if cause.rstrip(".") in status.headline else cause)
+            status = replace(
+                status, cause="" if cause.rstrip(".").lower() in status.headline.lower() else cause
+            )
         return super()._failed(status)
 
     def _query(self) -> dict[str, Job] | None:

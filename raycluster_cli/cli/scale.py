@@ -65,10 +65,8 @@ def scale(
       raycluster scale 4711 -1
       raycluster scale 4711 --serve
     """
-    from ..ops.clusters import find_record, own
-    from ..ops.groups import read_groups
-    from ..ops.scaling import all_bounds, bounds_after, is_change
-    from ..state.worker_jobs import WorkerJobFiles
+    from ..ops.clusters import find_record
+    from ..ops.scaling import change_groups, groups_of, is_change
 
     env = dict(os.environ)
     where = state_dir(directory, env)
@@ -78,21 +76,7 @@ def scale(
     if unknown := [word for word in (job, *words) if word.startswith("--")]:
         raise UsageError(f"there is no option {unknown[0]}.", "`raycluster scale --help` lists the options.")
     record = find_record(where, job, env)
-    groups = read_groups(record.path)
-    if not groups:
-        raise UsageError(
-            f"cluster {record.path.name} has no worker groups: its size is fixed.",
-            "Start it with --max-nodes N, or with --config FILE that has [workers.NAME].",
-        )
-    if words or serve:
-        own(record)
-        if record.read_end() is not None:
-            raise UsageError(
-                f"cluster {record.path.name} has ended.", "`raycluster status` lists those that run."
-            )
-        changed = bounds_after(words, groups)
-        WorkerJobFiles(record.path).write_bounds(all_bounds(changed, groups))
-        groups = read_groups(record.path)
+    groups = change_groups(record, words) if words or serve else groups_of(record)
     if serve:
         _serve(record, env)
         return

@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from ..model.errors import UsageError
 from ..model.group_status import GroupStatus
 from ..model.worker_group import GroupBounds
+from ..state.record import Record
+from ..state.worker_jobs import WorkerJobFiles
+from .clusters import own
+from .groups import read_groups
 
 _CHANGE = re.compile(
     r"(?:(?P<group>[a-z0-9][a-z0-9_-]*?)?(?:=|(?=[+-]\d)))?"
@@ -24,6 +28,30 @@ def is_change(word: str) -> bool:
     (True, True, False, False, True)
     """
     return word[:1] in ("+", "-") or "=" in word or (".." in word and "/" not in word)
+
+
+def groups_of(record: Record) -> tuple[GroupStatus, ...]:
+    """The worker groups of a cluster.  Raises UsageError for one of a fixed size."""
+    groups = read_groups(record.path)
+    if not groups:
+        raise UsageError(
+            f"cluster {record.path.name} has no worker groups: its size is fixed.",
+            "Start it with --max-nodes N, or with --config FILE that has [workers.NAME].",
+        )
+    return groups
+
+
+def change_groups(record: Record, words: Sequence[str]) -> tuple[GroupStatus, ...]:
+    """Set new bounds; returns the groups as they are now.  Raises UsageError."""
+    groups = groups_of(record)
+    own(record)
+    if record.read_end() is not None:
+        raise UsageError(
+            f"cluster {record.path.name} has ended.", "`raycluster status` lists those that run."
+        )
+    changed = bounds_after(words, groups)
+    WorkerJobFiles(record.path).write_bounds(all_bounds(changed, groups))
+    return read_groups(record.path)
 
 
 def bounds_after(words: Sequence[str], groups: Sequence[GroupStatus]) -> dict[str, GroupBounds]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 from collections.abc import Iterator
 
@@ -158,4 +159,48 @@ def test_the_job_ends_with_the_program(slurm: Slurm, how: str) -> None:
     else:
         assert job_of(slurm.bed, output).wait(timeout_s=1).state in ("COMPLETED", "CANCELLED"), output
     assert slurm.run(LOGIN, ["squeue", "--noheader", "--user=alice"]).stdout == ""
+    slurm.assert_nothing_left()
+
+
+GROWS = """
+cluster = SlurmCluster(1, time="10", sbatch=["--exclusive", "--no-requeue"], settings={"max_nodes": 3})
+with cluster:
+    tell(cluster)
+    print("RANGE", cluster.scale(2)[0].range)
+    deadline = time.monotonic() + 90
+    while cluster.status().ready_nodes < 3 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    print("CODE", cluster.run(["python", "-c", DRIVER, "0"]), cluster.status().ready_nodes, flush=True)
+"""
+
+
+@pytest.mark.chaos
+def test_a_cluster_that_grows_when_it_is_told_to(slurm: Slurm) -> None:
+    done = python(slurm, GROWS)
+    assert "RANGE 2\n" in done.stdout, done.stderr
+    assert "task done\nCODE 0 3\n" in done.stdout, done.stdout + done.stderr
+    queue = ["squeue", "--noheader", "--user=alice"]
+    wait_until(lambda: slurm.run(LOGIN, queue).stdout == "", timeout_s=60, what="the end of the worker jobs")
+    slurm.assert_nothing_left()
+
+
+CONNECTS = """
+with SlurmCluster(**SHAPE, settings={"client_server": True}) as cluster:
+    tell(cluster)
+    cluster.connect(logging_level="ERROR")
+    import ray
+    print("NODES", len(ray.nodes()), cluster.address.startswith("ray://"), flush=True)
+print("AFTER", ray.is_initialized(), os.environ.get("RAY_ADDRESS"))
+"""
+
+
+@pytest.mark.chaos
+@pytest.mark.skipif(
+    importlib.util.find_spec("grpc") is None, reason="ray:// needs ray[client]: make ray-default"
+)
+def test_this_program_is_a_driver_on_the_login_host(slurm: Slurm) -> None:
+    done = python(slurm, CONNECTS)
+    assert "NODES 3 True\n" in done.stdout, done.stdout + done.stderr
+    assert "AFTER False None\n" in done.stdout
+    assert job_of(slurm.bed, done.stdout).wait(timeout_s=1) == JobEnd("COMPLETED", 0, 0)
     slurm.assert_nothing_left()

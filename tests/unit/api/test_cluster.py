@@ -27,9 +27,12 @@ from raycluster_cli.api import slurm_cluster
 from raycluster_cli.api.async_cluster import AsyncSlurmCluster
 from raycluster_cli.api.cluster import Cluster
 from raycluster_cli.api.display import MOST_NODES, as_html
+from raycluster_cli.model.record import HeadInfo
 from raycluster_cli.model.status import NodePhase, Role
+from raycluster_cli.model.worker_group import GroupsReport, WorkerGroup
 from raycluster_cli.ops.stop import Outcome
 from raycluster_cli.state.record import Record
+from raycluster_cli.state.worker_jobs import WorkerJobFiles
 
 
 def status(phase: ClusterPhase, message: str = "", exit_code: int | None = None) -> ClusterStatus:
@@ -131,6 +134,26 @@ def test_only_a_job_of_its_own_is_cancelled(
     assert told == expected
 
 
+def test_the_size_of_a_worker_group(tmp_path: Path) -> None:
+    record = Record.create(tmp_path, "bed", "7")
+    record.write_head(HeadInfo("n1", "10.77.0.1", 20480))
+    cluster = SlurmCluster(state_dir=tmp_path, progress=None)
+    cluster._name = "7"
+    with pytest.raises(UsageError, match="cluster 7 has no worker groups: its size is fixed"):
+        cluster.scale(4)
+    WorkerJobFiles(record.path).write_groups(GroupsReport((WorkerGroup("gpu", max_workers=8),)))
+    assert [group.range for group in cluster.scale()] == ["0..8"]
+    assert [group.range for group in cluster.scale(4)] == ["4"]
+    assert [group.range for group in cluster.scale("gpu=1..6")] == ["1..6"]
+    assert [group.range for group in asyncio.run(_twin(cluster).scale())] == ["1..6"]
+
+
+def _twin(cluster: SlurmCluster) -> AsyncSlurmCluster:
+    twin = AsyncSlurmCluster.__new__(AsyncSlurmCluster)
+    twin._cluster = cluster
+    return twin
+
+
 PROGRAM = """
 import os, signal, sys
 from tests.unit.api.test_cluster import Scripted
@@ -191,8 +214,7 @@ class Held:
 
 def test_a_cancelled_start_has_ended_the_job() -> None:
     held = Held()
-    twin = AsyncSlurmCluster.__new__(AsyncSlurmCluster)
-    twin._cluster = held  # type: ignore[assignment]
+    twin = _twin(held)  # type: ignore[arg-type]
 
     async def main() -> None:
         task = asyncio.ensure_future(twin.start())
