@@ -135,7 +135,7 @@ def post_mortem(
         Death(one.when - skews[host], host, one.name, one.code)
         for host, report in reports.items()
         for one in report.deaths
-        if not _drained(one, end)
+        if not _drained(one, end) and not (report.job and one.code == 0)  # a worker job that was not needed
     ]
     deaths.sort(key=lambda death: death.when)
     failed_host = (end.failed_host if end else "") or (deaths[0].host if deaths else "")

@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from raycluster_cli.model.record import NodeReport
+from raycluster_cli.model.record import NodeReport, ProcessDeath
 from raycluster_cli.model.worker_group import GroupsReport, WorkerGroup
 from raycluster_cli.model.worker_job import GroupState, WorkerJob, WorkerJobsReport
 from raycluster_cli.state.record import Record
@@ -34,9 +34,9 @@ def write_growing_record(state_dir: Path, now: float | None = None) -> Record:
     ):
         phases = {"joined": now - 300, phase: now - 200}
         job = host.partition(".")[2]
-        record.write_node(
-            NodeReport(host, "worker", phase, phases, ip="10.0.0.2", job=job, group=group, updated=now)
-        )
+        deaths = (ProcessDeath("raylet", 7, 0, now - 200),) if phase == "gone" else ()
+        report = NodeReport(host, "worker", phase, phases, ip="10.0.0.2", updated=now, deaths=deaths)
+        record.write_node(replace(report, job=job, group=group))
     output = record.path / "jobs" / "4712_1.out"
     output.parent.mkdir()
     output.write_text("raycluster: joined cluster 4711\n")

@@ -109,6 +109,7 @@ def test_why(record: Record) -> None:
     assert "3 starts in a row failed" in text
     assert "hosts that are not used any more: n40" in text
     assert ": NODE_FAIL" in text
+    assert "What ended first" not in text  # a node that was drained
     assert why_json(post)["groups"][2]["excluded_hosts"] == ["n40"]
 
 
