@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -226,3 +227,37 @@ def test_the_output_of_a_worker_job(slurm: Slurm) -> None:
     assert Path(groups(slurm, cluster)["worker"]["jobs"][0]["output"]).parent.name == "jobs"
     slurm.run(LOGIN, ["raycluster", "stop", cluster.id], check=True)
     nobody_left(slurm)
+
+
+@pytest.fixture
+def submissions_from_login_only(slurm: Slurm) -> Iterator[None]:
+    """Slurm refuses jobs that are submitted on the compute nodes."""
+
+    def allow(hosts: str) -> None:
+        slurm.run(LOGIN, ["scontrol", "update", "PartitionName=main", f"AllocNodes={hosts}"], check=True)
+
+    allow(LOGIN)
+    yield
+    allow("ALL")
+
+
+@pytest.mark.chaos
+@pytest.mark.usefixtures("submissions_from_login_only")
+def test_a_login_node_submits_for_a_head_that_may_not(slurm: Slurm) -> None:
+    cluster = submit(slurm, "gang=2", options=("--max-nodes=2",))
+
+    def refused() -> bool:
+        found = json.loads(slurm.run(LOGIN, ["raycluster", "scale", cluster.id, "--json"]).stdout or "{}")
+        return any("permission denied" in group["problem"] for group in found.get("groups", ()))
+
+    wait_until(refused, timeout_s=60, what="the refusal in the group's state", interval_s=0.5)
+    command = slurm.bed.command(LOGIN, ["raycluster", "scale", cluster.id, "--serve"])
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert cluster.wait() == JobEnd("COMPLETED", 0, 0), cluster.output()
+        assert server.stderr is not None
+        said = server.stderr.read()  # it ends with the cluster
+    assert server.returncode == 0, said
+    assert "sbatch: job " in said
+    assert len(set(told(cluster.output(), "GANG")[0])) == 2
+    nobody_left(slurm)
+    slurm.assert_nothing_left()
