@@ -237,6 +237,7 @@ def test_plain_srun_ends_when_a_workers_host_has_gone(patient_slurm: Slurm) -> N
         assert cluster.node(host)["phase"] in ("gone", "failed")
 
 
+@chaos
 @pytest.mark.versions
 def test_plain_srun_ends_when_the_heads_host_has_gone(patient_slurm: Slurm, tmp_path: Path) -> None:
     """srun runs on the login host here: a batch script on the head's host has gone with it."""

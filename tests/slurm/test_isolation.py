@@ -409,7 +409,7 @@ def test_tls_between_all_nodes(slurm: Slurm) -> None:
         return slurm.run("n2", command, user="alice", env=env, timeout_s=100)
 
     with ThreadPoolExecutor(3) as pool:  # without the right certificate Ray's client hangs
-        *refused, done = pool.map(ask, (token, token | forged, token | ours), (40, 40, 90))
+        *refused, done = pool.map(ask, (token, token | forged, token | ours), (20, 20, 90))
     assert "3 nodes" in done.stdout, done.stderr
     for done in refused:
         assert done.returncode != 0

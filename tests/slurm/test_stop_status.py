@@ -118,6 +118,7 @@ def test_a_head_that_hangs_is_ended_from_within_its_job(slurm: Slurm) -> None:
     slurm.assert_nothing_left()
 
 
+@pytest.mark.chaos
 def test_a_head_that_does_not_answer_is_cancelled(slurm: Slurm) -> None:
     job = start(slurm)
     host, keeper, supervisor = supervisor_of_head(slurm, job)
