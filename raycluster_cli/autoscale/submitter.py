@@ -12,7 +12,7 @@ from ..model.errors import RayclusterError
 from ..model.node_type import ClusterNode, FailedLaunch, Instance
 from ..model.worker_group import WorkerGroup
 from ..model.worker_job import GroupState, WorkerJob, WorkerJobState
-from .worker_jobs import RayNode
+from .worker_jobs import LaunchRefusedError, RayNode
 
 #: States in which a job has its nodes.
 _RUNNING = {
@@ -62,7 +62,6 @@ class Submitter:
         self._failures: list[FailedLaunch] = []
         self._in_flight: Counter[str] = Counter()
         self._states: dict[str, GroupState] = {}
-        self._problems: dict[str, str] = {}
         self._looks = 0
         """How many times `look` waits in the queue: Slurm can be slower than the rounds."""
         self._problem: BaseException | None = None
@@ -158,11 +157,9 @@ class Submitter:
                 self._in_flight[group] -= count
                 self._failures.append(FailedLaunch(group, count, request, error.message))
             self._know_groups()
-            if self._problems.get(group) != error.message:
-                self._problems[group] = error.message
+            if not isinstance(error, LaunchRefusedError):  # which WorkerJobs has reported
                 self._tell("warn", str(error))
             return
-        self._problems.pop(group, None)
         with self._lock:
             self._in_flight[group] -= count
             self._instances.update((name, Instance(group)) for name in launched)

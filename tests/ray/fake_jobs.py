@@ -53,7 +53,7 @@ class FakeJobs:
 
     def groups(self) -> dict[str, GroupState]:
         refusing = (self._record / REFUSING).exists()
-        return {"small": GroupState("small", problem="refused" if refusing else "")}
+        return {"small": GroupState("small", 2.0**40 if refusing else 0.0)}
 
     def resume(self, group: str) -> None:
         self._said("resume", [group])

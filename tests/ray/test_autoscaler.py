@@ -216,7 +216,7 @@ def test_bounds_set_by_hand() -> None:
     run(test, 240)
 
 
-def test_a_refused_launch_is_told_once_and_tried_again_when_the_group_is_free() -> None:
+def test_a_refused_launch_is_tried_again_when_the_group_is_free() -> None:
     async def test() -> None:
         async with elastic(small(min_workers=1)) as one:
             (one.record / REFUSING).touch()
@@ -226,7 +226,6 @@ def test_a_refused_launch_is_told_once_and_tried_again_when_the_group_is_free() 
             polls = len(one.of_kind("poll")) + 5
             await one.until("more rounds", lambda: len(one.of_kind("poll")) >= polls)
             assert len(one.of_kind("refused")) <= 2, one.said
-            assert [event["text"] for event in one.of_kind("warn")] == ["sbatch: error: no such partition"]
             (one.record / REFUSING).unlink()
             await one.until("a launch", lambda: len(one.launched) == 1)
 

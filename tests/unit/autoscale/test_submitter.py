@@ -94,7 +94,7 @@ def test_the_jobs_of_an_autoscaler_before_this_one() -> None:
     }
 
 
-def test_a_refusal_is_a_failure_told_once() -> None:
+def test_a_refusal_is_a_failure_that_pauses_the_group() -> None:
     jobs, submitter, told = made()
     jobs.refusal = "sbatch: error: QOSMaxSubmitJobPerUserLimit"
     jobs.states = {"gpu": GroupState("gpu", paused_until=NOW + 60)}
@@ -103,14 +103,10 @@ def test_a_refusal_is_a_failure_told_once() -> None:
         submitter.step()
         assert submitter.failures() == [FailedLaunch("gpu", 2, request, jobs.refusal)]
         assert submitter.failures() == []
-    assert told == [("warn", jobs.refusal)]
+    assert told == [], "WorkerJobs reports it"
     assert (submitter.in_flight(), submitter.instances()) == ({}, {})
     assert submitter.paused(NOW) == {"gpu"}
     assert submitter.paused(NOW + 61) == set()
-    jobs.refusal = "another reason"
-    submitter.launch("gpu", 1, "c")
-    submitter.step()
-    assert told[-1] == ("warn", "another reason")
 
 
 def test_a_problem_that_is_shown_does_not_pause_a_group() -> None:
