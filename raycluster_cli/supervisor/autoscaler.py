@@ -57,7 +57,7 @@ class Autoscaler:
         if self._unsupported:
             return
         how = event.get("message") or f"exit code {event.get('code')}"
-        raise RayclusterError(f"Ray's autoscaler ended: {how}")
+        raise RayclusterError(f"it ended: {how}")
 
     async def _companion(self) -> Any:
         """The one that watches the nodes; when it was killed another guard starts a new one."""
