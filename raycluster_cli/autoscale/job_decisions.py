@@ -81,11 +81,11 @@ class Next(Value):
 def needs_queue(job: WorkerJob, nodes: Sequence[RayNode]) -> bool:
     """Whether squeue has to be asked for a job; ``nodes`` are those of its nodes that the GCS has.
 
-    A job whose nodes are all in the cluster runs, unless it was cancelled.
+    A job whose nodes are all in the cluster runs, unless it was cancelled; only its hosts may not be known.
     """
     if job.state == WorkerJobState.DRAINING and job.reason != RAY_DRAINS:
         return True
-    return job.state != WorkerJobState.ENDED and len(nodes) < job.nodes
+    return job.state != WorkerJobState.ENDED and (len(nodes) < job.nodes or not job.hosts)
 
 
 def next_of(

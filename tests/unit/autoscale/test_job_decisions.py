@@ -195,6 +195,12 @@ def test_a_job_of_two_nodes_is_ready_when_both_have_joined() -> None:
     assert (idle.state, idle.since) == ("idle", 950.0)
 
 
+def test_the_hosts_of_a_job_that_joined_before_squeue_showed_it_running() -> None:
+    joined = next_of(PENDING, None, False, (BUSY,), NOW).job
+    assert (joined.state, joined.hosts) == ("ready", ())
+    assert next_of(joined, line("RUNNING"), True, (BUSY,), NOW).job == replace(joined, hosts=("n1",))
+
+
 def test_pending_keeps_its_beginning_and_its_expected_start() -> None:
     found = next_of(PENDING, line("PENDING", "Priority", start=5000.0), True, (), NOW).job
     assert (found.since, found.expected_start) == (SINCE, 5000.0)
@@ -242,6 +248,7 @@ def test_a_job_that_survives_scancel_is_cancelled_again() -> None:
         (replace(CANCELLED, reason=RAY_DRAINS), [BUSY], False),
         (replace(CANCELLED, reason=RAY_DRAINS), [], True),
         (replace(READY, state="ended"), [], False),
+        (replace(READY, hosts=()), [BUSY], True),
     ],
 )
 def test_squeue_is_asked_only_of_jobs_that_ray_cannot_answer_for(
