@@ -27,6 +27,7 @@ chaos = pytest.mark.chaos
 #: A worker that fails on the hosts of a file, and else stays.
 WORKER = """\
 #!/bin/sh
+PATH=/usr/bin:/bin
 if grep -qx "$(hostname)" "$3/fails-on"; then
     echo "raycluster: error: no memory on $(hostname)." >&2
     exit 3
