@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +98,12 @@ def test_where_files_are(project: Path) -> None:
 def test_every_command_finds_the_records(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from raycluster_cli.cli.app import app
 
-    (project / "raycluster.toml").write_text('[defaults]\nstate-dir = "/nowhere/records"\n')
-    shown = CliRunner().invoke(app, ["status", "--state-dir", "/elsewhere"])
-    assert "/nowhere" not in shown.output
-    assert state_dir_of_files({}) == "/nowhere/records"
+    records = project / "records"
+    records.mkdir()
+    (project / "raycluster.toml").write_text(f'[defaults]\nstate-dir = "{records}"\n')
+    shown = CliRunner().invoke(app, ["status"], env={"RAYCLUSTER_STATE_DIR": None})
+    assert f"No clusters in {records}" in shown.output
+    assert state_dir_of_files({}) == str(records)
     (project / "raycluster.toml").write_text("[defaults]\ntiemout = 3\n")
     assert state_dir_of_files({}) == ""
     assert "warning: raycluster.toml, [defaults]: there is no key 'tiemout'" in capsys.readouterr().err
@@ -125,3 +129,14 @@ def test_the_dry_run_shows_every_value_with_its_source(project: Path) -> None:
         "setup=ulimit -c 0  (raycluster.toml, [profiles.slow])",
     ):
         assert line in shown.stderr.splitlines()
+
+
+def test_a_start_without_files_imports_nothing_for_them(project: Path) -> None:
+    (project / "raycluster.toml").unlink()
+    line = "from raycluster_cli.cli.plain import read_line; read_line(['run'], {})"
+    code = f"import sys; {line}; print(*sys.modules)"
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
+    found = set(done.stdout.split())
+    assert "raycluster_cli.cli.plain" in found
+    assert found.isdisjoint({"raycluster_cli.config", "raycluster_cli.cli.files", "tomllib", "tomli"})
