@@ -12,6 +12,7 @@ from pathlib import Path
 from ..model.address import host_of, port_of
 from ..model.errors import RayclusterError
 from ..model.value import Value
+from ..rayproc.daemon_signals import ignore_user_signals
 from ..rayproc.health import Outcome, tcp_probe
 from ..system.process import Child, Reaper
 
@@ -59,6 +60,7 @@ class GcsLaunch(Value):
                 stdout=outputs[0],
                 stderr=outputs[1],
                 start_new_session=True,
+                preexec_fn=ignore_user_signals,
             )
         finally:
             for fd in outputs:

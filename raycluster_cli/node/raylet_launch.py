@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..rayproc.companion_client import Started
+from ..rayproc.daemon_signals import ignore_user_signals
 from ..rayproc.environment import start_environment
 from ..rayproc.failure import StartFailure
 from ..rayproc.installation import ray_variables
@@ -115,18 +116,8 @@ def _spawn(argv: Sequence[str], env: Mapping[str, str], reaper: Reaper) -> Child
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=_signals,
+        preexec_fn=ignore_user_signals,
     )
-
-
-def _signals() -> None:
-    """As Ray and the companion have it for a raylet; neither call needs a lock that another thread may hold.
-
-    `--signal=USR1@300` and `scancel --signal=INT` reach every process of a step.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    for number in (signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
 
 
 async def _registered(child: Child, logs: str, node_id: str, timeout_s: float) -> None:
