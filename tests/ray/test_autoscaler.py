@@ -52,7 +52,7 @@ class Elastic:
             env={name: value for name, value in env.items() if name.startswith("RAY_")},
             logs_dir=str(self.logs),
             record=str(self.record),
-            head={"key": "1", "name": "job", "directory": "/", "raycluster": ["raycluster"]},
+            head={"key": "1", "name": "job", "directory": "/", "raycluster": ["raycluster"], "options": []},
             job_env=environment(),
             groups=[asdict(group) for group in self._groups],
         )
