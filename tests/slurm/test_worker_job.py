@@ -79,7 +79,11 @@ def test_a_lost_worker_job_does_not_end_the_cluster(slurm: Slurm) -> None:
     cluster = head(slurm, 2, 600)
     first = worker(slurm, cluster.id)
     cluster.wait_for("ALL 2")
-    slurm.bed.run("login", ["scancel", "--signal=KILL", "--full", first.id], check=True)
+    report = read(record(slurm.bed, cluster) / "nodes" / f"n2.{first.id}.json")
+    assert report
+    slurm.bed.run(
+        "n2", ["kill", "-KILL", str(report["pid"])], check=True
+    )  # scancel sends SIGTERM first: a notice
     first.wait()
     cluster.wait_for(f"worker n2.{first.id} (10.77.0.2) is lost")
     second = worker(slurm, cluster.id)
