@@ -25,7 +25,7 @@ class HeadJob(Value):
     """What a cluster's worker jobs take over from the job of its head."""
 
     key: str
-    """The key of the cluster's record: the job id, with the restart and the name where there are any."""
+    """The name of the record's directory: the job id, with the restart and the name where there are any."""
     name: str
     """The job's name in Slurm."""
     record: Path

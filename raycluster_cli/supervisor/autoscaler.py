@@ -93,7 +93,7 @@ class Autoscaler:
             "logs_dir": self._logs_dir(),
             "record": str(record.path),
             "head": {
-                "key": context.key,
+                "key": record.path.name,
                 "name": context.env.get("SLURM_JOB_NAME") or "raycluster",
                 "directory": os.getcwd(),
                 "raycluster": raycluster_command(),
