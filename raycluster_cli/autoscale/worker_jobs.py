@@ -82,6 +82,7 @@ class WorkerJobs:
         self._squeue_failed = False
         if self._ledger.go_on():  # an sbatch may have been under way
             self._submission.unanswered = 0.0
+            files.forget_requests()
 
     def launch(self, group: WorkerGroup, count: int) -> list[str]:
         """Submit jobs for ``count`` further nodes with one sbatch; returns their instances.

@@ -64,8 +64,11 @@ def write_whole(path: Path, data: bytes) -> None:
         raise needs(path, error, "write") from error
 
 
-def read_bytes(path: Path) -> bytes | None:
-    """The content of a file, 1 MiB at most; None when the file is missing or cannot be read (yet)."""
+def read_bytes(path: Path, most_bytes: int = _FILE_MAX_BYTES) -> bytes | None:
+    """The content of a file; None when the file is missing or cannot be read (yet).
+
+    Of one with more than ``most_bytes`` only the beginning, which no reader takes for the whole.
+    """
     for attempt in range(2):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -77,7 +80,7 @@ def read_bytes(path: Path) -> bytes | None:
             continue
         try:
             data = bytearray()
-            while len(data) <= _FILE_MAX_BYTES and (chunk := os.read(fd, 1 << 16)):
+            while len(data) <= most_bytes and (chunk := os.read(fd, 1 << 16)):
                 data += chunk
             return bytes(data)
         except OSError:

@@ -31,7 +31,11 @@ from ..model.worker_job import GroupState, LaunchReply, LaunchRequest, WorkerJob
 from .events import EventLog
 from .files import needs, read_bytes, write_whole
 
+#: A job takes 0.4 KB of worker-jobs.json, and a cluster may have had some ten thousand in the queue.
+JOBS_MAX_BYTES = 64 << 20
+
 _REQUEST = re.compile(r"([1-9]\d{0,14})\.json", re.ASCII)
+_OF_A_REQUEST = re.compile(r"\d+\.(json|taken|reply\.json)", re.ASCII)
 
 
 class WorkerJobFiles(EventLog):
@@ -77,7 +81,7 @@ class WorkerJobFiles(EventLog):
 
     def read_jobs(self) -> WorkerJobsReport | None:
         """The jobs and groups; lines that cannot be read are left out."""
-        values = read_json(read_bytes(self.path / "worker-jobs.json"))
+        values = read_json(read_bytes(self.path / "worker-jobs.json", JOBS_MAX_BYTES))
         when = value_of(_When, values)
         if when is None or not isinstance(values, dict):
             return None
@@ -143,13 +147,24 @@ class WorkerJobFiles(EventLog):
         write_whole(self.path / "launch" / f"{reply.number}.reply.json", self._encoded(reply))
 
     def read_reply(self, number: int) -> LaunchReply | None:
-        return value_of(LaunchReply, read_json(read_bytes(self.path / "launch" / f"{number}.reply.json")))
+        data = read_bytes(self.path / "launch" / f"{number}.reply.json", JOBS_MAX_BYTES)  # squeue's is long
+        return value_of(LaunchReply, read_json(data))
 
     def forget_request(self, number: int) -> None:
         """Remove a request that has been answered.  Never raises."""
         for name in (f"{number}.json", f"{number}.taken", f"{number}.reply.json"):
             with contextlib.suppress(OSError):
                 os.unlink(self.path / "launch" / name)
+
+    def forget_requests(self) -> None:
+        """Remove what an autoscaler that has ended has left: nobody waits for the answers any more.
+
+        A server would execute its last request, which holds the environment of the head's job.  Never raises.
+        """
+        for name in self._launch_names():
+            if _OF_A_REQUEST.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    os.unlink(self.path / "launch" / name)
 
     def _launch_names(self) -> list[str]:
         try:

@@ -74,6 +74,7 @@ async def _cancel(run: HeadRun, record: Path, leaving: Collection[str] = ()) -> 
     report = await run.reports.ask(files.read_jobs, timeout_s=FILE_S, default=None)
     if report is None:
         return []
+    run.record_quietly(files.forget_requests)
     env = needed(run.context.env)
     queue = None
     with contextlib.suppress(RayclusterError):

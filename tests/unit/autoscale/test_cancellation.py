@@ -10,7 +10,7 @@ import pytest
 
 from raycluster_cli.autoscale.cancellation import QueuedJob, cancel_worker_jobs, to_cancel
 from raycluster_cli.model.errors import RayclusterError
-from raycluster_cli.model.worker_job import WorkerJob, WorkerJobsReport
+from raycluster_cli.model.worker_job import LaunchRequest, WorkerJob, WorkerJobsReport
 from raycluster_cli.state.worker_jobs import WorkerJobFiles
 
 OURS, THEIRS = "raycluster:4700", "raycluster:4600"
@@ -83,6 +83,18 @@ def test_the_jobs_are_cancelled_and_the_record_says_so(record: Path) -> None:
         ("1", "ended", 7.0),
         ("2", "ended", 7.0),
     ]
+
+
+def test_no_request_with_the_jobs_environment_is_left(record: Path) -> None:
+    """A server that comes later would submit a job for a cluster that has ended."""
+    files = WorkerJobFiles(record)
+    files.write_jobs(WorkerJobsReport(1.0, ()))
+    for number in (6, 7):
+        files.write_request(LaunchRequest(number, "sbatch", (), 1.0, {"API_KEY": "secret"}))
+    assert files.take_request(6) is not None
+    files.say_serving()
+    cancel_worker_jobs(record, {"PATH": str(record.parent)}, run=Slurm(""))
+    assert [path.name for path in (record / "launch").iterdir()] == ["serving"]
 
 
 def test_a_cluster_that_never_submitted_a_job_asks_slurm_nothing(record: Path) -> None:

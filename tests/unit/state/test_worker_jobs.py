@@ -57,6 +57,20 @@ def test_what_is_written_is_read(files: WorkerJobFiles) -> None:
     assert files.bounds_stamp() == os.stat(files.path / "scale.json").st_mtime_ns
 
 
+def test_ten_thousand_jobs_are_read_as_well(files: WorkerJobFiles) -> None:
+    """Where they were not, the end of the cluster would leave them in the queue."""
+    jobs = tuple(
+        WorkerJob(
+            *(f"4711_{task}", "gpu", WorkerJobState.PENDING.value, 2.5, "Priority"),
+            output=f"/home/ada/.raycluster/tux/4700/jobs/4711_{task}.out",
+        )
+        for task in range(10_000)
+    )
+    files.write_jobs(WorkerJobsReport(1.0, jobs))
+    found = files.read_jobs()
+    assert found is not None and len(found.jobs) == 10_000
+
+
 def test_each_file_has_a_schema_and_is_for_the_user_alone(files: WorkerJobFiles) -> None:
     files.write_groups(GROUPS)
     files.write_jobs(JOBS)
