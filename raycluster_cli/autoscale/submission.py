@@ -65,7 +65,7 @@ class Submission:
             done = self._sbatch(group, number, avoided)
         if done.code != 0 and number > 1 and "job array" in done.stderr:
             # The site's MaxArraySize is smaller, or 0: arrays are not allowed.
-            return [job for _ in range(number) for job in self.submit(group, 1)]
+            return self._one_by_one(group, number)
         ids = job_ids(done.stdout, number) if done.code == 0 else []
         if not ids:
             raise self._refused(group.name, done)
@@ -85,6 +85,21 @@ class Submission:
             self._ledger.write()
         what = f"job {ids[0]}" if number == 1 else f"{number} jobs ({ids[0]} to {ids[-1]})"
         self._report(f"worker group {group.name}: {what} submitted{f' by {done.by}' if done.by else ''}")
+        return jobs
+
+    def _one_by_one(self, group: WorkerGroup, number: int) -> list[WorkerJob]:
+        """Jobs until Slurm refuses one: those before it are in the queue.
+
+        Raises LaunchRefusedError when it refuses the first.
+        """
+        jobs: list[WorkerJob] = []
+        while len(jobs) < number:
+            try:
+                jobs += self.submit(group, 1)
+            except LaunchRefusedError:
+                if not jobs:
+                    raise
+                break
         return jobs
 
     def _sbatch(self, group: WorkerGroup, number: int, avoided: Collection[str]) -> Answer:

@@ -11,7 +11,7 @@ import pytest
 from raycluster_cli.autoscale.worker_jobs import HeadJob, LaunchRefusedError, RayNode, WorkerJobs
 from raycluster_cli.model.errors import RayclusterError
 from raycluster_cli.model.worker_group import WorkerGroup
-from raycluster_cli.model.worker_job import WorkerJobsReport
+from raycluster_cli.model.worker_job import LaunchRequest, WorkerJobsReport
 from raycluster_cli.state.record import Record
 from raycluster_cli.state.worker_jobs import WorkerJobFiles
 
@@ -102,6 +102,13 @@ def test_none_is_none(cluster: Cluster) -> None:
 def test_a_site_without_arrays(cluster: Cluster) -> None:
     cluster.slurm.refuses = [(1, "", f"{FAILED}Invalid job array specification")]
     assert cluster.jobs.launch(GPU, 3) == ["4711", "4712", "4713"]
+
+
+def test_a_site_without_arrays_and_with_a_limit_on_submitted_jobs(cluster: Cluster) -> None:
+    submitted, refused = (0, "4711\n", ""), (1, "", f"{FAILED}Job violates accounting/QOS policy")
+    cluster.slurm.refuses = [(1, "", f"{FAILED}Invalid job array specification"), submitted, refused]
+    assert cluster.jobs.launch(GPU, 3) == ["4711"]
+    assert "QOS policy" in cluster.jobs.groups()["gpu"].problem
 
 
 def test_while_sbatch_runs_the_record_says_that_nodes_are_wanted(cluster: Cluster) -> None:
@@ -441,3 +448,10 @@ def test_the_record_is_written_only_when_something_changed(
     cluster.nodes.clear()
     cluster.run_for(10)
     assert written
+
+
+def test_what_the_one_before_has_asked_of_a_server_is_withdrawn(cluster: Cluster) -> None:
+    cluster.jobs.launch(GPU, 1)
+    cluster.files.write_request(LaunchRequest(1, "sbatch", ("--array=0-9",), cluster.now))
+    cluster.jobs = cluster.started()
+    assert cluster.files.pending_requests() == []
