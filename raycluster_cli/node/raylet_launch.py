@@ -58,10 +58,10 @@ async def start_by_template(
         raise StartFailure("ray", reason)
     clock = {"begun": time.time(), "checked": time.time()}
     node_id = os.urandom(template.node_id_bytes).hex()
-    launch = fill(template.launch, plan, node_id, os.cpu_count() or 1)
     session_dir = f"{plan.temp_dir}/{template.session}"
     child: Child | None = None
     try:
+        launch = fill(template.launch, plan, node_id, os.cpu_count() or 1)
         making = in_thread(make_files, Path(plan.temp_dir), launch.files)
         if not await done_within(making, FILES_S):
             raise StartFailure("ray", f"{plan.temp_dir} does not answer")

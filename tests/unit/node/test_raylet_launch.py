@@ -148,3 +148,8 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "r").write_text("a file")
     with pytest.raises(StartFailure, match="FileExistsError"):
         start(tmp_path, GOOD)
+
+
+def test_a_name_that_this_version_does_not_know(tmp_path: Path) -> None:
+    with pytest.raises(StartFailure, match="KeyError: 'colour'"):
+        start(tmp_path, "exec sleep @{colour}")
