@@ -185,12 +185,17 @@ def _suggestion(name: str, known: Sequence[str], kind: str) -> str:
 
 
 def _refuse_a_strangers(path: str) -> None:
-    """Raise UsageError for another user's file where everybody can put one, such as in /tmp."""
+    """Raise UsageError for a file that any user may have written: its lines run as this user."""
     try:
         found = os.stat(path)
         around = os.stat(os.path.dirname(path) or ".")
     except OSError:
         return  # reading it says why
+    if found.st_mode & stat.S_IWOTH:
+        raise UsageError(
+            f"every user can write to the configuration file {path}, and what it says runs as you.",
+            f"Run `chmod o-w {path}`.",
+        )
     if found.st_uid not in (0, os.geteuid()) and around.st_mode & stat.S_IWOTH:
         raise UsageError(
             f"the configuration file {path} belongs to another user (uid {found.st_uid}), in a directory in "

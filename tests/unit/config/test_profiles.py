@@ -145,3 +145,14 @@ def test_a_strangers_file_in_a_directory_of_all_is_refused(tmp_path: Path) -> No
     tmp_path.chmod(0o1777)
     with pytest.raises(UsageError, match="belongs to another user"):
         read_configuration([str(path)])
+
+
+def test_a_file_that_every_user_can_write_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "raycluster.toml"
+    path.write_text("")
+    path.chmod(0o664)
+    assert read_configuration([str(path)]).files == (str(path),)
+    path.chmod(0o666)
+    with pytest.raises(UsageError, match="every user can write to") as error:
+        read_configuration([str(path)])
+    assert error.value.hint == f"Run `chmod o-w {path}`."
