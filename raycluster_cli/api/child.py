@@ -25,6 +25,9 @@ POLL_S = 0.2
 INTERRUPT_S = 10.0
 TERM_S = 10.0
 
+#: How long the rest of its output is waited for after its end: a process that it left may hold the pipe.
+REST_S = 10.0
+
 
 def run_streamed(argv: Sequence[str], env: Mapping[str, str], *, cancelled: threading.Event) -> int:
     """Run a command to its end; returns its exit code, 128 + N for signal N.
@@ -46,7 +49,7 @@ def run_streamed(argv: Sequence[str], env: Mapping[str, str], *, cancelled: thre
     finally:
         _end(child)
         for copy in copies:
-            copy.join()
+            copy.join(REST_S)
     return shell_code(child.returncode)
 
 

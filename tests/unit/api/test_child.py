@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli import RayclusterError
+from raycluster_cli.api import child
 from raycluster_cli.api.child import output_of, run_streamed
 from tests.waiting import wait_until
 
@@ -72,6 +73,15 @@ def test_ctrl_c_reaches_the_command_once_and_goes_on(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_streamed(python(HELD, str(tmp_path)), ENV, cancelled=threading.Event())
     assert (tmp_path / "told").exists()
+
+
+def test_a_process_that_it_leaves_behind_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "REST_S", 0.1)
+    code = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid, flush=True)"
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert run_streamed(python(code), ENV, cancelled=threading.Event()) == 0
+        wait_until(lambda: out.getvalue().endswith("\n"), timeout_s=60, what="the output before its end")
+        os.kill(int(out.getvalue()), signal.SIGKILL)
 
 
 def test_the_message_of_a_command_that_fails_is_the_error() -> None:
