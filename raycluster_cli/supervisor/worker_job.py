@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ..model.errors import ExitCode, RayclusterError, UsageError
@@ -137,7 +138,7 @@ class WorkerJobRun(WorkerRun):
         told = False
         while True:
             try:
-                return await self.reports.need(record_of, state_dir, job, where=state_dir)
+                return await self.reports.need(own_record, state_dir, job, where=state_dir)
             except NoRecordError as missing:
                 waited_s = loop.time() - began
                 if waited_s >= self.settings.timeout:
@@ -255,6 +256,14 @@ class WorkerJobRun(WorkerRun):
         await super().shutdown(leave)
         if leave.end.on_purpose:
             self.report.say(leave.end.message)  # this job's output has no other line that says why it ended
+
+
+def own_record(state_dir: Path, job: str) -> Record:
+    """The record of a cluster of this user: whoever can write it says what runs here.
+
+    Root finds the records of others, to look at them.  Raises NoRecordError, and UsageError for one of them.
+    """
+    return Record.open(record_of(state_dir, job).path)
 
 
 def end_before(end: EndReport | None, head: HeadInfo | None, cluster: str) -> End | None:

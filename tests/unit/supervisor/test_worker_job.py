@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,17 @@ from raycluster_cli.model.settings import Settings
 from raycluster_cli.model.status import Role
 from raycluster_cli.slurm.allocation import Allocation
 from raycluster_cli.slurm.job_calls import KnownJob, parse_known_job
+from raycluster_cli.state.catalogue import NoRecordError
+from raycluster_cli.state.record import Record
 from raycluster_cli.supervisor.context import Context
-from raycluster_cli.supervisor.worker_job import dead_head, end_before, in_worker_job, job_in, refusal_of
+from raycluster_cli.supervisor.worker_job import (
+    dead_head,
+    end_before,
+    in_worker_job,
+    job_in,
+    own_record,
+    refusal_of,
+)
 
 JOB = Allocation("4714", ("n7", "n8"), node_name="n8", array_job_id="4711", array_task_id="3")
 
@@ -51,6 +61,19 @@ def test_outside_slurm_the_process_tells_nodes_apart() -> None:
     found = in_worker_job(context(None))
     assert found.host == f"n8.{found.worker_job}"
     assert found.worker_job.isdigit()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a record of another user")
+def test_root_looks_at_the_records_of_others_and_joins_none(tmp_path: Path) -> None:
+    """What is in a record is executed: the template of a raylet."""
+    record = Record.create(tmp_path / "state", "tux", "4700")
+    assert own_record(tmp_path / "state", "4700").path == record.path
+    with pytest.raises(NoRecordError):
+        own_record(tmp_path / "state", "4701")
+    for path in (tmp_path / "state", record.path.parent, record.path):
+        os.chown(path, 12345, 12345)
+    with pytest.raises(UsageError, match="belongs to"):
+        own_record(tmp_path / "state", "4700")
 
 
 def test_a_group_that_cannot_be_one() -> None:
