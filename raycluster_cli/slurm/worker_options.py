@@ -33,6 +33,7 @@ HEAD_ONLY = {
         (
             *("nodes", "ntasks", "ntasks-per-node", "ntasks-per-core", "ntasks-per-socket", "ntasks-per-gpu"),
             *("array", "nodefile", "use-min-nodes", "spread-job", "switches", "contiguous", "tres-per-task"),
+            *("segment", "spread-segments", "consolidate-segments"),
             *(
                 "overcommit",
                 "extra-node-info",

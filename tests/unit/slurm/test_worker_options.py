@@ -19,6 +19,8 @@ from raycluster_cli.slurm.worker_options import options_for_workers, options_of_
         ("--mem=64G -c 8 --gres=gpu:a100:2", "--mem=64G --cpus-per-task=8 --gres=gpu:a100:2"),
         ("-J name -o out -e err --array 1-3 -d afterok:1 -b now+1hour -w gpu01 -H", ""),
         ("--export=ALL,KEY=secret --mail-type=ALL --mail-user=me --signal=B:USR1@60 --requeue", ""),
+        # a block of nodes (Slurm 24.05), of which a worker job has one
+        ("-N 16 --segment=8 --spread-segments -p gpu", "--partition=gpu"),
         # what several tasks of a node have is one task's
         ("-N 2 -n 8 -c 2", "--cpus-per-task=8"),
         ("-N 2 --ntasks-per-node 4", "--cpus-per-task=4"),
