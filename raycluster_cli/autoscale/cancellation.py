@@ -114,14 +114,16 @@ def cancel_worker_jobs(
     done = answer_of(squeue(), plain, timeout_s=ANSWER_S, run=run)
     queue = parse_queued(done.stdout) if done is not None and done.returncode == 0 else None
     ids = to_cancel(report.jobs, queue, comment_of(record))
-    for command in batches(ids):
+    problems: list[RayclusterError] = []
+    for command in batches(ids):  # all of them: a busy controller may answer the next one
         done = answer_of(command, plain, timeout_s=ANSWER_S, run=run)
         if done is None:
-            raise RayclusterError(
-                "scancel is not here, or did not answer.", "Cancel the worker jobs by hand."
-            )
-        if (error := refused(command, done.returncode, done.stderr)) is not None:
-            raise error
+            text = "scancel is not here, or did not answer."
+            problems.append(RayclusterError(text, "Cancel the worker jobs by hand."))
+        elif (error := refused(command, done.returncode, done.stderr)) is not None:
+            problems.append(error)
+    if problems:
+        raise problems[0]
     with contextlib.suppress(RayclusterError):  # a full disk keeps nobody from ending
         files.write_jobs(as_ended(report, time.time() if now is None else now))
     return ids

@@ -81,10 +81,17 @@ async def _cancel(run: HeadRun, record: Path, leaving: Collection[str] = ()) -> 
         code, text = await run_command(squeue(), env, run.reaper, timeout_s=SLURM_S)
         queue = parse_queued(text) if code == 0 else None
     ids = to_cancel(report.jobs, queue, comment_of(record), leaving)
-    for command in batches(ids):
-        code, text = await run_command(command, env, run.reaper, timeout_s=SLURM_S)
-        if (error := refused(command, code, text)) is not None:
-            raise error
+    problems: list[RayclusterError] = []
+    for command in batches(ids):  # all of them: a busy controller may answer the next one
+        try:
+            code, text = await run_command(command, env, run.reaper, timeout_s=SLURM_S)
+        except RayclusterError as error:
+            problems.append(error)
+            continue
+        if (refusal := refused(command, code, text)) is not None:
+            problems.append(refusal)
+    if problems:
+        raise problems[0]
     await asyncio.wait({run.record_quietly(files.write_jobs, as_ended(report, time.time()))}, timeout=FILE_S)
     return ids
 

@@ -110,6 +110,15 @@ def test_a_refusal_is_told_with_slurms_words(record: Path) -> None:
         cancel_worker_jobs(record, {"PATH": str(record.parent)}, run=slurm)
 
 
+def test_a_refusal_of_the_first_five_hundred_does_not_keep_the_others(record: Path) -> None:
+    jobs = [str(number) for number in range(1000, 1600)]
+    WorkerJobFiles(record).write_jobs(WorkerJobsReport(1.0, tuple(map(job, jobs))))
+    slurm = Slurm("".join(f"{one}|PENDING|\n" for one in jobs), refusal="scancel: error: Socket timed out\n")
+    with pytest.raises(RayclusterError, match="Socket timed out"):
+        cancel_worker_jobs(record, {"PATH": str(record.parent)}, run=slurm)
+    assert slurm.cancelled == jobs
+
+
 def test_where_slurms_commands_are_not_there(record: Path) -> None:
     WorkerJobFiles(record).write_jobs(WorkerJobsReport(1.0, (job("1"),)))
     with pytest.raises(RayclusterError, match="scancel is not here"):
