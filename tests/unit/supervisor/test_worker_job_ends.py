@@ -1,0 +1,138 @@
+"""What a head does about its worker jobs at its end, with commands of Slurm's that are shell scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raycluster_cli.model.errors import RayclusterError
+from raycluster_cli.model.record import EndReport
+from raycluster_cli.model.worker_job import LaunchRequest, WorkerJob, WorkerJobsReport
+from raycluster_cli.state.record import Record
+from raycluster_cli.state.worker_jobs import WorkerJobFiles
+from raycluster_cli.supervisor.worker_job_ends import (
+    earlier_restarts,
+    end_earlier_restarts,
+    end_worker_jobs,
+)
+from raycluster_cli.system.process import Reaper
+
+
+def job(job_id: str, state: str = "pending") -> WorkerJob:
+    return WorkerJob(job_id, "gpu", state, 1.0)
+
+
+class Host:
+    """A head's node: its record, and the commands that are there."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.bin = tmp_path / "bin"
+        self.bin.mkdir()
+        self.state_dir = tmp_path / "state"
+        self.said = tmp_path / "cancelled"
+        self.notes: list[str] = []
+
+    def command(self, name: str, script: str) -> None:
+        (self.bin / name).write_text(f"#!/bin/sh\n{script}\n")
+        (self.bin / name).chmod(0o755)
+
+    def slurm(self, *queue: str, scancel: str = "") -> None:
+        self.command("squeue", "cat <<'END'\n" + "\n".join(queue) + "\nEND" if queue else "exit 0")
+        self.command("scancel", f'echo "$@" >> {self.said}\n{scancel}')
+
+    @property
+    def cancelled(self) -> list[str]:
+        return self.said.read_text().split() if self.said.exists() else []
+
+    def does(self, work: Callable[[Any], Any], record: Record | None, elastic: tuple[str, ...] = ()) -> None:
+        """Do a step of a head's end; ``elastic``: jobs whose workers are in the cluster."""
+
+        async def ask(call: Callable[..., Any], *args: Any, **_: Any) -> Any:
+            return call(*args)
+
+        async def run() -> None:
+            loop = asyncio.get_running_loop()
+            reaper = Reaper()
+            reaper.attach(loop)
+            head = SimpleNamespace(
+                record=record,
+                context=SimpleNamespace(env={"PATH": f"{self.bin}:/usr/bin:/bin"}),
+                reaper=reaper,
+                reports=SimpleNamespace(ask=ask),
+                report=SimpleNamespace(note=self.notes.append),
+                state=SimpleNamespace(elastic={one: SimpleNamespace(job=one) for one in elastic}),
+                record_quietly=lambda call, *args: loop.run_in_executor(None, call, *args),
+            )
+            await work(head)
+
+        asyncio.run(run())
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def states(record: Record) -> dict[str, str]:
+    report = WorkerJobFiles(record.path).read_jobs()
+    assert report is not None
+    return {one.job_id: one.state for one in report.jobs}
+
+
+def test_what_is_in_the_queue_is_cancelled_and_workers_that_have_left_end_by_themselves(host: Host) -> None:
+    record = Record.create(host.state_dir, "tux", "4700", "tune")
+    files = WorkerJobFiles(record.path)
+    files.write_jobs(WorkerJobsReport(1.0, (job("1"), job("2", "ready"), job("3", "ready"))))
+    files.write_request(LaunchRequest(7, "sbatch", (), 1.0, {"API_KEY": "secret"}))
+    host.slurm(
+        *("1|PENDING|", "2|RUNNING|", "3|RUNNING|"),
+        *("8|PENDING|raycluster:4700+tune", "9|PENDING|raycluster:4700"),  # the second is another cluster's
+    )
+    host.does(lambda run: end_worker_jobs(run, ["2", "3"]), record, elastic=("3",))
+    assert host.cancelled == ["1", "3", "8"]
+    assert set(states(record).values()) == {"ended"}
+    assert host.notes == ["3 worker jobs cancelled: 1, 3, 8"]
+    assert files.pending_requests() == []
+
+
+def test_a_refusal_is_raised_after_all_were_tried_and_the_record_does_not_say_that_they_ended(
+    host: Host,
+) -> None:
+    record = Record.create(host.state_dir, "tux", "4700")
+    ids = [str(number) for number in range(1000, 1501)]
+    WorkerJobFiles(record.path).write_jobs(WorkerJobsReport(1.0, tuple(map(job, ids))))
+    host.slurm(*(f"{one}|PENDING|" for one in ids), scancel='echo "scancel: error: No." >&2; exit 1')
+    with pytest.raises(RayclusterError, match="scancel: error: No"):
+        host.does(lambda run: end_worker_jobs(run, []), record)
+    assert host.cancelled == ids
+    assert set(states(record).values()) == {"pending"}
+
+
+def test_without_squeue_the_record_counts(host: Host) -> None:
+    record = Record.create(host.state_dir, "tux", "4700")
+    WorkerJobFiles(record.path).write_jobs(WorkerJobsReport(1.0, (job("1"), job("2", "ready"))))
+    host.slurm()
+    host.command("squeue", "exit 1")
+    host.does(lambda run: end_worker_jobs(run, ["2"]), record)
+    assert host.cancelled == ["1"]
+
+
+def test_a_requeued_head_ends_the_clusters_before_it(host: Host) -> None:
+    first, second, now = (Record.create(host.state_dir, "tux", f"4700{r}") for r in ("", ".r1", ".r2"))
+    first.write_end(EndReport(time.time(), 0, "driver", "n1", "done"))
+    for number, record in enumerate((first, second), 1):
+        WorkerJobFiles(record.path).write_jobs(WorkerJobsReport(1.0, (job(str(number)),)))
+    host.slurm("1|PENDING|", "2|PENDING|", "3|PENDING|raycluster:4700.r2")
+    host.does(lambda run: end_earlier_restarts(run, now), None)
+    assert host.cancelled == ["2", "1"]
+    ends = [record.read_end() for record in (first, second, now)]
+    assert [end.message if end else None for end in ends] == [
+        *("done", "Slurm requeued the job before its head could report an end", None)
+    ]
+    assert earlier_restarts(first) == []
