@@ -9,11 +9,12 @@ from __future__ import annotations
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
-from ..model.errors import UsageError
-from ..model.worker_job import LaunchReply, LaunchRequest
+from ..model.errors import RayclusterError, UsageError, error_text
+from ..model.worker_job import LaunchReply, LaunchRequest, WorkerJobsReport
 from ..slurm.answer import Run
+from ..slurm.sbatch import job_ids
 from ..state.worker_jobs import WorkerJobFiles
 from ..system.programs import find_program
 
@@ -43,7 +44,8 @@ def serve(
 ) -> None:
     """Answer requests until the cluster has ended, and cancel then what it left in the queue.
 
-    ``env`` is this process's environment.  Raises UsageError where Slurm's commands are missing.
+    ``env`` is this process's environment.  A record that cannot be written is told once and tried again.
+    Raises UsageError where Slurm's commands are missing.
     """
     missing = [name for name in PROGRAMS if find_program(name, env) is None]
     if missing:
@@ -52,18 +54,29 @@ def serve(
             "Run this on a host from which you can submit jobs.",
         )
     said_at: float | None = None
+    last, problem = "", ""
     try:
         while not ended():
-            if said_at is None or clock() - said_at >= REPORT_INTERVAL_S:
-                files.say_serving()
-                said_at = clock()
-            for line in serve_once(files, env, run=run):
-                report(line)
+            try:
+                if said_at is None or clock() - said_at >= REPORT_INTERVAL_S:
+                    files.say_serving()
+                    said_at = clock()
+                for request in _taken(files):
+                    reply = _answer(request, env, run)
+                    if request.program == "sbatch" and reply.code == 0:
+                        last = next(iter(job_ids(reply.stdout, 1)), "")
+                    if line := _told(request, reply):
+                        report(line)
+                    files.write_reply(reply)
+                problem = ""
+            except RayclusterError as error:
+                if error_text(error) != problem:
+                    problem = error_text(error)
+                    report(problem)
             sleep(LOOK_INTERVAL_S)
     finally:
         files.end_serving()
-    left = files.read_jobs()
-    ids = [job.job_id for job in left.jobs if not job.is_over] if left else []
+    ids = _left(files.read_jobs(), last)
     if ids:
         done = _answer(LaunchRequest(0, "scancel", tuple(ids), 0.0, dict(env)), env, run)
         report(f"the cluster has ended: {_in_words('scancel', ids, done)}")
@@ -72,15 +85,31 @@ def serve(
 def serve_once(files: WorkerJobFiles, env: Mapping[str, str], *, run: Run = subprocess.run) -> list[str]:
     """Answer the requests that are there; returns one line for each."""
     lines = []
-    for number in files.pending_requests():
-        request = files.take_request(number)
-        if request is None:
-            continue
+    for request in _taken(files):
         reply = _answer(request, env, run)
         files.write_reply(reply)
-        if request.program != "squeue":
-            lines.append(_in_words(request.program, request.arguments, reply))
-    return lines
+        lines.append(_told(request, reply))
+    return [line for line in lines if line]
+
+
+def _taken(files: WorkerJobFiles) -> Iterator[LaunchRequest]:
+    for number in files.pending_requests():
+        if (request := files.take_request(number)) is not None:
+            yield request
+
+
+def _told(request: LaunchRequest, reply: LaunchReply) -> str:
+    return "" if request.program == "squeue" else _in_words(request.program, request.arguments, reply)
+
+
+def _left(report: WorkerJobsReport | None, last: str) -> list[str]:
+    """The jobs that the cluster has left: those of the record, and one that came too late for it.
+
+    ``last``: the last job that was submitted here.
+    """
+    jobs = report.jobs if report else ()
+    is_known = any(job.job_id.partition("_")[0] == last for job in jobs)
+    return [job.job_id for job in jobs if not job.is_over] + ([last] if last and not is_known else [])
 
 
 def _answer(request: LaunchRequest, env: Mapping[str, str], run: Run) -> LaunchReply:

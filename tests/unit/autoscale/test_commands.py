@@ -20,7 +20,7 @@ from raycluster_cli.autoscale.commands import (
 )
 from raycluster_cli.autoscale.worker_jobs import HeadJob, LaunchRefusedError, WorkerJobs
 from raycluster_cli.model.worker_group import WorkerGroup
-from raycluster_cli.model.worker_job import LaunchReply, LaunchRequest
+from raycluster_cli.model.worker_job import LaunchReply, LaunchRequest, WorkerJobsReport
 from raycluster_cli.ops.launch_server import serve, serve_once
 from raycluster_cli.state.record import Record
 from raycluster_cli.state.worker_jobs import WorkerJobFiles
@@ -157,6 +157,42 @@ def test_at_the_end_a_server_cancels_what_is_left(
     serve(files, slurm.env, ended=lambda: True, report=lines.append, run=slurm)
     assert lines == ["the cluster has ended: scancel 4711_0 4711_1"]
     assert {job["state"] for job in slurm.jobs.values()} == {"CANCELLED"}
+
+
+def test_a_job_that_is_submitted_while_the_cluster_ends_is_cancelled_too(
+    files: WorkerJobFiles, slurm: FakeSlurm
+) -> None:
+    """The head has gone: nobody writes the job into the record."""
+    files.write_jobs(WorkerJobsReport(1.0, ()))
+    files.write_request(LaunchRequest(1, "sbatch", ("--comment=raycluster:4700", "--array=0-2"), 1.0))
+    lines: list[str] = []
+    ends = iter([False, True])
+    serve(
+        *(files, slurm.env),
+        ended=lambda: next(ends),
+        report=lines.append,
+        run=slurm,
+        sleep=lambda _: None,
+    )
+    assert lines[1:] == ["the cluster has ended: scancel 4711"]
+    assert slurm.calls[-1] == ["scancel", "4711"]
+
+
+def test_a_record_that_cannot_be_written_for_a_while_is_told_once(
+    files: WorkerJobFiles, slurm: FakeSlurm
+) -> None:
+    in_the_way = files.path / "launch"
+    in_the_way.write_text("")
+    lines: list[str] = []
+    rounds = iter(range(1, 100))
+
+    def sleep(_: float) -> None:
+        if next(rounds) == 3:
+            in_the_way.unlink()
+            files.write_request(LaunchRequest(1, "scancel", ("7",), 1.0))
+
+    serve(files, slurm.env, ended=lambda: slurm.calls != [], report=lines.append, run=slurm, sleep=sleep)
+    assert [line.partition(" ")[0] for line in lines] == ["cannot", "scancel"]
 
 
 def test_a_server_runs_nothing_else(files: WorkerJobFiles, slurm: FakeSlurm) -> None:
