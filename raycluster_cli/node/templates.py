@@ -13,6 +13,7 @@ from ..rayproc.template import Launch, Template
 from ..system.process import Child, Reaper
 from ..system.report import Report
 from ..system.waiting import done_within, in_thread
+from .accelerators import accelerator
 from .companion import NodeCompanion
 from .raylet_launch import start_by_template
 from .setup import NodeSetup
@@ -36,6 +37,7 @@ class NodeTemplates:
         self._reaper = reaper
         self._report = report
         self._installation: str | None = None
+        self._accelerator: str | None = None
 
     async def installation(self) -> str:
         """Which Ray is installed here (rayproc.installation); empty when that cannot be told."""
@@ -43,6 +45,15 @@ class NodeTemplates:
             finding = in_thread(partial(find_installation, self._setup.env))
             self._installation = finding.result() if await done_within(finding, FIND_S) else ""
         return self._installation
+
+    async def accelerator(self) -> str:
+        """What keeps this node from starting by any template: GPUs or other accelerators.  Else empty."""
+        if self._accelerator is None:
+            setup = self._setup
+            looking = in_thread(partial(accelerator, setup.env, setup.allocation, setup.settings.num_gpus))
+            done = await done_within(looking, FIND_S)
+            self._accelerator = looking.result() if done else "/dev does not answer"
+        return self._accelerator
 
     async def make(self, plan: NodePlan, identity: str) -> dict[str, Any]:
         """What the workers of this head, which runs, may execute their raylets with.  Raises StartFailure."""

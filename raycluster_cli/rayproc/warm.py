@@ -29,7 +29,7 @@ class WarmCompanion(Value):
 def worth_it(arguments: Sequence[str], env: Mapping[str, str]) -> bool:
     """Whether this command line probably starts a Ray node here that needs Ray imported.
 
-    A worker probably does not: it starts by its head's template.
+    A worker without GPUs probably does not: it starts by its head's template.
     """
     options = arguments[1 : arguments.index("--")] if "--" in arguments else arguments[1:]
     asks = "-h" in options or "--help" in options
@@ -45,7 +45,8 @@ def worth_it(arguments: Sequence[str], env: Mapping[str, str]) -> bool:
     )
     # Of several tasks on a node only the first joins.
     joins = arguments[:1] in (["worker"], ["run"]) and env.get("SLURM_LOCALID", "0") == "0"
-    return not asks and (head or (joins and other_way))
+    has_gpus = env.get("SLURM_GPUS_ON_NODE", "0") != "0" or bool(env.get("SLURM_STEP_GPUS"))  # indices
+    return not asks and (head or (joins and (other_way or has_gpus)))
 
 
 def begin(env: Mapping[str, str]) -> WarmCompanion | None:

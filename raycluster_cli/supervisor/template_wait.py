@@ -18,10 +18,16 @@ TEMPLATE_WAIT_S = 20.0
 HEAD_LOOK_S = 1.0
 
 
+def may_be_described(settings: Settings) -> bool:
+    """Whether these settings let a worker start by a template."""
+    return settings.quick == "auto" and not settings.spill_dir
+
+
 class Installed(Protocol):
     """What is needed to know which Ray this node has (node.templates)."""
 
     async def installation(self) -> str: ...
+    async def accelerator(self) -> str: ...
 
 
 class TemplateWait:
@@ -35,12 +41,13 @@ class TemplateWait:
     async def is_promised(self, target: Target, here: Installed) -> bool:
         """Whether this head leaves a template in the record that this node can probably use."""
         return (
-            self._settings.quick == "auto"
+            may_be_described(self._settings)
             and target.head is not None
             and bool(target.head.installation)
             and not target.proven
             and self._discovery.record is not None
             and target.head.installation == await here.installation()
+            and not await here.accelerator()
         )
 
     async def read(self, target: Target, here: Installed) -> Template | None:

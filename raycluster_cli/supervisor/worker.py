@@ -26,6 +26,7 @@ from .joining import ADVICE, FEW_NODES, Joined, Joiner
 from .losses import LAST_REPORT_S, end_by_report, end_without_report
 from .run import Finished, NodeRun
 from .silent_hosts import cancel_step_without, refuses
+from .template_wait import may_be_described
 from .usage import tell_usage
 
 #: How long a head with --head-recovery gets to come back.  Less than Ray's raylets wait for it
@@ -84,7 +85,7 @@ class WorkerRun(NodeRun):
             await head_record.remember_ended_cluster()
             node = await self.make_node()
             self.keep(node_root=str(node.root.path))
-            if settings.quick != "auto" or self.record is None:
+            if not may_be_described(settings) or self.record is None or await node.templates.accelerator():
                 node.begin_import()  # else the head's template may make it unnecessary
             self.enter_phase(NodePhase.WAITING, node_root=str(node.root.path))
             self.joiner = Joiner(

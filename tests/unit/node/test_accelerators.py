@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from raycluster_cli.node.accelerators import special_devices
+from raycluster_cli.node.accelerators import accelerator, special_devices
+from raycluster_cli.slurm.allocation import Allocation
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,26 @@ def test_what_is_neither_cpu_nor_gpu_is_named(tmp_path: Path, names: list[str], 
 
 def test_a_dev_that_cannot_be_read_is_a_doubt(tmp_path: Path) -> None:
     assert "cannot be read" in special_devices(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("env", "num_gpus", "found"),
+    [
+        ({}, None, ""),
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, None, "this node has GPUs"),
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, 0, ""),
+        ({"CUDA_VISIBLE_DEVICES": ""}, None, ""),
+        ({}, 1, "this node has GPUs"),
+    ],
+)
+def test_gpus_that_slurm_or_an_option_gives(
+    tmp_path: Path, env: dict[str, str], num_gpus: int | None, found: str
+) -> None:
+    (tmp_path / "dev").mkdir()
+    assert accelerator(env, Allocation("7", ("n1",)), num_gpus, root=str(tmp_path)) == found
+
+
+def test_other_accelerators_than_gpus(tmp_path: Path) -> None:
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "neuron0").touch()
+    assert accelerator({}, None, None, root=str(tmp_path)) == f"this node has {tmp_path}/dev/neuron0"

@@ -45,6 +45,7 @@ class Node:
     tls: TlsFiles | None = None
     address: NodeAddress = field(default_factory=lambda: NodeAddress("10.77.0.2", "eth0", "test"))
     installed: str = "ray 2.60.0"
+    has: str = ""
     done: list[str] = field(default_factory=list)
     started: list[dict[str, Any]] = field(default_factory=list)
 
@@ -54,6 +55,9 @@ class Node:
 
     async def installation(self) -> str:
         return self.installed
+
+    async def accelerator(self) -> str:
+        return self.has
 
     def begin_import(self) -> None:
         if "import" not in self.done:
@@ -215,6 +219,7 @@ def test_a_raylet_that_has_died_is_not_started_by_the_template_again(record: Rec
         (HEAD, {}),
         (replace(HEAD, installation="ray 2.60.0"), {"quick": "node"}),
         (replace(HEAD, installation="ray 2.60.0"), {"quick": "ray-start"}),
+        (replace(HEAD, installation="ray 2.60.0"), {"spill_dir": "/scratch"}),
     ],
 )
 def test_other_workers_import_ray_at_once(record: Record, head: HeadInfo, settings: dict[str, Any]) -> None:
@@ -223,6 +228,16 @@ def test_other_workers_import_ray_at_once(record: Record, head: HeadInfo, settin
     record.write_template(TEMPLATE)
     node = Node()
     join(node, record, **settings)
+    assert node.done[0] == "import"
+    assert node.started[0]["template"] is None
+
+
+def test_a_worker_with_gpus_imports_ray_while_its_head_starts(record: Record) -> None:
+    record.make_token()
+    record.write_head(replace(HEAD, installation="ray 2.60.0"))
+    record.write_template(TEMPLATE)
+    node = Node(has="this node has GPUs")
+    join(node, record)
     assert node.done[0] == "import"
     assert node.started[0]["template"] is None
 
