@@ -32,6 +32,7 @@ from ..model.wording import count
 from ..slurm.command import run_command
 from ..state.record import Record
 from ..state.worker_jobs import WorkerJobFiles
+from ..system.programs import find_program
 from ..system.waiting import in_thread
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 #: How long squeue and scancel may take each at the end of the cluster.
 SLURM_S = 8.0
+
+#: A server that reported in the last so many seconds cancels what is left when it sees the end.
+SERVER_S = 60.0
 
 #: How long a file of the record may take.
 FILE_S = 3.0
@@ -81,6 +85,11 @@ async def _cancel(run: HeadRun, record: Path, leaving: Collection[str] = ()) -> 
         code, text = await run_command(squeue(), env, run.reaper, timeout_s=SLURM_S)
         queue = parse_queued(text) if code == 0 else None
     ids = to_cancel(report.jobs, queue, comment_of(record), leaving)
+    looking = partial(is_the_servers, files, env)
+    by_server: bool = await run.reports.ask(looking, timeout_s=FILE_S, default=False)
+    if ids and by_server:
+        run.report.note("`raycluster scale --serve` cancels the worker jobs")
+        return []
     problems: list[RayclusterError] = []
     for command in batches(ids):  # all of them: a busy controller may answer the next one
         try:
@@ -94,6 +103,17 @@ async def _cancel(run: HeadRun, record: Path, leaving: Collection[str] = ()) -> 
         raise problems[0]
     await asyncio.wait({run.record_quietly(files.write_jobs, as_ended(report, time.time()))}, timeout=FILE_S)
     return ids
+
+
+def is_the_servers(files: WorkerJobFiles, env: Mapping[str, str], now: float | None = None) -> bool:
+    """Whether a server on another host cancels what is left: scancel is not here, and the server is there.
+
+    ``now``: Unix seconds.  Blocks on the file system.
+    """
+    stamp = files.serving_stamp()
+    if stamp is None or find_program("scancel", env) is not None:
+        return False
+    return abs((time.time() if now is None else now) - stamp / 1e9) < SERVER_S
 
 
 async def end_earlier_restarts(run: HeadRun, record: Record) -> None:

@@ -20,6 +20,7 @@ from raycluster_cli.supervisor.worker_job_ends import (
     earlier_restarts,
     end_earlier_restarts,
     end_worker_jobs,
+    is_the_servers,
 )
 from raycluster_cli.system.process import Reaper
 
@@ -37,6 +38,7 @@ class Host:
         self.state_dir = tmp_path / "state"
         self.said = tmp_path / "cancelled"
         self.notes: list[str] = []
+        self.path = f"{self.bin}:/usr/bin:/bin"
 
     def command(self, name: str, script: str) -> None:
         (self.bin / name).write_text(f"#!/bin/sh\n{script}\n")
@@ -62,7 +64,7 @@ class Host:
             reaper.attach(loop)
             head = SimpleNamespace(
                 record=record,
-                context=SimpleNamespace(env={"PATH": f"{self.bin}:/usr/bin:/bin"}),
+                context=SimpleNamespace(env={"PATH": self.path}),
                 reaper=reaper,
                 reports=SimpleNamespace(ask=ask),
                 report=SimpleNamespace(note=self.notes.append),
@@ -121,6 +123,20 @@ def test_without_squeue_the_record_counts(host: Host) -> None:
     host.command("squeue", "exit 1")
     host.does(lambda run: end_worker_jobs(run, ["2"]), record)
     assert host.cancelled == ["1"]
+
+
+def test_where_a_server_cancels_them_nothing_is_missing(host: Host) -> None:
+    record = Record.create(host.state_dir, "tux", "4700")
+    files = WorkerJobFiles(record.path)
+    files.write_jobs(WorkerJobsReport(1.0, (job("1"),)))
+    host.path = str(host.bin)
+    with pytest.raises(RayclusterError, match="scancel"):
+        host.does(lambda run: end_worker_jobs(run, []), record)
+    files.say_serving()
+    host.does(lambda run: end_worker_jobs(run, []), record)
+    assert host.notes == ["`raycluster scale --serve` cancels the worker jobs"]
+    assert states(record) == {"1": "pending"}
+    assert not is_the_servers(files, {"PATH": host.path}, now=time.time() + 3600)
 
 
 def test_a_requeued_head_ends_the_clusters_before_it(host: Host) -> None:
