@@ -65,7 +65,8 @@ def to_cancel(
     the record does not have were submitted while the head was ended.  ``leaving``: jobs whose workers have
     left the cluster and end by themselves, with exit code 0.
     """
-    ids = [job.job_id for job in known if not job.is_over]
+    ids = dict.fromkeys(job.job_id for job in known if not job.is_over)
+    leaving = frozenset(leaving)
     if queue is None:
         return [job_id for job_id in ids if job_id not in leaving]
     ours = [one for one in queue if one.id in ids or one.comment == comment]

@@ -148,13 +148,13 @@ class WorkerJobs:
         with ledger.lock:
             live = ledger.live()
             in_ray = {job.job_id: [nodes[i] for i in job.instance_ids if i in nodes] for job in live}
-            unsure = [job.job_id for job in live if needs_queue(job, in_ray[job.job_id])]
+            unsure = {job.job_id for job in live if needs_queue(job, in_ray[job.job_id])}
             looks = self._submission.unanswered is not None and not ledger.wanted
             interval_s = QUIET_INTERVAL_S if now - self._changed >= QUIET_AFTER_S else SQUEUE_INTERVAL_S
             asks = bool(unsure or looks) and now - self._asked >= interval_s
             if asks:
                 self._asked = now
-        queue = self._squeue([] if looks else unsure) if asks else None
+        queue = self._squeue(() if looks else unsure) if asks else None
         cancels: list[str] = []
         with ledger.lock:
             for before in live:
@@ -177,7 +177,7 @@ class WorkerJobs:
                 self._report(error_text(error))
         return answer
 
-    def _squeue(self, ids: list[str]) -> dict[str, QueueLine] | None:
+    def _squeue(self, ids: Collection[str]) -> dict[str, QueueLine] | None:
         """What squeue shows of these jobs, or of all; None when it does not answer, which is said once."""
         try:
             done = self._commands.call("squeue", squeue_arguments(os.getuid(), ids))
