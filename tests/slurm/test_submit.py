@@ -407,3 +407,53 @@ def test_a_project_of_init_runs_as_it_is(slurm: Slurm) -> None:
     again = raycluster(slurm, "init", "x")
     assert again.returncode == 2
     assert "x/driver.py exists already; nothing was written" in again.stderr
+
+
+# -- what lies around a job: its home, its records, its output ------------------------------------------
+
+
+@pytest.mark.chaos
+def test_what_is_appended_to_an_output_is_shown_and_not_what_was_there(slurm: Slurm) -> None:
+    output = slurm.bed.path(LOGIN, "/home/alice/appended.out")
+    output.write_text("OF AN EARLIER JOB\n")
+    slurm.run(LOGIN, ["chown", "alice", "/home/alice/appended.out"], check=True)
+    words = ("submit", "--nodes=1", "--exclusive", "--open-mode=append", "--output=appended.out", "--follow")
+    done = raycluster(slurm, *words, "--", "hostname")
+    submitted(slurm, done.stdout)
+    assert (done.returncode, "n1" in done.stdout.splitlines()) == (0, True), done.stderr
+    assert "EARLIER" not in done.stdout
+    assert "EARLIER" in output.read_text()
+
+
+@pytest.mark.chaos
+def test_submit_warns_of_records_that_cannot_be_written(slurm: Slurm) -> None:
+    slurm.run(LOGIN, ["install", "-d", "-m", "555", "/home/alice/sealed"], check=True)
+    words = ("submit", "--nodes=1", "--exclusive", "--state-dir=/home/alice/sealed/records", "--dry-run")
+    done = raycluster(slurm, *words, "--", "hostname")
+    assert done.returncode == 0, done.stderr
+    assert "/home/alice/sealed" in done.stderr
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("home", ["", "relative"])
+def test_a_home_that_is_no_place_is_refused(slurm: Slurm, home: str) -> None:
+    words = ["env", f"HOME={home}", "raycluster", "submit", "--nodes=1", "--exclusive", "--", "hostname"]
+    done = slurm.run(LOGIN, words, user="alice", timeout_s=120)
+    assert done.returncode == 2, done.stdout
+    assert "HOME" in done.stderr and "Traceback" not in done.stderr
+    inside = slurm.sbatch(f"HOME={home} exec srun raycluster run -- hostname", "--nodes=2", user="alice")
+    assert inside.wait().exit_code == 2, inside.output()
+    assert "HOME" in inside.output() and "Traceback" not in inside.output()
+
+
+@pytest.mark.chaos
+def test_a_job_that_could_keep_no_record_is_told_as_it_was(slurm: Slurm) -> None:
+    done = raycluster(
+        slurm, "submit", "--nodes=1", "--exclusive", "--state-dir=/proc/none", "--follow", "--", *NODES, "0"
+    )
+    job = submitted(slurm, done.stdout)
+    why = raycluster(slurm, "why", job.id)
+    status = raycluster(slurm, "status", job.id)
+    for said in (why.stdout + why.stderr, status.stdout + status.stderr):
+        assert "before raycluster started" not in said
+        assert "raycluster ran in it" in said
