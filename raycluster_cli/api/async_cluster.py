@@ -35,7 +35,7 @@ class AsyncSlurmCluster:
     The arguments are those of SlurmCluster.  Several calls of :meth:`run` may run at the same time.
     """
 
-    def __init__(self, nodes: int | str = 1, **options: Any) -> None:
+    def __init__(self, nodes: int | str | None = None, **options: Any) -> None:
         self._cluster = SlurmCluster(nodes, **options)
 
     @classmethod

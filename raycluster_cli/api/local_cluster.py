@@ -15,12 +15,13 @@ from typing import IO, Any
 
 from ..model.cluster_status import ClusterStatus
 from ..model.errors import RayclusterError, UsageError
+from ..model.settings import Settings
 from ..rayproc.boot import raycluster_command
 from ..state.catalogue import record_of
 from ..supervisor.parent_link import ParentLink
 from ..system.report import say
 from .cluster import ERRORS, Cluster
-from .options import check_command, run_words, settings_from
+from .options import check_command, run_words, settings_with_files
 
 
 class LocalCluster(Cluster):
@@ -38,6 +39,7 @@ class LocalCluster(Cluster):
         self,
         workers: int = 1,
         *,
+        profile: str = "",
         service: Sequence[str] = (),
         settings: Mapping[str, Any] | None = None,
         state_dir: str | Path | None = None,
@@ -49,11 +51,19 @@ class LocalCluster(Cluster):
 
         Raises UsageError.
         """
-        super().__init__(state_dir=state_dir, progress=progress, start_timeout_s=start_timeout_s)
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
             raise UsageError(f"workers is {workers!r}; it must be a whole number, 0 or more.")
         given = dict(settings or {})
-        self._has_client_server = settings_from(given, "run", service=bool(service)).client_server
+        env = dict(os.environ)
+        chosen = settings_with_files(given, "run", env, profile=profile, service=bool(service))
+        super().__init__(
+            state_dir=state_dir or env.get("RAYCLUSTER_STATE_DIR") or chosen.values.get("state_dir", ""),
+            progress=progress,
+            start_timeout_s=start_timeout_s,
+        )
+        self._has_client_server = Settings(**chosen.values).client_server
+        if profile:
+            given["profile"] = profile
         given.setdefault("name", f"py-{os.urandom(4).hex()}")
         self._given_name = str(given["name"])
         driver = check_command(service, "service") if service else ()

@@ -8,7 +8,8 @@ from difflib import get_close_matches
 from typing import Any, get_type_hints
 
 from ..model.errors import UsageError
-from ..model.settings import Settings, option_words, settings_of
+from ..model.settings import Settings, option_words, settings_of, variable_name
+from ..ops.chosen_settings import Chosen, with_files
 from ..ops.submit import CommandLine, split_line
 
 #: What a value of each type of setting is called, and which Python types it may have.
@@ -40,6 +41,37 @@ def settings_from(given: Mapping[str, Any], command: str, *, service: bool = Fal
     return Settings(**given, service=service)
 
 
+def settings_with_files(
+    given: Mapping[str, Any],
+    command: str,
+    env: Mapping[str, str],
+    *,
+    profile: str = "",
+    service: bool = False,
+) -> Chosen:
+    """Settings by their names, and below them those of configuration files and of the profile.
+
+    RAYCLUSTER_PROFILE and RAYCLUSTER_CONFIG_FILES count as they do for commands.  The job inherits the
+    variables of other settings.  Raises UsageError.
+    """
+    settings_from(given, command, service=service)
+    if profile and given.get("profile", profile) != profile:
+        raise UsageError(f"the profile is {profile!r}, and {given['profile']!r} in settings.", "Give one.")
+    chosen_profile = profile or given.get("profile", "") or env.get(variable_name("profile"), "")
+    named = {"profile": chosen_profile} if chosen_profile else {}
+    if env.get(variable_name("config_files"), "").lower() in ("0", "false", "no", "off", "f", "n"):
+        named["config_files"] = False
+    values = {**named, **given, **({"service": True} if service else {})}
+    chosen = with_files(command, values, env)
+    if chosen.values.get("service") and not service:
+        source = chosen.configuration.settings["service"].source
+        raise UsageError(
+            f"{source}: service is on, but no server was given.",
+            'Give its command: service=["vllm", "serve", "M"].',
+        )
+    return chosen
+
+
 def run_words(given: Mapping[str, Any]) -> list[str]:
     """The options of `raycluster run` for these settings.
 
@@ -51,7 +83,7 @@ def run_words(given: Mapping[str, Any]) -> list[str]:
 
 
 def sbatch_line(
-    nodes: int | str,
+    nodes: int | str | None,
     time: str,
     gpus_per_node: int | str | None,
     cpus_per_node: int | None,

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..model.cluster_status import ClusterStatus
 from ..model.errors import RayclusterError, UsageError
+from ..model.settings import Settings, option_name, variable_name
 from ..model.text import without_secrets
+from ..ops.chosen_settings import state_dir_of_files
 from ..ops.clusters import own
 from ..ops.elastic_submit import elastic_options
 from ..ops.examination import cause_of_job
 from ..ops.follow import explain_reason, job_state
+from ..ops.job_profile import job_options, options_of_files
 from ..ops.lookup import find_status
 from ..ops.stop import Surroundings, stop_cluster
 from ..ops.stop_early import EarlyStop, named
-from ..ops.submit import make_script, refuse_to_follow_array, submit
+from ..ops.submit import has_option, make_script, one_option, submit
 from ..ops.submit_checks import check_job
 from ..policy.loss import srun_wait_s
 from ..slurm.queue import Job, cancel_job, query_jobs
@@ -29,7 +33,7 @@ from ..state.record import Record
 from ..state.submitted import remember
 from ..system.report import say
 from .cluster import Cluster
-from .options import check_command, run_words, sbatch_line, settings_from
+from .options import check_command, run_words, sbatch_line, settings_with_files
 
 #: How long Slurm may take to end a job whose cluster has ended: its epilog, a slow node.
 JOB_END_S = 60.0
@@ -51,11 +55,12 @@ class SlurmCluster(Cluster):
 
     def __init__(
         self,
-        nodes: int | str = 1,
+        nodes: int | str | None = None,
         *,
         gpus_per_node: int | str | None = None,
         cpus_per_node: int | None = None,
         time: str = "",
+        profile: str = "",
         sbatch: Sequence[str] = (),
         service: Sequence[str] = (),
         settings: Mapping[str, Any] | None = None,
@@ -67,27 +72,45 @@ class SlurmCluster(Cluster):
         """Nothing is submitted before :meth:`start`, or `with`.
 
         ``nodes``, ``gpus_per_node``, ``cpus_per_node`` and ``time``: as sbatch takes them; the first node is
-        the head.  ``sbatch``: more options of sbatch, such as ``["--mem=200G", "--partition=gpu"]``.
+        the head, and without ``nodes`` and a file that sets them there is one.
+        ``profile``: a profile of the configuration files; the files are read here, as `raycluster submit`
+        reads them, and the arguments override them.
+        ``sbatch``: more options of sbatch, such as ``["--mem=200G", "--partition=gpu"]``.
         ``service``: the command of a server that the cluster runs (`raycluster run --service`), with {port}
         for its port; :meth:`url` gives its URL.
         ``settings``: those of `raycluster run` by their names, such as ``{"min_workers": 2}``.
-        ``state_dir``: the directory of the records; default: RAYCLUSTER_STATE_DIR, else ~/.raycluster.
+        ``state_dir``: the directory of the records; default: RAYCLUSTER_STATE_DIR, else that of
+        the configuration files, else ~/.raycluster.
         ``start_timeout_s``: how long the start may take, in the queue too; None: as long as the queue takes.
         ``stop_timeout_s``: how long the head may take to end before it is ended by force.
         ``progress``: is called with each line about the start and the end; None for silence.
 
         Raises UsageError.
         """
-        super().__init__(state_dir=state_dir, progress=progress, start_timeout_s=start_timeout_s)
-        given = dict(settings or {})
+        given, env = dict(settings or {}), dict(os.environ)
         driver = check_command(service, "service") if service else ()
-        self._settings = settings_from(given, "submit", service=bool(service))
+        chosen = settings_with_files(given, "submit", env, profile=profile, service=bool(service))
+        self._settings = Settings(**chosen.values)
+        self._files = files = chosen.configuration
+        super().__init__(
+            state_dir=state_dir or env.get("RAYCLUSTER_STATE_DIR") or self._settings.state_dir,
+            progress=progress,
+            start_timeout_s=start_timeout_s,
+        )
         self._has_client_server = self._settings.client_server
-        self._options = [*self._where_words, *run_words(given), *(["--service"] if service else [])]
-        self._line = sbatch_line(nodes, time, gpus_per_node, cpus_per_node, sbatch, driver)
+        words = run_words({name: given[name] for name in given if name not in ("profile", "config_files")})
+        words = [*self._where_words, *words, *(["--service"] if service else [])]
+        variables = [option_name(one.name) for one in fields(Settings) if env.get(variable_name(one.name))]
+        self._options = [*options_of_files(files, self._settings, [*words, *variables]), *words]
+        if nodes is None and "nodes" not in files.sbatch:
+            nodes = 1
+        line = sbatch_line(nodes, time, gpus_per_node, cpus_per_node, sbatch, driver)
+        self._from_files = job_options(files, line.words, env)
+        self._line = replace(line, sbatch=(*(one_option(*each) for each in self._from_files), *line.sbatch))
         self._stop_timeout_s = stop_timeout_s
         self._is_attached = False
-        refuse_to_follow_array(self._line.sbatch, self._env)
+        if has_option(self._line.sbatch, "-a", "--array") or env.get("SBATCH_ARRAY_INX"):
+            raise UsageError("a cluster is one job, not a job array.", "Leave --array out.")
 
     @classmethod
     def attach(
@@ -103,7 +126,9 @@ class SlurmCluster(Cluster):
         `raycluster stop` does, and leaves a job that runs more.
         Raises UsageError when there is none, or it is another user's.
         """
-        cluster = cls(state_dir=state_dir, progress=progress)
+        env = dict(os.environ)
+        given = state_dir or env.get("RAYCLUSTER_STATE_DIR") or state_dir_of_files(env)
+        cluster = cls(state_dir=given, progress=progress, settings={"config_files": False})
         name = str(job_id)
         jobs = query_jobs(cluster._env, uid=owner_of(cluster._where))
         found = find_status(name, cluster._where, jobs, cluster._env)
@@ -132,13 +157,17 @@ class SlurmCluster(Cluster):
             requeue=self._settings.requeue_on_preempt,
             state_dir=self._where,
             name=self._settings.name,
+            container=self._files.container.value,
+            modules=self._files.modules.value,
+            setup=self._files.setup.value,
         )
 
     def _run_options(self) -> list[str]:
         """Those of `raycluster run`, with what worker groups need."""
         added: list[str] = []
         if self._settings.config or self._settings.max_nodes is not None:
-            added = elastic_options(self._settings, self._line.words, self._env, here=Path.cwd())
+            words = [*(word for each in self._from_files for word in each if word), *self._line.words]
+            added = elastic_options(self._settings, words, self._env, here=Path.cwd())
         replaced = {word.partition("=")[0] for word in added}
         return [word for word in self._options if word.partition("=")[0] not in replaced] + added
 
@@ -146,7 +175,14 @@ class SlurmCluster(Cluster):
 
     def _begin(self) -> None:
         line = self._line
-        _, warnings = check_job(line.sbatch, line.driver, self._settings, self._env, self._where)
+        _, warnings = check_job(
+            line.sbatch,
+            line.driver,
+            self._settings,
+            self._env,
+            self._where,
+            is_container=bool(self._files.container.value),
+        )
         for warning in warnings:
             self._tell(f"warning: {warning.rstrip('.')}")
         self._submit(self.script())

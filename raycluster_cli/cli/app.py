@@ -23,6 +23,7 @@ from .._version import __version__
 from ..cli.errors import tell_errors
 from ..model.errors import ExitCode, UsageError
 from ..model.settings import Settings, option_name, settings_of, variable_name
+from ..ops.chosen_settings import state_dir_of_files, with_files
 from ..supervisor.launch import Launcher
 from . import (
     doctor as cli_doctor,
@@ -57,7 +58,7 @@ from . import (
 from . import (
     why as cli_why,
 )
-from .files import CONFIGURATION, source_of, state_dir_of_files, with_files
+from .files import CONFIGURATION, source_of
 from .help import Command
 from .suggestions import command_for
 

@@ -1,15 +1,10 @@
-"""Configuration files below the options and variables of a command."""
+"""Where the value of a setting on the command line is from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from ..config.profiles import Configuration, read_configuration
-from ..model.errors import UsageError
-from ..model.settings import Settings, option_name, settings_of
-from ..state.location import PROJECT_FILE, configuration_files
-from ..system.report import say
+from ..config.profiles import Configuration
 
 #: Where a command finds the configuration in its context's ``meta``.
 CONFIGURATION = "raycluster.configuration"
@@ -26,64 +21,3 @@ def source_of(context: Any, name: str) -> str:
         return f"{configuration.groups_file}, [workers]"
     found = configuration.settings.get(name)
     return found.source if found else "default"
-
-
-class Chosen(NamedTuple):
-    """Values for Settings, and the files that are below them."""
-
-    values: dict[str, Any]
-    configuration: Configuration
-
-
-def with_files(command: str, given: Mapping[str, Any], env: Mapping[str, str]) -> Chosen:
-    """Put the values of configuration files below those given by options and variables.
-
-    Raises UsageError, which names the file, for what is wrong in it.
-    """
-    if not given.get("config_files", True):
-        return Chosen(dict(given), Configuration())
-    extra, profile = given.get("config", ""), given.get("profile", "")
-    paths = configuration_files(env)
-    if not (paths or extra or profile):
-        return Chosen(dict(given), Configuration())
-    found = read_configuration(paths, profile, extra)
-    if found.groups_file and found.groups_file not in (PROJECT_FILE, extra):
-        raise UsageError(
-            f"{found.groups_file}: worker groups are those of a project.",
-            f"Put [workers.NAME] into {PROJECT_FILE} or the file of --config.",
-        )
-    known = {one.name for one in settings_of(command)}
-    values = {name: each.value for name, each in found.settings.items() if name in known} | dict(given)
-    if found.groups_file and "config" in known and not extra and given.get("local") is None:
-        values["config"] = found.groups_file
-    try:
-        Settings(**values)
-    except UsageError as error:
-        raise _with_source(error, found, given) from error
-    return Chosen(values, found)
-
-
-def state_dir_of_files(env: Mapping[str, str]) -> str:
-    """The directory of the records by the configuration files; "" where none sets it.
-
-    A file with an error is told of, but does not keep anybody from looking at a cluster or stopping it.
-    """
-    paths = configuration_files(env)
-    if not paths:
-        return ""
-    try:
-        found = read_configuration(paths).settings.get("state_dir")
-    except UsageError as error:
-        say(f"warning: {error}")
-        return ""
-    return found.value if found else ""
-
-
-def _with_source(error: UsageError, found: Configuration, given: Mapping[str, Any]) -> UsageError:
-    """The error, with the file that the option in it is from."""
-    sources = [
-        each.source
-        for name, each in found.settings.items()
-        if name not in given and error.message.startswith(f"{option_name(name)} ")
-    ]
-    return UsageError(f"{sources[0]}: {error.message}", error.hint) if sources else error

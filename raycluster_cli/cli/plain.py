@@ -44,7 +44,7 @@ def read_line(arguments: Sequence[str], env: Mapping[str, str]) -> Line | None:
         if values.get("config_files", True) and (
             values.get("config") or values.get("profile") or configuration_files(env)
         ):
-            from .files import with_files  # a start without files does not pay for them
+            from ..ops.chosen_settings import with_files  # a start without files does not pay for them
 
             values = with_files(command, values, env).values
         if driver and command == "worker":

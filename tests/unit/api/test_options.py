@@ -65,7 +65,7 @@ def test_a_cluster_without_a_server_has_no_driver(monkeypatch: pytest.MonkeyPatc
     [
         ({"sbatch": "--mem=4G"}, "sbatch is '--mem=4G'; it must be a list of options"),
         ({"sbatch": ["mem"]}, "'mem' before `--` belongs to no option"),
-        ({"sbatch": ["--array=1-3"]}, "--follow and --wait are for one job"),
+        ({"sbatch": ["--array=1-3"]}, "a cluster is one job, not a job array"),
         ({"service": "vllm serve"}, "service needs a command as a list of words"),
     ],
 )
@@ -79,3 +79,81 @@ def test_arguments_that_cannot_be_used(arguments: dict[str, Any], message: str) 
 def test_a_number_of_workers_that_cannot_be_used(workers: Any) -> None:
     with pytest.raises(UsageError, match="it must be a whole number, 0 or more"):
         LocalCluster(workers)
+
+
+PROFILES = """
+[defaults]
+sbatch = "--account=physics --time=60"
+state-dir = "/shared/records"
+timeout = 60
+grace = 7
+[profiles.gpu]
+sbatch = "--nodes=2 --partition=gpu --mem=4G"
+setup = ["ulimit -c 0"]
+timeout = 90
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("RAYCLUSTER_STATE_DIR", "RAYCLUSTER_PROFILE", "SBATCH_TIMELIMIT", "SBATCH_PARTITION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "raycluster").mkdir()
+    (tmp_path / "raycluster" / "config.toml").write_text(PROFILES)
+    return tmp_path
+
+
+@pytest.mark.parametrize("project", ["one", "two"])
+def test_a_profile_is_there_in_each_project(
+    files: Path, project: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (files / project).mkdir()
+    monkeypatch.chdir(files / project)
+    monkeypatch.setenv("RAYCLUSTER_GRACE", "9")
+    lines = SlurmCluster(profile="gpu", time="5", sbatch=["--mem-per-cpu=1G"]).script().splitlines()
+    options = {line for line in lines if line.startswith("#SBATCH")}
+    assert {"#SBATCH --account=physics", "#SBATCH --nodes=2", "#SBATCH --partition=gpu"} <= options
+    assert {"#SBATCH --time=5", "#SBATCH --mem-per-cpu=1G"} <= options
+    assert not {"#SBATCH --time=60", "#SBATCH --mem=4G"} & options
+    assert "ulimit -c 0" in lines
+    run = next(line for line in lines if " run " in line and not line.startswith("#"))
+    words = "--no-config-files --timeout=90.0 --state-dir=/shared/records"
+    assert run.split(" run ")[1].removesuffix(" \\") == words  # the job inherits RAYCLUSTER_GRACE
+
+
+def test_files_are_read_without_a_profile_and_arguments_override_them(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = SlurmCluster(state_dir=files, settings={"timeout": 5}).script()
+    assert "#SBATCH --account=physics\n" in script
+    assert "#SBATCH --nodes=1\n" in script
+    assert f" run --no-config-files --grace=7.0 --state-dir={files} --timeout=5 \\" in script
+    monkeypatch.setenv("RAYCLUSTER_PROFILE", "gpu")
+    assert "#SBATCH --partition=gpu\n" in SlurmCluster().script()
+    assert "physics" not in SlurmCluster(settings={"config_files": False}).script()
+    monkeypatch.setenv("RAYCLUSTER_CONFIG_FILES", "0")
+    assert "physics" not in SlurmCluster().script()
+
+
+@pytest.mark.parametrize("cluster", [SlurmCluster, LocalCluster])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"profile": "gqu"}, "there is no profile 'gqu'. Did you mean gpu?"),
+        ({"profile": "gpu", "settings": {"profile": "cpu"}}, "the profile is 'gpu', and 'cpu' in settings."),
+    ],
+)
+def test_a_profile_that_cannot_be_used(
+    files: Path, cluster: Any, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        cluster(**arguments)
+    assert str(error.value).startswith(message)
+
+
+def test_a_file_with_a_service_needs_its_command(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(files)
+    (files / "raycluster.toml").write_text("[defaults]\nservice = true\n")
+    with pytest.raises(UsageError, match=r"raycluster.toml, \[defaults\]: service is on, but no server"):
+        SlurmCluster()

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from raycluster_cli.cli.files import state_dir_of_files, with_files
 from raycluster_cli.cli.plain import read_line
 from raycluster_cli.model.errors import UsageError
+from raycluster_cli.ops.chosen_settings import state_dir_of_files, with_files
 from raycluster_cli.state.location import configuration_files, configuration_paths
 from tests.unit.cli.test_plain import by_typer
 
@@ -139,4 +139,4 @@ def test_a_start_without_files_imports_nothing_for_them(project: Path) -> None:
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
     found = set(done.stdout.split())
     assert "raycluster_cli.cli.plain" in found
-    assert found.isdisjoint({"raycluster_cli.config", "raycluster_cli.cli.files", "tomllib", "tomli"})
+    assert found.isdisjoint({"raycluster_cli.config", "raycluster_cli.ops", "tomllib", "tomli"})
