@@ -101,6 +101,10 @@ class NotATemplate(Exception):
     """What Ray made of the two examples cannot be described by a template."""
 
 
+#: What only the head's raylet has: Ray makes a label of its node type.
+_OF_THE_HEAD = ("RAY_NODE_TYPE_NAME",)
+
+
 def example_plans(plan: NodePlan, directories: tuple[str, str]) -> tuple[NodePlan, NodePlan]:
     """Two workers of the head's cluster whose values occur nowhere else and differ in all that may differ.
 
@@ -130,6 +134,7 @@ def example_plans(plan: NodePlan, directories: tuple[str, str]) -> tuple[NodePla
             session_name=None,
             gcs_storage_path=None,
             quick="node",
+            env={name: value for name, value in plan.env.items() if name not in _OF_THE_HEAD},
             **values,
         )
 

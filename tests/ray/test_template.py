@@ -89,6 +89,20 @@ def test_a_worker_joins_by_it() -> None:
     run(test)
 
 
+def test_the_head_of_worker_groups_has_one_too() -> None:
+    async def test() -> None:
+        async with nodes() as cluster:
+            await cluster.start(0, env={"RAY_enable_autoscaler_v2": "1", "RAY_NODE_TYPE_NAME": "head"})
+            labels = {"ray.io/node-group": "gpu"}
+            env = {"RAY_NODE_TYPE_NAME": "gpu", "RAY_CLOUD_INSTANCE_ID": "4711_0"}
+            plan = cluster.plan(1, labels=labels, env=env, object_store_bytes=90 << 20)
+            started, raylet = await join(cluster, await template_of(cluster), plan)
+            assert raylet.running
+            assert started.node_id
+
+    run(test)
+
+
 def status(child: Child) -> str:
     return Path(f"/proc/{child.pid}/status").read_text()
 

@@ -183,3 +183,9 @@ def test_any_doubt_refuses_it(changes: dict[str, Any], facts: dict[str, Any], wh
 def test_an_incomplete_one_is_none(text: bytes | None) -> None:
     assert Template.from_json(text) is None
     assert Template.from_json(json.dumps(TEMPLATE.as_json()).encode()) == TEMPLATE
+
+
+def test_the_node_type_of_a_head_of_worker_groups_is_not_in_the_examples() -> None:
+    env = {"RAY_enable_autoscaler_v2": "1", "RAY_NODE_TYPE_NAME": "head"}
+    plans = example_plans(replace(HEAD, env=env), ("/tmp/rc-1-ab/u", "/tmp/rc-1-ab/v"))
+    assert [dict(plan.env) for plan in plans] == [{"RAY_enable_autoscaler_v2": "1"}] * 2
