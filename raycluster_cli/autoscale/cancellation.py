@@ -81,7 +81,8 @@ def as_ended(report: WorkerJobsReport, now: float) -> WorkerJobsReport:
         for job in report.jobs
         if job.job_id
     )
-    return replace(report, when=now, jobs=jobs)
+    groups = tuple(replace(group, paused_until=0.0) for group in report.groups)
+    return replace(report, when=now, jobs=jobs, groups=groups)
 
 
 def batches(ids: Sequence[str]) -> list[list[str]]:

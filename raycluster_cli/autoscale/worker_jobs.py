@@ -207,7 +207,7 @@ class WorkerJobs:
                 self._report(f"worker group {group}: {step.never}")
         if job.state in IN_CLUSTER and before.state not in IN_CLUSTER:
             health = after_joined(health)
-        elif job.state == WorkerJobState.ENDED:
+        elif job.state == WorkerJobState.ENDED and not step.failed_start:
             self._report(f"worker group {group}: job {job.job_id} has ended: {job.reason}")
         elif job.state == WorkerJobState.PENDING and job.reason != before.reason:
             self._say_wait(job)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from raycluster_cli.autoscale.cancellation import QueuedJob, cancel_worker_jobs, to_cancel
+from raycluster_cli.autoscale.cancellation import QueuedJob, as_ended, cancel_worker_jobs, to_cancel
 from raycluster_cli.model.errors import RayclusterError
-from raycluster_cli.model.worker_job import LaunchRequest, WorkerJob, WorkerJobsReport
+from raycluster_cli.model.worker_job import GroupState, LaunchRequest, WorkerJob, WorkerJobsReport
 from raycluster_cli.state.worker_jobs import WorkerJobFiles
 
 OURS, THEIRS = "raycluster:4700", "raycluster:4600"
@@ -39,6 +39,13 @@ def test_which_are_cancelled(
     name: str, known: list[WorkerJob], queue: list[QueuedJob] | None, leaving: list[str], ids: list[str]
 ) -> None:
     assert to_cancel(known, queue, OURS, leaving) == ids
+
+
+def test_no_group_is_paused_after_the_end() -> None:
+    report = WorkerJobsReport(1.0, (job("1"),), (GroupState("gpu", 900.0, "sbatch refused the job"),))
+    ended = as_ended(report, 5.0)
+    assert [(one.state, one.reason) for one in ended.jobs] == [("ended", "the cluster ended")]
+    assert ended.groups == (GroupState("gpu", 0.0, "sbatch refused the job"),)
 
 
 class Slurm:

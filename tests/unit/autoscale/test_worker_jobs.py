@@ -336,6 +336,7 @@ def test_three_failed_starts_pause_the_group_and_the_next_job_avoids_the_hosts(c
         "worker group gpu: job 4711 failed to start on n1: its worker failed before it joined: "
         "raycluster: error: no space left in /tmp."
     )
+    assert not [line for line in cluster.said if "has ended" in line]  # each failed start is said once
     with pytest.raises(LaunchRefusedError, match="3 starts failed in a row on n1, n2"):
         cluster.jobs.launch(GPU, 1)
     assert cluster.slurm.count("sbatch") == 3
