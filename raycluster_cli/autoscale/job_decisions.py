@@ -195,7 +195,7 @@ def _cancelled(job: WorkerJob, why: str, now: float) -> Next:
 
 def _ended(job: WorkerJob, state: str, reason: str, now: float) -> Next:
     """Slurm has ended the job; ``state`` is empty when Slurm has forgotten it."""
-    ours = job.reason if job.state == WorkerJobState.DRAINING else ""
+    ours = job.reason if job.state == WorkerJobState.DRAINING and job.reason != RAY_DRAINS else ""
     words = END_WORDS.get(state, "Slurm does not know it any more")
     ended = moved(job, WorkerJobState.ENDED, now, ours or words)
     if job.state not in (WorkerJobState.WANTED, WorkerJobState.PENDING, WorkerJobState.STARTING):

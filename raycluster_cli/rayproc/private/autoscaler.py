@@ -131,6 +131,8 @@ class GcsView:
         self.nodes: Sequence[ClusterNode] = ()
         self.groups: frozenset[str] = frozenset()
         self._state: Any = None
+        self._drained: set[str] = set()
+        """Ids of the nodes that the autoscaler lets go."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._gcs, name)
@@ -141,7 +143,15 @@ class GcsView:
         self._state = reply.cluster_resource_state
         name_nodes(self._state.node_states, self.groups)
         self.nodes = tuple(map(_cluster_node, self._state.node_states))
+        self._drained &= {node.node_id for node in self.nodes}
         return bytes(reply.SerializeToString())
+
+    def drain_node(self, node_id: str, *arguments: Any, **named: Any) -> Any:
+        """Ray's own call, for idle nodes: (accepted, why not)."""
+        answer = self._gcs.drain_node(node_id, *arguments, **named)
+        if answer[0]:
+            self._drained.add(node_id)
+        return answer
 
     def drain_nodes(self, node_ids: Sequence[bytes], *_: Any, **__: Any) -> list[bytes]:
         """Let nodes go that are too many: what runs there may end first.
@@ -154,8 +164,13 @@ class GcsView:
         return [
             node_id
             for node_id in node_ids
-            if node_id and self._gcs.drain_node(node_id.hex(), reason, message, 0)[0]
+            if node_id and self.drain_node(node_id.hex(), reason, message, 0)[0]
         ]
+
+    def was_lost(self, instance: str) -> bool:
+        """Whether a node has left the cluster without being let go: its job ends, or has ended, by itself."""
+        of_it = [node for node in self.nodes if node.instance == instance]
+        return bool(of_it) and not any(node.alive or node.node_id in self._drained for node in of_it)
 
     def drop_feasible(self, state: Any, types: Sequence[NodeType]) -> None:
         """Take out of an AutoscalingState, in place, the "infeasible" requests that only have to wait.
@@ -337,7 +352,8 @@ class _Provider(ICloudInstanceProvider):  # type: ignore[misc]
 
     def terminate(self, ids: list[str], request_id: str) -> None:
         launched = self._launcher.instances()
-        self._launcher.cancel([name for name in ids if name in launched])
+        # Of a lost one it is found out how its job ends; it is cancelled only if it does not.
+        self._launcher.cancel([name for name in ids if name in launched and not self._gcs.was_lost(name)])
 
     def poll_errors(self) -> list[Any]:
         return [

@@ -228,6 +228,19 @@ def test_a_worker_that_does_not_end_after_its_nodes_have_left_is_cancelled() -> 
     assert step(left, line("RUNNING"), now=SINCE + LEFT_TIMEOUT_S) == f"draining: {LEFT} | cancel ({LEFT})"
 
 
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("CANCELLED", "it was cancelled"),
+        ("TIMEOUT", "its time limit was reached"),
+        ("NODE_FAIL", "a node failed"),
+    ],
+)
+def test_a_job_that_left_after_a_notice_ends_with_slurms_reason(state: str, words: str) -> None:
+    assert step(replace(CANCELLED, reason=RAY_DRAINS), line(state)) == f"ended: {words}"
+    assert step(CANCELLED, line(state)) == "ended: idle for 300 s"
+
+
 def test_a_job_that_survives_scancel_is_cancelled_again() -> None:
     again = "draining: idle for 300 s | cancel (idle for 300 s)"
     assert step(CANCELLED, line("RUNNING"), now=SINCE + CANCEL_AGAIN_S) == again
