@@ -40,6 +40,8 @@ class Death:
     name: str
     code: int
     """As subprocess gives it: negative for a death by signal."""
+    in_worker_job: bool = False
+    """Whether it was a process of a worker job (--cluster), whose loss the cluster survives."""
 
     def __str__(self) -> str:
         return f"{self.name} on {self.host} {describe_code(self.code)}"
@@ -132,7 +134,7 @@ def post_mortem(
         for host, report in reports.items()
     )
     deaths = [
-        Death(one.when - skews[host], host, one.name, one.code)
+        Death(one.when - skews[host], host, one.name, one.code, bool(report.job))
         for host, report in reports.items()
         for one in report.deaths
         if not _drained(one, end) and not (report.job and one.code == 0)  # a worker job that was not needed

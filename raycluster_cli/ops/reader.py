@@ -332,8 +332,12 @@ def _with_phase(
 
 
 def _not_current(status: ClusterStatus) -> ClusterStatus:
-    """Reports of nodes that have not reported their end say nothing about a cluster that is over."""
-    return replace(status, nodes=tuple(replace(node, is_current=False) for node in status.nodes))
+    """Reports of nodes that have not reported their end say nothing about a cluster that is over.
+
+    Nodes of worker jobs are left out: those that were lost before the end reported nothing either.
+    """
+    own = [node for node in status.nodes if not node.job]
+    return replace(status, nodes=tuple(replace(node, is_current=False) for node in own))
 
 
 def _why_lost(status: ClusterStatus, record: Record, job: Job | None, slurm_answered: bool) -> str:

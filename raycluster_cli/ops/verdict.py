@@ -53,6 +53,9 @@ _LOST_BY_SLURM = {
     ),
 }
 
+#: In the message of an end that is written where both were killed, by what is left on the host.
+_BOTH_KILLED = "raycluster's supervisor and keeper"
+
 _KILLED_AT_ONCE = (
     "All of the cluster's processes were killed at once (SIGKILL), so that its head could not report it",
     "An administrator, a `kill` or scancel --signal=KILL does that, or the kernel for lack of memory, which "
@@ -292,10 +295,13 @@ def _by_reason(post: PostMortem, end: EndReport) -> Judgement:
     failed = next((node for node in post.nodes if node.host == end.failed_host), None)
     if ENDED_AT_ONCE in end.message:  # seen from a worker: the host itself answers
         return _killed(f"raycluster on {end.failed_host}, with all of its processes,", end.failed_host)
+    if _BOTH_KILLED in end.message and end.failed_host:
+        return _killed(f"raycluster on {end.failed_host}, its keeper included,", end.failed_host)
     if end.reason in LOST and failed is not None and failed.has_not_reported_its_end:
         return _stopped_responding(failed)
-    if (end.reason in LOST or end.reason == EndReason.DRIVER.value) and post.deaths:
-        first = post.deaths[0]
+    deaths = [one for one in post.deaths if not one.in_worker_job or one.host == end.failed_host]
+    if (end.reason in LOST or end.reason == EndReason.DRIVER.value) and deaths:
+        first = deaths[0]
         if first.code == -signal.SIGKILL:
             what = first.name if first.name == "raycluster" else f"The {first.name}"
             return _killed(f"{what} on {first.host}", first.host)

@@ -17,6 +17,7 @@ from raycluster_cli.cli.drawing import UNICODE
 from raycluster_cli.cli.screen import View, live_screen, report
 from raycluster_cli.model.cluster_status import ClusterPhase
 from raycluster_cli.model.errors import RayclusterError
+from raycluster_cli.model.record import EndReport
 from raycluster_cli.ops.groups import read_groups
 from raycluster_cli.ops.logs import worker_job_output
 from raycluster_cli.ops.post_mortem import post_mortem
@@ -48,6 +49,13 @@ def test_a_cluster_that_shrank_has_lost_nothing(record: Record) -> None:
     assert [node.host for node in status.nodes] == ["n001", "n101.4712_1", "n102.4712_2", "n201.4720"]
     assert (status.ready_nodes, status.expected_nodes, status.problems) == (4, 4, ())
     assert status.headline.endswith("4 nodes; 3 more pending or starting")
+
+
+def test_nodes_of_worker_jobs_are_left_out_once_the_cluster_is_over(record: Record) -> None:
+    record.write_end(EndReport(time.time() - 600, 137, "supervisor-killed", "n001", "killed"))
+    status = read_cluster(record)
+    assert status.phase is ClusterPhase.FAILED
+    assert [node.host for node in status.nodes] == ["n001"]
 
 
 def test_a_cluster_of_a_fixed_size_has_none(tmp_path: Path) -> None:

@@ -56,6 +56,17 @@ def test_who_ended_first(record: Record) -> None:
     assert "1 node exited cleanly" in text
 
 
+def test_an_earlier_loss_of_a_worker_job_is_not_the_cause(record: Record) -> None:
+    text = "raycluster's supervisor and keeper on n1 were killed"
+    record.write_end(EndReport(NOW, 137, "supervisor-killed", "n1", text))
+    record.write_node(reported("n1", "head", "driver running", exit_code=None))
+    deaths = (ProcessDeath("raylet", 7, -9, NOW - 90),)
+    lost = {"exit_code": 5, "deaths": deaths, "oom_kills": 0, "job": "4712_1"}
+    record.write_node(reported("n2.4712_1", phase="failed", **lost))
+    verdict, _, _ = judge(post_mortem(record))
+    assert verdict.startswith("raycluster on n1, its keeper included, was killed from outside")
+
+
 def test_memory_is_told_before_everything_else(record: Record) -> None:
     record.write_end(EndReport(NOW, 1, "driver", "n1", "the driver ended with code 1"))
     record.write_node(reported("n1", "head", oom_kills=0))
