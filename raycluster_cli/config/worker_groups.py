@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..model.custom import check_labels, check_resources
 from ..model.errors import UsageError
 from ..model.option_text import parse_size_bytes
-from ..model.sbatch_words import option_pairs, option_word, split_words
+from ..model.sbatch_words import Pair, option_pairs, option_word, split_words
 from ..model.time_span import parse_span_s
 from ..model.worker_group import WorkerGroup
 from .toml_file import read_toml
@@ -45,6 +45,9 @@ REFUSED = {
         ("dependency", "begin", "hold", "requeue"), "A worker job is submitted when work waits for it."
     ),
 }
+
+#: Those with which the jobs are not the ones that raycluster counts and cancels.
+_UNCOUNTED = ("nodes", "array", "ntasks", "ntasks-per-node", "wrap", "parsable", "wait", "test-only")
 
 
 def read_worker_groups(path: Path) -> tuple[WorkerGroup, ...]:
@@ -117,8 +120,17 @@ def _sbatch(value: object, where: str) -> tuple[str, ...]:
         pairs = option_pairs(split_words(value) if isinstance(value, str) else words)
     except UsageError as error:
         raise UsageError(f"{where}: {error.message}", error.hint) from error
+    return _allowed(pairs, where, REFUSED)
+
+
+def worker_options(text: str) -> tuple[str, ...]:
+    """The options of --worker-sbatch, which may name an output of their own.  Raises UsageError."""
+    return _allowed(option_pairs(split_words(text)), "--worker-sbatch", _UNCOUNTED)
+
+
+def _allowed(pairs: Sequence[Pair], where: str, refused: Collection[str]) -> tuple[str, ...]:
     for name, _ in pairs:
-        if name in REFUSED:
+        if name in refused:
             raise UsageError(f"{where}: --{name} cannot be given for a worker group.", REFUSED[name])
     return tuple(option_word(name, value) for name, value in pairs)
 

@@ -6,7 +6,7 @@ import os.path
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..config.worker_groups import read_worker_groups
+from ..config.worker_groups import read_worker_groups, worker_options
 from ..model.sbatch_words import shell_text, split_words
 from ..model.settings import Settings, option_words
 from ..slurm.worker_options import options_for_workers
@@ -31,7 +31,9 @@ def elastic_options(
         path = Path(os.path.abspath(here / Path(settings.config).expanduser()))
         read_worker_groups(path)  # what is wrong is told before the job waits in the queue
         found += option_words("config", str(path))
-    if settings.max_nodes is not None and not settings.worker_sbatch:
+    if settings.worker_sbatch:
+        worker_options(settings.worker_sbatch)
+    elif settings.max_nodes is not None:
         given = [*_lines_of(template or ""), *words]
         # Nothing in it is secret: --export, the only option that can hold one, stays with the head's job.
         found += option_words("worker_sbatch", shell_text(options_for_workers(given, env)))

@@ -6,9 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..config.worker_groups import read_worker_groups
+from ..config.worker_groups import read_worker_groups, worker_options
 from ..model.errors import UsageError
-from ..model.sbatch_words import option_pairs, option_word, split_words
 from ..model.settings import Settings, option_words, settings_of
 from ..model.time_span import parse_span_s
 from ..model.worker_group import DEFAULT_GROUP, GroupsReport, WorkerGroup
@@ -77,8 +76,7 @@ def _default_group(
         )
     if max_nodes == own_nodes:
         return ()
-    words = split_words(settings.worker_sbatch)
-    given = tuple(option_word(name, value) for name, value in option_pairs(words))
+    given = worker_options(settings.worker_sbatch)
     group = WorkerGroup(
         name=DEFAULT_GROUP,
         max_workers=max_nodes - own_nodes,

@@ -29,6 +29,12 @@ def test_options_of_ones_own(tmp_path: Path) -> None:
     assert elastic_options(Settings(max_nodes=4, worker_sbatch="-p x"), ["-p", "y"], {}, here=tmp_path) == []
 
 
+@pytest.mark.parametrize("given", ["-N 4", "--array=1-4", "-n 2", "--wait"])
+def test_options_that_change_which_jobs_there_are(tmp_path: Path, given: str) -> None:
+    with pytest.raises(UsageError, match=r"--worker-sbatch: --[a-z]+ cannot be given for a worker group"):
+        elastic_options(Settings(max_nodes=4, worker_sbatch=given), [], {}, here=tmp_path)
+
+
 def test_the_file_by_its_full_path(tmp_path: Path) -> None:
     path = tmp_path / "cluster.toml"
     path.write_text("[workers.gpu]\nmax = 2\n")

@@ -48,6 +48,7 @@ def test_the_groups_of_a_file(file: str) -> None:
     [
         ({"max_nodes": 2}, 3, "--max-nodes is 2, but the job itself has 3 nodes"),
         ({"max_nodes": 2, "worker_sbatch": "gpu"}, 1, "'gpu' belongs to no option of sbatch"),
+        ({"max_nodes": 2, "worker_sbatch": "-N 2"}, 1, "--worker-sbatch: --nodes cannot be given"),
         ({"config": "/no/such/file.toml"}, 1, "cannot read the configuration file /no/such/file.toml"),
     ],
 )
