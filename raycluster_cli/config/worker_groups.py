@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +125,14 @@ def _sbatch(value: object, where: str) -> tuple[str, ...]:
 
 def worker_options(text: str) -> tuple[str, ...]:
     """The options of --worker-sbatch, which may name an output of their own.  Raises UsageError."""
-    return _allowed(option_pairs(split_words(text)), "--worker-sbatch", _UNCOUNTED)
+    hint = "Each worker job of --max-nodes has one node and one task; --config has groups of other kinds."
+    return _allowed(option_pairs(split_words(text)), "--worker-sbatch", dict.fromkeys(_UNCOUNTED, hint))
 
 
-def _allowed(pairs: Sequence[Pair], where: str, refused: Collection[str]) -> tuple[str, ...]:
+def _allowed(pairs: Sequence[Pair], where: str, refused: Mapping[str, str]) -> tuple[str, ...]:
     for name, _ in pairs:
         if name in refused:
-            raise UsageError(f"{where}: --{name} cannot be given for a worker group.", REFUSED[name])
+            raise UsageError(f"{where}: --{name} cannot be given for a worker group.", refused[name])
     return tuple(option_word(name, value) for name, value in pairs)
 
 
