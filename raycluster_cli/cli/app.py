@@ -231,9 +231,14 @@ def root(
     if version:
         print(f"raycluster {__version__}")
         raise typer.Exit
-    if directory := state_dir_of_files(os.environ):
-        # Commands that look at clusters have no other setting that a file can give.
-        context.default_map = {name: {"directory": directory} for name in context.command.commands}  # type: ignore[attr-defined]
+    # Commands that look at clusters have no other setting that a file can give.
+    name = context.invoked_subcommand or ""
+    command = context.command.commands.get(name)  # type: ignore[attr-defined]
+    looks = command is not None and any(
+        each.name == "directory" and "--state-dir" in each.opts for each in command.params
+    )
+    if looks and (directory := state_dir_of_files(os.environ)):
+        context.default_map = {name: {"directory": directory}}
 
 
 @app.command(cls=Command, context_settings=_DRIVER_SETTINGS)

@@ -27,15 +27,17 @@ def read_toml(path: Path) -> dict[str, Any]:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(
-            f"cannot read the configuration file {path}: {error.strerror}",
-            hint="Give the path of a TOML file with --config.",
+            f"cannot read the configuration file {path}: {error.strerror}.",
+            hint="Give the path of a TOML file with --config."
+            if isinstance(error, FileNotFoundError)
+            else "",
         ) from error
     if len(data) > MAX_BYTES:
-        raise UsageError(f"the configuration file {path} has more than 1 MiB")
+        raise UsageError(f"the configuration file {path} has more than 1 MiB.")
     try:
         tables: dict[str, Any] = tomllib.loads(data.decode())
         return tables
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"the configuration file {path} is not TOML: {error}", hint="See https://toml.io for the syntax."
+            f"the configuration file {path} is not TOML: {error}.", hint="See https://toml.io for the syntax."
         ) from error

@@ -140,3 +140,26 @@ def test_a_start_without_files_imports_nothing_for_them(project: Path) -> None:
     found = set(done.stdout.split())
     assert "raycluster_cli.cli.plain" in found
     assert found.isdisjoint({"raycluster_cli.config", "raycluster_cli.ops", "tomllib", "tomli"})
+
+
+def test_init_does_not_write_to_the_state_directory_of_a_file(project: Path) -> None:
+    from raycluster_cli.cli.app import app
+
+    site = project / "site.toml"
+    site.write_text(f'[defaults]\nstate-dir = "{project}/records"\n')
+    (project / "raycluster.toml").unlink()
+    done = CliRunner().invoke(app, ["init"], env={"RAYCLUSTER_SITE_FILE": str(site)})
+    assert done.exit_code == 0, done.output
+    assert (project / "symmetric.sbatch").exists()
+    assert not (project / "records").exists()
+
+
+@pytest.mark.parametrize(("line", "warnings"), [("status", 1), ("env", 0), ("init --list", 0)])
+def test_only_commands_that_look_at_clusters_warn_of_a_wrong_file(
+    project: Path, line: str, warnings: int
+) -> None:
+    from raycluster_cli.cli.app import app
+
+    (project / "raycluster.toml").write_text("[defaults]\ntimout = 3\n")
+    done = CliRunner().invoke(app, line.split())
+    assert done.stderr.count("warning: raycluster.toml, [defaults]: there is no key") == warnings

@@ -27,3 +27,9 @@ def test_what_is_not_toml_is_an_error_that_names_the_file(tmp_path: Path, conten
 def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"none\.toml: No such file"):
         read_toml(tmp_path / "none.toml")
+
+
+def test_a_message_is_a_sentence_before_its_hint(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as error:
+        read_toml(tmp_path)
+    assert str(error.value) == f"cannot read the configuration file {tmp_path}: Is a directory."
