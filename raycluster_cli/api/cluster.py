@@ -203,9 +203,11 @@ class Cluster:
     def _failed(self, status: ClusterStatus) -> RayclusterError:
         """The error for a cluster that ended before it was ready."""
         kind = ERRORS.get(status.exit_code or 0, RayclusterError)
-        cause = f" {status.cause}" if status.cause else ""
+        headline = status.headline.rstrip(".")
+        is_told = headline.partition(" (exit code ")[0].lower() in status.cause.lower()
+        cause = f" {status.cause}" if status.cause and not is_told else ""
         return kind(
-            f"{self._title} ended before it was ready: {status.headline.rstrip('.')}.{cause}",
+            f"{self._title} ended before it was ready: {headline}.{cause}",
             f"More: raycluster why {self._name}",
         )
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,15 @@ def test_one_that_ends_before_it_is_ready(code: int, kind: type[RayclusterError]
     assert error.value.message.startswith("cluster 7 ended before it was ready: it failed")
     assert error.value.hint == "More: raycluster why 7"
     assert cluster.ends == 1
+
+
+def test_a_cause_that_repeats_the_headline_is_told_once() -> None:
+    said = "1 of 2 workers did not join within 8 s"
+    ended = status(ClusterPhase.FAILED, f"{said} (exit code 4)", 4)
+    cluster = Scripted([replace(ended, cause=f"Workers were missing at the deadline: {said}.")])
+    with pytest.raises(WorkersMissingError) as error:
+        cluster.start()
+    assert error.value.message == f"cluster 7 ended before it was ready: {said} (exit code 4)."
 
 
 def test_one_that_is_not_ready_in_time() -> None:
