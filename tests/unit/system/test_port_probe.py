@@ -20,8 +20,8 @@ from raycluster_cli.system.port_probe import (
 
 Listen = Callable[..., socket.socket]
 
-PORT = 11200
-"""Below the blocks of the other tests of ports."""
+PORT = 9321
+"""Below all blocks: other processes of the tests may be probing the ports of a block just now."""
 
 
 def test_a_free_port_and_one_in_use(listen: Listen) -> None:
