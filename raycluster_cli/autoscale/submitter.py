@@ -106,6 +106,7 @@ class Submitter:
                 node_id=node.node_id,
                 idle_since=None if node.idle_s is None else now - node.idle_s,
                 draining=node.draining,
+                host=node.host,
             )
             for node in nodes
             if node.alive and node.node_type in self._groups

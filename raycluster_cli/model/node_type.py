@@ -39,6 +39,8 @@ class ClusterNode:
     idle_s: float | None = None
     """How long it has had no work; None while it has some."""
     resources: Mapping[str, float] = field(default_factory=dict)
+    host: str = ""
+    """Its name in Slurm, where known."""
 
 
 @dataclass(frozen=True)

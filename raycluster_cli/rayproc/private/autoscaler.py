@@ -38,6 +38,9 @@ from .known import PrivateMissing
 #: Only the head's raylet has this resource.
 HEAD_RESOURCE = "node:__internal_head__"
 
+#: The label of a node with its host's name in Slurm (node.labels).
+HOST_LABEL = "slurm/node"
+
 #: "Without a limit", for settings of Ray's that take no other value: 30 years, a million nodes.
 LONG_S, MANY = 1_000_000_000, 1_000_000
 
@@ -232,6 +235,7 @@ def _cluster_node(node: Any) -> ClusterNode:
         draining=node.status == autoscaler_pb2.NodeStatus.DRAINING,
         idle_s=node.idle_duration_ms / 1000 if is_idle else None,
         resources={name: size for name, size in node.total_resources.items() if not name.startswith("node:")},
+        host=dict(getattr(node, "labels", {})).get(HOST_LABEL, ""),
     )
 
 

@@ -201,6 +201,12 @@ def test_the_hosts_of_a_job_that_joined_before_squeue_showed_it_running() -> Non
     assert next_of(joined, line("RUNNING"), True, (BUSY,), NOW).job == replace(joined, hosts=("n1",))
 
 
+def test_a_job_that_slurm_has_started_again_elsewhere_is_shown_where_its_node_joined() -> None:
+    """Slurm 22.05 does so when the first host does not answer, --no-requeue or not."""
+    assert STARTING.hosts == ("n1",)
+    assert next_of(STARTING, None, False, (RayNode("ab", host="n4"),), NOW).job.hosts == ("n4",)
+
+
 def test_pending_keeps_its_beginning_and_its_expected_start() -> None:
     found = next_of(PENDING, line("PENDING", "Priority", start=5000.0), True, (), NOW).job
     assert (found.since, found.expected_start) == (SINCE, 5000.0)

@@ -147,7 +147,7 @@ def test_what_the_jobs_are_told_of_the_nodes() -> None:
     submitter.look(
         [
             ClusterNode("aa", "7_0", "gpu", idle_s=12.0),
-            ClusterNode("bb", "7_1", "gpu", draining=True),
+            ClusterNode("bb", "7_1", "gpu", draining=True, host="n4"),
             ClusterNode("cc", "7_2", "gpu", alive=False),
             ClusterNode("dd", "head/dd", "head", idle_s=3.0),
             ClusterNode("ee", "own/ee", "own"),
@@ -156,7 +156,7 @@ def test_what_the_jobs_are_told_of_the_nodes() -> None:
     submitter.step()
     assert jobs.seen == {
         "7_0": RayNode("aa", idle_since=NOW - 12.0),
-        "7_1": RayNode("bb", draining=True),
+        "7_1": RayNode("bb", draining=True, host="n4"),
     }
 
 
