@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..model.errors import UsageError
@@ -51,6 +51,11 @@ def record_of(state_dir: Path, job: str) -> Record:
     if found:
         names = ", ".join(f"{record.slurm_cluster}/{record.path.name}" for record in found)
         raise UsageError(f"{job!r} matches several clusters: {names}.", "Give one of these names in full.")
+    if (cluster := _cluster_of_worker_job(everything[:50], job)) is not None:
+        raise NoRecordError(
+            f"{job} is a worker job of cluster {cluster.path.name}, and no cluster of its own.",
+            f"Give the cluster's name: {cluster.path.name}.",
+        )
     known = ", ".join(record.path.name for record in everything[:5]) or "none"
     raise NoRecordError(
         f"no record of {job!r} was found in {state_dir}; the newest records there: {known}.",
@@ -71,6 +76,17 @@ def _is_meant(record: Record, job: str) -> bool:
 def _is_alias(record: Record, job: str) -> bool:
     head = record.read_head()
     return head is not None and job in head.aliases
+
+
+def _cluster_of_worker_job(records: Sequence[Record], job: str) -> Record | None:
+    """The record of the cluster that has submitted this worker job, or the array of that number."""
+    from .worker_jobs import WorkerJobFiles
+
+    for record in records:
+        report = WorkerJobFiles(record.path).read_jobs()
+        if report is not None and any(job in (one.job_id, one.job_id.split("_")[0]) for one in report.jobs):
+            return record
+    return None
 
 
 def owner_of(state_dir: Path) -> int:

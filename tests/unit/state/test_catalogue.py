@@ -10,8 +10,10 @@ import pytest
 
 from raycluster_cli.model.errors import UsageError
 from raycluster_cli.model.record import EndReport, HeadInfo
-from raycluster_cli.state.catalogue import list_records, prune, record_of
+from raycluster_cli.model.worker_job import WorkerJob, WorkerJobsReport
+from raycluster_cli.state.catalogue import NoRecordError, list_records, prune, record_of
 from raycluster_cli.state.record import Record
+from raycluster_cli.state.worker_jobs import WorkerJobFiles
 
 
 def keys(state: Path, *leaves: str) -> dict[str, Record]:
@@ -50,6 +52,17 @@ def test_find_by_alias_takes_the_newest(state: Path) -> None:
         os.utime(made[leaf].path, (5000 + n, 5000 + n))
     assert record_of(state, "99_1").key == "100"
     assert record_of(state, "train").key == "101"
+
+
+@pytest.mark.parametrize("job", ["4713_1", "4713", "4720"])
+def test_a_worker_job_is_no_cluster(state: Path, job: str) -> None:
+    made = keys(state, "4711", "4712")
+    jobs = tuple(WorkerJob(one, "gpu", "ended", 1.0) for one in ("4713_0", "4713_1", "4720"))
+    WorkerJobFiles(made["4711"].path).write_jobs(WorkerJobsReport(1.0, jobs))
+    with pytest.raises(NoRecordError, match=f"^{job} is a worker job of cluster 4711, and no cluster"):
+        record_of(state, job)
+    with pytest.raises(NoRecordError, match=r"^no record of '47'"):
+        record_of(state, "47")
 
 
 def test_find_without_a_match_names_what_there_is(state: Path) -> None:
