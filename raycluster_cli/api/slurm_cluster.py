@@ -15,7 +15,7 @@ from ..model.cluster_status import ClusterStatus
 from ..model.errors import RayclusterError, UsageError
 from ..model.settings import Settings, option_name, variable_name
 from ..model.text import without_secrets
-from ..ops.chosen_settings import state_dir_of_files
+from ..ops.chosen_settings import state_dir_of_files, with_source
 from ..ops.clusters import own
 from ..ops.elastic_submit import elastic_options
 from ..ops.examination import cause_of_job
@@ -91,6 +91,7 @@ class SlurmCluster(Cluster):
         driver = check_command(service, "service") if service else ()
         chosen = settings_with_files(given, "submit", env, profile=profile, service=bool(service))
         self._settings = Settings(**chosen.values)
+        self._given = frozenset(given)
         self._files = files = chosen.configuration
         super().__init__(
             state_dir=state_dir or env.get("RAYCLUSTER_STATE_DIR") or self._settings.state_dir,
@@ -174,6 +175,12 @@ class SlurmCluster(Cluster):
     # -- start -----------------------------------------------------------------------------------
 
     def _begin(self) -> None:
+        try:
+            self._check_and_submit()
+        except UsageError as error:
+            raise with_source(error, self._files, self._given) from error.__cause__
+
+    def _check_and_submit(self) -> None:
         line = self._line
         _, warnings = check_job(
             line.sbatch,

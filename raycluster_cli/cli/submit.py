@@ -107,6 +107,7 @@ def submit(
     server is ready; when the job ends before that, its exit code, or 1 for a server that ended with 0.
     """
     from ..ops import submit as core
+    from ..ops.chosen_settings import with_source
     from ..ops.follow import explain_reason, job_state
     from ..ops.job_profile import job_options, options_of_files, with_sources
     from ..policy.loss import srun_wait_s
@@ -132,7 +133,13 @@ def submit(
         core.refuse_to_follow_array(line.sbatch, env)
     if wait_ready and (follow or wait or not settings.service):
         raise UsageError("--wait-ready is for --service, and without --follow and --wait.")
-    plan = _check(line, settings, env, is_container=bool(container), is_dry=dry_run)
+    given = [
+        one.name for one in settings_of("submit") if source_of(context, one.name) in ("option", "variable")
+    ]
+    try:
+        plan = _check(line, settings, env, is_container=bool(container), is_dry=dry_run)
+    except UsageError as error:
+        raise with_source(error, configuration, given) from error.__cause__
     own_template = _read(template) if template else None
     options = [
         f"--state-dir={where}" if option.startswith("--state-dir=") else option  # as seen from here
@@ -176,6 +183,8 @@ def submit(
     slow.start()
     try:
         job_id = core.submit(script, env, words=line.words, own=_options(context.command))
+    except UsageError as error:
+        raise with_source(error, configuration, given) from error.__cause__
     finally:
         slow.cancel()
     print(f"Submitted batch job {job_id}", flush=True)

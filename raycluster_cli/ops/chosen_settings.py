@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from ..config.profiles import Configuration, read_configuration
@@ -43,7 +44,7 @@ def with_files(command: str, given: Mapping[str, Any], env: Mapping[str, str]) -
     try:
         Settings(**values)
     except UsageError as error:
-        raise _with_source(error, found, given) from error
+        raise with_source(error, found, given) from error.__cause__
     return Chosen(values, found)
 
 
@@ -63,11 +64,27 @@ def state_dir_of_files(env: Mapping[str, str]) -> str:
     return found.value if found else ""
 
 
-def _with_source(error: UsageError, found: Configuration, given: Mapping[str, Any]) -> UsageError:
-    """The error, with the file that the option in it is from."""
-    sources = [
+def with_source(error: UsageError, found: Configuration, given: Collection[str]) -> UsageError:
+    """The error, with the file that the option in it is from.
+
+    ``given``: the settings that an option or a variable has.
+
+    >>> from raycluster_cli.config.profiles import merge
+    >>> found = merge([("x.toml", {"defaults": {"memory": "lots", "sbatch": "--tiem=3"}})])
+    >>> with_source(UsageError("--memory is 'lots'."), found, []).message
+    "x.toml, [defaults]: --memory is 'lots'."
+    >>> with_source(UsageError("sbatch: unrecognized option '--tiem=3'"), found, []).message
+    "x.toml, [defaults]: sbatch: unrecognized option '--tiem=3'"
+    """
+    ours = [
         each.source
         for name, each in found.settings.items()
-        if name not in given and error.message.startswith(f"{option_name(name)} ")
+        if name not in given and error.message.startswith((f"{option_name(name)} ", f"{option_name(name)}:"))
     ]
+    sbatchs = [
+        each.source
+        for name, each in found.sbatch.items()
+        if re.search(rf"unrecognized option '?--{re.escape(name)}\b", error.message)
+    ]
+    sources = [*ours, *sbatchs]
     return UsageError(f"{sources[0]}: {error.message}", error.hint) if sources else error

@@ -163,3 +163,22 @@ def test_only_commands_that_look_at_clusters_warn_of_a_wrong_file(
     (project / "raycluster.toml").write_text("[defaults]\ntimout = 3\n")
     done = CliRunner().invoke(app, line.split())
     assert done.stderr.count("warning: raycluster.toml, [defaults]: there is no key") == warnings
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "start"),
+    [
+        ('memory = "lots"', [], "raycluster.toml, [defaults]: --memory is 'lots'"),
+        ('memory = "lots"', ["--memory=more"], "--memory is 'more'"),
+        ("resources = { a = 0.5 }", [], "raycluster.toml, [defaults]: --resources: found a=0.5"),
+    ],
+)
+def test_what_cannot_be_submitted_names_the_file_that_it_is_from(
+    project: Path, content: str, words: list[str], start: str
+) -> None:
+    from raycluster_cli.cli.app import app
+
+    (project / "raycluster.toml").write_text(f"[defaults]\n{content}\n")
+    done = CliRunner().invoke(app, ["submit", *words, "--dry-run", "--", "true"], standalone_mode=False)
+    assert isinstance(done.exception, UsageError)
+    assert done.exception.message.startswith(start)
