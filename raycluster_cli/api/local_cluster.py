@@ -21,7 +21,7 @@ from ..state.catalogue import record_of
 from ..supervisor.parent_link import ParentLink
 from ..system.report import say
 from .cluster import ERRORS, Cluster
-from .options import check_command, run_words, settings_with_files
+from .options import check_command, run_words, settings_dictionary, settings_with_files
 
 
 class LocalCluster(Cluster):
@@ -53,7 +53,7 @@ class LocalCluster(Cluster):
         """
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
             raise UsageError(f"workers is {workers!r}; it must be a whole number, 0 or more.")
-        given = dict(settings or {})
+        given = settings_dictionary(settings)
         env = dict(os.environ)
         chosen = settings_with_files(given, "run", env, profile=profile, service=bool(service))
         super().__init__(

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 from ..model.errors import UsageError
 from ..model.settings import Settings, option_words, settings_of, variable_name
 from ..ops.chosen_settings import Chosen, with_files
+from ..ops.job_profile import refuse_words
 from ..ops.submit import CommandLine, split_line
 
 #: What a value of each type of setting is called, and which Python types it may have.
@@ -18,6 +19,13 @@ _TYPES: dict[Any, tuple[str, tuple[type, ...]]] = {
     str: ("a string", (str,)),
     float: ("a number", (int, float)),
 }
+
+
+def settings_dictionary(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The caller's settings, none as an empty dictionary.  Raises UsageError for another type."""
+    if settings is not None and not isinstance(settings, Mapping):
+        raise UsageError(f"settings is {settings!r}; it must be a dictionary, such as {{'min_workers': 2}}.")
+    return dict(settings or {})
 
 
 def settings_from(given: Mapping[str, Any], command: str, *, service: bool = False) -> Settings:
@@ -55,6 +63,8 @@ def settings_with_files(
     variables of other settings.  Raises UsageError.
     """
     settings_from(given, command, service=service)
+    if not isinstance(profile, str):
+        raise UsageError(f"the profile is {profile!r}; it must be the name of one.")
     if profile and given.get("profile", profile) != profile:
         raise UsageError(f"the profile is {profile!r}, and {given['profile']!r} in settings.", "Give one.")
     chosen_profile = profile or given.get("profile", "") or env.get(variable_name("profile"), "")
@@ -103,9 +113,12 @@ def sbatch_line(
         "--gpus-per-node": gpus_per_node,
         "--cpus-per-task": cpus_per_node,
     }
+    if strange := [word for word in sbatch if not isinstance(word, str)]:
+        raise UsageError(f"sbatch has {strange[0]!r}; its options must be strings, such as '--mem=200G'.")
     words = [f"{name}={value}" for name, value in given.items() if value not in (None, "")]
     if stray := [word for word in sbatch if word == "--"]:
         raise UsageError(f"sbatch has the word {stray[0]!r}, which is no option.")
+    refuse_words(sbatch)
     return split_line([*words, *sbatch, "--", *driver], set(), set())
 
 

@@ -33,7 +33,7 @@ from ..state.record import Record
 from ..state.submitted import remember
 from ..system.report import say
 from .cluster import Cluster
-from .options import check_command, run_words, sbatch_line, settings_with_files
+from .options import check_command, run_words, sbatch_line, settings_dictionary, settings_with_files
 
 #: How long Slurm may take to end a job whose cluster has ended: its epilog, a slow node.
 JOB_END_S = 60.0
@@ -87,7 +87,8 @@ class SlurmCluster(Cluster):
 
         Raises UsageError.
         """
-        given, env = dict(settings or {}), dict(os.environ)
+        given = settings_dictionary(settings)
+        env = dict(os.environ)
         driver = check_command(service, "service") if service else ()
         chosen = settings_with_files(given, "submit", env, profile=profile, service=bool(service))
         self._settings = Settings(**chosen.values)

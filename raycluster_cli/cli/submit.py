@@ -129,6 +129,8 @@ def submit(
     line = replace(line, sbatch=(*(core.one_option(*each) for each in from_files), *line.sbatch))
     container = container or configuration.container.value
     where = state_dir(settings.state_dir, env)
+    if core.has_option(line.sbatch, "-W"):
+        raise UsageError("sbatch's -W cannot be given: sbatch would not end before the job.", "Give --wait.")
     if follow or wait or wait_ready:
         core.refuse_to_follow_array(line.sbatch, env)
     if wait_ready and (follow or wait or not settings.service):

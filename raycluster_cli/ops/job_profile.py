@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..config.profiles import Configuration
+from ..config.profiles import REFUSED, Configuration
+from ..model.errors import UsageError
 from ..model.sbatch_words import LONG
 from ..model.settings import Settings, option_name, option_words, settings_of, variable_name
 from ..slurm.worker_options import INPUT_VARIABLES
@@ -38,6 +39,18 @@ def job_options(
     replaced = typed | variables
     replaced |= {name for group in _ONE_OF if group & replaced for name in group}
     return [(f"--{name}", each.value) for name, each in found.sbatch.items() if name not in replaced]
+
+
+def refuse_words(words: Sequence[str]) -> None:
+    """Raise UsageError for options of sbatch with which no cluster starts, or sbatch does not end.
+
+    >>> refuse_words(["-N", "2", "-W"])
+    Traceback (most recent call last):
+    raycluster_cli.model.errors.UsageError: --wait cannot be given for a cluster. Leave it out.
+    """
+    for name, _ in _pairs(words):
+        if name.removeprefix("--") in REFUSED:
+            raise UsageError(f"{name} cannot be given for a cluster.", "Leave it out.")
 
 
 def options_of_files(found: Configuration, settings: Settings, given: Sequence[str]) -> list[str]:

@@ -272,6 +272,7 @@ def environment_for_sbatch(env: Mapping[str, str]) -> dict[str, str]:
     """
     own = (name for name in PRIVATE if name != "RAYCLUSTER_TOKEN")  # the user's own may be meant
     dropped = {
+        "SBATCH_WAIT",  # sbatch would not end before the job
         *own,
         *(("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH", "ip_head") if "RAYCLUSTER_NODE_ROOT" in env else ()),
     }
@@ -322,4 +323,6 @@ def submit(
             f"sbatch refused the job: {said or f'code {done.returncode}'}.".replace("..", "."), hint
         )
     # With --parsable: "123" or "123;cluster", after whatever a site's plugin prints.
+    if not done.stdout.strip():  # with --test-only
+        raise RayclusterError(f"sbatch submitted no job: {done.stderr.strip() or 'it printed nothing'}.")
     return done.stdout.strip().splitlines()[-1].partition(";")[0]

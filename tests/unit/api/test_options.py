@@ -64,6 +64,13 @@ def test_a_cluster_without_a_server_has_no_driver(monkeypatch: pytest.MonkeyPatc
     ("arguments", "message"),
     [
         ({"sbatch": "--mem=4G"}, "sbatch is '--mem=4G'; it must be a list of options"),
+        ({"sbatch": [3]}, "sbatch has 3; its options must be strings"),
+        ({"sbatch": ["--wait"]}, "--wait cannot be given for a cluster."),
+        ({"sbatch": ["-W"]}, "--wait cannot be given for a cluster."),
+        ({"sbatch": ["--test-only"]}, "--test-only cannot be given for a cluster."),
+        ({"sbatch": ["--wrap", "hostname"]}, "--wrap cannot be given for a cluster."),
+        ({"settings": [1]}, "settings is [1]; it must be a dictionary"),
+        ({"profile": 3}, "the profile is 3; it must be the name of one."),
         ({"sbatch": ["mem"]}, "'mem' before `--` belongs to no option"),
         ({"sbatch": ["--array=1-3"]}, "a cluster is one job, not a job array"),
         ({"service": "vllm serve"}, "service needs a command as a list of words"),

@@ -210,6 +210,17 @@ def test_submitting(tmp_path: Path) -> None:
     assert (tmp_path / "script").read_text() == "#!/bin/sh\n"
 
 
+def test_submitting_does_not_wait_for_the_jobs_end(tmp_path: Path) -> None:
+    env = sbatch(tmp_path, 'test -z "$SBATCH_WAIT" && echo 12') | {"SBATCH_WAIT": "1"}
+    assert submit("#!/bin/sh\n", env) == "12"
+
+
+def test_a_sbatch_that_submits_nothing_is_an_error(tmp_path: Path) -> None:
+    env = sbatch(tmp_path, 'echo "sbatch: Job 5 to start at 12:00" >&2')
+    with pytest.raises(RayclusterError, match="sbatch submitted no job: sbatch: Job 5 to start at 12:00"):
+        submit("#!/bin/sh\n", env, words=["--test-only"])
+
+
 def test_options_of_the_line_are_stronger_than_variables(tmp_path: Path) -> None:
     """sbatch takes SBATCH_PARTITION before an #SBATCH line, but not before an argument."""
     line = split_line(["-N", "2", "--comment", "it's a\\b", "--exclusive", "-pgpu", "--time=1"], (), ())
