@@ -9,7 +9,7 @@ from pathlib import Path
 from ..model.cluster_status import ClusterStatus
 from ..model.errors import UsageError
 from ..slurm.queue import Job, query_jobs
-from ..state.catalogue import owner_of
+from ..state.catalogue import is_worker_job, owner_of
 from .clusters import ended_without_record, find_record, job_without_record
 from .no_record import has_record
 from .no_record import job_without_record as unrecorded
@@ -39,6 +39,8 @@ def without_record_yet(job: str, where: Path, jobs: Mapping[str, Job] | None) ->
     """The job when it is in Slurm's queue or runs, and has no record."""
     found = (jobs or {}).get(job)
     if found is None or found.is_ended or has_record(where, found.id):
+        return None
+    if is_worker_job(where, job):
         return None
     return job_without_record(found)
 

@@ -12,7 +12,7 @@ from ..model.cluster_status import ClusterPhase
 from ..model.errors import UsageError
 from ..model.text import printable
 from ..slurm.queue import WAITING
-from ..state.catalogue import list_records, owner_of
+from ..state.catalogue import is_worker_job, list_records, owner_of
 from ..state.submitted import output_of
 from .follow import JobState, describe, explain_reason, job_state
 from .log_search import read_tail
@@ -140,6 +140,8 @@ def job_without_record(
 ) -> JobWithoutRecord | None:
     """A job without a record that Slurm or `raycluster submit` knows; None when there is no such job.
 
+    Also None for a worker job, which has no record of its own: record_of tells its cluster.
+
     Raises UsageError for a job of another user, whose record this one cannot see.
     """
     if not job_id.isascii() or not job_id.isdigit() or has_record(state_dir, job_id):
@@ -151,7 +153,7 @@ def job_without_record(
             "Only its owner can read its record.",
         )
     remembered = (state_dir / "submitted" / job_id).exists()
-    if state is None and not remembered:
+    if not remembered and (state is None or is_worker_job(state_dir, job_id)):
         return None
     output = output_of(state_dir, job_id) or (state.output if state is not None else "")
     return JobWithoutRecord(job_id, state, output)

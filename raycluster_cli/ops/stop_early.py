@@ -16,7 +16,7 @@ from ..model.errors import UsageError
 from ..model.wording import duration
 from ..slurm.queue import Job
 from ..slurm.site import query_config
-from ..state.catalogue import record_of
+from ..state.catalogue import NoClusterError, record_of
 from ..state.record import Record
 from .follow import job_state
 from .reader import read_cluster
@@ -101,6 +101,8 @@ def named(
     for name in dict.fromkeys(names):
         try:
             record = record_of(where, name)
+        except NoClusterError:
+            raise
         except UsageError:
             known = (around.jobs() or {}).values()
             job = next((one for one in known if name in (one.id, one.shown_id)), None)

@@ -20,6 +20,10 @@ class NoRecordError(UsageError):
     """There is no record of the cluster that the user means."""
 
 
+class NoClusterError(NoRecordError):
+    """The user means a worker job, which is no cluster of its own and will not be one."""
+
+
 def record_of(state_dir: Path, job: str) -> Record:
     """The record that the user means by ``job``.
 
@@ -52,7 +56,7 @@ def record_of(state_dir: Path, job: str) -> Record:
         names = ", ".join(f"{record.slurm_cluster}/{record.path.name}" for record in found)
         raise UsageError(f"{job!r} matches several clusters: {names}.", "Give one of these names in full.")
     if (cluster := _cluster_of_worker_job(everything[:50], job)) is not None:
-        raise NoRecordError(
+        raise NoClusterError(
             f"{job} is a worker job of cluster {cluster.path.name}, and no cluster of its own.",
             f"Give the cluster's name: {cluster.path.name}.",
         )
@@ -76,6 +80,11 @@ def _is_meant(record: Record, job: str) -> bool:
 def _is_alias(record: Record, job: str) -> bool:
     head = record.read_head()
     return head is not None and job in head.aliases
+
+
+def is_worker_job(state_dir: Path, job: str) -> bool:
+    """Whether a cluster of this user has submitted this job as one of its workers."""
+    return _cluster_of_worker_job(list_records(state_dir)[:50], job) is not None
 
 
 def _cluster_of_worker_job(records: Sequence[Record], job: str) -> Record | None:

@@ -31,7 +31,7 @@ from ..policy import events as on
 from ..policy.values import End
 from ..slurm.job_calls import KnownJob, job_end_time, known_job
 from ..slurm.queue import WAITING
-from ..state.catalogue import NoRecordError, record_of
+from ..state.catalogue import NoClusterError, NoRecordError, record_of
 from ..state.files import user
 from ..state.notices import Notice, write_notice
 from ..state.record import Record
@@ -139,6 +139,8 @@ class WorkerJobRun(WorkerRun):
         while True:
             try:
                 return await self.reports.need(own_record, state_dir, job, where=state_dir)
+            except NoClusterError:
+                raise
             except NoRecordError as missing:
                 waited_s = loop.time() - began
                 if waited_s >= self.settings.timeout:

@@ -14,6 +14,7 @@ from raycluster_cli.model.errors import UsageError
 from raycluster_cli.ops.follow import JobState, parse_job
 from raycluster_cli.ops.no_record import job_without_record, page
 from raycluster_cli.state.submitted import remember
+from tests.unit.growing import write_growing_record
 from tests.unit.records_by_hand import write_record
 from tests.unit.slurm_by_hand import SlurmCommands
 
@@ -50,6 +51,12 @@ def test_why_by_what_slurm_says(tmp_path: Path, state: JobState, verdict: str, r
     assert found is not None
     assert verdict in found.verdict
     assert remedy in " ".join(found.remedies)
+
+
+def test_a_worker_job_has_no_record_of_its_own(tmp_path: Path) -> None:
+    record = write_growing_record(tmp_path)
+    state = JobState("RUNNING", nodes="n1")
+    assert job_without_record("4712", record.path.parent.parent, {}, ask=lambda job, env: state) is None
 
 
 def test_the_output_shows_and_explains_more(tmp_path: Path) -> None:

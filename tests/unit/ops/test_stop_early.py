@@ -9,9 +9,11 @@ import pytest
 
 from raycluster_cli.model.record import EndReport
 from raycluster_cli.ops.stop import Outcome
-from raycluster_cli.ops.stop_early import EarlyStop
+from raycluster_cli.ops.stop_early import EarlyStop, named
 from raycluster_cli.slurm.queue import Job
+from raycluster_cli.state.catalogue import NoClusterError
 from raycluster_cli.state.record import Record
+from tests.unit.growing import write_growing_record
 from tests.unit.ops.test_stop import World
 
 RUNNING = Job("4711", "4711", "RUNNING")
@@ -91,3 +93,10 @@ def test_the_record_of_a_run_before_a_requeue(
     if ended:
         record.write_end(EndReport(time.time(), 75, "driver"))
     assert slurm(restarts).is_earlier_run(record, job) is earlier
+
+
+def test_a_worker_job_is_not_stopped_as_a_cluster(tmp_path: Path, world: World) -> None:
+    where = write_growing_record(tmp_path).path.parent.parent
+    world.jobs = {"4712": Job("4712", "4712_1", "RUNNING")}
+    with pytest.raises(NoClusterError, match="4712_1 is a worker job of cluster"):
+        named(["4712_1"], where, world.around, slurm())
