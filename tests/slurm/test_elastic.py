@@ -89,6 +89,9 @@ def test_it_grows_with_the_work_shrinks_when_idle_and_can_be_set_by_hand(slurm: 
     [used] = told(output, "TASKS")
     assert len(used) == 3, output
     assert told(output, "NODES")[0] == [used[0]]  # the head alone
+    wait_until(
+        lambda: groups(slurm, cluster)["worker"]["nodes"] == 0, timeout_s=60, what="a group without nodes"
+    )  # Ray knows of it half a second before the record
     scale(slurm, cluster, "+1")
     assert cluster.wait() == JobEnd("COMPLETED", 0, 0), cluster.output()
     assert groups(slurm, cluster)["worker"]["set_by_hand"] is True
