@@ -6,7 +6,6 @@ File systems and name servers may hang: whatever asks one runs in a thread, with
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -34,12 +33,16 @@ from ..system.waiting import done_within, in_thread
 from .common_path import make_common_path
 from .directory import ENV_MARK, NodeRoot, make_node_root
 from .grants import HostFacts, read_host
+from .handover import Handover
 from .memory import is_in_memory
 from .places import TMP_DIR, has_tmpdir
 from .resources import ResourcePlan, plan_from_settings
 
 #: How long making the node's directory, or writing a file in it, may take: 2 ms on a disk that works.
 DIRECTORY_S = 30.0
+
+#: How long a start that is cancelled waits for a directory that is being made, so that it can be removed.
+ABANDONED_S = 2.0
 
 #: How long it may take to find the node's address and grants; a name server that is down costs 20 s and more.
 MEASURE_S = 60.0
@@ -154,7 +157,7 @@ class NodeSetup:
         """
         base = Path(self.settings.temp_dir) if self.settings.temp_dir else None
         make = partial(make_root, self.key, env=self.env, base=base, role=self.role.value, keeper=keeper)
-        handover = _Handover()
+        handover = Handover()
         making = in_thread(lambda: handover.give(make()))
         try:
             if not await done_within(making, timeout_s):
@@ -164,8 +167,10 @@ class NodeSetup:
                     "Give a local directory by --temp-dir.",
                 )
             root = making.result()
-        except BaseException:
+        except BaseException as error:
             handover.refuse()
+            if isinstance(error, asyncio.CancelledError):  # the process ends soon, and the thread with it
+                await done_within(making, ABANDONED_S)
             raise
         self.root = root
         self.env[ENV_MARK] = str(root.path)
@@ -393,28 +398,3 @@ class NodeSetup:
     def _warn(self, warnings: Sequence[str]) -> None:
         for warning in warnings:
             self._report.warn(f"{self.host}: {warning}")
-
-
-class _Handover:
-    """A new directory on its way from the thread that makes it to the event loop: one of the two has it.
-
-    The loop may have given up (a deadline, a signal) before the thread is done: then it is removed.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._refused = False
-        self._root: NodeRoot | None = None
-
-    def give(self, root: NodeRoot) -> NodeRoot:
-        with self._lock:
-            self._root = root
-            if self._refused:
-                root.remove()
-        return root
-
-    def refuse(self) -> None:
-        with self._lock:
-            self._refused = True
-            if self._root is not None:
-                self._root.remove()

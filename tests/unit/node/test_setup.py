@@ -106,6 +106,25 @@ def test_a_start_that_is_cancelled_meanwhile_leaves_no_directory(base: Path) -> 
         making = asyncio.ensure_future(one.make_directory(make_root=slow))
         await asyncio.sleep(0)
         making.cancel()
+        asyncio.get_running_loop().call_later(0.05, slow.go.set)
+        await asyncio.wait({making}, timeout=30)
+        assert making.cancelled()
+        # At once: the thread that makes it may not live on.
+        assert (slow.made.is_set(), os.listdir(base)) == (True, [])
+
+    run(scene)
+
+
+def test_a_start_that_is_cancelled_does_not_wait_long_for_a_file_system(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raycluster_cli.node.setup.ABANDONED_S", 0.01)
+
+    async def scene() -> None:
+        one, slow = setup(base), Slow()
+        making = asyncio.ensure_future(one.make_directory(make_root=slow))
+        await asyncio.sleep(0)
+        making.cancel()
         await asyncio.wait({making}, timeout=30)
         assert making.cancelled()
         await nothing_is_left(slow, base)

@@ -62,7 +62,7 @@ def test_one_that_has_ended_cannot_be_entered() -> None:
     with boxed() as shell:
         container = container_of(ProcessRef(1, shell.start_ticks))
     assert container is not None
-    assert not container.can_be_entered()
+    wait_until(lambda: not container.can_be_entered(), timeout_s=30, what="the end of the container")
 
 
 def test_no_container_and_no_such_process() -> None:
