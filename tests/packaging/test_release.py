@@ -101,7 +101,8 @@ def test_the_sdist_has_every_file_of_the_checkout(sdist: Path) -> None:
 
 
 def test_the_sdist_passes_its_unit_tests(sdist: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "3", "--dist", "loadgroup", "tests/unit"]
+    command += ["-p", "no:cacheprovider"]
     done = subprocess.run(
         command, cwd=sdist, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )

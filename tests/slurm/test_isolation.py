@@ -309,6 +309,7 @@ def test_a_killed_supervisor_leaves_nothing(slurm: Slurm, host: str) -> None:
     slurm.assert_nothing_left()
 
 
+@pytest.mark.chaos
 def test_all_of_raycluster_killed_at_once_is_cleared_by_the_next_start(slurm: Slurm) -> None:
     """Keepers and supervisors on every node: Slurm ends the processes, the next start removes the rest.
 
