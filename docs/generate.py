@@ -29,7 +29,7 @@ PACKAGES = {
     "cli": "the commands: options in, exit code out",
     "api": "clusters from Python: SlurmCluster, LocalCluster",
     "ops": "what works from outside: status, why, logs, attach, stop, doctor, submit",
-    "library": "the functions for Python programs that are a rank of a job",
+    "functions": "the functions for Python programs that are a rank of a job",
     "supervisor": "the run of a head or worker: keeper, guards, driver",
     "service": "the watch over a server (--service): health, idleness",
     "node": "one Ray node on this machine: directory, grants, resources",

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from .api.async_cluster import AsyncSlurmCluster
     from .api.local_cluster import LocalCluster
     from .api.slurm_cluster import SlurmCluster, service_url
-    from .library.ray_cluster import (
+    from .functions.ray_cluster import (
         calculate_object_store_memory,
         cleanup_ray,
         init_ray_master,
@@ -84,7 +84,7 @@ def __getattr__(name: str) -> Any:
 
         if hasattr(errors, name):
             return getattr(errors, name)
-        from .library import ray_cluster
+        from .functions import ray_cluster
 
         return getattr(ray_cluster, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("model", "config", "system", "slurm", "policy", "state", "rayproc"),
         *("node", "service", "autoscale"),
     ),
-    "library": ("model", "config", "system", "slurm", "policy", "state", "rayproc", "node", "supervisor"),
+    "functions": ("model", "config", "system", "slurm", "policy", "state", "rayproc", "node", "supervisor"),
     "autoscale": ("model", "system", "slurm", "policy", "state", "rayproc"),
     "ops": ("model", "config", "system", "slurm", "policy", "state", "rayproc", "node"),
     "api": ("model", "system", "slurm", "policy", "state", "rayproc", "supervisor", "ops"),
