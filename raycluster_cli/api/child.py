@@ -25,6 +25,9 @@ POLL_S = 0.2
 INTERRUPT_S = 10.0
 TERM_S = 10.0
 
+#: How long a command that prints and ends may take; its own waits for Slurm are shorter.
+OUTPUT_S = 180.0
+
 #: How long the rest of its output is waited for after its end: a process that it left may hold the pipe.
 REST_S = 10.0
 
@@ -53,11 +56,19 @@ def run_streamed(argv: Sequence[str], env: Mapping[str, str], *, cancelled: thre
     return shell_code(child.returncode)
 
 
-def output_of(argv: Sequence[str], env: Mapping[str, str]) -> str:
-    """What a command of raycluster prints.  Raises RayclusterError with its message when it fails."""
+def output_of(argv: Sequence[str], env: Mapping[str, str], *, timeout_s: float = OUTPUT_S) -> str:
+    """What a command of raycluster prints.
+
+    Raises RayclusterError with its message when it fails, and when it does not end within ``timeout_s``.
+    """
     child = _start(argv, env)
     try:
-        out, err = child.communicate()
+        out, err = child.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired as error:
+        raise RayclusterError(
+            f"{argv[0]} did not end within {timeout_s:g} s.",
+            "A file system or Slurm may not respond; try again.",
+        ) from error
     finally:
         _end(child)
     if child.returncode != 0:

@@ -90,3 +90,11 @@ def test_the_message_of_a_command_that_fails_is_the_error() -> None:
         output_of(python(code), ENV)
     with pytest.raises(RayclusterError, match="/no/such cannot be started: No such file"):
         output_of(["/no/such"], ENV)
+
+
+def test_a_command_that_does_not_answer_is_ended(tmp_path: Path) -> None:
+    code = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    with pytest.raises(RayclusterError, match=r"did not end within 3 s"):
+        output_of(python(code), ENV, timeout_s=3)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
