@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -14,6 +15,7 @@ import pytest
 
 from raycluster_cli.system.port_map import PortMap
 from raycluster_cli.system.ports import PortClaim, claim_ports
+from tests.waiting import wait_until
 
 LOW, HIGH = 11264, 15360
 """Four blocks of 1,024 ports: not those of Ray's defaults that others on this machine may use."""
@@ -74,7 +76,18 @@ def listen() -> Iterator[Callable[..., socket.socket]]:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(listening))
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(v6only))
-        sock.bind((address, port))
+
+        def bound() -> bool:
+            """A listener of an earlier test may be held by a child that was forked meanwhile."""
+            try:
+                sock.bind((address, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                return False
+            return True
+
+        wait_until(bound, timeout_s=30, what=f"the free port {port}")
         if listening:
             sock.listen()
         return sock
