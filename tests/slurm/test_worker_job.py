@@ -12,6 +12,7 @@ from tests.bed.bed import REPOSITORY
 from tests.slurm.batches import head_is_up, read, record
 from tests.slurm.cluster import SLACK_S
 from tests.slurm.jobs import Job, JobEnd, Slurm
+from tests.waiting import wait_until
 
 GROWS = str(REPOSITORY / "tests/slurm/drivers/grows.py")
 
@@ -183,10 +184,10 @@ def kill_supervisor_and_keeper(slurm: Slurm, cluster: Job) -> None:
 
 def submitted(slurm: Slurm, cluster: Job, *jobs: Job) -> None:
     """Write into the record what the head's autoscaler writes when it has submitted worker jobs."""
+    path = record(slurm.bed, cluster) / "worker-jobs.json"
+    wait_until(path.exists, timeout_s=60, what="the autoscaler's first report")  # It replaces what is there.
     lines = [{"job_id": job.id, "group": "worker", "state": "pending", "since": 1.0} for job in jobs]
-    (record(slurm.bed, cluster) / "worker-jobs.json").write_text(
-        json.dumps({"schema": 2, "when": 1.0, "jobs": lines, "groups": []})
-    )
+    path.write_text(json.dumps({"schema": 2, "when": 1.0, "jobs": lines, "groups": []}))
 
 
 @pytest.mark.parametrize(

@@ -24,15 +24,22 @@ def where() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
+def answers(node: dict[str, Any]) -> bool:
+    """A task runs on this node; False when the node has left meanwhile."""
+    place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    try:
+        return bool(ray.get(where.options(scheduling_strategy=place).remote(), timeout=60) == node["NodeID"])
+    except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
+        return False
+
+
 ray.init(address="auto", log_to_driver=False)
 deadline = time.monotonic() + 100
-while len(nodes := alive()) < WANTED:
+while len(nodes := alive()) < WANTED or not all(map(answers, nodes)):
     if time.monotonic() > deadline:
         sys.exit(f"{len(nodes)} of {WANTED} nodes")
     time.sleep(0.1)
 for node in nodes:
-    place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    assert ray.get(where.options(scheduling_strategy=place).remote(), timeout=60) == node["NodeID"]
     labels = {
         key: text for key, text in node["Labels"].items() if key.startswith(("slurm/", "ray.io/node-g"))
     }
