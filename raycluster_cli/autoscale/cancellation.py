@@ -20,6 +20,7 @@ from ..model.wording import describe_code
 from ..model.worker_job import WorkerJob, WorkerJobsReport, WorkerJobState
 from ..slurm.answer import Run, answer_of
 from ..slurm.queue import ENDED
+from ..slurm.sbatch import is_marked, mark_of
 from ..state.worker_jobs import WorkerJobFiles
 
 #: How long squeue and scancel may take each: a job that ends has not much more time.
@@ -29,7 +30,7 @@ ANSWER_S = 8.0
 AT_ONCE = 500
 
 #: The variables that these commands need.
-NEEDED = ("PATH", "HOME", "LD_LIBRARY_PATH", "SLURM_CONF", "SLURM_CLUSTERS")
+NEEDED = ("PATH", "HOME", "LD_LIBRARY_PATH", "SLURM_CONF")
 
 #: Why a job that is cancelled here ended.
 REASON = "the cluster ended"
@@ -56,20 +57,20 @@ def parse_queued(text: str) -> list[QueuedJob]:
 def to_cancel(
     known: Collection[WorkerJob],
     queue: Collection[QueuedJob] | None,
-    comment: str,
+    mark: str,
     leaving: Collection[str] = (),
 ) -> list[str]:
     """The ids of the jobs to cancel.
 
-    ``queue`` is what Slurm has; None: it does not say, and the record counts.  Jobs with our ``comment`` that
-    the record does not have were submitted while the head was ended.  ``leaving``: jobs whose workers have
-    left the cluster and end by themselves, with exit code 0.
+    ``queue`` is what Slurm has; None: it does not say, and the record counts.  Jobs with our ``mark`` that
+    the record does not have were submitted while the head was ended, or no answer of sbatch has named them.
+    ``leaving``: jobs whose workers have left the cluster and end by themselves, with exit code 0.
     """
     ids = dict.fromkeys(job.job_id for job in known if not job.is_over)
     leaving = frozenset(leaving)
     if queue is None:
         return [job_id for job_id in ids if job_id not in leaving]
-    ours = [one for one in queue if one.id in ids or one.comment == comment]
+    ours = [one for one in queue if one.id in ids or is_marked(one.comment, mark)]
     over = (*ENDED, "COMPLETING")
     return [one.id for one in ours if one.state not in over and one.id not in leaving]
 
@@ -115,7 +116,7 @@ def cancel_worker_jobs(
     plain = needed(env)
     done = answer_of(squeue(), plain, timeout_s=ANSWER_S, run=run)
     queue = parse_queued(done.stdout) if done is not None and done.returncode == 0 else None
-    ids = to_cancel(report.jobs, queue, comment_of(record))
+    ids = to_cancel(report.jobs, queue, mark_of(record.name))
     problems: list[RayclusterError] = []
     for command in batches(ids):  # all of them: a busy controller may answer the next one
         done = answer_of(command, plain, timeout_s=ANSWER_S, run=run)
@@ -134,11 +135,6 @@ def cancel_worker_jobs(
 def squeue() -> list[str]:
     """The command that shows this user's jobs, each task of an array on a line."""
     return ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%k"]
-
-
-def comment_of(record: Path) -> str:
-    """The --comment of a cluster's worker jobs (slurm.sbatch.HeadJob.comment)."""
-    return f"raycluster:{record.name}"
 
 
 def needed(env: Mapping[str, str]) -> dict[str, str]:

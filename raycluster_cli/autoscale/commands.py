@@ -17,6 +17,7 @@ from ..model.worker_job import LaunchRequest
 from ..rayproc.client import PRIVATE
 from ..slurm.answer import Run
 from ..slurm.queue import outside_job
+from ..slurm.sbatch_variables import DROPPED
 from ..state.worker_jobs import WorkerJobFiles
 from ..system.programs import find_program
 
@@ -35,7 +36,6 @@ _OF_A_CLUSTER = (
     *("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_JOB_ID"),
     *("RAY_NAMESPACE", "RAY_NODE_TYPE_NAME", "RAY_CLOUD_INSTANCE_ID", "ip_head"),
     *("RAY_USE_TLS", "RAY_TLS_CA_CERT", "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY"),
-    *("SBATCH_ARRAY_INX", "SBATCH_DEPENDENCY", "SBATCH_HOLD", "SBATCH_TEST_ONLY", "SBATCH_WAIT"),
 )
 
 _NODE_TMPDIR = re.compile(r"/rc-\d+-[0-9a-f]{8}(/|\Z)")
@@ -62,10 +62,10 @@ class SlowCommandError(RayclusterError):
 def job_environment(env: Mapping[str, str]) -> dict[str, str]:
     """The environment of worker jobs: that of the head's job, without what is the job's or the cluster's own.
 
-    >>> job_environment({"PATH": "/bin", "SLURM_JOB_ID": "7", "RAY_ADDRESS": "n1:6379", "TMPDIR": "/scratch"})
-    {'PATH': '/bin', 'TMPDIR': '/scratch'}
+    >>> job_environment({"PATH": "/bin", "SLURM_JOB_ID": "7", "RAY_ADDRESS": "n1:6379", "SBATCH_GPUS": "8"})
+    {'PATH': '/bin'}
     """
-    dropped = {*PRIVATE, *_OF_A_CLUSTER}
+    dropped = {*PRIVATE, *_OF_A_CLUSTER, *DROPPED}
     if _NODE_TMPDIR.search(env.get("TMPDIR", "")):
         dropped.add("TMPDIR")
     return {name: value for name, value in outside_job(env).items() if name not in dropped}

@@ -23,6 +23,21 @@ class LaunchRefusedError(RayclusterError):
     """
 
 
+def may_be_in_queue(done: Answer, number: int) -> bool:
+    """Whether Slurm may have taken jobs that this answer of sbatch does not name.
+
+    A refusal that Slurm has given is one.  What else failed may have failed after the jobs were taken: the
+    connection, sbatch itself (killed, out of memory), or a plugin that prints behind the job's id.
+
+    >>> refusal, killed = Answer(1, "", "sbatch: error: Invalid account"), Answer(-9, "", "")
+    >>> may_be_in_queue(refusal, 1), may_be_in_queue(killed, 1)
+    (False, True)
+    """
+    if done.code == 0:
+        return not job_ids(done.stdout, number)
+    return done.code not in (1, 127) or not done.stderr.strip() or refusal_of(done.stderr) is Refusal.LATER
+
+
 class Submission:
     """The way of a group's jobs into the queue."""
 
@@ -113,7 +128,7 @@ class Submission:
         except SlowCommandError as error:
             self.unanswered = self._clock()
             raise self._not_now(group.name, str(error)) from error
-        if done.code != 0 and "timed out" in done.stderr:
+        if may_be_in_queue(done, number):
             self.unanswered = self._clock()
         return done
 

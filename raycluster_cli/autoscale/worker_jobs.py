@@ -14,7 +14,7 @@ from ..model.worker_group import WorkerGroup
 from ..model.worker_job import GroupState, WorkerJob, WorkerJobState, job_of
 from ..slurm.answer import Run
 from ..slurm.pending import Wait, advice_for, wait_of
-from ..slurm.sbatch import MAX_ARRAY, HeadJob
+from ..slurm.sbatch import MAX_ARRAY, HeadJob, is_marked
 from ..slurm.worker_queue import QueueLine, parse_queue, squeue_arguments
 from ..state.worker_jobs import WorkerJobFiles
 from .commands import Commands
@@ -80,8 +80,8 @@ class WorkerJobs:
         self._asked = 0.0
         self._changed = clock()
         self._squeue_failed = False
-        if self._ledger.go_on():  # an sbatch may have been under way
-            self._submission.unanswered = 0.0
+        if self._ledger.go_on():  # an sbatch may have been under way, and be still
+            self._submission.unanswered = clock()
             files.forget_requests()
 
     def launch(self, group: WorkerGroup, count: int) -> list[str]:
@@ -242,7 +242,9 @@ class WorkerJobs:
         return [
             job_id
             for job_id, line in queue.items()
-            if line.comment == self._head.comment and not line.is_ended and job_id not in self._ledger.jobs
+            if is_marked(line.comment, self._head.mark)
+            and not line.is_ended
+            and job_id not in self._ledger.jobs
         ]
 
     # ------------------------------------------------------------------ groups

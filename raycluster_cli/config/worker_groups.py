@@ -26,6 +26,7 @@ REFUSED = {
         "A worker has one task on each node: use --cpus-per-task and --gpus-per-node.",
     ),
     "gpus": "Use --gpus-per-node.",
+    "clusters": "Worker jobs run in the Slurm cluster of the head's job.",
     **dict.fromkeys(
         (
             "wrap",
@@ -126,7 +127,11 @@ def _sbatch(value: object, where: str) -> tuple[str, ...]:
 def worker_options(text: str) -> tuple[str, ...]:
     """The options of --worker-sbatch, which may name an output of their own.  Raises UsageError."""
     hint = "Each worker job of --max-nodes has one node and one task; --config has groups of other kinds."
-    return _allowed(option_pairs(split_words(text)), "--worker-sbatch", dict.fromkeys(_UNCOUNTED, hint))
+    return _allowed(
+        option_pairs(split_words(text)),
+        "--worker-sbatch",
+        {**dict.fromkeys(_UNCOUNTED, hint), "clusters": REFUSED["clusters"]},
+    )
 
 
 def _allowed(pairs: Sequence[Pair], where: str, refused: Mapping[str, str]) -> tuple[str, ...]:

@@ -38,13 +38,27 @@ class HeadJob(Value):
     """Options of `raycluster worker` for all worker jobs: settings of the head that hold for all nodes."""
 
     @property
-    def comment(self) -> str:
-        """The --comment of all its worker jobs, by which squeue tells them from other jobs.
+    def mark(self) -> str:
+        """By which squeue tells its worker jobs from other jobs."""
+        return mark_of(self.key)
 
-        >>> HeadJob("4711.r1", "train", Path("/r"), "/", ("raycluster",)).comment
-        'raycluster:4711.r1'
-        """
-        return f"raycluster:{self.key}"
+
+def mark_of(key: str) -> str:
+    """The first word of the --comment of all worker jobs of a cluster; ``key``: its record's directory.
+
+    >>> mark_of("4711.r1")
+    'raycluster:4711.r1'
+    """
+    return f"raycluster:{key}"
+
+
+def is_marked(comment: str, mark: str) -> bool:
+    """Whether a job with this comment, as squeue shows it, is one with the mark.
+
+    >>> is_marked("raycluster:4711 of project 7", "raycluster:4711"), is_marked("mine", "raycluster:4711")
+    (True, False)
+    """
+    return comment.partition(" ")[0] == mark
 
 
 def sbatch_arguments(
@@ -53,8 +67,9 @@ def sbatch_arguments(
     """The arguments of the sbatch that submits ``jobs`` jobs of a group: an array when there are several.
 
     Each job of one node runs the worker in its batch step; with several nodes srun starts one on each.
-    ``outputs`` is the directory of the output files.  The options of the group can replace name, output file,
-    comment and working directory; what follows them they cannot, since sbatch takes the last.
+    ``outputs`` is the directory of the output files.  The options of the group can replace name, output file
+    and working directory; what follows them they cannot, since sbatch takes the last.  A comment of theirs
+    stands behind the mark.
     """
     worker = [*head.raycluster, "worker", "--cluster", str(head.record), "--group", group.name]
     worker += [*head.options, *_options_of(group)]
@@ -63,12 +78,12 @@ def sbatch_arguments(
     return [
         "--parsable",
         f"--job-name={head.name}-{group.name}",
-        f"--comment={head.comment}",
         f"--chdir={head.directory}",
         f"--output={str(outputs).replace('%', '%%')}/{task}.out",
         *group.sbatch,
         *_exclusion(group.sbatch, excluded),
         *([f"--array=0-{jobs - 1}"] if jobs > 1 else []),
+        f"--comment={' '.join(filter(None, (head.mark, option_value(group.sbatch, '--comment'))))}",
         f"--nodes={group.nodes_per_job}",
         "--ntasks-per-node=1",
         "--no-requeue",

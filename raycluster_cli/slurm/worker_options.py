@@ -78,18 +78,28 @@ HEAD_ONLY = {
 INPUT_VARIABLES = {
     "SBATCH_ACCOUNT": "account",
     "SBATCH_CONSTRAINT": "constraint",
+    "SBATCH_CORE_SPEC": "core-spec",
+    "SBATCH_CPUS_PER_GPU": "cpus-per-gpu",
     "SBATCH_CPUS_PER_TASK": "cpus-per-task",
     "SBATCH_EXCLUSIVE": "exclusive",
+    "SBATCH_GPUS": "gpus",
     "SBATCH_GPUS_PER_NODE": "gpus-per-node",
+    "SBATCH_GPUS_PER_TASK": "gpus-per-task",
     "SBATCH_GRES": "gres",
+    "SBATCH_GRES_FLAGS": "gres-flags",
     "SBATCH_MEM_PER_CPU": "mem-per-cpu",
     "SBATCH_MEM_PER_GPU": "mem-per-gpu",
     "SBATCH_MEM_PER_NODE": "mem",
     "SBATCH_PARTITION": "partition",
     "SBATCH_QOS": "qos",
     "SBATCH_RESERVATION": "reservation",
+    "SBATCH_THREAD_SPEC": "thread-spec",
+    "SBATCH_THREADS_PER_CORE": "threads-per-core",
     "SBATCH_TIMELIMIT": "time",
 }
+
+#: Options of which sbatch takes one: an option that is given replaces the variable of another.
+_ONE_OF = (frozenset(("mem", "mem-per-cpu", "mem-per-gpu")), frozenset(("core-spec", "thread-spec")))
 
 
 def options_for_workers(words: Sequence[str], env: Mapping[str, str] | None = None) -> list[str]:
@@ -107,7 +117,8 @@ def options_for_workers(words: Sequence[str], env: Mapping[str, str] | None = No
         given.pop(name, None)  # of an option given twice the last one counts, where it stands
         given[name] = value
     for variable, name in INPUT_VARIABLES.items():
-        if (value := (env or {}).get(variable)) and name not in given:
+        others = next((names for names in _ONE_OF if name in names), frozenset((name,)))
+        if (value := (env or {}).get(variable)) and others.isdisjoint(given):
             given[name] = None if name == "exclusive" and value in ("exclusive", "1") else value
     nodes, tasks = _nodes(given), _tasks_per_node(given)
     kept: list[Pair] = [

@@ -7,8 +7,8 @@ from collections.abc import Collection
 from ..model.value import Value
 from .queue import ENDED, WAITING, parse_time
 
-#: Id as shown to users (100_3), state, start, nodes, comment, reason.  Reasons have spaces and commas.
-_FORMAT = "%i|%T|%S|%N|%k|%r"
+#: Id as shown to users (100_3), state, start, nodes, reason, and last the comment, which may contain '|'.
+_FORMAT = "%i|%T|%S|%N|%r|%k"
 
 
 class QueueLine(Value):
@@ -21,8 +21,8 @@ class QueueLine(Value):
     """When it started, or when Slurm expects to start it, in Unix seconds."""
     nodes: str = ""
     """As a hostlist."""
-    comment: str = ""
     reason: str = ""
+    comment: str = ""
 
     @property
     def is_ended(self) -> bool:
@@ -52,12 +52,12 @@ def squeue_arguments(uid: int, job_ids: Collection[str] = ()) -> list[str]:
 def parse_queue(text: str) -> dict[str, QueueLine]:
     """The jobs by id.
 
-    >>> parse_queue("4711_3|RUNNING|1700000000|n[1-2]|raycluster:7|None")["4711_3"].nodes
+    >>> parse_queue("4711_3|RUNNING|1700000000|n[1-2]|None|raycluster:7")["4711_3"].nodes
     'n[1-2]'
     """
     lines = (line.split("|", 5) for line in text.splitlines())
     found = (tuple(part.strip() for part in parts) for parts in lines if len(parts) == 6)
     return {
-        job: QueueLine(job, state, parse_time(start), nodes, comment, "" if reason == "None" else reason)
-        for job, state, start, nodes, comment, reason in found
+        job: QueueLine(job, state, parse_time(start), nodes, "" if reason == "None" else reason, comment)
+        for job, state, start, nodes, reason, comment in found
     }

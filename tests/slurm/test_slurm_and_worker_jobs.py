@@ -5,6 +5,7 @@ The workers are a shell script and the GCS is a dictionary: what is tested is sb
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ import pytest
 from raycluster_cli.autoscale.worker_jobs import HeadJob, LaunchRefusedError, RayNode, WorkerJobs
 from raycluster_cli.model.worker_group import WorkerGroup
 from raycluster_cli.ops.launch_server import serve_once
+from raycluster_cli.slurm.sbatch_variables import DROPPED, KEPT
 from raycluster_cli.state.record import Record
 from raycluster_cli.state.worker_jobs import WorkerJobFiles
 from tests.bed.spec import LOGIN
@@ -57,9 +59,9 @@ class Workers:
         self.jobs = self.on("n1")
         self._partitions: list[str] = []
 
-    def on(self, host: str, path: str = "/usr/bin") -> WorkerJobs:
+    def on(self, host: str, path: str = "/usr/bin", env: dict[str, str] | None = None) -> WorkerJobs:
         return WorkerJobs(
-            *(self.head, self.files, {"PATH": path}),
+            *(self.head, self.files, env or {"PATH": path}),
             report=self.said.append,
             run=self.runner(host),
             clock=lambda: time.time() + self.later_s,
@@ -180,6 +182,56 @@ def test_a_job_of_two_nodes(workers: Workers) -> None:
     assert len(report.jobs[0].node_ids) == 2
     workers.jobs.cancel(instances[1:], "no longer needed")
     assert workers.lost(job_id) == "no longer needed"
+
+
+# -- what is found again at the end ---------------------------------------------------------------------
+
+
+@chaos
+def test_a_job_with_a_comment_of_its_own_whose_answer_was_lost(workers: Workers) -> None:
+    """sbatch has submitted the job, and nothing has named it: it is found by the queue alone."""
+    taken = workers.jobs._commands._run
+
+    def lost(command: Sequence[str], **more: Any) -> Any:
+        done = taken(command, **more)
+        if Path(command[0]).name == "sbatch":
+            raise subprocess.TimeoutExpired(command[0], 60.0)
+        return done
+
+    workers.jobs._commands._run = lost
+    with pytest.raises(LaunchRefusedError, match="did not answer"):
+        workers.jobs.launch(workers.group("--begin=now+1hour", "--comment=of project|7"), 1)
+    shown = workers.slurm.bed.run(LOGIN, ["squeue", "-h", "-o", "%i %k"], check=True).stdout.split(None, 1)
+    assert shown[1].strip() == f"raycluster:{workers.record.key} of project|7"
+
+    def is_cancelled() -> bool:
+        workers.jobs.poll({})
+        workers.later_s += 1.0
+        return workers.state_of(shown[0]) == "CANCELLED"
+
+    wait_until(is_cancelled, timeout_s=60, what="the lost job cancelled")
+
+
+@chaos
+def test_sbatch_variables_of_the_head_do_not_reach_worker_jobs(workers: Workers) -> None:
+    of_the_head = (
+        *("SLURM_JOB_ID=1", "SLURM_CLUSTERS=elsewhere", "SBATCH_CLUSTERS=elsewhere", "SBATCH_WAIT=1"),
+        *("SBATCH_SIGNAL=B:USR1@60", "SBATCH_ARRAY_INX=1-3", "SBATCH_REQUEUE=1", "SBATCH_GPUS=64"),
+        *("SBATCH_ERROR=/nowhere/err", "SBATCH_TRES_PER_TASK=cpu=64", "SBATCH_CPUS_PER_TASK=64"),
+    )
+    env = {"PATH": "/usr/bin", **dict(one.split("=", 1) for one in of_the_head)}
+    (instance,) = workers.on("n1", env=env).launch(workers.group("--begin=now+1hour"), 1)
+    job = workers.slurm.bed.run(LOGIN, ["scontrol", "show", "job", instance], check=True).stdout
+    assert "Requeue=0" in job
+    assert "NumCPUs=1 " in job
+    assert "/nowhere" not in job
+
+
+@chaos
+def test_each_variable_that_this_sbatch_knows_is_decided() -> None:
+    names = set(re.findall(rb"SBATCH_[A-Z0-9_]+(?=\x00)", Path("/usr/bin/sbatch").read_bytes()))
+    assert names
+    assert not {name.decode() for name in names} - KEPT - DROPPED.keys()
 
 
 # -- pending -----------------------------------------------------------------------------------------

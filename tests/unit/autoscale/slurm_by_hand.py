@@ -16,7 +16,7 @@ class FakeSlurm:
         self.calls: list[list[str]] = []
         self.envs: list[dict[str, str]] = []
         self.jobs: dict[str, dict[str, str]] = {}
-        """By id as shown: state, start, nodes, comment, reason."""
+        """By id as shown: state, start, nodes, reason, comment."""
         self.refuses: list[tuple[int, str, str]] = []
         """Answers of the next calls of sbatch: code, stdout, stderr."""
         self.scancel_fails = ""
@@ -56,8 +56,8 @@ class FakeSlurm:
                 "state": "PENDING",
                 "start": "N/A",
                 "nodes": "",
-                "comment": values["--comment"],
                 "reason": "Priority",
+                "comment": values["--comment"],
             }
         return job
 

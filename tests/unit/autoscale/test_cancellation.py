@@ -31,6 +31,8 @@ def job(job_id: str, state: str = "pending") -> WorkerJob:
         ("over, and its id is another's", [job("1", "ended")], [QueuedJob("1", "RUNNING")], [], []),
         ("not in the record", [], [QueuedJob("2_1", "PENDING", OURS)], [], ["2_1"]),
         ("another cluster's", [], [QueuedJob("2", "PENDING", THEIRS), QueuedJob("3", "RUNNING")], [], []),
+        ("not in the record, with a comment", [], [QueuedJob("2", "PENDING", f"{OURS} mine")], [], ["2"]),
+        ("a mark that begins alike", [], [QueuedJob("2", "PENDING", f"{OURS}1")], [], []),
         ("its comment is the group's own", [job("1")], [QueuedJob("1", "PENDING", "mine")], [], ["1"]),
         ("Slurm does not say", [job("1"), job("2", "ready"), job("3", "ended"), job("")], None, ["2"], ["1"]),
     ],

@@ -64,6 +64,10 @@ def test_the_environment_of_the_jobs() -> None:
         "RAYCLUSTER_STATE_DIR": "/shared",
         "SBATCH_ACCOUNT": "phys",
         "SBATCH_WAIT": "1",
+        "SBATCH_GPUS": "8",
+        "SBATCH_SIGNAL": "USR1@60",
+        "SBATCH_OF_A_PLUGIN": "x",
+        "SLURM_CLUSTERS": "tux,other",
         "TMPDIR": "/tmp/rc-1000-0a1b2c3d/t",
     }
     assert job_environment(env) == {
@@ -72,6 +76,7 @@ def test_the_environment_of_the_jobs() -> None:
         "SLURM_CONF": "/etc/slurm.conf",
         "RAYCLUSTER_STATE_DIR": "/shared",
         "SBATCH_ACCOUNT": "phys",
+        "SBATCH_OF_A_PLUGIN": "x",
     }
 
 

@@ -29,7 +29,7 @@ BUSY = RayNode("ab")
 
 
 def line(state: str, reason: str = "", *, start: float | None = None, nodes: str = "n1") -> QueueLine:
-    return QueueLine("7", state, start, "" if state == "PENDING" else nodes, "raycluster:1", reason)
+    return QueueLine("7", state, start, "" if state == "PENDING" else nodes, reason, "raycluster:1")
 
 
 def step(job: WorkerJob, said: QueueLine | None, *nodes: RayNode, now: float = NOW) -> str:

@@ -184,6 +184,39 @@ def test_a_job_that_sbatch_did_not_name_is_found_and_cancelled(cluster: Cluster)
     assert cluster.slurm.count("squeue") == before
 
 
+@pytest.mark.parametrize(
+    ("answer", "is_lost"),
+    [
+        ((1, "", f"{FAILED}Unexpected message received"), True),
+        ((1, "", f"{FAILED}Zero Bytes were transmitted or received"), True),
+        ((1, "", ""), True),
+        ((-9, "", ""), True),  # killed
+        ((0, "Submitted. Have a nice day.\n", ""), True),
+        ((124, "", "sbatch: timed out after 60 s"), True),
+        ((1, "", f"{FAILED}Invalid account or account/partition combination specified"), False),
+        ((127, "", "sbatch cannot be run on login"), False),
+    ],
+)  # fmt: skip
+def test_an_answer_after_which_a_job_may_be_in_the_queue(
+    cluster: Cluster, answer: tuple[int, str, str], is_lost: bool
+) -> None:
+    cluster.slurm.refuses = [answer]
+    with pytest.raises(LaunchRefusedError):
+        cluster.jobs.launch(GPU, 1)
+    there = cluster.slurm.submit({"--comment": "raycluster:4700 mine"})
+    cluster.run_for(10)
+    assert (["scancel", there] in cluster.slurm.calls) == is_lost
+
+
+def test_an_sbatch_that_outlives_its_autoscaler_is_looked_for_again(cluster: Cluster) -> None:
+    cluster.jobs.launch(GPU, 1)
+    cluster.jobs = cluster.started()
+    cluster.run_for(20)
+    lost = cluster.slurm.submit({"--comment": "raycluster:4700"})
+    cluster.run_for(10)
+    assert cluster.slurm.jobs[lost]["state"] == "CANCELLED"
+
+
 def test_a_job_that_is_being_submitted_is_not_a_lost_one(cluster: Cluster) -> None:
     cluster.slurm.hangs = {"sbatch"}
     with pytest.raises(LaunchRefusedError):

@@ -10,6 +10,7 @@ import pytest
 from raycluster_cli.model.worker_group import WorkerGroup
 from raycluster_cli.slurm.sbatch import (
     HeadJob,
+    is_marked,
     job_ids,
     option_value,
     sbatch_arguments,
@@ -19,12 +20,13 @@ HEAD = HeadJob(
     "4700", "train", Path("/home/ada/.raycluster/tux/4700"), "/home/ada/work", ("/venv/raycluster",)
 )
 OUTPUTS = Path("/home/ada/.raycluster/tux/4700/jobs")
+OUTPUT = "--output=/home/ada/.raycluster/tux/4700/jobs/%j.out"
 BEFORE = [
     "--parsable",
     "--job-name=train-gpu",
-    "--comment=raycluster:4700",
     "--chdir=/home/ada/work",
 ]
+MARK = "--comment=raycluster:4700"
 AFTER = ["--ntasks-per-node=1", "--no-requeue", "--export=ALL", "--wrap"]
 WORKER = "/venv/raycluster worker --cluster /home/ada/.raycluster/tux/4700 --group gpu"
 
@@ -35,7 +37,7 @@ def test_one_job_of_one_node_runs_the_worker_in_its_batch_step() -> None:
         *BEFORE,
         "--output=/home/ada/.raycluster/tux/4700/jobs/%j.out",
         *("--partition=gpu", "-G", "4"),
-        "--nodes=1",
+        *(MARK, "--nodes=1"),
         *AFTER,
         f"exec {WORKER}",
     ]
@@ -48,7 +50,7 @@ def test_several_jobs_are_one_array_and_avoid_hosts() -> None:
         "--output=/home/ada/.raycluster/tux/4700/jobs/%A_%a.out",
         "--exclude=n2,n7",
         "--array=0-2",
-        "--nodes=1",
+        *(MARK, "--nodes=1"),
         *AFTER,
         f"exec {WORKER}",
     ]
@@ -72,11 +74,29 @@ def test_in_a_job_of_several_nodes_srun_starts_the_workers() -> None:
         *BEFORE,
         "--output=/home/ada/.raycluster/tux/4700/jobs/%j.out",
         *("-x", "n[1-2]", "--exclude=n[1-2],n7"),
-        "--nodes=2",
+        *(MARK, "--nodes=2"),
         *AFTER,
         "exec srun --ntasks-per-node=1 --export=ALL --cpu-bind=none --mem=0 --kill-on-bad-exit=0 --wait=60 "
         + WORKER,
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "comment"),
+    [
+        ((), "raycluster:4700"),
+        (("--comment=project 7",), "raycluster:4700 project 7"),
+        (("--comment", "raycluster:4600"), "raycluster:4700 raycluster:4600"),
+        (("--comment=",), "raycluster:4700"),
+    ],
+)
+def test_a_comment_of_the_group_stands_behind_the_mark(given: tuple[str, ...], comment: str) -> None:
+    arguments = sbatch_arguments(HEAD, WorkerGroup("gpu", 8, sbatch=given), 1, outputs=OUTPUTS)
+    assert [word for word in arguments if word.startswith("--comment=")][-1] == f"--comment={comment}"
+    assert arguments.index(f"--comment={comment}") >= arguments.index(OUTPUT) + len(given)
+    assert is_marked(comment, HEAD.mark)
+    assert not is_marked(comment, "raycluster:4600")
+    assert not is_marked(comment, "raycluster:470")
 
 
 def test_a_path_with_blanks_and_percent_signs() -> None:

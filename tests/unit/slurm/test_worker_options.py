@@ -41,6 +41,20 @@ def test_variables_of_sbatch_stand_for_options() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "env", "kept"),
+    [
+        ("-N 2", {"SBATCH_GPUS": "8"}, "--gpus-per-node=4"),
+        ("-N 2 --ntasks-per-node=2", {"SBATCH_GPUS_PER_TASK": "1"}, "--cpus-per-task=2 --gpus-per-node=2"),
+        ("--gpus-per-node=4", {"SBATCH_GPUS": "8"}, "--gpus-per-node=4"),
+        ("--mem-per-cpu=2G", {"SBATCH_MEM_PER_NODE": "64G"}, "--mem-per-cpu=2G"),
+        ("", {"SBATCH_MEM_PER_GPU": "8G"}, "--mem-per-gpu=8G"),
+    ],
+)
+def test_variables_for_amounts(given: str, env: dict[str, str], kept: str) -> None:
+    assert options_for_workers(shlex.split(given), env) == shlex.split(kept)
+
+
+@pytest.mark.parametrize(
     ("env", "found"),
     [
         ({}, []),

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from raycluster_cli.autoscale.cancellation import comment_of
 from raycluster_cli.model.settings import Settings
-from raycluster_cli.slurm.sbatch import HeadJob
+from raycluster_cli.slurm.sbatch import HeadJob, mark_of
 from raycluster_cli.state.record import Record
 from raycluster_cli.supervisor.autoscaler import Autoscaler
 
@@ -32,13 +31,11 @@ def head_job(record: Record) -> HeadJob:
 
 
 @pytest.mark.parametrize(("key", "name"), [("4711", ""), ("4711", "tune"), ("4711.r1", "tune")])
-def test_jobs_have_the_comment_by_which_they_are_found_at_the_end(
-    tmp_path: Path, key: str, name: str
-) -> None:
+def test_jobs_have_the_mark_by_which_they_are_found_at_the_end(tmp_path: Path, key: str, name: str) -> None:
     record = Record.create(tmp_path / "state", "tux", key, name)
-    assert head_job(record).comment == comment_of(record.path)
+    assert head_job(record).mark == mark_of(record.path.name)
 
 
 def test_two_clusters_of_one_job_do_not_take_each_others_jobs_for_their_own(tmp_path: Path) -> None:
     one, other = (Record.create(tmp_path / "state", "tux", "4711", name) for name in ("tune", "eval"))
-    assert head_job(one).comment != head_job(other).comment
+    assert head_job(one).mark != head_job(other).mark
