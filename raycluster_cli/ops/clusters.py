@@ -15,7 +15,7 @@ from ..slurm.queue import Job, query_jobs
 from ..state.catalogue import check_readable, list_records, owner_of, record_of
 from ..state.files import user
 from ..state.record import Record
-from .no_record import JobWithoutRecord
+from .no_record import JobWithoutRecord, phase_of_end
 from .reader import SILENT_S, hosts_of, read_cluster, waiting_message
 
 #: What to do about a job that runs and has no record.
@@ -31,7 +31,7 @@ def job_without_record(job: Job, now: float | None = None) -> ClusterStatus:
     if job.is_waiting:
         phase, message = ClusterPhase.PENDING, waiting_message(job, when)
     elif job.is_ended:
-        phase = ClusterPhase.ENDED if job.state == "COMPLETED" else ClusterPhase.FAILED
+        phase = phase_of_end(job.state)
         message = f"Slurm ended the job ({job.state.lower()}) before raycluster had started in it"
     else:
         phase = ClusterPhase.NO_RECORD

@@ -65,7 +65,7 @@ class JobWithoutRecord:
             return ClusterPhase.PENDING
         if not self.state.has_ended:
             return ClusterPhase.NO_RECORD
-        return ClusterPhase.ENDED if self.state.state == "COMPLETED" else ClusterPhase.FAILED
+        return phase_of_end(self.state.state)
 
     @property
     def verdict(self) -> str:
@@ -124,6 +124,16 @@ class JobWithoutRecord:
     @property
     def _code(self) -> tuple[str, str] | None:
         return _CODES.get((self.state.exit_code, self.state.signal)) if self.state is not None else None
+
+
+def phase_of_end(state: str) -> ClusterPhase:
+    """What `status` shows for a job that ended before raycluster had started, by Slurm's state of it.
+
+    >>> phase_of_end("CANCELLED").value, phase_of_end("TIMEOUT").value
+    ('stopped', 'failed')
+    """
+    kinds = {"COMPLETED": ClusterPhase.ENDED, "CANCELLED": ClusterPhase.STOPPED}
+    return kinds.get(state, ClusterPhase.FAILED)
 
 
 def has_record(state_dir: Path, job_id: str) -> bool:

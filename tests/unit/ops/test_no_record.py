@@ -11,8 +11,11 @@ from typer.testing import CliRunner
 
 from raycluster_cli.cli.app import app
 from raycluster_cli.model.errors import UsageError
+from raycluster_cli.ops.clusters import ended_without_record
+from raycluster_cli.ops.clusters import job_without_record as without_record
 from raycluster_cli.ops.follow import JobState, parse_job
 from raycluster_cli.ops.no_record import job_without_record, page
+from raycluster_cli.slurm.queue import Job
 from raycluster_cli.state.submitted import remember
 from tests.unit.growing import write_growing_record
 from tests.unit.records_by_hand import write_record
@@ -51,6 +54,25 @@ def test_why_by_what_slurm_says(tmp_path: Path, state: JobState, verdict: str, r
     assert found is not None
     assert verdict in found.verdict
     assert remedy in " ".join(found.remedies)
+
+
+@pytest.mark.parametrize(
+    ("state", "phase"),
+    [
+        ("CANCELLED", "stopped"),
+        ("COMPLETED", "ended"),
+        ("FAILED", "failed"),
+        ("TIMEOUT", "failed"),
+        ("PENDING", "pending"),
+        ("RUNNING", "no record"),
+    ],
+)
+def test_the_state_that_status_shows(tmp_path: Path, state: str, phase: str) -> None:
+    found = job_without_record("9", tmp_path, {}, ask=lambda job, env: JobState(state))
+    assert found is not None
+    assert ended_without_record(found).phase.value == phase
+    if state not in ("PENDING", "RUNNING"):
+        assert without_record(Job("9", "9", state)).phase.value == phase
 
 
 def test_a_worker_job_has_no_record_of_its_own(tmp_path: Path) -> None:
