@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any, get_type_hints
 
 from ..model.errors import UsageError
+from ..model.option_text import parse_flag
 from ..model.settings import Settings, option_words, settings_of, variable_name
 from ..ops.chosen_settings import Chosen, with_files
 from ..ops.job_profile import refuse_words
@@ -19,6 +21,13 @@ _TYPES: dict[Any, tuple[str, tuple[type, ...]]] = {
     str: ("a string", (str,)),
     float: ("a number", (int, float)),
 }
+
+
+# What sbatch(1) takes.
+_NODES = re.compile(r"0*[1-9]\d*[kKmM]?(-\d+[kKmM]?)?(:\d+)?(,\d+(-\d+)?(:\d+)?)*")
+_GPUS = re.compile(r"([^\s:,=]+:)?\d+(,([^\s:,=]+:)?\d+)*")
+_CPUS = re.compile(r"0*[1-9]\d*")
+_TIME = re.compile(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|unlimited|infinite", re.IGNORECASE)
 
 
 def settings_dictionary(settings: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -68,8 +77,9 @@ def settings_with_files(
     if profile and given.get("profile", profile) != profile:
         raise UsageError(f"the profile is {profile!r}, and {given['profile']!r} in settings.", "Give one.")
     chosen_profile = profile or given.get("profile", "") or env.get(variable_name("profile"), "")
-    named = {"profile": chosen_profile} if chosen_profile else {}
-    if env.get(variable_name("config_files"), "").lower() in ("0", "false", "no", "off", "f", "n"):
+    named: dict[str, Any] = {"profile": chosen_profile} if chosen_profile else {}
+    variable = variable_name("config_files")
+    if "config_files" not in given and env.get(variable) and not parse_flag(variable, env[variable]):
         named["config_files"] = False
     values = {**named, **given, **({"service": True} if service else {})}
     chosen = with_files(command, values, env)
@@ -107,6 +117,7 @@ def sbatch_line(
     """
     if isinstance(sbatch, str):
         raise UsageError(f"sbatch is {sbatch!r}; it must be a list of options, such as ['--mem=200G'].")
+    check_size(nodes, gpus_per_node, cpus_per_node, time)
     given: dict[str, object] = {
         "--nodes": nodes,
         "--time": time,
@@ -120,6 +131,31 @@ def sbatch_line(
         raise UsageError(f"sbatch has the word {stray[0]!r}, which is no option.")
     refuse_words(sbatch)
     return split_line([*words, *sbatch, "--", *driver], set(), set())
+
+
+def check_size(
+    nodes: object = None, gpus_per_node: object = None, cpus_per_node: object = None, time: object = ""
+) -> None:
+    """Raise UsageError for a size of the job that sbatch would not take.
+
+    >>> check_size(nodes="2-4", gpus_per_node="a100:4", time="1-12:00:00")
+    >>> check_size(nodes=-1)
+    Traceback (most recent call last):
+    raycluster_cli.model.errors.UsageError: nodes is -1; it must be a whole number, 1 or more, or text \
+such as '2-4'.
+    """
+    for name, value, least, text, example in (
+        ("nodes", nodes, 1, _NODES, ", or text such as '2-4'"),
+        ("gpus_per_node", gpus_per_node, 0, _GPUS, ", or text such as 'a100:4'"),
+        ("cpus_per_node", cpus_per_node, 1, _CPUS, ""),
+    ):
+        is_number = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        is_text = isinstance(value, str) and text.fullmatch(value)
+        if value is not None and not is_number and not is_text:
+            raise UsageError(f"{name} is {value!r}; it must be a whole number, {least} or more{example}.")
+    is_minutes = isinstance(time, int) and not isinstance(time, bool) and time > 0
+    if time not in (None, "") and not is_minutes and not (isinstance(time, str) and _TIME.fullmatch(time)):
+        raise UsageError(f"time is {time!r}; it must be a time of sbatch, such as '2:00:00' or '1-12'.")
 
 
 def check_command(command: Sequence[str], name: str) -> tuple[str, ...]:

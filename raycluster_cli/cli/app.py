@@ -23,7 +23,7 @@ from .._version import __version__
 from ..cli.errors import tell_errors
 from ..model.errors import ExitCode, UsageError
 from ..model.settings import Settings, option_name, settings_of, variable_name
-from ..ops.chosen_settings import state_dir_of_files, with_files
+from ..ops.chosen_settings import state_dir_of_files, with_files, with_variable
 from ..supervisor.launch import Launcher
 from . import (
     doctor as cli_doctor,
@@ -58,6 +58,7 @@ from . import (
 from . import (
     why as cli_why,
 )
+from .completion import complete_live_job, complete_profile
 from .files import CONFIGURATION, source_of
 from .help import Command
 from .suggestions import command_for
@@ -71,8 +72,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-#: What a number has to be, by its name in the words of Click or, since Typer 0.29, of pydantic.
-_NUMBERS = {"integer": "a whole number", "float": "a number", "number": "a number"}
+#: What a value has to be, by its name in the words of Click or, since Typer 0.29, of pydantic.
+_NEEDED = {
+    "integer": "a whole number",
+    "float": "a number",
+    "number": "a number",
+    "boolean": "true or false",
+}
+
+#: What the shell offers for the value of a setting.
+_COMPLETIONS: dict[str, Callable[..., Any]] = {"profile": complete_profile, "cluster": complete_live_job}
 
 #: Set by run_command_line: what this process was given at its start.
 _launcher: Launcher
@@ -111,11 +120,9 @@ def _call() -> None:
             hint = f"Did you mean {' or '.join(sorted(near))}? {hint}"
         parameter = getattr(error, "param", None)
         if found := _found(parameter, sys.argv[1:], _launcher.env):
-            number = re.search(r"valid (integer|float|number)\b", said)
+            kind = re.search(r"\ban? (?:valid )?(integer|float|number|boolean)\b", said)
             said = (
-                f"{found}; it must be {_NUMBERS[number[1]]}"
-                if number
-                else f"{found}: {said.rpartition(': ')[2]}"
+                f"{found}; it must be {_NEEDED[kind[1]]}" if kind else f"{found}: {said.rpartition(': ')[2]}"
             )
         raise UsageError(f"{said}.", hint) from error
     sys.exit(code if isinstance(code, int) else 0)
@@ -156,6 +163,7 @@ def _option(one: Field[Any], hint: Any) -> Any:
         show_default=one.default not in (None, "", False),
         show_envvar=False,
         metavar=metavar,
+        autocompletion=_COMPLETIONS.get(one.name),
     )
 
 
@@ -175,10 +183,14 @@ def _with_settings(command: str) -> Callable[[Callable[..., None]], Callable[...
         def run(context: typer.Context, **values: Any) -> None:
             said = {one.name: values.pop(one.name) for one in options}
             given = {k: v for k, v in said.items() if v is not None and source_of(context, k) != "default"}
-            chosen = with_files(command, given, os.environ)
-            context.meta[CONFIGURATION] = chosen.configuration
             more = {"context": context} if "context" in own else {}
-            function(settings=Settings(**chosen.values), **values, **more)
+            try:
+                chosen = with_files(command, given, os.environ)
+                context.meta[CONFIGURATION] = chosen.configuration
+                function(settings=Settings(**chosen.values), **values, **more)
+            except UsageError as error:
+                variables = [name for name in given if source_of(context, name) == "variable"]
+                raise with_variable(error, variables) from error.__cause__
 
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         parameters = [

@@ -59,6 +59,19 @@ def complete_node(ctx: Any, incomplete: str) -> Iterable[tuple[str, str]]:
         return []
 
 
+def complete_profile(ctx: Any, incomplete: str) -> list[tuple[str, str]]:
+    """(profile, the file that has it), of the configuration files and that of --config."""
+    try:
+        from ..config.profiles import profile_names
+        from ..state.location import configuration_files
+
+        extra = str(ctx.params.get("config") or "")
+        paths = [*configuration_files(os.environ), *([extra] if extra else [])]
+        return [(name, path) for name, path in profile_names(paths).items() if name.startswith(incomplete)]
+    except Exception:
+        return []
+
+
 def complete_component(incomplete: str) -> list[str]:
     return [name for name in ("driver", "raycluster", "raylet", "gcs") if name.startswith(incomplete)]
 

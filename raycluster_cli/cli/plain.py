@@ -13,11 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_type_hints
 
 from ..model.errors import RayclusterError
+from ..model.option_text import FLAGS
 from ..model.settings import STARTERS, Settings, option_name, settings_of, variable_name
 from ..model.value import Value
 from ..state.location import configuration_files
-
-_FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
 
 class Line(Value):
@@ -117,9 +116,9 @@ def _reader(hint: Any) -> Callable[[str], Any]:
 
 
 def _flag(text: str) -> bool:
-    if text.lower() not in _FLAGS:
+    if text.lower() not in FLAGS:
         raise _NotPlain
-    return _FLAGS[text.lower()]
+    return FLAGS[text.lower()]
 
 
 def _int(text: str) -> int:

@@ -77,6 +77,19 @@ def read_configuration(paths: Sequence[str], profile: str = "", extra: str = "")
     return merge(files, profile)
 
 
+def profile_names(paths: Sequence[str]) -> dict[str, str]:
+    """The profiles of these files, each with the first file that has it.  Skips what cannot be read."""
+    found: dict[str, str] = {}
+    for path in paths:
+        try:
+            tables = read_toml(Path(path).expanduser()).get(PROFILES)
+        except UsageError:
+            continue
+        for name in tables if isinstance(tables, dict) else ():
+            found.setdefault(name, path)
+    return found
+
+
 def merge(files: Sequence[tuple[str, Mapping[str, Any]]], profile: str = "") -> Configuration:
     """The tables of the files (path, content), the weakest first, as one.
 

@@ -25,6 +25,24 @@ def parse_size_bytes(option: str, text: str) -> int:
     return int(float(match.group(1)) * 1024**power)
 
 
+#: How true and false are written: the words that Click and pydantic know.
+FLAGS = {
+    **dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True),
+    **dict.fromkeys(("0", "false", "f", "no", "n", "off"), False),
+}
+
+
+def parse_flag(name: str, text: str) -> bool:
+    """Read true or false, in any of the ways in which it is written.  Raises UsageError.
+
+    >>> parse_flag("RAYCLUSTER_TLS", "Yes"), parse_flag("RAYCLUSTER_TLS", "0")
+    (True, False)
+    """
+    if text.strip().lower() not in FLAGS:
+        raise UsageError(f"{name} is {text!r}; it must be true or false.")
+    return FLAGS[text.strip().lower()]
+
+
 def parse_pairs(option: str, text: str) -> dict[str, str]:
     """Read ``key=value,key=value`` or a JSON object; all values as text.  Raises UsageError.
 

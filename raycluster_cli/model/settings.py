@@ -18,7 +18,7 @@ from typing import Any
 from .custom import check_labels, check_resources
 from .errors import UsageError
 from .loss_policy import WorkerLossPolicy
-from .option_text import parse_pairs
+from .option_text import parse_pairs, parse_size_bytes
 
 PREFIX = "RAYCLUSTER_"
 
@@ -140,9 +140,12 @@ class Settings:
     memory: str = setting(
         "",
         "Memory for tasks and actors, such as 4G (default: what Slurm granted, minus what Ray itself needs).",
+        unit="size",
     )
     object_store_memory: str = setting(
-        "", "Size of the object store (default: the least of 30 % of the memory, /dev/shm and 200 GB)."
+        "",
+        "Size of the object store (default: the least of 30 % of the memory, /dev/shm and 200 GB).",
+        unit="size",
     )
     resources: str = setting("", "Custom resources of this node, as name=2,other=1 or JSON.", metavar="R")
     labels: str = setting("", "Labels of this node, as key=value,key=value or JSON.", metavar="L")
@@ -342,6 +345,8 @@ class Settings:
             from .time_span import parse_span_s  # a start without such an option does not import it
 
             parse_span_s(option, value)
+        if meta.get("unit") == "size" and value:
+            parse_size_bytes(option, value)
         if isinstance(value, bool):
             return
         least = meta.get("least", 0)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..config.profiles import Configuration, read_configuration
 from ..model.errors import UsageError
-from ..model.settings import Settings, option_name, settings_of
+from ..model.settings import Settings, option_name, settings_of, variable_name
 from ..state.location import PROJECT_FILE, configuration_files
 from ..system.report import say
 
@@ -53,11 +53,9 @@ def state_dir_of_files(env: Mapping[str, str]) -> str:
 
     A file with an error is told of, but does not keep anybody from looking at a cluster or stopping it.
     """
-    paths = configuration_files(env)
-    if not paths:
-        return ""
     try:
-        found = read_configuration(paths).settings.get("state_dir")
+        paths = configuration_files(env)
+        found = read_configuration(paths).settings.get("state_dir") if paths else None
     except UsageError as error:
         say(f"warning: {error}")
         return ""
@@ -88,3 +86,18 @@ def with_source(error: UsageError, found: Configuration, given: Collection[str])
     ]
     sources = [*ours, *sbatchs]
     return UsageError(f"{sources[0]}: {error.message}", error.hint) if sources else error
+
+
+def with_variable(error: UsageError, variables: Collection[str]) -> UsageError:
+    """The error, with the variable in place of the option that it begins with.
+
+    ``variables``: the settings that have their values from variables.
+
+    >>> with_variable(UsageError("--num-cpus is -3; it must be 0 or more."), ["num_cpus"]).message
+    'RAYCLUSTER_NUM_CPUS is -3; it must be 0 or more.'
+    """
+    for name in variables:
+        option = option_name(name)
+        if error.message.startswith((f"{option} ", f"{option}:")):
+            return UsageError(variable_name(name) + error.message[len(option) :], error.hint)
+    return error

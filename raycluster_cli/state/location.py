@@ -32,8 +32,15 @@ def configuration_paths(env: Mapping[str, str]) -> list[str]:
 
 
 def configuration_files(env: Mapping[str, str]) -> list[str]:
-    """Those that are there: one look at each path."""
-    return [path for path in configuration_paths(env) if os.path.exists(path)]
+    """Those that are there: one look at each path.  Raises UsageError where the variable names none."""
+    found = [path for path in configuration_paths(env) if os.path.exists(path)]
+    named = env.get(SITE_VARIABLE, "")
+    if named and named not in found:
+        raise UsageError(
+            f"{SITE_VARIABLE} is {named!r}; there is no such file.",
+            "Give the path of the site's configuration file, or unset the variable.",
+        )
+    return found
 
 
 def state_dir(settings: Settings, env: Mapping[str, str]) -> Path:

@@ -74,12 +74,52 @@ def test_a_cluster_without_a_server_has_no_driver(monkeypatch: pytest.MonkeyPatc
         ({"sbatch": ["mem"]}, "'mem' before `--` belongs to no option"),
         ({"sbatch": ["--array=1-3"]}, "a cluster is one job, not a job array"),
         ({"service": "vllm serve"}, "service needs a command as a list of words"),
+        ({"nodes": -1}, "nodes is -1; it must be a whole number, 1 or more, or text such as '2-4'."),
+        ({"nodes": 0}, "nodes is 0; it must be"),
+        ({"nodes": "0"}, "nodes is '0'; it must be"),
+        ({"nodes": "x"}, "nodes is 'x'; it must be"),
+        ({"nodes": ""}, "nodes is ''; it must be"),
+        ({"nodes": 2.0}, "nodes is 2.0; it must be"),
+        ({"nodes": True}, "nodes is True; it must be"),
+        ({"gpus_per_node": -1}, "gpus_per_node is -1; it must be a whole number, 0 or more, or text such as"),
+        ({"gpus_per_node": "a100:"}, "gpus_per_node is 'a100:'; it must be"),
+        ({"gpus_per_node": 1.5}, "gpus_per_node is 1.5; it must be"),
+        ({"cpus_per_node": 0}, "cpus_per_node is 0; it must be a whole number, 1 or more."),
+        ({"cpus_per_node": "x"}, "cpus_per_node is 'x'; it must be"),
+        ({"time": -1}, "time is -1; it must be a time of sbatch, such as '2:00:00' or '1-12'."),
+        ({"time": "2h"}, "time is '2h'; it must be"),
+        ({"time": 1.5}, "time is 1.5; it must be"),
     ],
 )
 def test_arguments_that_cannot_be_used(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as error:
         SlurmCluster(**arguments)
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        ({"nodes": "2-4"}, "--nodes=2-4"),
+        ({"nodes": "1k"}, "--nodes=1k"),
+        ({"nodes": "1,5-9:2"}, "--nodes=1,5-9:2"),
+        ({"gpus_per_node": 0}, "--gpus-per-node=0"),
+        ({"gpus_per_node": "a100:2,h100:1"}, "--gpus-per-node=a100:2,h100:1"),
+        ({"cpus_per_node": "8"}, "--cpus-per-task=8"),
+        ({"time": 60}, "--time=60"),
+        ({"time": "1-12"}, "--time=1-12"),
+        ({"time": "UNLIMITED"}, "--time=UNLIMITED"),
+    ],
+)
+def test_sizes_as_sbatch_takes_them(arguments: dict[str, Any], option: str) -> None:
+    assert f"#SBATCH {option}\n" in SlurmCluster(**arguments).script()
+
+
+def test_a_variable_that_is_not_true_or_false(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYCLUSTER_CONFIG_FILES", "maybe")
+    with pytest.raises(UsageError, match="RAYCLUSTER_CONFIG_FILES is 'maybe'; it must be true or false"):
+        SlurmCluster()
+    SlurmCluster(settings={"config_files": False})
 
 
 @pytest.mark.parametrize("workers", [-1, 1.5, True])

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 from raycluster_cli.cli import app as cli
 from raycluster_cli.cli.errors import tell_errors
 from raycluster_cli.cli.plain import read_line
+from raycluster_cli.model.settings import Settings, settings_of, variable_name
 from raycluster_cli.supervisor import run
 from raycluster_cli.supervisor.launch import Launcher
 
@@ -21,6 +23,9 @@ COMMANDS = sorted(command.name or command.callback.__name__ for command in cli.a
 
 #: Until 0.22 Typer imported Rich for a help without it.
 TYPER_IMPORTS_RICH = tuple(map(int, version("typer").split(".")[:2])) < (0, 22)
+
+HINTS = get_type_hints(Settings)
+NEEDED = {bool: "true or false", float: "a number", str: ""}
 
 BATCH = "22.05/three-nodes.batch"
 HEAD_TASK = "22.05/three-nodes.task0"
@@ -247,3 +252,43 @@ def test_help_of_every_command_imports_nothing_heavy() -> None:
 def test_no_arguments_show_the_help(call) -> None:  # type: ignore[no-untyped-def]
     code, _ = call([], {})
     assert code in (0, 2)
+
+
+TYPED = [
+    pytest.param(one.name, command, needed, id=f"{command}-{one.name}")
+    for command in ("run", "worker", "env", "submit")
+    for one in settings_of(command)
+    if (needed := NEEDED.get(HINTS[one.name], "a whole number")) and one.name != "state_dir"
+]
+
+
+@pytest.mark.parametrize(("name", "command", "needed"), TYPED)
+def test_a_variable_of_another_type_is_told_in_our_words(call, name: str, command: str, needed: str) -> None:  # type: ignore[no-untyped-def]
+    code, said = call([command], {variable_name(name): "maybe"})
+    assert (code, said) == (
+        2,
+        f"raycluster: error: {variable_name(name)} is 'maybe'; it must be {needed}. "
+        f"`raycluster {command} --help` lists the options.\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "message"),
+    [
+        ("NUM_CPUS", "-3", "is -3; it must be 0 or more."),
+        ("NUM_CPUS", "2.5", "is '2.5'; it must be a whole number."),
+        ("QUICK", "x", "is 'x'; it must be one of auto, node, ray-start."),
+        ("MEMORY", "lots", "is 'lots'; it must be a size such as 4G, 900M or a number of bytes."),
+        ("MASTER_PORT", "0", "is 0; a port is a number from 1 to 65535."),
+        ("TIMEOUT", "inf", "is inf; it must be a number of seconds, 0 or more."),
+        ("HEALTH_PATH", "/x", "is for a driver that is a server, but --service is not given."),
+        ("IDLE_TIMEOUT", "x", "is 'x'; it must be a time such as 30m, 1h30m or 45s."),
+        ("RESOURCES", "x", "contains 'x'; each part must be key=value."),
+        ("ON_WORKER_LOSS", "x", "is 'x'; it must be fail, continue or wait:SECONDS."),
+    ],
+)
+def test_a_wrong_value_of_a_variable_names_the_variable(call, variable: str, text: str, message: str) -> None:  # type: ignore[no-untyped-def]
+    code, said = call(["run", "--", "true"], {f"RAYCLUSTER_{variable}": text})
+    assert code == 2
+    assert said.startswith(f"raycluster: error: RAYCLUSTER_{variable} {message}")
+    assert said.count("\n") == 1

@@ -92,7 +92,19 @@ def test_where_files_are(project: Path) -> None:
     env = {"HOME": "/h", "XDG_CONFIG_HOME": "/x", "RAYCLUSTER_SITE_FILE": "/s.toml"}
     assert configuration_paths(env) == ["/s.toml", "/x/raycluster/config.toml", "raycluster.toml"]
     assert configuration_paths({}) == ["/etc/raycluster.toml", "raycluster.toml"]
+    del env["RAYCLUSTER_SITE_FILE"]
     assert configuration_files({**env, "XDG_CONFIG_HOME": "relative"}) == ["raycluster.toml"]
+
+
+def test_a_site_file_that_is_not_there_is_told(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    env = {"RAYCLUSTER_SITE_FILE": "/no/site.toml"}
+    message = "RAYCLUSTER_SITE_FILE is '/no/site.toml'; there is no such file."
+    with pytest.raises(UsageError) as error:
+        with_files("run", {}, env)
+    assert error.value.message == message
+    assert read_line(["run"], env) is None
+    assert state_dir_of_files(env) == ""  # status and stop go on
+    assert f"warning: {message}" in capsys.readouterr().err
 
 
 def test_every_command_finds_the_records(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
