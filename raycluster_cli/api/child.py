@@ -2,21 +2,27 @@
 
 The output goes through this process, to what sys.stdout and sys.stderr are at that time: in a notebook the
 cell, in a test what captures it.  The child is in a session of its own, so that a Ctrl-C on the terminal
-reaches it once, by this process, as it does from a notebook.
+reaches it once, by this process, as it does from a notebook.  Its process group is ended with it, as a
+terminal does: a shell's programs too.
 """
 
 from __future__ import annotations
 
 import codecs
+import contextlib
+import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
 from ..model.errors import RayclusterError
 from ..model.wording import shell_code
+from ..ops.start_error import StartError
+from ..system.proctree import all_stats
 
 #: How often a wait looks whether it was cancelled.
 POLL_S = 0.2
@@ -25,6 +31,12 @@ POLL_S = 0.2
 INTERRUPT_S = 10.0
 TERM_S = 10.0
 
+#: How long the rest of its process group gets when the child itself has ended: a shell's programs.
+GROUP_S = 1.0
+
+#: How often a process group is looked at that was told to end.
+GROUP_POLL_S = 0.05
+
 #: How long a command that prints and ends may take; its own waits for Slurm are shorter.
 OUTPUT_S = 180.0
 
@@ -32,17 +44,25 @@ OUTPUT_S = 180.0
 REST_S = 10.0
 
 
-def run_streamed(argv: Sequence[str], env: Mapping[str, str], *, cancelled: threading.Event) -> int:
+def run_streamed(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    cancelled: threading.Event,
+    start_error: StartError | None = None,
+) -> int:
     """Run a command to its end; returns its exit code, 128 + N for signal N.
 
-    When this is interrupted, or ``cancelled`` is set, the child gets SIGINT and has ended when this returns.
+    When this is interrupted, or ``cancelled`` is set, the child's process group gets SIGINT, and has ended
+    when this returns.  ``start_error`` takes its line out of stderr.
     """
+    errors = start_error or StartError()
     child = _start(argv, env)
     assert child.stdout is not None
     assert child.stderr is not None
     copies = [
-        threading.Thread(target=_copy, args=(child.stdout, lambda: sys.stdout), daemon=True),
-        threading.Thread(target=_copy, args=(child.stderr, lambda: sys.stderr), daemon=True),
+        threading.Thread(target=_copy, args=(child.stdout, lambda: sys.stdout, None), daemon=True),
+        threading.Thread(target=_copy, args=(child.stderr, lambda: sys.stderr, errors), daemon=True),
     ]
     for copy in copies:
         copy.start()
@@ -92,13 +112,17 @@ def _start(argv: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[byte
         raise RayclusterError(f"{argv[0]} cannot be started: {error.strerror}.") from error
 
 
-def _copy(source: IO[bytes], target: Callable[[], IO[str]]) -> None:
+def _copy(source: IO[bytes], target: Callable[[], IO[str]], start_error: StartError | None) -> None:
     """Copy text as it comes, progress bars too; what the target does not take is read all the same."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     is_open = True
-    while chunk := source.read1(65536):  # type: ignore[attr-defined]
-        text = decoder.decode(chunk)
-        if is_open:
+    chunk = b"more"
+    while chunk:
+        chunk = source.read1(65536)  # type: ignore[attr-defined]
+        text = decoder.decode(chunk, final=not chunk)
+        if start_error is not None:
+            text = start_error.take(text) if chunk else start_error.take(text) + start_error.rest()
+        if is_open and text:
             try:
                 target().write(text)
                 target().flush()
@@ -107,12 +131,36 @@ def _copy(source: IO[bytes], target: Callable[[], IO[str]]) -> None:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """End a child that has not ended: SIGINT, SIGTERM, SIGKILL."""
+    """End a child that has not ended, and its process group: SIGINT, SIGTERM, SIGKILL."""
+    if child.poll() is not None:
+        return
     for number, wait_s in ((signal.SIGINT, INTERRUPT_S), (signal.SIGTERM, TERM_S), (signal.SIGKILL, None)):
-        if child.poll() is not None:
-            return
-        child.send_signal(number)
-        _ended(child, wait_s)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, number)
+        if _group_ended(child, wait_s):
+            break
+    child.wait()
+
+
+def _group_ended(child: subprocess.Popen[bytes], wait_s: float | None) -> bool:
+    """Whether all processes of the group have ended; looks until then, or ``wait_s``.
+
+    The child is not collected meanwhile, so that its process id names this group and no other.
+    """
+    began = time.monotonic()
+    child_ended: float | None = None
+    while True:
+        running = [one for one in all_stats() if one.group == child.pid and one.state not in "ZX"]
+        if not running:
+            return True
+        now = time.monotonic()
+        if child_ended is None and all(one.pid != child.pid for one in running):
+            child_ended = now
+        if child_ended is not None and now - child_ended >= GROUP_S:
+            return False
+        if wait_s is not None and now - began >= wait_s:
+            return False
+        time.sleep(GROUP_POLL_S)
 
 
 def _ended(child: subprocess.Popen[bytes], wait_s: float | None) -> bool:

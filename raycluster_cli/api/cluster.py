@@ -26,6 +26,7 @@ from ..ops.inside import choose_live_node, dashboard_address, entering, live_hea
 from ..ops.lookup import Looker
 from ..ops.scaling import change_groups, groups_of
 from ..ops.server_readiness import await_ready, refuse_other_drivers
+from ..ops.start_error import StartError
 from ..rayproc.boot import raycluster_command
 from ..state.location import state_dir as default_state_dir
 from ..state.record import Record
@@ -80,6 +81,8 @@ class Cluster:
         """The process that ends it; 0: none does."""
         self._has_client_server = False
         """Whether it is known to be started with Ray's client server."""
+        self._end_told = ""
+        """How it ended, where the error of the start tells it."""
         self._looker: Looker | None = None
         self._connection: Connection | None = None
         self._undo_sigterm: Callable[[], None] | None = None
@@ -185,11 +188,12 @@ class Cluster:
                     raise self._unknown()
             else:
                 unknown_since = None
+                if status.is_over:
+                    self._end_told = status.headline
+                    raise self._failed(status)
                 if status.headline != told:
                     told = status.headline
                     self._tell(f"{self._title}: {told} ({duration(waited_s)})")
-                if status.is_over:
-                    raise self._failed(status)
                 if status.phase in (ClusterPhase.RUNNING, ClusterPhase.DEGRADED):
                     return
             if self._start_timeout_s is not None and waited_s > self._start_timeout_s:
@@ -300,15 +304,19 @@ class Cluster:
         ``ray.init()`` in it connects to the cluster.
 
         ``node``: the host; without it the head's.  ``env``: variables besides those of this program.
-        Ctrl-C here sends it SIGINT.  Raises RayclusterError when it cannot be started.
+        Ctrl-C here sends it SIGINT.  Raises RayclusterError when it cannot be started: UsageError where there
+        is no such program on the node.
         """
         words = check_command(command, "run")
         record = self._record()
         report = choose_live_node(record, node)
-        argv, outer = entering(record, report, words, {**self._env, **(env or {})})
-        code = run_streamed(argv, outer, cancelled=cancelled())
+        found = StartError()
+        argv, outer = entering(record, report, words, {**self._env, **(env or {})}, mark=found.mark)
+        code = run_streamed(argv, outer, cancelled=cancelled(), start_error=found)
         if cancelled().is_set():
             raise RayclusterError(f"{words[0]} was ended: the call was cancelled.")
+        if error := found.error(ERRORS.get(code, RayclusterError)):
+            raise error
         return code
 
     def logs(self, component: str = "", *, node: str = "", lines: int = 100) -> str:
@@ -356,7 +364,8 @@ class Cluster:
             connection.close()
 
     def _tell(self, text: str) -> None:
-        if self._progress is not None:
+        is_told = self._end_told and self._end_told in text
+        if self._progress is not None and not is_told:
             self._progress(text)
 
     # -- the record ------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ class SlurmCluster(Cluster):
         self._line = replace(line, sbatch=(*(one_option(*each) for each in self._from_files), *line.sbatch))
         self._stop_timeout_s = stop_timeout_s
         self._is_attached = False
-        if has_option(self._line.sbatch, "-a", "--array") or env.get("SBATCH_ARRAY_INX"):
+        if has_option(self._line.sbatch, "-a", "--array"):
             raise UsageError("a cluster is one job, not a job array.", "Leave --array out.")
 
     @classmethod
@@ -182,6 +182,11 @@ class SlurmCluster(Cluster):
             raise with_source(error, self._files, self._given) from error.__cause__
 
     def _check_and_submit(self) -> None:
+        if array := self._env.get("SBATCH_ARRAY_INX"):
+            raise UsageError(
+                f"SBATCH_ARRAY_INX is {array!r}, and a cluster is one job, not a job array.",
+                "Unset the variable.",
+            )
         line = self._line
         _, warnings = check_job(
             line.sbatch,

@@ -111,16 +111,29 @@ def execute(
     enter(record, choose_live_node(record, node), command, env, pty=terminal)
 
 
-def in_node(record_path: str, host: str, command: list[str] | None = typer.Argument(None)) -> None:
-    """The part of attach and exec that runs on the node."""
+def in_node(
+    record_path: str,
+    host: str,
+    command: list[str] | None = typer.Argument(None),
+    mark: str = typer.Option("", "--mark"),
+) -> None:
+    """The part of attach and exec that runs on the node; with a mark, that of the Python API."""
     from ..ops.inside import become
     from ..state.record import Record
 
-    record = Record.open(Path(record_path))
-    report = record.read_node(host)
-    if report is None:
-        raise RayclusterError(f"{host} sees no report of its own in the record {record_path}.")
-    become(record, report, command or (), dict(os.environ))
+    try:
+        record = Record.open(Path(record_path))
+        report = record.read_node(host)
+        if report is None:
+            raise RayclusterError(f"{host} sees no report of its own in the record {record_path}.")
+        become(record, report, command or (), dict(os.environ))
+    except RayclusterError as error:
+        if not mark:
+            raise
+        from ..ops.start_error import marked_line
+
+        print(marked_line(mark, error), file=sys.stderr, flush=True)
+        sys.exit(int(error.exit_code))
 
 
 def dashboard(

@@ -7,6 +7,7 @@ limits and ends with the job.
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import shutil
@@ -189,13 +190,21 @@ def enter(
 
 
 def entering(
-    record: Record, report: NodeReport, command: Sequence[str], env: Mapping[str, str], *, pty: bool = False
+    record: Record,
+    report: NodeReport,
+    command: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    pty: bool = False,
+    mark: str = "",
 ) -> tuple[list[str], dict[str, str]]:
     """(argument list, environment) of a child process that does what :func:`enter` does.
 
+    ``mark``: what begins the line on stderr that says why the command did not start; "" for people.
     Raises UsageError where the node is reached by srun, and there is no srun.
     """
-    arguments = ["in-node", str(record.path), report.host, *command]
+    marked = [f"--mark={mark}"] if mark else []
+    arguments = ["in-node", *marked, str(record.path), report.host, *command]
     if is_here(record, report, env):
         return raycluster_command(*arguments), dict(env)
     return on_node(record, report, arguments, env, pty=pty)
@@ -225,7 +234,13 @@ def become(record: Record, report: NodeReport, command: Sequence[str], env: Mapp
             f"{command[0]!r} was not found on {report.host}.", f"PATH there is {inner.get('PATH')}."
         )
     _flush()
-    os.execve(program, [*command], inner)
+    try:
+        os.execve(program, [*command], inner)
+    except OSError as error:
+        raise UsageError(
+            f"{program} cannot be started on {report.host}: {error.strerror}.",
+            "A script needs a first line such as #!/bin/bash." if error.errno == errno.ENOEXEC else "",
+        ) from error
 
 
 def _container(report: NodeReport) -> Container | None:

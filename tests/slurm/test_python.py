@@ -55,6 +55,7 @@ try:
     with SlurmCluster(**SHAPE) as cluster:
         tell(cluster)
         print("CODES", cluster.run(["python", "-c", DRIVER, "0"]), cluster.run(["python", "-c", DRIVER, "7"]))
+        os.environ["SBATCH_ARRAY_INX"] = "1-3"
         attached = SlurmCluster.attach(cluster.job_id, progress=None)
         print("ATTACHED", attached.status().ready_nodes, attached.status().phase.value, repr(attached))
         try:
@@ -62,6 +63,10 @@ try:
         except RayclusterError as error:
             print("REFUSED", error)
         print("NODE", attached.run(["hostname"], node="n2"))
+        try:
+            attached.run(["no-such-program"], node="n2")
+        except UsageError as error:
+            print("MISSING", error)
         raise LookupError("in the body")
 except LookupError as error:
     print("RAISED", error, cluster.status().phase.value)
@@ -78,6 +83,7 @@ def test_two_drivers_one_after_the_other_and_an_exception_ends_the_job(slurm: Sl
     assert f"ATTACHED 3 running <SlurmCluster {job.id}: 3 nodes ready, no driver>\n" in done.stdout
     assert f"REFUSED login is no node of cluster {job.id}, and a driver needs a Ray node" in done.stdout
     assert "n2\nNODE 0\n" in done.stdout
+    assert "MISSING 'no-such-program' was not found on n2. PATH there is " in done.stdout
     assert "RAISED in the body ended\n" in done.stdout
     assert "LOGS True\n" in done.stdout
     assert "waiting in Slurm's queue" in done.stderr or "3 nodes ready" in done.stderr

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from raycluster_cli import RayclusterError
+from raycluster_cli import RayclusterError, UsageError
 from raycluster_cli.api import child
 from raycluster_cli.api.child import output_of, run_streamed
+from raycluster_cli.ops.start_error import StartError, marked_line
+from raycluster_cli.system.proctree import read_stat
 from tests.waiting import wait_until
 
 ENV = dict(os.environ)
@@ -98,3 +100,39 @@ def test_a_command_that_does_not_answer_is_ended(tmp_path: Path) -> None:
         output_of(python(code), ENV, timeout_s=3)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+SHELL = """
+trap 'echo told' INT
+python3 -c 'import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); signal.pause()' & echo $! > pid.new
+mv pid.new pid
+wait; wait
+"""
+
+
+def test_the_programs_of_a_shell_end_with_it(tmp_path: Path) -> None:
+    """One in the background ignores SIGINT."""
+    cancelled = threading.Event()
+    argv = ["bash", "-c", f"cd {tmp_path} && {SHELL}"]
+    thread = threading.Thread(target=lambda: run_streamed(argv, ENV, cancelled=cancelled))
+    thread.start()
+    wait_until((tmp_path / "pid").exists, timeout_s=60, what="the shell's program")
+    program = int((tmp_path / "pid").read_text())
+    assert read_stat(program) is not None
+    cancelled.set()
+    thread.join(60)
+    assert not thread.is_alive()
+    left = read_stat(program)
+    assert left is None or left.state in "ZX"
+
+
+def test_the_reason_why_it_did_not_start_is_taken_out_of_its_output() -> None:
+    found = StartError("7f ")
+    line = marked_line("7f ", RayclusterError("no such program.", "Install it."))
+    code = f"import sys; print('a', file=sys.stderr); print({line!r}, file=sys.stderr); sys.exit('b')"
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        assert run_streamed(python(code), ENV, cancelled=threading.Event(), start_error=found) == 1
+    assert err.getvalue() == "a\nb\n"
+    error = found.error(UsageError)
+    assert isinstance(error, UsageError)
+    assert str(error) == "no such program. Install it."

@@ -63,6 +63,8 @@ class Scripted(Cluster):
 
     def _end(self) -> None:
         self.ends += 1
+        if self.states[0].is_over:  # as `raycluster stop` says it
+            self._tell(f"7 has ended already: {self.states[0].headline}")
 
 
 def test_it_waits_tells_and_ends_once() -> None:
@@ -94,6 +96,7 @@ def test_one_that_ends_before_it_is_ready(code: int, kind: type[RayclusterError]
     assert error.value.message.startswith("cluster 7 ended before it was ready: it failed")
     assert error.value.hint == "More: raycluster why 7"
     assert cluster.ends == 1
+    assert [text.rpartition(" (")[0] for text in cluster.said] == [f"cluster 7: {PENDING.headline}"]
 
 
 def test_a_cause_that_repeats_the_headline_is_told_once() -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from raycluster_cli.cli import completion
+from raycluster_cli.cli.inside import in_node
 from raycluster_cli.model.errors import RayclusterError, UsageError
 from raycluster_cli.model.record import EndReport
 from raycluster_cli.ops.inside import choose_live_node, choose_node, is_here, live_head, on_node
 from raycluster_cli.ops.reader import read_cluster
 from raycluster_cli.ops.tunnel import Tunnel, free_local_port, hold_tunnel, tunnel_to
+from raycluster_cli.rayproc.client import write_client
 from raycluster_cli.state import submitted
 from tests.unit.records_by_hand import write_record
 
@@ -123,3 +127,38 @@ def test_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {job for job, _ in completion.complete_live_job("47")} == {"4711", "47-local"}
     monkeypatch.setattr("raycluster_cli.cli.completion._state_dir", lambda given: 1 / 0)
     assert list(completion.complete_job("")) == []
+
+
+def test_profiles_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "raycluster.toml").write_text("[profiles.gpu]\n[profiles.cpu]\n")
+    (tmp_path / "other.toml").write_text("[profiles.gpu]\n[profiles.debug]\n")
+    (tmp_path / "wrong.toml").write_text("[profiles")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
+    offered = completion.complete_profile(SimpleNamespace(params={}), "")
+    assert offered == [("gpu", "raycluster.toml"), ("cpu", "raycluster.toml")]
+    with_config = SimpleNamespace(params={"config": "other.toml"})
+    assert completion.complete_profile(with_config, "de") == [("debug", "other.toml")]
+    assert completion.complete_profile(SimpleNamespace(params={"config": "wrong.toml"}), "x") == []
+
+
+def test_why_a_command_does_not_start_is_told_behind_a_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = write_record(tmp_path / "state", 1)
+    report = dataclasses.replace(choose_node(record), node_root=str(tmp_path), pid=0)
+    record.write_node(report)
+    write_client(tmp_path, {"RAY_ADDRESS": "n1:1", "PATH": "/usr/bin:/bin"}, ["RAY_ADDRESS"])
+    (tmp_path / "data").write_text("no program")
+    (tmp_path / "data").chmod(0o755)
+    for program, message in (
+        ("no-such", f"'no-such' was not found on {report.host}."),
+        (str(tmp_path / "data"), f"{tmp_path}/data cannot be started on {report.host}: Exec format error."),
+    ):
+        with pytest.raises(SystemExit) as end:
+            in_node(str(record.path), report.host, [program], mark="7f ")
+        assert end.value.code == 2
+        mark, _, told = capsys.readouterr().err.partition(" ")
+        assert (mark, json.loads(told)["message"]) == ("7f", message)
+        with pytest.raises(UsageError, match=re.escape(message)):
+            in_node(str(record.path), report.host, [program], mark="")
