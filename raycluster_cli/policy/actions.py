@@ -169,6 +169,10 @@ class GiveNotice(Value):
     left_s: float
 
 
+class AskGraceTime(Value):
+    """Ask Slurm whether this worker's job is being preempted, and when its GraceTime is over."""
+
+
 class RestartRaylet(Value):
     """Start Ray again on this node."""
 
@@ -202,5 +206,6 @@ Action = (
     | ReportLoss
     | LookForEnd
     | GiveNotice
+    | AskGraceTime
     | RestartRaylet
 )

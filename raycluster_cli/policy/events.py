@@ -38,6 +38,13 @@ class NodeGoes(Value):
     left_s: float
 
 
+class GraceTimeKnown(Value):
+    """What Slurm says of the SIGTERM that this worker's job has got."""
+
+    left_s: float | None = None
+    """The rest of its GraceTime, where it is preempted; None in all other cases, and without an answer."""
+
+
 class StartEnded(Value):
     """The start is over without a node: an error, or a cluster that has ended meanwhile.
 

@@ -21,6 +21,7 @@ from . import events as on
 from .actions import (
     Action,
     Arm,
+    AskGraceTime,
     EnterPhase,
     GiveNotice,
     Leave,
@@ -66,11 +67,9 @@ HEAD_LOST = (
     EndReason.KEEPER_KILLED.value,
 )
 
-#: The timer at which a worker that has given notice leaves, and what it keeps for its own end.
-NOTICE, OWN_END_S = "notice", 4.0
-
-#: What a worker job may take to leave after SIGTERM: Slurm kills 30 s later by default (KillWait).
-SIGTERM_NOTICE_S = 24.0
+#: The timer at which a worker that has given notice leaves; what it keeps for its own end; what it may take
+#: after SIGTERM: Slurm kills 30 s later by default (KillWait).
+NOTICE, OWN_END_S, SIGTERM_NOTICE_S = "notice", 4.0, 24.0
 
 #: The timer at which a worker whose head is away looks again for the cluster's end.
 LOOK = "look"
@@ -111,6 +110,8 @@ class WorkerState:
     """How many looks for the cluster's end have not been answered yet."""
     leaves: End | None = None
     """Its end, once notice was given: as soon as the raylet has left, and at the deadline at the latest."""
+    terminated: float | None = None
+    """When the first SIGTERM came that this node gives notice of."""
     end: End | None = None
     hurrying: Hurrying = field(default_factory=Hurrying)
 
@@ -311,9 +312,10 @@ def _signal_received(rules: WorkerRules, state: WorkerState, event: on.SignalRec
         return state, []
     if rules.elastic and event.number == signal.SIGTERM and state.phase is Phase.RUNNING:
         end = signal_end(event.number, rules.host)
-        if state.leaves == end:
+        if state.terminated is not None:
             return state, []  # Slurm repeats it
-        return _give_notice(state, end, f"{rules.host} was told to end (SIGTERM)", SIGTERM_NOTICE_S, now)
+        state = replace(state, leaves=end, terminated=now)
+        return state, [AskGraceTime(), Arm(NOTICE, now + SIGTERM_NOTICE_S - OWN_END_S)]
     stopping = state.phase is Phase.STOPPING
     hurrying, actions = on_ending_signal(event, state.hurrying, now, stopping=stopping, grace_s=rules.grace_s)
     state, more = _finish(replace(state, hurrying=hurrying), signal_end(event.number, rules.host))
@@ -325,6 +327,16 @@ def _node_goes(rules: WorkerRules, state: WorkerState, event: on.NodeGoes, now: 
         return state, []
     end = End(ExitCode.OK, f"left the cluster: {event.why}", EndReason.ENDED.value)
     return _give_notice(state, end, event.why, event.left_s, now)
+
+
+def _grace_time_known(rules: WorkerRules, state: WorkerState, event: on.GraceTimeKnown, now: float) -> Step:
+    """SIGTERM: Slurm kills when the GraceTime is over, and without one after KillWait."""
+    if state.phase is not Phase.RUNNING or state.leaves is None or state.terminated is None:
+        return state, []
+    left_s = state.terminated + SIGTERM_NOTICE_S - now
+    if event.left_s is not None and event.left_s > left_s:
+        return _give_notice(state, state.leaves, f"Slurm preempts {rules.host}", event.left_s, now)
+    return _give_notice(state, state.leaves, f"{rules.host} was told to end (SIGTERM)", left_s, now)
 
 
 def _give_notice(state: WorkerState, end: End, why: str, left_s: float, now: float) -> Step:
@@ -382,5 +394,6 @@ _STEPS: Mapping[type, Callable[[WorkerRules, WorkerState, Any, float], Step]] = 
     on.GuardFailed: _guard_failed,
     on.FilesGone: _files_gone,
     on.NodeGoes: _node_goes,
+    on.GraceTimeKnown: _grace_time_known,
     on.TimerFired: _timer_fired,
 }

@@ -114,6 +114,8 @@ class HeadGuards:
             if job and not self._notices:
                 self._notices = True
                 self._run.tasks.guard("notices of worker jobs", self._watch_notices, vital=False)
+                if self._run.context.allocation is not None:
+                    self._run.tasks.guard("what Slurm takes away", self._watch_departures, vital=False)
             if node["alive"]:
                 self._run.post(on.WorkerJoined(worker))
             else:
@@ -261,6 +263,12 @@ class HeadGuards:
         from .notices import watch_notices  # other runs do not pay for it
 
         await watch_notices(self._run)
+
+    async def _watch_departures(self) -> None:
+        """Slurm says which of their nodes it drains, and which of their jobs it preempts."""
+        from .departures import watch_departures  # other runs do not pay for it
+
+        await watch_departures(self._run)
 
     async def _ask_slurm(self) -> None:
         """Where the job's output goes: for `raycluster logs`, once Slurm has forgotten the job.

@@ -31,13 +31,13 @@ async def watch_notices(run: HeadRun) -> None:
         )
         for notice in notices:
             worker = run.state.elastic.get(notice.node_id)
-            if worker is not None and await _drain(run, worker.host, notice):
+            if worker is not None and await drain(run, worker.host, notice):
                 done.add(notice.node_id)
         await asyncio.sleep(POLL_S)
 
 
-async def _drain(run: HeadRun, host: str, notice: Notice) -> bool:
-    """Whether Ray was told; if not, it is tried again."""
+async def drain(run: HeadRun, host: str, notice: Notice) -> bool:
+    """Ask Ray to drain a node.  Returns whether Ray was told; if not, it is tried again."""
     left_s = max(notice.deadline - time.time(), 1.0)
     companion = run.node.companion
     if companion is None:

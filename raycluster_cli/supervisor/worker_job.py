@@ -29,6 +29,7 @@ from ..node.labels import GROUP_LABEL, JOB_LABEL
 from ..policy import actions as do
 from ..policy import events as on
 from ..policy.values import End
+from ..slurm.departures import grace_end
 from ..slurm.job_calls import KnownJob, job_end_time, known_job
 from ..slurm.queue import WAITING
 from ..state.catalogue import NoClusterError, NoRecordError, record_of
@@ -47,6 +48,9 @@ LOOK_S, ASK_S = 0.25, 10.0
 
 #: How often Slurm is asked for a time limit that may have been changed, and at least between two looks.
 LIMIT_AGAIN_S, LIMIT_LOOK_S = 300.0, 1.0
+
+#: How long Slurm may take to say how long a preempted job has left.
+GRACE_ANSWER_S = 2.0
 
 #: How long a head that is up may not answer before a worker that came gives up, and how often Slurm is asked.
 SILENT_S, ASK_AGAIN_S = 12.0, 3.0
@@ -234,12 +238,23 @@ class WorkerJobRun(WorkerRun):
         self.report.say(f"{self.context.host} joined cluster {self.context.key} at {self.rules.head_address}")
 
     def own_actions(self) -> dict[type, Callable[[Any], object]]:
-        return {**super().own_actions(), do.GiveNotice: self._give_notice}
+        return {
+            **super().own_actions(),
+            do.GiveNotice: self._give_notice,
+            do.AskGraceTime: lambda _: self.tasks.start("the GraceTime", self._ask_grace_time()),
+        }
 
     def _give_notice(self, action: do.GiveNotice) -> None:
         if self.record is not None and self.node.started is not None:
             notice = Notice(self.node.started.node_id, time.time() + action.left_s, action.why)
             self.record_quietly(write_notice, self.record.path, notice)
+
+    async def _ask_grace_time(self) -> None:
+        """An answer is posted in any case."""
+        allocation, end = self.context.allocation, None
+        if allocation is not None:
+            end = await grace_end(allocation.job_id, self.context.env, self.reaper, timeout_s=GRACE_ANSWER_S)
+        self.post(on.GraceTimeKnown(None if end is None else end - time.time()))
 
     async def _watch_time_limit(self) -> None:
         """Give notice --drain-before seconds before the job's time limit, which may be changed meanwhile."""

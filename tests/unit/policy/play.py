@@ -90,6 +90,8 @@ class Around:
     """When the job ends, as Slurm says at ``now``."""
     known_end: float | None = None
     """When the job ends, as was known at its start."""
+    grace_end: float | None = None
+    """When the GraceTime of a worker's job is over, as Slurm says after a SIGTERM."""
     recovers: bool = True
     """Whether Ray on the head, or on a worker, starts again."""
     end: EndReport | None = None
@@ -197,6 +199,8 @@ def _answer(action: do.Action, around: Around, now: float, state: HeadState | Wo
     if isinstance(action, (do.RestartGcs, do.RestartHead)):
         failed = on.RecoveryFailed("the GCS did not start again", log="gcs_server.err")
         return now + action.delay_s + START_S, on.Recovered(START_S) if around.recovers else failed
+    if isinstance(action, do.AskGraceTime):
+        return soon, on.GraceTimeKnown(None if around.grace_end is None else around.grace_end - soon)
     if isinstance(action, do.RestartRaylet):
         failed_restart = on.RestartFailed("the GCS refused it", log="raylet.err")
         return now + action.delay_s + START_S, on.Joined() if around.recovers else failed_restart

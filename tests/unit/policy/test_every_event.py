@@ -113,6 +113,7 @@ WORKER_BEFORE: dict[str, list[Event]] = {
 
 WORKER_EVENTS: list[object] = [
     on.NodeGoes("the time limit is near", 60.0),
+    on.GraceTimeKnown(60.0),
     *(on.SignalReceived(number, count) for number in (1, 2, 10, 12, 15, 28, 64) for count in (1, 2)),
     on.KeeperEnded(), on.ParentEnded(), on.GuardFailed("x", "y"), on.StartEnded(End(4, "x", "error")),
     on.FilesGone("x"), on.Joined(), on.RayletDied(-9), on.RayletDied(0), on.RayletDied(0, "the driver ended"),

@@ -8,8 +8,10 @@ import pytest
 
 from raycluster_cli.policy import actions as do
 from raycluster_cli.policy import events as on
+from raycluster_cli.policy.values import Phase
+from raycluster_cli.policy.worker import WorkerState, step
 
-from .play import Event, play, worker_rules
+from .play import Around, Event, play, worker_rules
 
 ELASTIC = worker_rules(elastic=True)
 JOINED: Event = (1.0, on.Joined())
@@ -50,6 +52,34 @@ def test_the_notice_says_why_and_leaves_time_for_the_end() -> None:
     played = play(ELASTIC, JOINED, LIMIT, gone(50), until=100)
     assert played.of(do.GiveNotice) == [do.GiveNotice("the time limit of job 4712 is near", 596.0)]
     assert played.end.message == "left the cluster: the time limit of job 4712 is near"
+
+
+@pytest.mark.parametrize(
+    ("grace_end", "at", "left_s", "why"),
+    [
+        (300.0, 296, 294, "Slurm preempts n2"),
+        (12.0, 22, 20, "n2 was told to end (SIGTERM)"),  # Slurm kills later than at its end
+        (None, 22, 20, "n2 was told to end (SIGTERM)"),
+    ],
+)
+def test_a_preempted_worker_has_its_grace_time(
+    grace_end: float | None, at: float, left_s: float, why: str
+) -> None:
+    played = play(ELASTIC, JOINED, TERM, AGAIN, around=Around(grace_end=grace_end), until=1000)
+    (notice,) = played.of(do.GiveNotice)
+    assert isinstance(notice, do.GiveNotice)
+    assert (notice.why, notice.left_s) == (why, pytest.approx(left_s, abs=0.1))
+    assert played.at(do.Leave) == pytest.approx(at, abs=0.1)
+    assert played.end.code == 143
+
+
+def test_without_an_answer_of_slurm_it_leaves_in_time() -> None:
+    state = WorkerState(phase=Phase.RUNNING)
+    state, actions = step(ELASTIC, state, TERM[1], 2.0)
+    assert actions == [do.AskGraceTime(), do.Arm("notice", 22.0)]
+    state, _ = step(ELASTIC, state, on.TimerFired("notice"), 22.0)
+    assert state.end is not None
+    assert state.end.code == 143
 
 
 def test_a_worker_of_the_heads_job_ends_at_once() -> None:

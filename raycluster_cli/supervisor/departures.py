@@ -1,0 +1,97 @@
+"""The head's guard over what Slurm takes from worker jobs: it asks Ray to drain these nodes as well.
+
+A job that runs goes on when Slurm drains its node, and nobody tells the job.  A job that is preempted with a
+GraceTime gets its SIGTERM in its steps only, and a worker job of one node has none: it is told when the
+GraceTime is over.  Imported only by a head that has had a worker in a job of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+from ..model.errors import RayclusterError
+from ..policy.values import Worker
+from ..slurm.departures import JobTimes, drained_nodes, job_times, preempts
+from ..state.notices import Notice
+from .notices import drain
+
+if TYPE_CHECKING:
+    from .head import HeadRun
+
+#: How often Slurm is asked while there are worker jobs.
+LOOK_S = 20.0
+
+#: The deadline of a drained node whose job has no time limit.
+NO_LIMIT_S = 30 * 86400.0
+
+#: By how much a deadline must be nearer than the one that Ray was told to be worth another call.
+NEARER_S = 5.0
+
+
+async def watch_departures(run: HeadRun, look_s: float = LOOK_S) -> None:
+    """Look for as long as the head runs: one sinfo, and one squeue where it is needed."""
+    env, reaper = run.context.env, run.reaper
+    told: dict[str, float] = {}
+    can_preempt: bool | None = None
+    problem = ""
+    while True:
+        await asyncio.sleep(look_s)
+        workers = list(run.state.elastic.values())
+        if not workers:
+            continue
+        try:
+            if can_preempt is None:
+                can_preempt = await preempts(env, reaper)
+            drained = await drained_nodes({host_of(worker) for worker in workers}, env, reaper)
+            asked = workers if can_preempt else [one for one in workers if host_of(one) in drained]
+            asked = [one for one in asked if can_preempt or one.node_id not in told]
+            times = await job_times({one.job for one in asked}, env, reaper) if asked else {}
+        except RayclusterError as error:
+            if error.message != problem:
+                problem = error.message
+                run.report.note(f"Slurm did not say which nodes it drains: {problem}")
+            continue
+        for notice in departures(workers, drained, times, told, time.time()):
+            worker = run.state.elastic.get(notice.node_id)
+            if worker is not None and await drain(run, worker.host, notice):
+                told[notice.node_id] = notice.deadline
+
+
+def host_of(worker: Worker) -> str:
+    """The node's name in Slurm.
+
+    >>> host_of(Worker("0a1b", "gpu07.4711_3", "10.0.0.7", "4711_3"))
+    'gpu07'
+    """
+    return worker.host.removesuffix(f".{worker.job}")
+
+
+def departures(
+    workers: Collection[Worker],
+    drained: Mapping[str, str],
+    times: Mapping[str, JobTimes],
+    told: Mapping[str, float],
+    now: float,
+) -> list[Notice]:
+    """What Ray is to be told.
+
+    ``drained``: Slurm's reason by node; ``times``: of the jobs, by id; ``told``: the deadlines that Ray has
+    been told, by node id; all times in Unix seconds.
+    """
+    found = []
+    for worker in workers:
+        times_of = times.get(worker.job, JobTimes())
+        host = host_of(worker)
+        if times_of.preempted and times_of.end is not None:
+            notice = Notice(worker.node_id, times_of.end, f"Slurm preempts job {worker.job}")
+        elif host in drained:
+            why = f"Slurm drains {host} ({drained[host] or 'no reason given'})"
+            notice = Notice(worker.node_id, times_of.end or now + NO_LIMIT_S, why)
+        else:
+            continue
+        if worker.node_id not in told or notice.deadline < told[worker.node_id] - NEARER_S:
+            found.append(notice)
+    return found
