@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import socket
@@ -15,7 +14,6 @@ import pytest
 
 from raycluster_cli.system.port_map import PortMap
 from raycluster_cli.system.ports import PortClaim, claim_ports
-from tests.waiting import wait_until
 
 LOW, HIGH = 11264, 15360
 """Four blocks of 1,024 ports: not those of Ray's defaults that others on this machine may use."""
@@ -38,7 +36,10 @@ def everything(ports: PortMap) -> list[int]:
 
 @pytest.fixture
 def ports_alone() -> Iterator[None]:
-    """Other runs of these tests on this machine wait: they would find each other's ports in use."""
+    """Other processes with these tests on this machine wait: they would find each other's ports in use.
+
+    Those of one run (pytest -n 3) as well as those of another.
+    """
     path = Path(tempfile.gettempdir(), f"raycluster-tests-ports-{os.getuid()}")
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -63,7 +64,7 @@ def claim(ports_alone: None) -> Iterator[Claimer]:
 
 
 @pytest.fixture
-def listen() -> Iterator[Callable[..., socket.socket]]:
+def listen(ports_alone: None) -> Iterator[Callable[..., socket.socket]]:
     """A server on a port, closed at the end."""
     made: list[socket.socket] = []
 
@@ -76,18 +77,7 @@ def listen() -> Iterator[Callable[..., socket.socket]]:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(listening))
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(v6only))
-
-        def bound() -> bool:
-            """A listener of an earlier test may be held by a child that was forked meanwhile."""
-            try:
-                sock.bind((address, port))
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                return False
-            return True
-
-        wait_until(bound, timeout_s=30, what=f"the free port {port}")
+        sock.bind((address, port))
         if listening:
             sock.listen()
         return sock
