@@ -78,6 +78,7 @@ def groups_file(slurm: Slurm, text: str, user: str = "root") -> str:
     return name
 
 
+@pytest.mark.versions
 def test_it_grows_with_the_work_shrinks_when_idle_and_can_be_set_by_hand(slurm: Slurm) -> None:
     cluster = submit(
         slurm,

@@ -110,6 +110,7 @@ class Service:
         self.slurm.run("n1", ["kill", f"-{name}", str(self.pid())], check=True)
 
 
+@pytest.mark.versions
 def test_a_server_is_ready_answers_comes_back_and_ends_when_idle(slurm: Slurm) -> None:
     service = Service.submit(
         slurm, "--driver-restarts=2", "--idle-timeout=8s", server=(*SERVER, "--api-key=s3cret-key-1")
