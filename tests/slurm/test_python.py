@@ -103,9 +103,12 @@ ENDS = {
     "SIGINT": (SLEEPS, -2),
     "no with": ("cluster = SlurmCluster(**SHAPE).start(); tell(cluster)", 0),
     "in the queue": (
-        "threading.Timer(4, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "def progress(text):\n"
+        "    print('SAYS', text, flush=True)\n"
+        '    if "waiting in Slurm\'s queue" in text:\n'
+        "        threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "SHAPE['sbatch'] += ['--begin=now+1hour']\n"
-        "SlurmCluster(**SHAPE, progress=lambda text: print('SAYS', text, flush=True)).start()",
+        "SlurmCluster(**SHAPE, progress=progress).start()",
         -2,
     ),
     "async": (

@@ -107,8 +107,13 @@ def test_stop_before_the_time_limit(slurm: Slurm) -> None:
 
 
 def test_programs_that_a_driver_leaves_running_may_save(slurm: Slurm) -> None:
-    cluster = start(slurm, after=" & sleep 2; exit 4")
-    end = cluster.wait_end()
+    told = slurm.bed.path(LOGIN, "/home/admin/told")
+    cluster = start(slurm, after=" & until [ -e /home/admin/told ]; do sleep 0.1; done; exit 4")
+    told.touch()
+    try:
+        end = cluster.wait_end()
+    finally:
+        told.unlink()
     assert (end["exit_code"], end["reason"]) == (4, "driver")
     check_saved(cluster)
 

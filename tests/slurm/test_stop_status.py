@@ -71,13 +71,18 @@ def test_a_cluster_seen_from_everywhere_and_stopped(slurm: Slurm) -> None:
     text = raycluster(slurm, "status").stdout
     assert text.splitlines()[1].split()[:3] == [job.id, "running", "3/3"]
 
-    found = told(slurm, "monitor", job.id, "--once", "--json")
+    def busy() -> dict[str, Any] | None:
+        """What monitor tells, once the driver's tasks run on all nodes and others wait."""
+        found = told(slurm, "monitor", job.id, "--once", "--json")
+        used = [node["usage"] for node in found["nodes"]]
+        runs = all(one and one["worker_processes"] for one in used)
+        return found if found["pending_tasks"] and runs else None
+
+    found = wait_until(busy, timeout_s=60, what="tasks on all nodes")
     assert (found["state"], found["nodes_ready"], found["slurm_state"]) == ("running", 3, "RUNNING")
     assert 300 < found["time_left_s"] <= 600
     assert sum(node["usage"]["cpus_used"] for node in found["nodes"]) > 0
     assert found["nodes"][0]["usage"]["object_store_used_bytes"] >= 50_000_000
-    assert all(node["usage"]["worker_processes"] for node in found["nodes"])
-    assert found["pending_tasks"] > 0
 
     inside = slurm.srun(
         *("--overlap", "-N1", "-n1", f"--jobid={job.id}", "--mem=0", "raycluster", "monitor", "--once"),

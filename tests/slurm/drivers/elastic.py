@@ -1,6 +1,6 @@
 """Does what its arguments say, one after the other, on a cluster that grows; prints what it found.
 
-tasks=N:SECONDS     N tasks of one CPU that run so long at once: TASKS and the nodes on which they ran
+tasks=N:SECONDS     N tasks of one CPU that run at once, so long: TASKS and the nodes on which they ran
 gang=N              a placement group of N bundles on N nodes: GANG and the nodes
 on=LABEL:VALUE      a task on a node with this label: ON and the node
 need=RESOURCE       a task that needs one of this custom resource: NEED and the node
@@ -29,6 +29,28 @@ def where(seconds: float = 0.0) -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
+@ray.remote(num_cpus=0)
+class Running:
+    """The tasks that have begun."""
+
+    def __init__(self) -> None:
+        self.begun: set[int] = set()
+
+    def number(self, task: int) -> int:
+        self.begun.add(task)
+        return len(self.begun)
+
+
+@ray.remote(num_cpus=1, max_retries=5)
+def at_once(task: int, number: int, running: Any, seconds: float) -> str:
+    """Ends when all have begun, so that no node does the work of two."""
+    deadline = time.monotonic() + DEADLINE_S
+    while ray.get(running.number.remote(task)) < number and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(seconds)
+    return str(ray.get_runtime_context().get_node_id())
+
+
 def names(node_ids: list[str]) -> list[str]:
     known = {node["NodeID"]: node["NodeName"] for node in ray.nodes()}
     return sorted(str(known[one]) for one in node_ids)
@@ -40,7 +62,8 @@ def tell(what: str, found: object) -> None:
 
 def tasks(text: str) -> None:
     number, _, seconds = text.partition(":")
-    refs = [where.remote(float(seconds)) for _ in range(int(number))]
+    running = Running.remote()
+    refs = [at_once.remote(task, int(number), running, float(seconds)) for task in range(int(number))]
     tell("TASKS", sorted(set(names(ray.get(refs, timeout=DEADLINE_S)))))
 
 
