@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.bed.bed import REPOSITORY
-from tests.slurm.cluster import Cluster, Disk
+from tests.slurm.cluster import DRIVER, Cluster, Disk
 from tests.slurm.jobs import UNFINISHED, Slurm
 from tests.slurm.random_faults import CUT_S, HEAD, HOSTS, SIGTERMED, Draw, Fault, Phase
 from tests.waiting import wait_until
@@ -26,9 +26,34 @@ told = Path(__file__).with_suffix(".exit")
 while not told.exists():
     time.sleep(0.05)
 if told.read_text() == "check":
-    ray.get([holder.pid.remote() for holder in holders], timeout=60)
+    ray.get([holder.pid.remote() for holder in holders], timeout={timeout_s:g})
 sys.exit({code})
 """
+
+#: The driver of a cluster that grows: two actors, each of which needs all CPUs of a node and is started again
+#: when its node is lost.
+DRIVER_GROWS = """
+import sys, time
+import ray
+
+ray.init(address="auto", log_to_driver=False)
+
+@ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)
+class Holder:
+    def pid(self):
+        import os
+        return os.getpid()
+
+holders = [Holder.remote() for _ in range(2)]
+ray.get([holder.pid.remote() for holder in holders])
+print("DRIVING", len(holders), flush=True)
+"""
+
+#: A cluster that grows: on n1 is the head, and Slurm takes n2 first of the others.
+GROWS = "--num-cpus 1 --max-nodes 2 --worker-sbatch '-c 1 --mem=2500 --time=10 --exclude=n1'"
+
+#: How long a worker job may take to start Ray, or another one to follow it.
+GROWN_S = 120.0
 
 #: How long srun gets to learn that all of its tasks have ended.
 SRUN_TOLD_S = 45.0
@@ -47,13 +72,18 @@ class Run:
         self._disk = disk
         self._told = False
         options = "--timeout 40" + (f" --state-dir {disk.path}/state" if disk else "")
+        preamble, timeout_s = DRIVER, 60.0
+        if drawn.grows:
+            options, preamble, timeout_s = f"{options} {GROWS}", DRIVER_GROWS, GROWN_S
         prefix = ""
         if self.fault.what == "node's directory":
             prefix = f"env TMPDIR={SMALL}"
         requeue = ("--requeue", "--open-mode=append") if self.fault.kind == "requeued" else ()
         self.cluster = Cluster.start(
             slurm,
-            DRIVER_WAITS.format(code=drawn.driver_code),
+            DRIVER_WAITS.format(code=drawn.driver_code, timeout_s=timeout_s),
+            nodes=1 if drawn.grows else len(HOSTS),
+            preamble=preamble,
             options=options,
             prefix=prefix,
             sbatch=requeue,
@@ -94,7 +124,7 @@ class Run:
                 self.tell_driver("")
             return now is not None and now >= self.drawn.phase
 
-        wait_until(come, timeout_s=60, what=f"phase {self.drawn.phase.name}", interval_s=0.02)
+        wait_until(come, timeout_s=GROWN_S, what=f"phase {self.drawn.phase.name}", interval_s=0.02)
         time.sleep(self.drawn.delay_s)  # the moment itself
 
     def tell_driver(self, text: str) -> None:
@@ -122,7 +152,9 @@ class Run:
                 return str(found[0].pid)
             return "none" if self.phase() is Phase.ENDING else ""
 
-        pid = wait_until(look, timeout_s=40, what=f"{self.fault.what} on {self.fault.host}", interval_s=0.02)
+        timeout_s = GROWN_S if self.drawn.grows else 40
+        what = f"{self.fault.what} on {self.fault.host}"
+        pid = wait_until(look, timeout_s=timeout_s, what=what, interval_s=0.02)
         return "" if pid == "none" else pid
 
     def _killed(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SIGKILLED, SIGTERMED, SIGINTED = 137, 143, 130
 
@@ -63,9 +63,13 @@ class Draw:
     """How long after the phase has begun."""
     driver_code: int
     """What the driver exits with if nothing happens to it."""
+    grows: bool = False
+    """The job has the head alone, and the cluster gets a worker job (--max-nodes) on n2."""
 
     def __str__(self) -> str:
-        return f"{self.fault}, {self.delay_s:.2f} s after {self.phase.name}, driver's code {self.driver_code}"
+        shape = " of a cluster that grows" if self.grows else ""
+        when = f"{self.delay_s:.2f} s after {self.phase.name}"
+        return f"{self.fault}, {when}{shape}, driver's code {self.driver_code}"
 
 
 #: How long after its begin a fault can happen in a phase.
@@ -113,11 +117,20 @@ def draw(seed: int) -> Draw:
         case _:
             fault = Fault(kind, "scontrol requeue", "login")
     phase = chance.choice(tuple(DELAYS_S))
-    return Draw(fault, phase, chance.uniform(0, DELAYS_S[phase]), chance.choice((0, 7)))
+    delay_s, driver_code = chance.uniform(0, DELAYS_S[phase]), chance.choice((0, 7))
+    grows = chance.random() < 0.3
+    if grows and fault.host in WORKERS:
+        fault = replace(fault, host=WORKERS[0])
+    return Draw(fault, phase, delay_s, driver_code, grows)
 
 
-def right_codes(fault: Fault, phases: Iterable[Phase], driver_code: int) -> set[int]:
-    """The exit codes that are right for the job's step when ``fault`` happened in one of ``phases``."""
+def right_codes(fault: Fault, phases: Iterable[Phase], driver_code: int, *, grows: bool = False) -> set[int]:
+    """The exit codes that are right for the job's step when ``fault`` happened in one of ``phases``.
+
+    A cluster that grows (:attr:`Draw.grows`) gets another worker job for one that it loses.
+    """
+    if grows and (fault.host in WORKERS or fault.kind == "cut"):
+        return {driver_code}
     return {code for phase in phases for code in _codes(fault, phase, driver_code)}
 
 

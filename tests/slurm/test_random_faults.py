@@ -16,7 +16,7 @@ import pytest
 from tests.bed.spec import BedSpec
 from tests.slurm.cluster import Disk
 from tests.slurm.conftest import Beds
-from tests.slurm.injection import Run, small_places
+from tests.slurm.injection import GROWN_S, Run, small_places
 from tests.slurm.jobs import Slurm
 from tests.slurm.random_faults import draw, right_codes
 from tests.waiting import wait_until
@@ -64,19 +64,22 @@ def test_random_fault_ends_with_the_right_code_and_leaves_nothing(
         stack.callback(run.heal)
         run.wait_for_moment()
         phases = run.do()
-        right = right_codes(drawn.fault, phases, drawn.driver_code)
+        right = right_codes(drawn.fault, phases, drawn.driver_code, grows=drawn.grows)
         job = run.cluster.job
         if right == {drawn.driver_code}:
-            run.tell_driver("" if drawn.fault.what == "worker" else "check")
+            run.tell_driver("check" if drawn.grows or drawn.fault.what != "worker" else "")
         else:
             with contextlib.suppress(AssertionError):
                 job.wait(GOES_ON_S)
             if drawn.driver_code in right:
                 run.tell_driver("")
-        code = run.exit_code(ENDS_WITHIN_S)
+        code = run.exit_code(ENDS_WITHIN_S + (GROWN_S if drawn.grows else 0.0))
         said = run.cluster.end.get("message", "no record")
         print(f"  in {[phase.name for phase in phases]}: {code} of {sorted(right)}; {said}")
         assert code in right
+    queue = ["squeue", "-h"]
+    wait_until(
+        lambda: not fault_slurm.run("login", queue, check=True).stdout, timeout_s=60, what="an empty queue"
+    )
     wait_until(fault_slurm.bed.idle, timeout_s=60, what="idle nodes")
-    assert not fault_slurm.run("login", ["squeue", "-h"], check=True).stdout
     fault_slurm.assert_nothing_left()

@@ -54,12 +54,30 @@ def test_which_codes_are_right(
     assert right_codes(Fault(kind, what, host, lasts_s), phases, DONE) == codes
 
 
+@pytest.mark.parametrize(
+    ("kind", "what", "host", "lasts_s", "phases", "codes"),
+    [
+        ("killed", "keeper", "n2", 0, [LAUNCHING], {DONE}),
+        ("killed", "raylet", "n2", 0, [CONNECTING], {DONE}),
+        ("killed", "raylet", "n1", 0, [DRIVING], {1, 5}),
+        ("cut", "cable", "n1", CUT_S, [DRIVING], {DONE}),
+        ("cancelled", "SIGTERM", "n2", 0, [DRIVING], {DONE}),
+        ("cancelled", "SIGTERM", "n1", 0, [DRIVING], {143}),
+    ],
+)
+def test_which_codes_are_right_where_the_cluster_gets_another_worker_job(
+    kind: str, what: str, host: str, lasts_s: float, phases: list[Phase], codes: set[int]
+) -> None:
+    assert right_codes(Fault(kind, what, host, lasts_s), phases, DONE, grows=True) == codes
+
+
 def test_a_seed_draws_the_same_again_and_all_are_drawn() -> None:
     drawn = [draw(seed) for seed in range(2000)]
     assert drawn == [draw(seed) for seed in range(2000)]
     kinds = {one.fault.kind for one in drawn}
     assert kinds == {"killed", "stopped", "cut", "full", "slow", "cancelled", "requeued"}
     assert {one.phase for one in drawn} == set(DELAYS_S)
+    assert {one.grows for one in drawn} == {False, True}
     for one in drawn:
         assert right_codes(one.fault, [one.phase], one.driver_code)
         assert 0 <= one.delay_s <= DELAYS_S[one.phase]
