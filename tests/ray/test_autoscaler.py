@@ -144,22 +144,27 @@ print(subprocess.run([sys.executable, "-m", "ray.scripts.scripts", "status"], ca
 """
 
 WAITS = """
-import ray, sys, time
+import os, ray, time
 ray.init(log_to_driver=False, configure_logging=False)
 @ray.remote(num_cpus=1, resources={"item": 1})
 def work(): pass
 tasks = [work.remote() for _ in range(2)]
-print("ASKED", flush=True)
-time.sleep(8)
+while not os.path.exists(os.environ["TOLD"]):
+    time.sleep(0.1)
 """
 
 
 def test_a_job_that_waits_for_hours_is_left_and_one_that_is_not_needed_is_cancelled() -> None:
     async def test() -> None:
         async with elastic(small()) as one:
-            await one.cluster.driver(WAITS)
+            told = one.record / "told"
+            driver = asyncio.ensure_future(one.cluster.driver(WAITS, TOLD=str(told)))
             await one.until("two launches", lambda: len(one.launched) == 2)
+            polls = len(one.of_kind("poll")) + 5
+            await one.until("more rounds", lambda: len(one.of_kind("poll")) >= polls)
             assert not one.cancelled, "they waited while the tasks did"
+            told.touch()
+            await driver
             if ray_version() >= (2, 60):
                 await one.until("two ends", lambda: sorted(one.cancelled) == sorted(one.launched))
             assert len(one.of_kind("launch")) == 1

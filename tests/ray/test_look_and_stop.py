@@ -101,12 +101,17 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 def test_seen_and_stopped(cluster: Cluster) -> None:
-    found = cluster.told("monitor", "--once", "--json")
+    def busy() -> dict[str, Any] | None:
+        """What monitor tells, once the driver's tasks run on both nodes."""
+        found = cluster.told("monitor", "--once", "--json")
+        used = [node["usage"] for node in found["nodes"]]
+        return found if all(one and one["worker_processes"] for one in used) else None
+
+    found = wait_until(busy, timeout_s=60, what="tasks on both nodes")
     assert (found["state"], found["nodes_ready"]) == ("running", 2)
     assert sum(node["usage"]["cpus_used"] for node in found["nodes"]) > 0
     assert found["nodes"][0]["usage"]["object_store_used_bytes"] >= 30_000_000
     assert all(node["usage"]["memory_used_bytes"] > 1 << 20 for node in found["nodes"])
-    assert all(node["usage"]["worker_processes"] for node in found["nodes"])
     cluster.call("monitor", "--once", "--exit-status")
     assert "running" in cluster.call("status")
     assert "slowest: " in cluster.call("status", "--timing")
