@@ -195,11 +195,7 @@ class Bed:
                 "--ipc",
                 "--pid",
             ],
-            *(
-                ["--cgroup", "--", *cgroup.MOVE_TO_ROOT]
-                if self.spec.cgroups and cgroup.version() == 1
-                else ["--"]
-            ),
+            *(["--cgroup", "--", *cgroup.move()] if cgroup.apart(self.spec.cgroups) else ["--"]),
             *["setpriv", "--reuid", user, "--regid", user, "--init-groups", "--pdeathsig", "KILL", "--"],
             *["env", "--ignore-environment", f"--chdir={wd or variables['HOME']}"],
             *[f"{name}={value}" for name, value in variables.items()],
@@ -231,9 +227,6 @@ class Bed:
             said = f"{done.stdout}{done.stderr}"
             raise BedError(f"{' '.join(command)} on {host} ended with {done.returncode}:\n{said}")
         return done
-
-    def _own_cgroups(self) -> bool:
-        return self.spec.cgroups and cgroup.version() == 1
 
     def path(self, host: str, path: str) -> Path:
         """Where this process finds the file that ``host`` has at the absolute ``path``."""

@@ -1,8 +1,8 @@
 """The cgroups of hosts, where a bed enforces limits.
 
-With v1 each host has its own in each controller.  With v2 all hosts use the machine's root, in
-which each slurmd makes a scope with its node's name: below the root a cgroup with processes in it
-cannot hand its controllers on.
+Each host has its own, with v1 in each controller, and sees them as the roots: slurmd refuses a root of v2
+with processes of other PID namespaces in it.  With v2 all processes of a host are in ``system`` below its
+own: a cgroup with processes in it cannot hand its controllers on.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from tests.bed.kernel import CLONE_NEWCGROUP, mount, tmpfs, unshare
 MOUNTS = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpu", "cpuacct", "cpuset", "devices", "freezer", "memory")
 
-MOVE_TO_ROOT = (
-    *("sh", "-c"),
-    f'for c in {" ".join(CONTROLLERS)}; do echo $$ >{MOUNTS}/$c/cgroup.procs; done; exec "$@"',
-    "sh",
-)
-"""Put before a command, it runs that in the host's own cgroups, as if it had been started there."""
+SYSTEM = "system"
+"""Where a host's processes are with v2, as slurmd itself has it in a container."""
 
 
 def version() -> int:
     """The version of cgroups that this machine mounts: 1 or 2."""
     return 2 if (MOUNTS / "cgroup.controllers").exists() else 1
+
+
+def move() -> list[str]:
+    """Put before a command, it runs that in the host's own cgroups, as if it had been started there."""
+    places = [f"{MOUNTS}/{SYSTEM}"] if version() == 2 else [f"{MOUNTS}/{name}" for name in CONTROLLERS]
+    return ["sh", "-c", f'for c in {" ".join(places)}; do echo $$ >$c/cgroup.procs; done; exec "$@"', "sh"]
 
 
 def available() -> bool:
@@ -37,9 +39,24 @@ def available() -> bool:
     return all((MOUNTS / controller / "tasks").exists() for controller in CONTROLLERS)
 
 
+def apart(limits: bool) -> bool:
+    """Whether hosts get cgroups of their own: where limits are enforced, and where the machine has v2 alone.
+
+    slurmd of Slurm 24.11 looks at the root of v2 even where it uses no cgroup.
+    """
+    return limits or (version() == 2 and available())
+
+
 def enter(bed: str, host: str) -> None:
     """Makes the cgroups of ``host`` and moves this process into them, as the root of all that it will see."""
     if version() == 2:
+        top = _top("", bed)
+        (top / host).mkdir(parents=True)
+        (top / "cgroup.subtree_control").write_text("+cpu +cpuset +memory +pids")
+        (top / host / "cgroup.procs").write_text("0")
+        unshare(CLONE_NEWCGROUP)
+        (top / host / SYSTEM).mkdir()
+        (top / host / SYSTEM / "cgroup.procs").write_text("0")
         return
     for controller in CONTROLLERS:
         machine, top = MOUNTS / controller, _top(controller, bed)
@@ -54,8 +71,11 @@ def enter(bed: str, host: str) -> None:
     unshare(CLONE_NEWCGROUP)
 
 
-def mount_own() -> None:
-    """Mounts the controllers anew, so that their roots are the host's own cgroups."""
+def mount_own(version: int) -> None:
+    """Mounts the cgroups of this version anew, so that their roots are the host's own."""
+    if version == 2:
+        mount("cgroup2", MOUNTS, "cgroup2")
+        return
     tmpfs(MOUNTS, 1)
     for controller in CONTROLLERS:
         (MOUNTS / controller).mkdir()
@@ -64,10 +84,8 @@ def mount_own() -> None:
 
 def remove(bed: str, host: str = "") -> None:
     """Removes the cgroups of ``host``, or of the whole bed, once its processes have gone; else OSError."""
-    if version() == 2:
-        return
     deadline = time.monotonic() + 5
-    for controller in CONTROLLERS:
+    for controller in ("",) if version() == 2 else CONTROLLERS:
         top = _top(controller, bed) / host
         while top.exists():
             try:

@@ -30,10 +30,11 @@ def main(directory: Path, host: str) -> None:
     assert warden is not None
     me = Process.own()  # Before /proc is the host's own.
     socket.sethostname(host)
-    if spec.cgroups:
+    own_cgroups = cgroup.version() if cgroup.apart(spec.cgroups) else 0
+    if own_cgroups:
         cgroup.enter(directory.name, host)
     plug_in(spec, host, warden.pid)
-    mount_all(directory, spec, host)
+    mount_all(directory, spec, host, own_cgroups)
     start_munged(directory)
     _run("slurmctld" if host == LOGIN else f"slurmd -N {host}")  # They go into the background by themselves.
     reap()
@@ -53,8 +54,11 @@ def plug_in(spec: BedSpec, host: str, warden_pid: int) -> None:
     _run("ip link set eth0 up")
 
 
-def mount_all(directory: Path, spec: BedSpec, host: str) -> None:
-    """The host's own directories and files over the machine's; the machine itself is not changed."""
+def mount_all(directory: Path, spec: BedSpec, host: str, own_cgroups: int) -> None:
+    """The host's own directories and files over the machine's; the machine itself is not changed.
+
+    ``own_cgroups`` is the version of the host's own cgroups; 0 when it has none.
+    """
     kept = {path: os.open(path, os.O_PATH) for path in spec.keep}
     mount("none", "/", flags=MS_REC | MS_PRIVATE)
     mount("proc", "/proc", "proc")
@@ -63,7 +67,7 @@ def mount_all(directory: Path, spec: BedSpec, host: str) -> None:
     tmpfs("/var/tmp", 512, mode="1777")
     tmpfs("/run", 256)
     tmpfs("/root", 16)
-    mount_sys(own_cgroups=spec.cgroups and cgroup.version() == 1)
+    mount_sys(own_cgroups)
     bind(directory / "home", "/home")
     for name in ("hosts", "passwd", "group", "slurm"):
         bind(directory / "etc" / name, f"/etc/{name}")
@@ -76,8 +80,8 @@ def mount_all(directory: Path, spec: BedSpec, host: str) -> None:
         os.mknod(f"/run/fakegpu{gpu}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
 
 
-def mount_sys(*, own_cgroups: bool) -> None:
-    """A /sys that shows this host's network, with its own cgroups or those of the machine."""
+def mount_sys(own_cgroups: int) -> None:
+    """A /sys that shows this host's network, and its own cgroups of this version, or with 0 the machine's."""
     aside = Path("/run/cgroup")
     aside.mkdir()
     bind(cgroup.MOUNTS, aside)
@@ -85,7 +89,7 @@ def mount_sys(*, own_cgroups: bool) -> None:
     mount("sysfs", "/sys", "sysfs")
     if own_cgroups:
         unmount(aside)
-        cgroup.mount_own()
+        cgroup.mount_own(own_cgroups)
     else:
         mount(aside, cgroup.MOUNTS, flags=MS_MOVE)
     aside.rmdir()
