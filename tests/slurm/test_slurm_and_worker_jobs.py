@@ -285,6 +285,13 @@ def test_it_can_never_start(
         workers.partition("small", *limit), *sbatch, nodes_per_job=2 if "NodeLimit" in reason else 1
     )
     instances = workers.jobs.launch(group, 4)
+    # Slurm's first reason is another one, and this test's clock is fast.
+    reasons = ["squeue", "-h", "-o", "%r"]
+    wait_until(
+        lambda: set(workers.slurm.bed.run(LOGIN, reasons, check=True).stdout.split()) == {reason},
+        timeout_s=60,
+        what=f"{reason} as the reason of all jobs",
+    )
     for instance in instances:
         if "/" not in instance:
             assert workers.wait(instance, "ended") == f"it can never start: {reason}"
