@@ -48,8 +48,8 @@ def test_a_requeue_that_slurm_will_refuse_is_told_at_the_start(slurm: Slurm) -> 
         f'{SRUN} raycluster run --requeue-on-preempt -- python -c "{save}"',
         *("--nodes=1", "--ntasks-per-node=1", "--exclusive", "--mem=0", "--no-requeue"),
     )
-    told = job.wait_for("READY")
-    assert "--requeue-on-preempt has no effect" in told
+    job.wait_for("READY")
+    told = job.wait_for("--requeue-on-preempt has no effect")
     assert f"`scontrol update JobId={job.id} Requeue=1`" in told
     job.cancel("--signal=TERM")
     assert job.wait() == JobEnd("FAILED", 75, 0), job.output()
