@@ -172,7 +172,13 @@ CAUSES: tuple[Cause, ...] = (
         "server port taken",
         r"Failed to bind to address '",
         "Ray Serve cannot listen on its port: another job's server, or an earlier one, has it on this node.",
-        "Choose a free port with serve.start(http_options=…), or have nodes of your own (--exclusive).",
+        "Give no port: Serve then listens on one of the cluster's. Or have nodes of your own (--exclusive).",
+    ),
+    Cause(
+        "Serve is not on port 8000",
+        r"port=8000\b.*(Connection refused|Failed to establish a new connection)",
+        "Nothing listens on port 8000. Ray Serve listens on a port of the cluster unless it is given one.",
+        "Use the port in RAYCLUSTER_SERVE_HTTP_PORT, or export RAYCLUSTER_SERVE_HTTP_PORT=8000 in the job.",
     ),
     Cause(
         "port taken",

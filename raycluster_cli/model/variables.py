@@ -23,6 +23,8 @@ OWN = frozenset(
             "PUBLIC_WATCH",
             "DOCTOR",
             "LOGS_HERE",
+            "SERVE_HTTP_PORT",
+            "SERVE_GRPC_PORT",
         ),
     )
 )
@@ -30,7 +32,10 @@ OWN = frozenset(
 
 #: What a driver finds in its environment that describes itself.  They are options by their names, but not of
 #: another cluster that the driver starts.
-OF_A_DRIVER = ("RAYCLUSTER_DRIVER_RESTARTS", "RAYCLUSTER_SERVICE_PORT", "RAYCLUSTER_SERVICE_HOST")
+OF_A_DRIVER = tuple(
+    PREFIX + name
+    for name in ("DRIVER_RESTARTS", "SERVICE_PORT", "SERVICE_HOST", "SERVE_HTTP_PORT", "SERVE_GRPC_PORT")
+)
 
 
 def unknown_variables(env: Mapping[str, str]) -> str:

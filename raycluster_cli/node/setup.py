@@ -20,6 +20,7 @@ from ..model.status import Role
 from ..model.value import Value
 from ..rayproc.environment import SCRUBBED, uses_proxy
 from ..rayproc.plan import NodePlan, TlsFiles, ports_for_restart
+from ..rayproc.serve_ports import ports_with_server, variables_with_server
 from ..rayproc.tls import make_authority, make_certificate
 from ..rayproc.worker_process import MARK as WORKER_MARK
 from ..slurm.allocation import Allocation
@@ -358,15 +359,16 @@ class NodeSetup:
         own = address.environment(self.env)
         if "VLLM_HOST_IP" in own:
             own[WORKER_MARK] = own["VLLM_HOST_IP"]
-        if settings.service and "SERVE_SOCKET_REUSE_PORT_ENABLED" not in self.env:
-            # Its port is in this node's block, where no other job listens: a new proxy need not wait.
-            own["SERVE_SOCKET_REUSE_PORT_ENABLED"] = "1"
+        ports = self.port_map(restarts)
+        if settings.service:
+            ports = ports_with_server(ports)
+            own |= variables_with_server(settings.service_host, self.env)
         return NodePlan(
             role=self.role,
             node_ip=address.ip,
             node_name=self.host,
             gcs_address=gcs_address or join_host_port(address.ip, self.gcs_port),
-            ports=self.port_map(restarts),
+            ports=ports,
             temp_dir=str(self.directory.ray_dir),
             num_cpus=grant.num_cpus,
             num_gpus=grant.num_gpus,

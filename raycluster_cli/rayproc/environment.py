@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 
 from ..model.address import host_of
 from .plan import NodePlan
+from .serve_ports import ports_for_driver, serve_variables
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 
@@ -48,6 +49,7 @@ def start_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str]
         ),
     }
     defaults |= node_settings(plan.expected_nodes)
+    defaults |= serve_variables(plan.ports, env, is_head=plan.is_head)
     if plan.is_head:
         defaults |= gcs_settings(plan.expected_nodes, plan.num_cpus)
     if port := plan.ports.get("autoscaler_metrics"):
@@ -94,7 +96,8 @@ def client_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str
     scripts read that were written for Ray's own example for Slurm; on the head's node also the dashboard's,
     which `serve status` and others do not look for in the GCS.
     """
-    env = {**CLIENT_DEFAULTS, **member_environment(plan, base), "ip_head": plan.gcs_address}
+    ports = ports_for_driver(plan.ports, base)
+    env = {**CLIENT_DEFAULTS, **ports, **member_environment(plan, base), "ip_head": plan.gcs_address}
     if plan.dashboard_address:
         env["RAY_DASHBOARD_ADDRESS"] = f"http://{plan.dashboard_address}"
     return env

@@ -6,6 +6,9 @@ Drivers pass ``runtime_env={"env_vars": dict(os.environ)}`` to actors on other n
 VLLM_HOST_IP.  Where raycluster has set that variable (it is the same as :data:`MARK`, which is copied
 along), it gets the address of the node that this process is on.
 
+Ray Serve's controller calls a function of raycluster's package for its ports (rayproc/serve_ports.py).  With
+a Python that does not have the package, Serve's defaults stay.
+
 It also tells the node's supervisor that a worker process starts: the log monitor starts then.
 
 Runs by its path, alone, with any Python that has Ray: nothing of the package is imported.
@@ -16,6 +19,7 @@ import sys
 
 MARK = "RAYCLUSTER_VLLM_HOST_IP"
 """The address that raycluster has given to VLLM_HOST_IP."""
+CALLBACK = "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH"
 
 
 def correct(environ: "dict[str, str] | os._Environ[str]", arguments: "list[str]") -> None:
@@ -45,6 +49,15 @@ def tell_start(arguments: "list[str]") -> None:
                 pass  # nobody waits
 
 
+def keep_callback(environ: "dict[str, str] | os._Environ[str]") -> None:
+    """Take Serve's callback out where this Python, of a runtime environment, does not have the package."""
+    if environ.get(CALLBACK, "").startswith("raycluster_cli."):
+        from importlib.util import find_spec
+
+        if find_spec("raycluster_cli") is None:
+            del environ[CALLBACK]
+
+
 def default_worker() -> str:
     """The path of Ray's own worker process, in this Python's Ray; it is not imported."""
     from importlib.util import find_spec
@@ -57,6 +70,7 @@ def default_worker() -> str:
 
 if __name__ == "__main__":
     correct(os.environ, sys.argv)
+    keep_callback(os.environ)
     tell_start(sys.argv)
     # This module stays __main__, with Ray's file in place of ours.
     sys.argv[0] = __file__ = default_worker()

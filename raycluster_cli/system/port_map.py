@@ -19,6 +19,8 @@ LAYOUT = (
     "autoscaler_metrics",
     "dashboard_metrics",
     "service",
+    "serve_http",
+    "serve_grpc",
 )
 
 
@@ -43,6 +45,9 @@ class PortMap(Value):
     dashboard_metrics: int = 0
     service: int = 0
     """For the driver, where it is a server."""
+    serve_http: int = 0
+    serve_grpc: int = 0
+    """For Ray Serve's proxy on this node."""
 
     def as_dict(self) -> dict[str, int | list[int]]:
         """The ports that this node has, by name, for the record and the screen."""

@@ -7,7 +7,6 @@ was seen is in docs/guides/drivers.md.
 from __future__ import annotations
 
 import importlib.util
-import shlex
 import shutil
 import sys
 
@@ -37,7 +36,7 @@ DRIVERS = REPOSITORY / "tests/libraries/drivers"
 def test_a_library_works_on_all_nodes(
     slurm: Slurm, driver: str, module: str, options: str, nodes: int
 ) -> None:
-    if not _is_installed(module):
+    if not is_installed(module):
         pytest.skip(f"{module} is not installed")
     job = batch(slurm, f"{SRUN} raycluster run {options} -- python {DRIVERS}/{driver}.py")
     assert job.wait(timeout_s=240) == JobEnd("COMPLETED", 0, 0), job.output()
@@ -67,42 +66,8 @@ def test_uv_run_as_the_driver(slurm: Slurm) -> None:
     slurm.assert_nothing_left()
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
         return False
-
-
-SERVE_AND_STAY = """
-import time
-import ray
-from ray import serve
-
-@serve.deployment
-class Answer:
-    def __call__(self, request):
-        return "yes"
-
-ray.init()
-serve.run(Answer.bind())
-print("SERVING", flush=True)
-time.sleep(600)
-"""
-
-
-def test_serve_of_two_jobs_on_one_node_does_not_share_a_port(slurm: Slurm) -> None:
-    """With Serve's default the kernel gave each job some of the other's requests."""
-    if not _is_installed("uvicorn"):
-        pytest.skip("ray[serve] is not installed")
-    shared = ("--nodes=1", "--nodelist=n1", "--cpus-per-task=4", "--mem=5000", "--time=10")
-    script = f"exec srun --mem=0 raycluster run -- {shlex.join(['python', '-c', SERVE_AND_STAY])}"
-    first = slurm.sbatch(script, *shared)
-    first.wait_for("SERVING")
-    second = slurm.sbatch(script, *shared)
-    assert second.wait(timeout_s=240).state == "FAILED", second.output()
-    assert "SERVING" not in second.output()
-    assert "Failed to bind to address" in second.output()
-    slurm.run("login", ["scancel", first.id], check=True)
-    first.wait()
-    slurm.assert_nothing_left()

@@ -1,14 +1,18 @@
 """Ray Serve answers requests; its replicas are on all nodes."""
 
 import json
+import os
 import socket
 import urllib.request
 
 import ray
 from ray import serve
 
+ray.init()
+cpus = min(node["Resources"].get("CPU", 0) for node in ray.nodes())
 
-@serve.deployment(num_replicas=3, ray_actor_options={"num_cpus": 9})
+
+@serve.deployment(num_replicas=3, ray_actor_options={"num_cpus": cpus // 2 + 1})
 class Where:
     """Says on which host it is; two do not fit on one node."""
 
@@ -16,11 +20,11 @@ class Where:
         return {"host": socket.gethostname()}
 
 
-ray.init()
 serve.run(Where.bind())
 hosts = set()
 for _ in range(200):
-    with urllib.request.urlopen("http://127.0.0.1:8000/", timeout=10) as answer:
+    url = f"http://127.0.0.1:{os.environ['RAYCLUSTER_SERVE_HTTP_PORT']}/"
+    with urllib.request.urlopen(url, timeout=10) as answer:
         hosts.add(json.load(answer)["host"])
     if len(hosts) == 3:
         break

@@ -24,6 +24,12 @@ TEXTS = [
     ("OSError: [Errno 27] File too large", "file size limit"),
     ("raycluster: the driver was killed by SIGXFSZ after 3 s; exit code 153", "file size limit"),
     ("RuntimeError: Failed to bind to address '0.0.0.0:8000'.", "server port taken"),
+    (
+        "requests.exceptions.ConnectionError: HTTPConnectionPool(host='localhost', port=8000): Max retries exceeded "
+        "with url: / (Caused by NewConnectionError('<…>: Failed to establish a new connection: [Errno 111] "
+        "Connection refused'))",
+        "Serve is not on port 8000",
+    ),
     ("srun: Job 7 step creation temporarily disabled, retrying (Requested nodes are busy)", "step waits"),
     ("ValueError: Ray component worker_ports is trying to use a port number 10002 that is used by other components", "port taken"),
     ("OSError: [Errno 98] Address already in use", "port taken"),

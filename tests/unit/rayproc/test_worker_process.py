@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.rayproc import worker_process
-from raycluster_cli.rayproc.worker_process import MARK, correct, tell_start
+from raycluster_cli.rayproc.serve_ports import CALLBACK, FUNCTION
+from raycluster_cli.rayproc.worker_process import MARK, correct, keep_callback, tell_start
 
 
 @pytest.mark.parametrize(
@@ -63,3 +65,15 @@ def test_the_supervisor_that_waits_is_told(tmp_path: Path) -> None:
         assert os.read(fd, 10) == b"."
     finally:
         os.close(fd)
+
+
+def test_serves_callback_is_kept_where_its_package_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {CALLBACK: FUNCTION}
+    keep_callback(here)
+    assert here == {CALLBACK: FUNCTION}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    keep_callback(here)
+    assert here == {}
+    users = {CALLBACK: "mine:callback"}
+    keep_callback(users)
+    assert users == {CALLBACK: "mine:callback"}
