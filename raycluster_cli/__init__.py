@@ -10,9 +10,11 @@ it is first used, so that `import raycluster_cli` costs nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from ._version import __version__
+
+TYPE_CHECKING = False  # not typing's: a start that reads a bundle of modules does without its files
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "AsyncSlurmCluster",

@@ -15,6 +15,9 @@ def main() -> None:
     env = dict(os.environ)
     keeper = warm = None
     if arguments and arguments[0] in _KEPT:
+        from .system.module_bundle import use_bundle
+
+        use_bundle(env)
         # Before everything else: the keeper shall stay as small as a bare Python is.
         from .supervisor.spare_task import hold_first_place, is_spare, wait_for_first_task
 

@@ -25,6 +25,7 @@ from ..system.cgroups import oom_kills
 from ..system.process import Child
 from ..system.proctree import has_terminal
 from ..system.report import command_text
+from .bundle_refresh import BundleRefresh
 from .context import Context
 from .driver import Driver, find_driver, uv_note, with_restarts
 from .head_guards import HeadGuards
@@ -72,6 +73,7 @@ class HeadRun(NodeRun):
         self.driver: Driver | None = None
         self.workers_changed = asyncio.Event()
         self._recovery: asyncio.Task[None] | None = None
+        self._bundle = BundleRefresh(self.report.note)
         self._lost: dict[str, str] = {}
         """The addresses of hosts that have lost a worker, by name."""
         self.program = ""
@@ -144,6 +146,7 @@ class HeadRun(NodeRun):
         else:
             more = f". Stop it with `raycluster stop {context.key}`."
         self.report.say(f"{nodes} ready at {address} after {took}{more}")
+        self._in_background("the bundle of modules", self._bundle.run(context.env))
 
     # -- the driver ------------------------------------------------------------------------------
 
@@ -268,6 +271,7 @@ class HeadRun(NodeRun):
         await self.try_to("looking for killed processes", self._tell_oom_kills(end))
         if leave.requeue:
             await self.try_to("requeueing the job", self._requeue(end))
+        await self._bundle.over()
         await self.try_to("cancelling the step", cancel_step_without(self, self._lost))
 
     async def _cancel_worker_jobs(self, joined: list[str]) -> None:

@@ -17,8 +17,8 @@ own default worker ports are 10002-19999.
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import hashlib
 import random
 import socket
 import time
@@ -170,13 +170,23 @@ def _starts(key: str, size: int, lowest: int, highest: int) -> list[int]:
     """The first units of all blocks of ``size`` units, in the order in which this key tries them."""
     first, end = -(-lowest // UNIT), highest // UNIT
     middle = min(-(-max(PREFERRED, lowest) // UNIT), end)
-    digest = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+    digest = int.from_bytes(_sha256(key.encode())[:8], "big")
     order: list[int] = []
     for low, high in ((middle, end), (first, middle)):
         blocks = list(range(low, high - size + 1, size))
         turn = digest % len(blocks) if blocks else 0
         order += blocks[turn:] + blocks[:turn]
     return order
+
+
+def _sha256(data: bytes) -> bytes:
+    """As hashlib has it, which would load OpenSSL on every node."""
+    for name in ("_sha2", "_sha256"):  # Python 3.12 and newer; before that
+        with contextlib.suppress(ImportError):
+            return bytes(__import__(name).sha256(data).digest())
+    import hashlib
+
+    return hashlib.sha256(data).digest()
 
 
 def _find_run(
