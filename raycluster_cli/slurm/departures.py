@@ -60,16 +60,22 @@ def parse_job_times(text: str) -> dict[str, JobTimes]:
     }
 
 
-def parse_preempts(text: str) -> bool:
-    """Whether Slurm can preempt jobs at all: `scontrol show config`.
+def parse_gives_grace(config: str, partitions: str) -> bool:
+    """Whether a preempted job can have a GraceTime: `scontrol show config` and `scontrol show partition`.
 
-    >>> parse_preempts("PreemptMode = OFF\\nPreemptType             = preempt/none\\n")
+    That of a QOS is not among what every user may see.
+
+    >>> parse_gives_grace("PreemptType = preempt/partition_prio", "PartitionName=a GraceTime=0 Hidden=NO")
     False
-    >>> parse_preempts("PreemptType             = preempt/qos\\n")
+    >>> parse_gives_grace("PreemptType = preempt/partition_prio", "PartitionName=a GraceTime=60 Hidden=NO")
+    True
+    >>> parse_gives_grace("PreemptType = preempt/qos", "")
     True
     """
-    found = re.search(r"^PreemptType\s*=\s*(\S+)", text, re.MULTILINE)
-    return found is not None and found[1] not in ("preempt/none", "(null)")
+    found = re.search(r"^PreemptType\s*=\s*(\S+)", config, re.MULTILINE)
+    if found is None or found[1] in ("preempt/none", "(null)"):
+        return False
+    return found[1] != "preempt/partition_prio" or re.search(r"\bGraceTime=0*[1-9]", partitions) is not None
 
 
 def parse_grace_end(text: str) -> float | None:
@@ -102,9 +108,10 @@ async def job_times(jobs: Collection[str], env: Mapping[str, str], reaper: Reape
     return parse_job_times(await _answer(command, env, reaper))
 
 
-async def preempts(env: Mapping[str, str], reaper: Reaper) -> bool:
-    """Whether Slurm can preempt jobs at all.  Raises RayclusterError."""
-    return parse_preempts(await _answer(["scontrol", "show", "config"], env, reaper))
+async def gives_grace(env: Mapping[str, str], reaper: Reaper) -> bool:
+    """Whether a preempted job can have a GraceTime.  Raises RayclusterError."""
+    config = await _answer(["scontrol", "show", "config"], env, reaper)
+    return parse_gives_grace(config, await _answer(["scontrol", "show", "partition"], env, reaper))
 
 
 async def grace_end(job_id: str, env: Mapping[str, str], reaper: Reaper, *, timeout_s: float) -> float | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..model.errors import RayclusterError
 from ..policy.values import Worker
-from ..slurm.departures import JobTimes, drained_nodes, job_times, preempts
+from ..slurm.departures import JobTimes, drained_nodes, gives_grace, job_times
 from ..state.notices import Notice
 from .notices import drain
 
@@ -35,7 +35,7 @@ async def watch_departures(run: HeadRun, look_s: float = LOOK_S) -> None:
     """Look for as long as the head runs: one sinfo, and one squeue where it is needed."""
     env, reaper = run.context.env, run.reaper
     told: dict[str, float] = {}
-    can_preempt: bool | None = None
+    has_grace: bool | None = None
     problem = ""
     while True:
         await asyncio.sleep(look_s)
@@ -43,11 +43,11 @@ async def watch_departures(run: HeadRun, look_s: float = LOOK_S) -> None:
         if not workers:
             continue
         try:
-            if can_preempt is None:
-                can_preempt = await preempts(env, reaper)
+            if has_grace is None:
+                has_grace = await gives_grace(env, reaper)
             drained = await drained_nodes({host_of(worker) for worker in workers}, env, reaper)
-            asked = workers if can_preempt else [one for one in workers if host_of(one) in drained]
-            asked = [one for one in asked if can_preempt or one.node_id not in told]
+            asked = workers if has_grace else [one for one in workers if host_of(one) in drained]
+            asked = [one for one in asked if has_grace or one.node_id not in told]
             times = await job_times({one.job for one in asked}, env, reaper) if asked else {}
         except RayclusterError as error:
             if error.message != problem:

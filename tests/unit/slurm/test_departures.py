@@ -10,11 +10,11 @@ from raycluster_cli.model.errors import RayclusterError
 from raycluster_cli.slurm.departures import (
     JobTimes,
     drained_nodes,
+    gives_grace,
     grace_end,
     job_times,
     parse_drained,
-    parse_preempts,
-    preempts,
+    parse_gives_grace,
 )
 
 from .programs import programs, with_reaper
@@ -46,7 +46,7 @@ def test_what_is_asked(tmp_path: Path) -> None:
     assert with_reaper(lambda reaper: drained_nodes({"n3", "n2"}, env, reaper)) == {"n2": "bad disk"}
     assert (tmp_path / "asked").read_text() == "--noheader --Node --nodes=n2,n3 --format=%N|%T|%E\n"
     assert with_reaper(lambda reaper: job_times({"7_3"}, env, reaper)) == {"7_3": JobTimes(1700000060.0)}
-    assert with_reaper(lambda reaper: preempts(env, reaper)) is True
+    assert with_reaper(lambda reaper: gives_grace(env, reaper)) is True
     assert with_reaper(lambda reaper: grace_end("7", env, reaper, timeout_s=9)) == 1700000060.0
 
 
@@ -62,6 +62,16 @@ def test_a_refusal_has_slurms_own_words(tmp_path: Path) -> None:
         with_reaper(lambda reaper: drained_nodes({"n2"}, env, reaper))
 
 
-@pytest.mark.parametrize("kind", ["preempt/none", "(null)"])
-def test_slurm_without_preemption(kind: str) -> None:
-    assert not parse_preempts(f"PreemptMode             = OFF\nPreemptType             = {kind}\n")
+@pytest.mark.parametrize(
+    ("kind", "grace_s", "gives"),
+    [
+        *(("preempt/none", 60, False), ("(null)", 60, False), ("preempt/qos", 0, True)),
+        *(("preempt/partition_prio", 0, False), ("preempt/partition_prio", 60, True)),
+    ],
+)
+def test_whether_there_are_grace_times(kind: str, grace_s: int, gives: bool) -> None:
+    partitions = (
+        f"PartitionName=a\n   GraceTime=0 Hidden=NO\nPartitionName=b\n   GraceTime={grace_s} Hidden=NO"
+    )
+    config = f"PreemptMode             = CANCEL\nPreemptType             = {kind}\n"
+    assert parse_gives_grace(config, partitions) is gives

@@ -97,10 +97,10 @@ class Head:
 
 
 def test_ray_is_told_once_of_drained_and_preempted_nodes(tmp_path: Path) -> None:
-    head = Head(tmp_path, "preempt/partition_prio", "echo 'n2|draining|bad disk'")
+    head = Head(tmp_path, "preempt/qos", "echo 'n2|draining|bad disk'")
     head.watch(4)
     assert sorted(head.drained) == [("1a", "Slurm drains n2 (bad disk)"), ("2b", "Slurm preempts job 8")]
-    assert head.called().count("scontrol") == 1
+    assert head.called().count("scontrol") == 2
     assert head.called().count("squeue") >= 3
 
 
