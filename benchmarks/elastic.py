@@ -1,6 +1,6 @@
 """How fast a cluster grows and shrinks, and what its autoscaler costs: real Slurm and real Ray on a bed.
 
-    python -m benchmarks.elastic [--workers 1 8] [--idle 10]
+    python -m benchmarks.elastic [--workers 1 8 32] [--idle 10] [--hosts 3] [--side-by-side 5]
 
 For each number of worker jobs the driver of a cluster of a head alone makes so many actors and one more, and
 kills them a minute after all have a node.  Measured:
@@ -10,8 +10,14 @@ start to joined     from a worker job's first process until its node is in the c
 idle to gone        from the end of the actors until Slurm has no worker job, less the idle time-out
 squeue              calls from the first sbatch until all have joined, and in a minute of work after that
 engine              the CPU and the memory (Pss) of the autoscaler's process, while all have work
+load                that of the machine when all have joined
 
-sbatch and squeue are called through a shim that writes down when.
+--hosts N           a bed of N hosts that have room for one job each; else three that have room for all
+--side-by-side N    instead: from a worker's first process until it has joined, N times of a worker of the
+                    head's own job, which srun starts on a second node, and of a worker job on the same
+                    node, by turns; the head is up before
+
+Slurm's commands are called through a shim that writes down when.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -80,6 +87,9 @@ class Result:
     idle_to_gone_s: float
     squeue_growing: int
     squeue_working: int
+    others_working: int
+    """Calls of sinfo and scontrol."""
+    load: float
     engine_cpu_percent: float
     engine_bytes: int
 
@@ -90,7 +100,7 @@ def measure(bed: Bed, workers: int, idle_s: float) -> Result:
     here = bed.path(LOGIN, there)
     (here / "bin").mkdir(parents=True)
     (here / "driver.py").write_text(_DRIVER)
-    for name in ("sbatch", "squeue"):
+    for name in ("sbatch", "squeue", "sinfo", "scontrol"):
         places = [Path(each, name) for each in ("/usr/bin", "/usr/local/bin")]
         program = next(place for place in places if place.exists())
         shim = here / "bin" / name
@@ -118,6 +128,7 @@ def measure(bed: Bed, workers: int, idle_s: float) -> Result:
         return [one for one in listed if one != job]
 
     demand, everyone = moment("demand"), moment("all")
+    load = os.getloadavg()[0]
     record = bed.path(LOGIN, f"{HOME}/.raycluster/bed/{job}")
     pid = engine(bed, job)
     cpu, began = cpu_s(pid), time.monotonic()
@@ -131,6 +142,7 @@ def measure(bed: Bed, workers: int, idle_s: float) -> Result:
     calls = [line.split() for line in (here / "calls").read_text().splitlines()]
     sbatch = [float(when) for when, name in calls if name == "sbatch" and float(when) > demand]
     squeue = [float(when) for when, name in calls if name == "squeue"]
+    rest = [float(when) for when, name in calls if name in ("sinfo", "scontrol")]
     bed.run(LOGIN, ["raycluster", "stop", job], check=True)
     return Result(
         workers=workers,
@@ -140,19 +152,24 @@ def measure(bed: Bed, workers: int, idle_s: float) -> Result:
         idle_to_gone_s=gone - idle - idle_s,
         squeue_growing=sum(sbatch[0] <= one <= everyone for one in squeue),
         squeue_working=sum(everyone + 6 < one < idle for one in squeue),
+        others_working=sum(everyone + 6 < one < idle for one in rest),
+        load=load,
         engine_cpu_percent=percent,
         engine_bytes=memory,
     )
 
 
 def engine(bed: Bed, job: str) -> int:
-    """The autoscaler's process: the one with monitor.log open."""
+    """The autoscaler's process: the one with monitor.log open, among those of this bed."""
+    inits = [bed.path(host, "/").parts[2] for host in bed.spec.nodes]
+    networks = {os.readlink(f"/proc/{pid}/ns/net") for pid in inits}
     for path in Path("/proc").glob("[0-9]*/fd/*"):
         try:
-            target = os.readlink(path)
+            ours = os.readlink(path).endswith("/monitor.log")
+            ours = ours and os.readlink(f"/proc/{path.parts[2]}/ns/net") in networks
         except OSError:
             continue
-        if target.endswith("/monitor.log"):
+        if ours:
             return int(path.parts[2])
     raise RuntimeError(f"no autoscaler of cluster {job} on {bed.spec.nodes}")
 
@@ -171,29 +188,80 @@ def lines(results: Sequence[Result]) -> list[str]:
     """The table of docs/performance.md."""
     head = (
         "| Worker jobs | Demand to sbatch | sbatch calls | Job's start to joined | Idle time-out to gone "
-        "| squeue until all have joined | squeue in a minute of work | Engine: CPU | Engine: memory |"
+        "| squeue until all have joined | squeue in a minute of work | sinfo, scontrol | Engine: CPU "
+        "| Engine: memory | Load |"
     )
     rows = [
         f"| {one.workers} | {one.demand_to_sbatch_s:.1f} s | {one.sbatch_calls} "
         f"| {one.start_to_joined_s:.1f} s | {one.idle_to_gone_s:.1f} s "
-        f"| {one.squeue_growing} | {one.squeue_working} "
-        f"| {one.engine_cpu_percent:.1f} % | {one.engine_bytes / 1e6:.0f} MB |"
+        f"| {one.squeue_growing} | {one.squeue_working} | {one.others_working} "
+        f"| {one.engine_cpu_percent:.1f} % | {one.engine_bytes / 1e6:.0f} MB | {one.load:.1f} |"
         for one in results
     ]
-    return [head, "|---:" * 9 + "|", *rows]
+    return [head, "|---:" * 11 + "|", *rows]
+
+
+def side_by_side(bed: Bed, rounds: int) -> list[str]:
+    """Workers of the head's own job and worker jobs, on the same node, by turns; seconds."""
+    share = ("-c1", "--mem=1500")
+    script = "#!/bin/sh\nexec raycluster head --expected-workers 0 --on-worker-loss continue -- sleep 3600\n"
+    head = ["sbatch", "--parsable", "-N2", "--ntasks-per-node=1", *share, "--nodelist=n1,n2", "--time=60"]
+    job = bed.run(LOGIN, head, stdin=script, check=True).stdout.strip()
+    nodes = bed.path(LOGIN, f"{HOME}/.raycluster/bed/{job}/nodes")
+    wait_until((nodes.parent / "head.json").exists, timeout_s=DEADLINE_S, what="the head")
+    found: dict[str, list[float]] = {"own": [], "job": []}
+    for _ in range(rounds + 1):
+        for kind, times in found.items():
+            began = time.time()
+            if kind == "own":
+                step = ["srun", f"--jobid={job}", "--overlap", "-N1", "-n1", "-wn2", "--mem=0"]
+                command = [*step, "raycluster", "worker"]
+            else:
+                command = ["sbatch", "--wait", *share, "-N1", "-wn2", "--output=/dev/null"]
+                command += ["--wrap", f"exec raycluster worker --cluster {job}"]
+
+            def joined(since: float = began) -> dict[str, float] | None:
+                for path in nodes.glob("n2*.json"):
+                    report = json.loads(path.read_text())
+                    phases: dict[str, float] = report["phases"]
+                    if report["phase"] == "joined" and phases["joined"] > since:
+                        return {"pid": report["pid"], "s": phases["joined"] - min(phases.values())}
+                return None
+
+            with subprocess.Popen(bed.command(LOGIN, command), stderr=subprocess.DEVNULL) as waiting:
+                one = wait_until(joined, timeout_s=DEADLINE_S, what=f"a worker ({kind})")
+                times.append(one["s"])
+                bed.run("n2", ["kill", "-TERM", str(int(one["pid"]))], check=True)
+                waiting.wait(DEADLINE_S)
+    bed.run(LOGIN, ["scancel", job], check=True)
+    table = ["| Worker | First process to joined: median | Range |", "|---|---:|---:|"]
+    for kind, name in (("own", "of the head's own job (srun)"), ("job", "worker job (sbatch)")):
+        times = found[kind][1:]  # the first fills the page cache
+        table.append(
+            f"| {name} | {statistics.median(times):.2f} s | {min(times):.2f} to {max(times):.2f} s |"
+        )
+    return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--idle", type=float, default=10.0)
+    parser.add_argument("--hosts", type=int, default=0)
+    parser.add_argument("--side-by-side", type=int, default=0)
     options = parser.parse_args()
-    bed = Bed.up(f"elastic-{os.getpid()}", BedSpec(cpus=(64,), memory_mib=(64000,)))
+    spec = BedSpec(cpus=(64,), memory_mib=(64000,))
+    if options.hosts:
+        spec = BedSpec(hosts=options.hosts, cpus=(1,), memory_mib=(1500,), shm_mib=512)
+    bed = Bed.up(f"elastic-{os.getpid()}", spec)
     try:
-        results = [measure(bed, number, options.idle) for number in options.workers]
+        if options.side_by_side:
+            table = side_by_side(bed, options.side_by_side)
+        else:
+            table = lines([measure(bed, number, options.idle) for number in options.workers])
     finally:
         bed.down()
-    print("\n".join(lines(results)))
+    print("\n".join(table), f"\nload {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":
