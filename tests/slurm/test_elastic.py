@@ -173,6 +173,26 @@ def test_set_by_hand_up_and_down(slurm: Slurm) -> None:
 
 
 @pytest.mark.chaos
+def test_bursts_of_short_tasks_do_not_start_and_stop_nodes(slurm: Slurm) -> None:
+    """The rest between two bursts is shorter than the idle time-out, and longer than any of Ray's own."""
+    cluster = submit(
+        slurm,
+        "bursts=3:500:15",
+        sbatch=("-c", "4", "--mem=2000", "--time=20"),
+        options=("--max-nodes=4", "--worker-idle-timeout=60"),
+    )
+    assert cluster.wait(480) == JobEnd("COMPLETED", 0, 0), cluster.output()
+    first, *others = told(cluster.output(), "BURST")
+    assert len(first) == 4
+    assert all(other == first for other in others)
+    # Each node was asked for once.
+    assert len(groups(slurm, cluster)["worker"]["jobs"]) == 3
+    events = (record(slurm.bed, cluster) / "events.log").read_text()
+    assert events.count(" left: ") == 0, events
+    nobody_left(slurm)
+
+
+@pytest.mark.chaos
 def test_two_clusters_of_one_user_and_one_of_another(slurm: Slurm) -> None:
     options = ("--max-nodes=3", "--worker-idle-timeout=5")
     clusters = [

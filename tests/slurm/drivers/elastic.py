@@ -4,6 +4,7 @@ tasks=N:SECONDS     N tasks of one CPU that run at once, so long: TASKS and the 
 gang=N              a placement group of N bundles on N nodes: GANG and the nodes
 on=LABEL:VALUE      a task on a node with this label: ON and the node
 need=RESOURCE       a task that needs one of this custom resource: NEED and the node
+bursts=N:TASKS:REST N times so many tasks of a second, and a rest of so many seconds: BURST, node ids
 nodes=N             wait until N nodes are alive: NODES and their names
 seconds=N           sleep
 """
@@ -83,6 +84,14 @@ def need(text: str) -> None:
     tell("NEED", names([ray.get(ref, timeout=DEADLINE_S)]))
 
 
+def bursts(text: str) -> None:
+    number, count, rest_s = text.split(":")
+    for _ in range(int(number)):
+        ray.get([where.remote(1.0) for _ in range(int(count))], timeout=DEADLINE_S)
+        tell("BURST", sorted(node["NodeID"] for node in ray.nodes() if node["Alive"]))
+        time.sleep(float(rest_s))
+
+
 def nodes(text: str) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while len(alive := [node["NodeID"] for node in ray.nodes() if node["Alive"]]) != int(text):
@@ -97,7 +106,7 @@ def seconds(text: str) -> None:
 
 
 VERBS: dict[str, Callable[[str], None]] = {
-    one.__name__: one for one in (tasks, gang, on, need, nodes, seconds)
+    one.__name__: one for one in (tasks, gang, on, need, bursts, nodes, seconds)
 }
 
 ray.init(address="auto", log_to_driver=False)
