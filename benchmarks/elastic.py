@@ -1,6 +1,6 @@
 """How fast a cluster grows and shrinks, and what its autoscaler costs: real Slurm and real Ray on a bed.
 
-    python -m benchmarks.elastic [--workers 1 8 32] [--idle 10] [--hosts 3] [--side-by-side 5]
+    python -m benchmarks.elastic [--workers 1 8 32] [--idle 10] [--work 60] [--hosts 33] [--side-by-side 5]
 
 For each number of worker jobs the driver of a cluster of a head alone makes so many actors and one more, and
 kills them a minute after all have a node.  Measured:
@@ -94,7 +94,7 @@ class Result:
     engine_bytes: int
 
 
-def measure(bed: Bed, workers: int, idle_s: float) -> Result:
+def measure(bed: Bed, workers: int, idle_s: float, work_s: float = WORK_S) -> Result:
     """Run one cluster of so many workers."""
     there = f"{HOME}/elastic-{time.time_ns():x}"
     here = bed.path(LOGIN, there)
@@ -109,7 +109,7 @@ def measure(bed: Bed, workers: int, idle_s: float) -> Result:
     words = [
         *("raycluster", "submit", "-N", "1", "-c", "1", "--mem=1000", "--time=30", f"--output={there}/out"),
         *(f"--max-nodes={workers + 1}", f"--worker-idle-timeout={idle_s:g}", "--"),
-        *("python", f"{there}/driver.py", str(workers), str(WORK_S)),
+        *("python", f"{there}/driver.py", str(workers), str(work_s)),
     ]
     path = f"{there}/bin:{os.path.dirname(sys.executable)}:/usr/bin:/bin"
     done = bed.run(LOGIN, ["env", f"PATH={path}", *words], wd=there, check=True)
@@ -247,6 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--idle", type=float, default=10.0)
+    parser.add_argument("--work", type=float, default=WORK_S)
     parser.add_argument("--hosts", type=int, default=0)
     parser.add_argument("--side-by-side", type=int, default=0)
     options = parser.parse_args()
@@ -258,7 +259,7 @@ def main() -> None:
         if options.side_by_side:
             table = side_by_side(bed, options.side_by_side)
         else:
-            table = lines([measure(bed, number, options.idle) for number in options.workers])
+            table = lines([measure(bed, number, options.idle, options.work) for number in options.workers])
     finally:
         bed.down()
     print("\n".join(table), f"\nload {os.getloadavg()[0]:.1f}")
