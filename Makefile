@@ -4,6 +4,7 @@
 #   make test          lint, unit tests, tests on a local Ray, tests on a real Slurm (skipped without Slurm or root)
 #   make lint          ruff and mypy
 #   make unit          unit tests only (seconds)
+#   make unit-long     unit tests with random input, 200 inputs each
 #   make ray           tests on a local Ray
 #   make ray-oldest    the Ray tests and those of the commands on the oldest dependencies, in a virtual environment of its own
 #   make ray-default   the tests that need ray[default] (dashboard, job API, ray://), in another one
@@ -36,7 +37,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit ray ray-oldest ray-default slurm chaos soak libraries lint format docs import-graph packaging bench clean slurm-versions cgroup2
+.PHONY: help venv demo test unit unit-long ray ray-oldest ray-default slurm chaos soak libraries lint format docs import-graph packaging bench clean slurm-versions cgroup2
 
 help:
 	@awk '!/^#/ {exit} {sub(/^# ?/, ""); print}' Makefile
@@ -73,6 +74,9 @@ test: lint unit
 
 unit: $(DEV)
 	$(BIN)/python -m pytest tests/unit -n 3 --dist loadgroup $(PYTEST_ARGS)
+
+unit-long: $(DEV)
+	RAYCLUSTER_EXAMPLES=200 $(BIN)/python -m pytest tests/unit/ops/test_broken_records.py -n 3 $(PYTEST_ARGS)
 
 ray: $(DEV)
 	$(BIN)/python -m pytest tests/ray $(PYTEST_ARGS)

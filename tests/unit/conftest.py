@@ -12,8 +12,9 @@ import typer.testing
 #: Ports are the whole machine's: tests that count those in use must not run at a time.
 TOGETHER = Path(__file__).parent / "system"
 
-#: Typer's runner makes all commands anew for each call, which is most of the time that it takes.
-typer.testing._get_command = functools.cache(typer.main.get_command)
+#: Typer makes all commands anew for each call, which is most of the time that it takes.
+typer.main.get_command = functools.cache(typer.main.get_command)
+typer.testing._get_command = typer.main.get_command
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

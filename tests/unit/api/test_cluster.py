@@ -34,6 +34,7 @@ from raycluster_cli.model.worker_group import GroupsReport, WorkerGroup
 from raycluster_cli.ops.stop import Outcome
 from raycluster_cli.state.record import Record
 from raycluster_cli.state.worker_jobs import WorkerJobFiles
+from tests.unit.forks import run_in_forks
 
 
 def status(phase: ClusterPhase, message: str = "", exit_code: int | None = None) -> ClusterStatus:
@@ -175,29 +176,25 @@ class Told(Scripted):
     def _end(self):
         print("ENDED", os.getpid() == pid, flush=True)
 
-pid = os.getpid()
 """
 
+#: Programs with a cluster, and their exit codes; each ends it once.
+PROGRAMS = [
+    ("cluster = Told().start()", 0),
+    ("cluster = Told().start(); cluster.stop()", 0),
+    ("with Told(): os.kill(pid, signal.SIGTERM)", 143),
+    ("with Told(): os.kill(pid, signal.SIGINT)", -signal.SIGINT),
+    ("with Told(): sys.exit(5)", 5),
+    ("cluster = Told().start()\nif os.fork() == 0: sys.exit(0)\nos.wait()", 0),
+    ("with Told():\n if os.fork() == 0: sys.exit(0)\n os.wait()", 0),
+    ("with Told(): pass\nos.kill(pid, signal.SIGTERM)", -signal.SIGTERM),
+]
 
-@pytest.mark.parametrize(
-    ("code", "expected", "output"),
-    [
-        ("cluster = Told().start()", 0, "ENDED True\n"),
-        ("cluster = Told().start(); cluster.stop()", 0, "ENDED True\n"),
-        ("with Told(): os.kill(pid, signal.SIGTERM)", 143, "ENDED True\n"),
-        ("with Told(): os.kill(pid, signal.SIGINT)", -signal.SIGINT, "ENDED True\n"),
-        ("with Told(): sys.exit(5)", 5, "ENDED True\n"),
-        ("cluster = Told().start()\nif os.fork() == 0: sys.exit(0)\nos.wait()", 0, "ENDED True\n"),
-        ("with Told():\n if os.fork() == 0: sys.exit(0)\n os.wait()", 0, "ENDED True\n"),
-        ("with Told(): pass\nos.kill(pid, signal.SIGTERM)", -signal.SIGTERM, "ENDED True\n"),
-    ],
-)
-def test_it_ends_once_with_its_program(code: str, expected: int, output: str) -> None:
-    root = Path(__file__).parents[3]
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM + code], cwd=root, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout) == (expected, output), done.stderr
+
+def test_it_ends_once_with_its_program(tmp_path: Path) -> None:
+    ended = run_in_forks(PROGRAM, [f"pid = os.getpid()\n{code}" for code, _ in PROGRAMS], tmp_path)
+    for (code, expected), done in zip(PROGRAMS, ended, strict=True):
+        assert (done.code, done.out) == (expected, "ENDED True\n"), (code, done.err)
 
 
 def test_a_handler_of_the_program_for_sigterm_stays() -> None:

@@ -256,7 +256,7 @@ def test_no_arguments_show_the_help(call) -> None:  # type: ignore[no-untyped-de
 
 TYPED = [
     pytest.param(one.name, command, needed, id=f"{command}-{one.name}")
-    for command in ("run", "worker", "env", "submit")
+    for command in ("env", "worker")  # env has them all
     for one in settings_of(command)
     if (needed := NEEDED.get(HINTS[one.name], "a whole number")) and one.name != "state_dir"
 ]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.unit.forks import run_in_forks
 
 #: The console script with a keeper that says so and ends.
 SCRIPT = """
@@ -18,25 +21,24 @@ def guard(*_, **__):
 
 keeper.guard = guard
 from raycluster_cli.__main__ import main
-main()
 """
 
 
-@pytest.mark.parametrize(
-    ("line", "kept"),
-    [
-        ("run --local 1 -- python x.py --help", True),
-        ("run --local 1 python x.py --help", True),
-        ("head", True),
-        ("worker", True),
-        ("status", False),
-        ("--help", False),
-    ],
-)
-def test_what_starts_ray_here_has_a_keeper(line: str, kept: bool) -> None:
-    words = [sys.executable, "-c", SCRIPT, *line.split()]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode == 77) is kept, done.stderr
+LINES = {
+    "run --local 1 -- python x.py --help": True,
+    "run --local 1 python x.py --help": True,
+    "head": True,
+    "worker": True,
+    "status": False,
+    "--help": False,
+}
+
+
+def test_what_starts_ray_here_has_a_keeper(tmp_path: Path) -> None:
+    programs = [f"sys.argv = ['raycluster', *{line.split()!r}]\nmain()" for line in LINES]
+    ended = run_in_forks(SCRIPT, programs, tmp_path)
+    kept = {line: done.code == 77 for line, done in zip(LINES, ended, strict=True)}
+    assert kept == LINES, [done.err for done in ended]
 
 
 def test_help_of_a_command_that_has_a_keeper() -> None:

@@ -82,6 +82,9 @@ json_values = some.recursive(
 #: No command of Slurm is found with it.
 NOWHERE = {"PATH": "/no/such/directory"}
 
+#: `make unit-long` tries more.
+EXAMPLES = int(os.environ.get("RAYCLUSTER_EXAMPLES", "4"))
+
 #: Health checks of hypothesis are about its speed, which is not what is tested.
 ANY = [*HealthCheck]
 
@@ -212,7 +215,11 @@ def test_a_file_may_hold_anything(whole: tuple[Path, dict[str, bytes]], name: st
     known = whole[1].get(name, b"")
 
     @settings(
-        max_examples=12, derandomize=True, deadline=None, database=None, suppress_health_check=[*HealthCheck]
+        max_examples=EXAMPLES,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=[*HealthCheck],
     )
     @given(
         raw

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +25,7 @@ from raycluster_cli.ops.status_json import cluster_json, prometheus_text
 from raycluster_cli.ops.why import page, why_json
 from raycluster_cli.state.record import Record
 from raycluster_cli.state.worker_jobs import WorkerJobFiles
+from tests.unit.command_lines import run_line
 from tests.unit.growing import write_growing_record
 from tests.unit.records_by_hand import write_record
 
@@ -137,15 +137,8 @@ def test_completion(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def scale(record: Record, *arguments: str) -> subprocess.CompletedProcess[str]:
-    state = record.path.parent.parent
-    return subprocess.run(
-        [sys.executable, "-m", "raycluster_cli", "scale", *arguments, "--state-dir", str(state)],
-        capture_output=True,
-        text=True,
-        env={**{name: value for name, value in os.environ.items() if name == "PATH"}, "COLUMNS": "100"},
-        timeout=60,
-        check=False,
-    )
+    env = {"PATH": os.environ["PATH"], "COLUMNS": "100"}
+    return run_line("scale", *arguments, "--state-dir", str(record.path.parent.parent), env=env)
 
 
 def test_the_command(record: Record) -> None:
