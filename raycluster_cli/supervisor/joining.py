@@ -256,6 +256,7 @@ class Joiner:
             min(self._settings.start_timeout, left_s),
             gcs_address=target.address,
             identity=head.identity if head else "",
+            expected_nodes=head.expected_workers + 1 if head else 1,
             gcs_reconnect_s=GCS_RECONNECT_S if head is not None and head.head_recovery else None,
             agent_at_once=head is not None and head.with_dashboard,
             template=template,

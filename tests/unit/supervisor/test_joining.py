@@ -172,6 +172,7 @@ def test_the_token_and_the_identity_come_from_the_record(record: Record) -> None
         {
             "gcs_address": "10.77.0.1:20480",
             "identity": "the head's",
+            "expected_nodes": 1,
             "gcs_reconnect_s": None,
             "agent_at_once": False,
             "template": None,
@@ -347,6 +348,15 @@ def test_a_head_that_recovers_is_waited_for_by_the_raylet(record: Record) -> Non
     node = Node()
     join(node, record)
     assert node.started[0]["gcs_reconnect_s"] == 60
+
+
+def test_a_worker_is_started_for_as_many_nodes_as_the_head_waits_for(record: Record) -> None:
+    """Ray gets other settings in clusters of more than 256 nodes."""
+    record.make_token()
+    record.write_head(replace(HEAD, expected_workers=511))
+    node = Node()
+    join(node, record)
+    assert node.started[0]["expected_nodes"] == 512
 
 
 def test_with_a_dashboard_the_agent_starts_with_the_raylet(record: Record) -> None:
