@@ -35,7 +35,7 @@ POLL_S = 0.5
 
 
 @dataclass(frozen=True)
-class Way:
+class Route:
     """How this machine reaches a cluster."""
 
     address: str
@@ -53,7 +53,7 @@ class Way:
         return self.address.startswith("ray://")
 
 
-def way_to(record: Record, env: Mapping[str, str], *, client_server_s: float = 0.0) -> Way:
+def route_to(record: Record, env: Mapping[str, str], *, client_server_s: float = 0.0) -> Route:
     """How this machine reaches a running cluster; connects only to ask for its client server.
 
     ``client_server_s``: how long that may take to start, where it is known that there is one.
@@ -64,13 +64,13 @@ def way_to(record: Record, env: Mapping[str, str], *, client_server_s: float = 0
         if sees_directory(record, report, env):
             change, _ = read_changes(Path(report.node_root), report.host)
             wanted = {name: text for name, text in change.items() if name not in PYTHON}
-            return Way(head.address, wanted, True, head.address_ip, head.port)
+            return Route(head.address, wanted, True, head.address_ip, head.port)
     port = head.ports.get("ray_client_server")
     own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(record.token_path)} if head.auth else {}
     if isinstance(port, int) and port and _listens(head.address_ip, port, client_server_s):
         address = f"ray://{join_host_port(head.address_ip, port)}"
-        return Way(address, {"RAY_ADDRESS": address, **own}, False, head.address_ip, port)
-    return Way(head.address, {"RAY_ADDRESS": head.address, **own}, False, head.address_ip, head.port)
+        return Route(address, {"RAY_ADDRESS": address, **own}, False, head.address_ip, port)
+    return Route(head.address, {"RAY_ADDRESS": head.address, **own}, False, head.address_ip, head.port)
 
 
 def _listens(host: str, port: int, wait_s: float) -> bool:
@@ -92,33 +92,33 @@ def reach(host: str, port: int) -> OSError | None:
     return None
 
 
-def check(way: Way, head: HeadInfo, record: Record) -> None:
+def check(route: Route, head: HeadInfo, record: Record) -> None:
     """Raise RayclusterError, with what to do instead, where `ray.init` from here would fail or hang."""
     name = record.path.name
     inside = 'cluster.run(["python", "driver.py"]) runs a driver inside the job.'
     if importlib.util.find_spec("ray") is None:
         raise UsageError("Ray is not installed in this Python.", inside)
     _check_versions(
-        head, metadata.version("ray"), platform.python_version(), is_client=way.is_client, hint=inside
+        head, metadata.version("ray"), platform.python_version(), is_client=route.is_client, hint=inside
     )
-    if error := reach(way.host, way.port):
+    if error := reach(route.host, route.port):
         raise RayclusterError(
-            f"{join_host_port(way.host, way.port)}, cluster {name}, cannot be reached from "
+            f"{join_host_port(route.host, route.port)}, cluster {name}, cannot be reached from "
             f"{socket.gethostname()}: {error.strerror or error}.",
             inside,
         )
-    if not way.is_node and not way.is_client:
+    if not route.is_node and not route.is_client:
         raise RayclusterError(
             f"{socket.gethostname()} is no node of cluster {name}, and a driver needs a Ray node on its own "
             "machine.",
             f'{inside} Or start the cluster with settings={{"client_server": True}}: then it works by ray://.',
         )
-    if way.is_client:
+    if route.is_client:
         if head.tls:
             raise RayclusterError(f"cluster {name} uses TLS, and only its nodes have keys.", inside)
         if importlib.util.find_spec("grpc") is None:
             raise UsageError("ray:// needs ray[client].", f"pip install 'ray[client]'. Or: {inside}")
-    if head.auth and not way.is_node and not record.token_path.is_file():
+    if head.auth and not route.is_node and not record.token_path.is_file():
         raise RayclusterError(f"the cluster's token, {record.token_path}, cannot be read from here.", inside)
 
 
@@ -136,8 +136,8 @@ def _check_versions(head: HeadInfo, ray: str, python: str, *, is_client: bool, h
 class Connection:
     """This program as a driver of a cluster."""
 
-    def __init__(self, way: Way) -> None:
-        self._way = way
+    def __init__(self, route: Route) -> None:
+        self._route = route
         self._replaced: dict[str, str | None] = {}
 
     def open(self, options: Mapping[str, Any]) -> Any:
@@ -146,13 +146,13 @@ class Connection:
 
         if ray.is_initialized():
             raise UsageError("this program is connected to a Ray cluster.", "Call ray.shutdown() first.")
-        self._replaced = adopt(self._way.environment, os.environ)
+        self._replaced = adopt(self._route.environment, os.environ)
         try:
-            return ray.init(address=self._way.address, **options)
+            return ray.init(address=self._route.address, **options)
         except BaseException as error:
             restore(self._replaced, os.environ)
             if isinstance(error, (ConnectionError, RuntimeError)):
-                raise RayclusterError(f"ray.init({self._way.address!r}) failed: {error}") from error
+                raise RayclusterError(f"ray.init({self._route.address!r}) failed: {error}") from error
             raise
 
     def close(self) -> None:

@@ -34,7 +34,7 @@ from ..system.report import say
 from .at_exit import end_at_exit, exit_at_sigterm, forget
 from .cancellation import cancelled
 from .child import output_of, run_streamed
-from .client import CLIENT_SERVER_S, Connection, Way, check, way_to
+from .client import CLIENT_SERVER_S, Connection, Route, check, route_to
 from .display import as_html, as_text
 from .options import check_command
 
@@ -130,7 +130,7 @@ class Cluster:
         raise NotImplementedError
 
     def _end_after_error(self) -> None:
-        """End it; what goes wrong is told, and does not replace the error that is on its way."""
+        """End it; what goes wrong is told, and does not replace the error that is raised already."""
         try:
             self.stop()
         except KeyboardInterrupt:
@@ -239,12 +239,12 @@ class Cluster:
         On a machine that is no node of the cluster: ray://host:port, where the cluster was started with the
         setting ``client_server``; without it a driver works only on the nodes (:meth:`run`).
         """
-        return self._way(self._record()).address
+        return self._route(self._record()).address
 
     @property
     def environment(self) -> dict[str, str]:
         """The variables that a driver on this machine needs: RAY_ADDRESS, the token's file and others."""
-        return dict(self._way(self._record()).environment)
+        return dict(self._route(self._record()).environment)
 
     @property
     def dashboard(self) -> str:
@@ -349,9 +349,9 @@ class Cluster:
         end of the `with` block, disconnect.
         """
         record = self._record()
-        way = self._way(record)
-        check(way, live_head(record), record)
-        self._connection = Connection(way)
+        route = self._route(record)
+        check(route, live_head(record), record)
+        self._connection = Connection(route)
         try:
             return self._connection.open(options)
         except BaseException:
@@ -373,9 +373,9 @@ class Cluster:
     def _record(self) -> Record:
         return own(find_record(self._where, self.job_id, self._env))
 
-    def _way(self, record: Record) -> Way:
+    def _route(self, record: Record) -> Route:
         wait_s = CLIENT_SERVER_S if self._has_client_server else 0.0
-        return way_to(record, self._env, client_server_s=wait_s)
+        return route_to(record, self._env, client_server_s=wait_s)
 
     def _look(self) -> ClusterStatus | None:
         if self._looker is None:

@@ -67,10 +67,10 @@ def main(request: Mapping[str, Any], emit: Emit, make_jobs: Callable[..., Jobs] 
     submitter = Submitter(jobs, groups, tell, time.time)
     if (before := files.read_jobs()) is not None:
         submitter.know(before.jobs)
-    shape = Shape(groups, submitter, files)
-    shape.estimate(request["job_env"])
+    node_types_now = NodeTypes(groups, submitter, files)
+    node_types_now.estimate(request["job_env"])
     try:
-        engine = autoscaler.Engine(request["address"], submitter, shape.types, request["logs_dir"])
+        engine = autoscaler.Engine(request["address"], submitter, node_types_now.types, request["logs_dir"])
     except private.NOT_AS_KNOWN as error:
         text = f"{type(error).__name__}: {error}"
         tell(
@@ -82,12 +82,15 @@ def main(request: Mapping[str, Any], emit: Emit, make_jobs: Callable[..., Jobs] 
     submitter.start()
     tell("up", "")
     rounds(
-        engine, submitter, shape, lambda texts: emit({"event": "said", "kind": "unplaceable", "texts": texts})
+        engine,
+        submitter,
+        node_types_now,
+        lambda texts: emit({"event": "said", "kind": "unplaceable", "texts": texts}),
     )
 
 
-class Shape:
-    """What the cluster may look like: bounds and resources of the groups, as of now."""
+class NodeTypes:
+    """The groups as Ray's autoscaler gets them: how many nodes each may have now, and what a node has."""
 
     def __init__(self, groups: Sequence[WorkerGroup], submitter: Submitter, files: WorkerJobFiles) -> None:
         self._groups = groups
@@ -131,7 +134,7 @@ class Shape:
                 self._submitter.resume(name)
 
 
-def rounds(engine: Any, submitter: Submitter, shape: Shape, tell_unplaceable: Any) -> None:
+def rounds(engine: Any, submitter: Submitter, node_types_now: NodeTypes, tell_unplaceable: Any) -> None:
     """Round after round; returns never."""
     told: list[str] = []
     jobs_at = unplaceable_at = 0.0

@@ -55,7 +55,7 @@ def doctor(
     from ..model.wording import count
     from ..ops.checkup import Checkup
     from ..ops.doctor import examine
-    from ..ops.doctor_nodes import VARIABLE, Meeting, as_lines, compare, on_all_nodes, on_partition
+    from ..ops.doctor_nodes import VARIABLE, NodeChecks, as_lines, compare, on_all_nodes, on_partition
     from ..slurm.allocation import Allocation
     from ..state.location import state_dir
     from ..system.report import say
@@ -64,12 +64,12 @@ def doctor(
     began = time.monotonic()
     where = state_dir(settings, env)
     allocation = Allocation.from_environ(env)
-    meeting = Meeting.from_text(env.get(VARIABLE, ""))
+    node_checks = NodeChecks.from_text(env.get(VARIABLE, ""))
     across: list[Finding] = []
-    if meeting is not None:  # this is a task of the srun of another `raycluster doctor`
+    if node_checks is not None:  # this is a task of the srun of another `raycluster doctor`
         checkup = Checkup(settings, env, where)
-        lines = as_lines(examine(checkup, meeting.checks()))
-        meeting.clean(checkup)
+        lines = as_lines(examine(checkup, node_checks.checks()))
+        node_checks.clean(checkup)
         checkup.clean()
         for line in lines:
             print(line, flush=True)
@@ -109,12 +109,12 @@ def register(app: typer.Typer, with_settings: Callable[[str], Callable[[Any], An
 
 def _meeting_of_step(allocation: Any) -> Any:
     """In a task of `srun raycluster doctor`: the tasks of the step meet each other."""
-    from ..ops.doctor_nodes import Meeting
+    from ..ops.doctor_nodes import NodeChecks
 
     if allocation is None or not allocation.in_task or len(allocation.step_nodes or ()) < 2:
         return None
     name = f"{allocation.job_id}.{allocation.step_id}"
-    return Meeting(name, allocation.step_nodes[0], len(allocation.step_nodes))
+    return NodeChecks(name, allocation.step_nodes[0], len(allocation.step_nodes))
 
 
 def _as_variables(context: typer.Context, settings: Settings) -> dict[str, str]:

@@ -30,7 +30,7 @@ from .checkup import Checkup
 from .doctor_network import addresses_of
 from .findings import Finding, NodeFindings, Verdict
 
-#: Tells the tasks of the srun who meets whom: "ID HEAD NODES".
+#: Tells the tasks of the srun which nodes check one another: "ID HEAD NODES".
 VARIABLE = "RAYCLUSTER_DOCTOR"
 
 #: Nodes start within this of each other, slow imports included.
@@ -48,15 +48,15 @@ _MARK = "raycluster-doctor"
 
 
 @dataclass(frozen=True)
-class Meeting:
-    """Who meets: a name that only these know, the head, and how many."""
+class NodeChecks:
+    """Nodes that check one another: a name that only they know, the head, and how many."""
 
     id: str
     head: str
     nodes: int
 
     @classmethod
-    def from_text(cls, text: str) -> Meeting | None:
+    def from_text(cls, text: str) -> NodeChecks | None:
         parts = text.split()
         return cls(parts[0], parts[1], int(parts[2])) if len(parts) == 3 else None
 
@@ -66,7 +66,7 @@ class Meeting:
     def checks(self) -> list[tuple[str, Callable[[Checkup], None]]]:
         if self.nodes < 2:
             return []
-        return [("shared directory", self.see_canary), ("way to the head", self.meet)]
+        return [("shared directory", self.see_canary), ("way to the head", self.reach_head)]
 
     # -- the canary ------------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ class Meeting:
         )
 
     def clean(self, checkup: Checkup) -> None:
-        """After the meeting: everybody who came has seen what others have left.
+        """Afterwards: whether each node has seen what the others have written.
 
         Each removes its own file, since the directory may be another one on each node.  Whoever is the
         last there removes it.
@@ -112,7 +112,7 @@ class Meeting:
     def ports(self) -> list[int]:
         return list(derived_gcs_ports(f"doctor/{self.id}"))
 
-    def meet(self, checkup: Checkup) -> None:
+    def reach_head(self, checkup: Checkup) -> None:
         if checkup.host == self.head:
             self._listen(checkup)
         else:
@@ -206,7 +206,7 @@ def on_all_nodes(
 ) -> list[NodeFindings]:
     """One task a node of the allocation, by one srun; for a node that does not answer the report says so."""
     hosts = list(allocation.job_nodes)
-    meeting = Meeting(secrets.token_hex(8), allocation.first_job_node, len(hosts))
+    node_checks = NodeChecks(secrets.token_hex(8), allocation.first_job_node, len(hosts))
     program = shutil.which("srun", path=env.get("PATH"))
     if program is None:
         return [_no_answer(host, "there is no srun here") for host in hosts]
@@ -218,7 +218,7 @@ def on_all_nodes(
     child = subprocess.Popen(
         argv,
         # The job's own SLURM_*, as the batch scripts' srun has them: the tasks see what a start would see.
-        env={**env, **variables, VARIABLE: str(meeting)},
+        env={**env, **variables, VARIABLE: str(node_checks)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -230,7 +230,7 @@ def on_all_nodes(
         child.terminate()
         out, err = child.communicate()
     finally:
-        shutil.rmtree(state_dir / f".doctor-{meeting.id}", ignore_errors=True)
+        shutil.rmtree(state_dir / f".doctor-{node_checks.id}", ignore_errors=True)
     reports = {report.host: report for report in _reports(out)}
     said = " ".join((err.strip().splitlines() or [f"no answer within {SRUN_TIMEOUT_S:g} s"])[-1:])
     return [reports.get(host) or _no_answer(host, said) for host in hosts]
@@ -249,11 +249,11 @@ def on_partition(partition: str, env: Mapping[str, str], variables: Mapping[str,
         *(f"--immediate={ALLOCATION_S:.0f}", "--job-name=raycluster-doctor", "--input=none"),
         *raycluster_command("doctor", "--json"),
     ]
-    meeting = Meeting(secrets.token_hex(8), "-", 1)  # nobody to meet
+    node_checks = NodeChecks(secrets.token_hex(8), "-", 1)  # no other node
     try:
         done = subprocess.run(
             argv,
-            env={**outside_job(env), **variables, VARIABLE: str(meeting)},
+            env={**outside_job(env), **variables, VARIABLE: str(node_checks)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

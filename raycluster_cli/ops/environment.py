@@ -43,7 +43,7 @@ class Value:
 
 
 @dataclass
-class Surroundings:
+class StartEnvironment:
     """All that a start would use.  What could not be determined is None, and ``problems`` says why."""
 
     settings: list[Value]
@@ -75,11 +75,11 @@ def look_around(
     source_of: Callable[[str], str],
     *,
     head: bool = True,
-) -> Surroundings:
+) -> StartEnvironment:
     """Determine everything.  ``source_of`` a setting: option, variable, default, or a file's table."""
     allocation = Allocation.from_environ(env)
     host = (allocation.node_name if allocation else None) or socket.gethostname().partition(".")[0]
-    found = Surroundings(_settings(settings, allocation, state_dir, source_of), _job(allocation, host))
+    found = StartEnvironment(_settings(settings, allocation, state_dir, source_of), _job(allocation, host))
 
     def attempt(step: Callable[[], None]) -> None:
         try:
@@ -166,7 +166,7 @@ def _job(allocation: Allocation | None, host: str) -> dict[str, Any]:
 
 
 def _measure(
-    found: Surroundings,
+    found: StartEnvironment,
     settings: Settings,
     env: Mapping[str, str],
     allocation: Allocation | None,
@@ -179,7 +179,7 @@ def _measure(
 
 
 def _network(
-    found: Surroundings, settings: Settings, env: Mapping[str, str], allocation: Allocation | None
+    found: StartEnvironment, settings: Settings, env: Mapping[str, str], allocation: Allocation | None
 ) -> None:
     found.addresses = describe(interface_addresses())
     others = [node for node in allocation.job_nodes if node != allocation.node_name] if allocation else []
@@ -197,7 +197,7 @@ def _network(
         )
 
 
-def _ports(found: Surroundings, settings: Settings, key: str, head: bool) -> None:
+def _ports(found: StartEnvironment, settings: Settings, key: str, head: bool) -> None:
     given = {"gcs": settings.master_port} if settings.master_port and head else {}
     address = found.address.ip if found.address else "127.0.0.1"
     found.gcs_ports = list(derived_gcs_ports(key))[:4]
@@ -207,7 +207,7 @@ def _ports(found: Surroundings, settings: Settings, key: str, head: bool) -> Non
 
 
 def _directories(
-    found: Surroundings, settings: Settings, env: Mapping[str, str], state_dir: Path, key: str
+    found: StartEnvironment, settings: Settings, env: Mapping[str, str], state_dir: Path, key: str
 ) -> None:
     found.directories["state"] = str(state_dir)
     base = Path(settings.temp_dir) if settings.temp_dir else None
@@ -234,7 +234,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _fill_in(found: Surroundings) -> None:
+def _fill_in(found: StartEnvironment) -> None:
     """Replace settings that were left open by what was determined."""
     plan = found.plan
     determined: dict[str, tuple[Any, str]] = {}

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..model.settings import option_name, variable_name
-from .environment import Surroundings, mib
+from .environment import StartEnvironment, mib
 
 SCHEMA = 1
 
 
-def as_json(found: Surroundings) -> dict[str, Any]:
+def as_json(found: StartEnvironment) -> dict[str, Any]:
     """By the schema in docs/json.md."""
     return {
         "schema": SCHEMA,
@@ -55,7 +55,7 @@ def as_json(found: Surroundings) -> dict[str, Any]:
     }
 
 
-def as_lines(found: Surroundings, width: int) -> list[str]:
+def as_lines(found: StartEnvironment, width: int) -> list[str]:
     """For people: sections with a title, one line per value."""
     lines: list[str] = []
 

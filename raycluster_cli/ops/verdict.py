@@ -72,7 +72,7 @@ _CRASHES = {
 }
 
 
-class Judgement(NamedTuple):
+class LikelyCause(NamedTuple):
     """The likely cause in a sentence or two, what to change, and what shows it."""
 
     verdict: str
@@ -80,7 +80,7 @@ class Judgement(NamedTuple):
     shown_by: Found | None = None
 
 
-def judge(post: PostMortem) -> Judgement:
+def judge(post: PostMortem) -> LikelyCause:
     """The likely cause."""
     end = post.end
     if end is None:
@@ -88,18 +88,18 @@ def judge(post: PostMortem) -> Judgement:
     if end.exit_code == 0 and end.reason in ("driver", "stop", "time-limit"):
         return _completed(post, end)
     if end.reason == EndReason.STOP.value:
-        return Judgement(_sentence(end.message or "stopped by `raycluster stop`"))
+        return LikelyCause(_sentence(end.message or "stopped by `raycluster stop`"))
     if end.reason == EndReason.TIME_LIMIT.value:
-        return Judgement(
+        return LikelyCause(
             f"Ended before the time limit, as --stop-before asks: {end.message.rstrip('.')}.",
             ("Ask for more --time if the driver had work left.",),
         )
     if end.reason == EndReason.SIGNAL.value:
         return _by_signal(post, end)
     if end.reason == EndReason.IDLE.value:
-        return Judgement(f"Nothing went wrong: {end.message.rstrip('.')}.")
+        return LikelyCause(f"Nothing went wrong: {end.message.rstrip('.')}.")
     if end.reason == EndReason.SERVICE.value and not post.found:
-        return Judgement(_sentence(end.message), _of_server(end.message))
+        return LikelyCause(_sentence(end.message), _of_server(end.message))
     if end.reason == EndReason.DRIVER.value and not _lost_a_worker(post, end):
         return _by_driver(post, end)
     host = next((node for node in post.nodes if node.host == end.failed_host), None)
@@ -122,9 +122,9 @@ def _of_server(message: str) -> tuple[str, ...]:
     return (f"{text} The job's output has what the server said.",)
 
 
-def _completed(post: PostMortem, end: EndReport) -> Judgement:
+def _completed(post: PostMortem, end: EndReport) -> LikelyCause:
     if NEVER_CONNECTED in end.message:
-        return Judgement(
+        return LikelyCause(
             "The driver completed, but it did not use this cluster: no driver has connected to it.",
             (
                 'Call ray.init() without an address, or with address="auto": address="local" starts another '
@@ -133,42 +133,42 @@ def _completed(post: PostMortem, end: EndReport) -> Judgement:
         )
     if post.oom_kills:
         killed = count(post.oom_kills, "process", "processes")
-        return Judgement(
+        return LikelyCause(
             f"The driver completed. The kernel killed {killed} of the job for memory ({_oom_hosts(post)}), "
             "and the work went on; srun ends with code 1 after that.",
             (_MORE_MEMORY,),
         )
-    return Judgement(GOOD)
+    return LikelyCause(GOOD)
 
 
-def _without_end(post: PostMortem) -> Judgement:
+def _without_end(post: PostMortem) -> LikelyCause:
     """The record has no end: it runs, or its head could not write one."""
     status = post.status
     if status.phase is not ClusterPhase.LOST:
         if post.deaths:
-            return Judgement(
+            return LikelyCause(
                 f"The cluster has not ended: {status.headline}. {_sentence(str(post.deaths[0]))}",
                 _remedies(post),
                 _first(post),
             )
         watch = f"`raycluster status {post.job}` shows its nodes, `raycluster monitor {post.job}` watches it."
-        return Judgement(f"The cluster has not ended: {status.headline}.", (watch,))
+        return LikelyCause(f"The cluster has not ended: {status.headline}.", (watch,))
     by_slurm = post.output.by_slurm if post.output is not None else None
     known = _LOST_BY_SLURM.get(post.slurm.state) if post.slurm is not None else None
     if known is None and post.slurm is not None and post.slurm.shell_code == 128 + signal.SIGKILL:
         known = _KILLED_AT_ONCE if not (post.oom_kills or by_slurm or post.found) else None
     if known is not None:
         text, remedy = known
-        return Judgement(f"{text}. {_silent_nodes(post)}".strip(), (remedy,), by_slurm)
+        return LikelyCause(f"{text}. {_silent_nodes(post)}".strip(), (remedy,), by_slurm)
     if by_slurm is not None:
-        return Judgement(
+        return LikelyCause(
             f"{by_slurm.cause.meaning} {_silent_nodes(post)}".strip(), (by_slurm.cause.remedy,), by_slurm
         )
     if post.oom_kills:
         return _out_of_memory(post)
     if post.found:
         return _by_text(post, before=f"{_sentence(status.message)} ")
-    return Judgement(
+    return LikelyCause(
         f"{_sentence(status.message)} {_silent_nodes(post)}".strip(),
         (
             f"`sacct -j {_job_id(post)}` shows how Slurm ended the job, where it keeps accounts; `sinfo -R` "
@@ -185,30 +185,30 @@ def _silent_nodes(post: PostMortem) -> str:
     return f"Exited without reporting: {', '.join(hosts[:8])}{more}." if hosts else ""
 
 
-def _by_signal(post: PostMortem, end: EndReport) -> Judgement:
+def _by_signal(post: PostMortem, end: EndReport) -> LikelyCause:
     """SIGTERM comes from scancel, preemption, the time limit and a failed node alike."""
     number = end.exit_code - 128 if 128 < end.exit_code < 160 else 0
     if "SIGINT" in end.message or number == signal.SIGINT:
-        return Judgement("Ctrl-C was pressed, or somebody sent SIGINT (scancel --signal=INT).")
+        return LikelyCause("Ctrl-C was pressed, or somebody sent SIGINT (scancel --signal=INT).")
     if "SIGHUP" in end.message or number == signal.SIGHUP:
-        return Judgement(
+        return LikelyCause(
             "The terminal of the job was closed (SIGHUP).",
             ("Start it with `raycluster submit`, or within tmux or screen.",),
         )
     told = post.output.by_slurm if post.output is not None else None
     if told is not None:
-        return Judgement(told.cause.meaning, (told.cause.remedy,), told)
+        return LikelyCause(told.cause.meaning, (told.cause.remedy,), told)
     state = post.slurm.state if post.slurm is not None else ""
     limit = post.status.end_time or (post.head.end_time if post.head else 0.0)
     if state == "TIMEOUT" or (limit and abs(limit - end.when) < LIMIT_S and state != "CANCELLED"):
-        return Judgement("The job reached its time limit.", (_SAVE_IN_TIME,))
+        return LikelyCause("The job reached its time limit.", (_SAVE_IN_TIME,))
     if state == "PREEMPTED":
-        return Judgement("Slurm preempted the job.", (_REQUEUE,))
+        return LikelyCause("Slurm preempted the job.", (_REQUEUE,))
     if state == "NODE_FAIL":
-        return Judgement(_LOST_BY_SLURM[state][0] + ".", (_LOST_BY_SLURM[state][1],))
+        return LikelyCause(_LOST_BY_SLURM[state][0] + ".", (_LOST_BY_SLURM[state][1],))
     if state == "CANCELLED":
-        return Judgement("The job was cancelled by SIGTERM (scancel).")
-    return Judgement(
+        return LikelyCause("The job was cancelled by SIGTERM (scancel).")
+    return LikelyCause(
         "The job was cancelled by SIGTERM (scancel or preemption).",
         (
             f"If nobody cancelled it, `sacct -j {_job_id(post)}` shows who did; --requeue-on-preempt puts "
@@ -223,7 +223,7 @@ def _lost_a_worker(post: PostMortem, end: EndReport) -> bool:
     return bool(end.failed_host) and bool(head) and end.failed_host != head
 
 
-def _by_driver(post: PostMortem, end: EndReport) -> Judgement:
+def _by_driver(post: PostMortem, end: EndReport) -> LikelyCause:
     """The driver ended by itself with a code that is not 0."""
     output = post.output
     raised = output.raised if output is not None else None
@@ -233,7 +233,7 @@ def _by_driver(post: PostMortem, end: EndReport) -> Judgement:
     read_it = f"Read the driver's output: raycluster logs {post.job}"
     if raised is not None and not raised.is_of_another_process:
         meaning = f" {post.found[0].cause.meaning}" if post.found else ""
-        return Judgement(
+        return LikelyCause(
             f"The driver failed: {_sentence(raised.summary)}{meaning}",
             (*_remedies(post), read_it),
             _first(post),
@@ -243,13 +243,13 @@ def _by_driver(post: PostMortem, end: EndReport) -> Judgement:
     if post.found:
         return _by_text(post, before=f"The driver failed: {_sentence(raised.summary)} " if raised else "")
     if raised is not None:
-        return Judgement(
+        return LikelyCause(
             f"The driver failed: {_sentence(raised.summary)} A process that it used had ended, and "
             "nothing tells why.",
             (read_it, "Keep Ray's logs of a failed run with --keep-logs."),
         )
     if number == signal.SIGKILL:
-        return Judgement(
+        return LikelyCause(
             f"The driver itself failed: it {told}, by the kernel for lack of memory, by an administrator, or "
             "by a `kill` in the job.",
             (
@@ -258,15 +258,15 @@ def _by_driver(post: PostMortem, end: EndReport) -> Judgement:
             ),
         )
     if number in _CRASHES:
-        return Judgement(
+        return LikelyCause(
             f"The driver itself failed: it {told}: {_CRASHES[signal.Signals(number)]}.",
             ("PYTHONFAULTHANDLER=1 makes Python print where it was.", read_it),
         )
-    return Judgement(f"The driver itself failed: it {told}. The cluster did not lose a node.", (read_it,))
+    return LikelyCause(f"The driver itself failed: it {told}. The cluster did not lose a node.", (read_it,))
 
 
-def _out_of_memory(post: PostMortem) -> Judgement:
-    return Judgement(
+def _out_of_memory(post: PostMortem) -> LikelyCause:
+    return LikelyCause(
         f"Out of memory: the kernel killed {count(post.oom_kills, 'process', 'processes')} of this job: "
         f"{_oom_hosts(post)}.",
         (_MORE_MEMORY,),
@@ -278,8 +278,8 @@ def _oom_hosts(post: PostMortem) -> str:
     return ", ".join(f"{node.host} ({node.oom_kills})" for node in post.nodes if node.oom_kills)
 
 
-def _by_text(post: PostMortem, before: str = "") -> Judgement:
-    return Judgement(f"{before}{post.found[0].cause.meaning}", _remedies(post), post.found[0])
+def _by_text(post: PostMortem, before: str = "") -> LikelyCause:
+    return LikelyCause(f"{before}{post.found[0].cause.meaning}", _remedies(post), post.found[0])
 
 
 def _remedies(post: PostMortem) -> tuple[str, ...]:
@@ -290,7 +290,7 @@ def _first(post: PostMortem) -> Found | None:
     return post.found[0] if post.found else None
 
 
-def _by_reason(post: PostMortem, end: EndReport) -> Judgement:
+def _by_reason(post: PostMortem, end: EndReport) -> LikelyCause:
     """When no known text was found: what the reason of the end usually means."""
     failed = next((node for node in post.nodes if node.host == end.failed_host), None)
     if ENDED_AT_ONCE in end.message:  # seen from a worker: the host itself answers
@@ -305,11 +305,11 @@ def _by_reason(post: PostMortem, end: EndReport) -> Judgement:
         if first.code == -signal.SIGKILL:
             what = first.name if first.name == "raycluster" else f"The {first.name}"
             return _killed(f"{what} on {first.host}", first.host)
-        return Judgement(_sentence(f"{first}: {end.message}"))
+        return LikelyCause(_sentence(f"{first}: {end.message}"))
     if (what := _keeper_or_supervisor(end)) and end.failed_host:
         return _killed(f"{what} on {end.failed_host}", end.failed_host)
     if end.reason == "error" and end.exit_code == 4:
-        return Judgement(
+        return LikelyCause(
             f"Workers were missing at the deadline: {_sentence(end.message)}",
             (
                 "Look at the nodes below that did not join; --timeout gives them more time, --min-workers "
@@ -317,11 +317,11 @@ def _by_reason(post: PostMortem, end: EndReport) -> Judgement:
             ),
         )
     if end.reason == EndReason.BUG.value:
-        return Judgement(
+        return LikelyCause(
             _sentence(end.message or "an error in raycluster"),
             ("Report it, with this page and the log that it names.",),
         )
-    return Judgement(_sentence(end.message) if end.message else "Unknown.")
+    return LikelyCause(_sentence(end.message) if end.message else "Unknown.")
 
 
 def _keeper_or_supervisor(end: EndReport) -> str:
@@ -335,16 +335,16 @@ def _keeper_or_supervisor(end: EndReport) -> str:
     return ""
 
 
-def _killed(what: str, host: str) -> Judgement:
-    return Judgement(
+def _killed(what: str, host: str) -> LikelyCause:
+    return LikelyCause(
         f"{what} was killed from outside: by the kernel for lack of memory, by an administrator, or by a "
         "`kill` in the job.",
         (f"Most often it is memory: `dmesg` on {host}, or the site's monitoring, shows who killed it.",),
     )
 
 
-def _stopped_responding(node: NodeEnd) -> Judgement:
-    return Judgement(
+def _stopped_responding(node: NodeEnd) -> LikelyCause:
+    return LikelyCause(
         f"{node.host} stopped responding: its power or its network failed, or all of its processes were "
         f"killed at once. Its last report: {node.message or node.phase!r}.",
         (

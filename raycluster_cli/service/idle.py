@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .probe import Probe, Silent
+from .probe import NoAnswer, Probe
 from .work import Work, work_of
 
 #: Between two looks at clients and at metrics; with a short --idle-timeout they are shorter.
@@ -63,7 +63,7 @@ class IdleWatch:
             return
         try:
             status, body = await self._probe.get("/metrics")
-        except Silent:
+        except NoAnswer:
             return
         work = work_of(body.decode("utf-8", "replace")) if status.startswith("200") else None
         if work is None:

@@ -26,7 +26,7 @@ _CLOSE_S = 1.0
 _OWN_PORTS = 64
 
 
-class Silent(Exception):
+class NoAnswer(Exception):
     """The server has not answered as it should; the text says what was seen, for people."""
 
 
@@ -44,22 +44,22 @@ class Probe:
     """The local ports of the latest connections that were made here."""
 
     async def check(self) -> None:
-        """Raises Silent unless the server is well."""
+        """Raises NoAnswer unless the server is well."""
         if not self.path:
             await self._connected()
             return
         status, _ = await self.get(self.path, body=False)
         if not 200 <= int(status[:3]) < 300:
-            raise Silent(f"GET {self.path} is answered with {status}")
+            raise NoAnswer(f"GET {self.path} is answered with {status}")
 
     async def get(self, path: str, *, body: bool = True) -> tuple[str, bytes]:
-        """(status, body): ("200 OK", b"…").  Raises Silent when there is no answer."""
+        """(status, body): ("200 OK", b"…").  Raises NoAnswer when there is no answer."""
         try:
             return await within(self._get(path, body), self.timeout_s)
         except asyncio.TimeoutError:
-            raise Silent(f"GET {path} is not answered within {self.timeout_s:g} s") from None
+            raise NoAnswer(f"GET {path} is not answered within {self.timeout_s:g} s") from None
         except (OSError, EOFError, ValueError) as error:
-            raise Silent(f"GET {path} is not answered by HTTP: {error}") from error
+            raise NoAnswer(f"GET {path} is not answered by HTTP: {error}") from error
 
     async def _get(self, path: str, body: bool) -> tuple[str, bytes]:
         reader, writer = await self._open()
@@ -79,16 +79,16 @@ class Probe:
         try:
             _, writer = await within(self._open(), self.timeout_s)
         except asyncio.TimeoutError:
-            raise Silent(f"no connection to {self.host}:{self.port} within {self.timeout_s:g} s") from None
+            raise NoAnswer(f"no connection to {self.host}:{self.port} within {self.timeout_s:g} s") from None
         await _close(writer)
 
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         try:
             reader, writer = await asyncio.open_connection(self.host, self.port)
         except ConnectionRefusedError:
-            raise Silent(await self._nobody_listens()) from None
+            raise NoAnswer(await self._nobody_listens()) from None
         except OSError as error:
-            raise Silent(f"no connection to {self.host}:{self.port}: {error.strerror or error}") from error
+            raise NoAnswer(f"no connection to {self.host}:{self.port}: {error.strerror or error}") from error
         socket_of = writer.get_extra_info("socket")
         socket_of.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.own_ports = [*self.own_ports, writer.get_extra_info("sockname")[1]][-_OWN_PORTS:]

@@ -23,13 +23,13 @@ from ..policy.service import ServiceRules
 from ..rayproc.failure import StartFailure
 from ..service.clients import Clients
 from ..service.idle import IdleWatch
-from ..service.probe import Probe, Silent
+from ..service.probe import NoAnswer, Probe
 from .driver import Driver
 
 if TYPE_CHECKING:
     from .head import HeadRun
 
-#: Between two health checks: of a server that starts, of one that is well, of one that is silent.
+#: Between two health checks: of a server that starts, of one that is well, of one that does not answer.
 START_CHECK_S, CHECK_S, AGAIN_S = 0.5, 5.0, 2.0
 
 #: How long Ray may take to end what a server has left: its job, actors and placement groups.
@@ -181,8 +181,8 @@ class Server:
         why = ""
         try:
             await probe.check()
-        except Silent as silent:
-            why = str(silent)
+        except NoAnswer as error:
+            why = str(error)
         if self._driver() is driver:  # otherwise it was about a server that is no more
             self._run.post(on.ServerSilent(why) if why else on.ServerAnswered())
         return not why

@@ -42,7 +42,7 @@ NODES_A_SECOND = 20.0
 WATCHED_S = 15.0
 
 
-class Audience:
+class Watchers:
     """Whether somebody watches, by changes of a file's time stamp.
 
     The stamp is the file server's; it is compared with itself only, never with this node's clock.
@@ -76,9 +76,9 @@ async def tell_usage(run: NodeRun, nodes: int) -> None:
 
 
 async def _tell_cluster_usage(run: NodeRun, record: Record) -> None:
-    audience = await run.reports.submit(Audience, record.watching_stamp)
+    watchers = await run.reports.submit(Watchers, record.watching_stamp)
     while True:
-        watched = await run.reports.submit(audience.is_there)
+        watched = await run.reports.submit(watchers.is_there)
         if watched and run.node.companion is not None:
             with contextlib.suppress(StartFailure, RayclusterError, OSError):
                 said = await run.node.companion.usage()
@@ -87,7 +87,7 @@ async def _tell_cluster_usage(run: NodeRun, record: Record) -> None:
 
 
 async def _tell_node_usage(run: NodeRun, record: Record, pause_s: float) -> None:
-    audience = await run.reports.submit(Audience, record.watching_stamp)
+    watchers = await run.reports.submit(Watchers, record.watching_stamp)
     watched = False
     while True:
         # To measure is to look through all of /proc: more seldom than to look whether to.
@@ -95,7 +95,7 @@ async def _tell_node_usage(run: NodeRun, record: Record, pause_s: float) -> None
         await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))
         watched = False
         with contextlib.suppress(RayclusterError, OSError):
-            watched = await run.reports.submit(audience.is_there)
+            watched = await run.reports.submit(watchers.is_there)
             if watched:
                 usage = await asyncio.to_thread(measure_processes, os.getpid(), _granted_bytes(run))
                 await run.reports.submit(record.write_node_usage, run.context.host, usage)

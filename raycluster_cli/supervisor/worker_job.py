@@ -168,7 +168,7 @@ class WorkerJobRun(WorkerRun):
             if waited_s >= UNKNOWN_S:
                 raise missing from error
             return f"there is no record of {job} yet, and Slurm cannot be asked for the job"
-        if (refusal := refusal_of(job, known, os.geteuid())) is not None:
+        if (refusal := no_record_error(job, known, os.geteuid())) is not None:
             raise refusal if refusal.message else missing
         assert known is not None
         return f"job {job} is {known.state.lower()}"
@@ -324,12 +324,12 @@ def job_in(cluster: str) -> str | None:
     return match[1] if match else None
 
 
-def refusal_of(job: str, known: KnownJob | None, uid: int) -> UsageError | None:
+def no_record_error(job: str, known: KnownJob | None, uid: int) -> UsageError | None:
     """Why a job without a record will not have one for this user; None where it may.
 
     An empty message: there is nothing to add to that there is no record.
 
-    >>> refusal_of("7", KnownJob("RUNNING", uid=1001), uid=1000).message[:26]
+    >>> no_record_error("7", KnownJob("RUNNING", uid=1001), uid=1000).message[:26]
     'job 7 belongs to uid 1001,'
     """
     if known is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli import RayclusterError
-from raycluster_cli.api.client import Way, check, way_to
+from raycluster_cli.api.client import Route, check, route_to
 from raycluster_cli.model.record import HeadInfo
 from raycluster_cli.state.record import Record
 
@@ -31,12 +31,12 @@ def port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def way(port: int, *, is_node: bool = False) -> Way:
-    return Way(f"127.0.0.1:{port}", {}, is_node, "127.0.0.1", port)
+def route(port: int, *, is_node: bool = False) -> Route:
+    return Route(f"127.0.0.1:{port}", {}, is_node, "127.0.0.1", port)
 
 
 def test_from_a_node_it_works(record: Record, port: int) -> None:
-    check(way(port, is_node=True), HEAD, record)
+    check(route(port, is_node=True), HEAD, record)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_from_a_node_it_works(record: Record, port: int) -> None:
 )
 def test_why_it_does_not_work(record: Record, port: int, head: HeadInfo, message: str) -> None:
     with pytest.raises(RayclusterError) as error:
-        check(way(port), head, record)
+        check(route(port), head, record)
     assert error.value.message.startswith(message)
     assert 'cluster.run(["python", "driver.py"])' in error.value.hint
 
@@ -63,12 +63,12 @@ def test_a_head_that_cannot_be_reached(record: Record) -> None:
     with pytest.raises(
         RayclusterError, match=rf"127.0.0.1:{free}, cluster 7, cannot be reached from .*refused"
     ):
-        check(way(free), HEAD, record)
+        check(route(free), HEAD, record)
 
 
 def test_the_client_server_is_the_way_where_it_listens(record: Record, port: int) -> None:
     record.write_head(replace(HEAD, auth=True, port=4, ports={"ray_client_server": port}))
-    found = way_to(record, {})
+    found = route_to(record, {})
     assert found.address == f"ray://127.0.0.1:{port}"
     assert found.environment == {
         "RAY_ADDRESS": found.address,
@@ -76,4 +76,4 @@ def test_the_client_server_is_the_way_where_it_listens(record: Record, port: int
         "RAY_AUTH_TOKEN_PATH": str(record.token_path),
     }
     record.write_head(replace(HEAD, port=4, ports={}))
-    assert way_to(record, {}).address == "127.0.0.1:4"
+    assert route_to(record, {}).address == "127.0.0.1:4"

@@ -19,7 +19,7 @@ from raycluster_cli.ops import doctor as doctor_checks
 from raycluster_cli.ops import doctor_host, doctor_network, doctor_ray, doctor_slurm
 from raycluster_cli.ops.checkup import Checkup
 from raycluster_cli.ops.doctor_host import file_system
-from raycluster_cli.ops.doctor_nodes import Meeting, as_lines, compare, on_all_nodes, on_partition
+from raycluster_cli.ops.doctor_nodes import NodeChecks, as_lines, compare, on_all_nodes, on_partition
 from raycluster_cli.ops.findings import Finding, NodeFindings, Verdict
 from raycluster_cli.slurm.allocation import Allocation
 from tests.unit.slurm.programs import programs
@@ -135,7 +135,7 @@ def test_reports_travel_as_json() -> None:
 
 
 def node(tmp_path: Path, host: str, others: list[str]) -> Any:
-    """As much of a checkup as a meeting needs; every host is this machine."""
+    """As much of a checkup as a node_checks needs; every host is this machine."""
     made = checkup(tmp_path)
     made.host = host
     made.address = SimpleNamespace(ip="127.0.0.1")  # type: ignore[assignment]
@@ -145,11 +145,11 @@ def node(tmp_path: Path, host: str, others: list[str]) -> Any:
 
 def test_nodes_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raycluster_cli.ops.doctor_nodes.addresses_of", lambda name: {"127.0.0.1"})
-    meeting = Meeting(f"unit-{time.time_ns()}", "n1", 2)
-    assert Meeting.from_text(str(meeting)) == meeting
+    node_checks = NodeChecks(f"unit-{time.time_ns()}", "n1", 2)
+    assert NodeChecks.from_text(str(node_checks)) == node_checks
     head, other = node(tmp_path, "n1", ["n2"]), node(tmp_path, "n2", ["n1"])
     threads = [
-        threading.Thread(target=lambda made=made: [check(made) for _, check in meeting.checks()])
+        threading.Thread(target=lambda made=made: [check(made) for _, check in node_checks.checks()])
         for made in (head, other)
     ]
     for thread in threads:
@@ -163,16 +163,16 @@ def test_nodes_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nodes_that_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raycluster_cli.ops.doctor_nodes.addresses_of", lambda name: {"127.0.0.1"})
     monkeypatch.setattr("raycluster_cli.ops.doctor_nodes.MEETING_S", 0.1)
-    meeting = Meeting(f"unit-{time.time_ns()}", "n1", 2)
+    node_checks = NodeChecks(f"unit-{time.time_ns()}", "n1", 2)
     other = node(tmp_path, "n2", ["n1"])
-    for _, check in meeting.checks():
+    for _, check in node_checks.checks():
         check(other)
     canary, way = other.findings
     assert (canary.verdict, way.verdict) == (Verdict.FAIL, Verdict.FAIL)
     assert "n1 cannot be reached from here (127.0.0.1 port" in way.text
     assert "not seen here" in canary.text
     head = node(tmp_path / "elsewhere", "n1", ["n2"])
-    for _, check in meeting.checks():
+    for _, check in node_checks.checks():
         check(head)
     assert head.findings[1].text == "not reached by n2"
 
@@ -203,8 +203,8 @@ def test_a_job_of_its_own_checks_a_node_of_a_partition(tmp_path: Path) -> None:
     assert on_partition("gpu", {**env, **job}, {}) == there
     said = (tmp_path / "said").read_text()
     assert "--partition=gpu --nodes=1 --ntasks=1" in said
-    meeting = Meeting.from_text(said.partition(" doctor --json ")[2])
-    assert meeting is not None and meeting.checks() == []
+    node_checks = NodeChecks.from_text(said.partition(" doctor --json ")[2])
+    assert node_checks is not None and node_checks.checks() == []
     env = programs(tmp_path, srun="echo 'srun: error: invalid partition specified: gpu' >&2; exit 1")
     with pytest.raises(RayclusterError, match="invalid partition specified: gpu"):
         on_partition("gpu", env, {})
@@ -216,13 +216,13 @@ def test_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("raycluster_cli.ops.doctor_nodes.addresses_of", lambda name: {"127.0.0.1"})
     before = tmp_path / "one"
     before.mkdir()
-    meeting = Meeting(f"unit-{time.time_ns()}", "n1", 2)
+    node_checks = NodeChecks(f"unit-{time.time_ns()}", "n1", 2)
     for where in (before, tmp_path / "other" / "deep"):
         made = node(tmp_path, "n2", ["n1"])
         made.state_dir = where
-        run(made, meeting.see_canary, doctor_host.check_state_dir)
+        run(made, node_checks.see_canary, doctor_host.check_state_dir)
         assert where.is_dir()
-        meeting.clean(made)
+        node_checks.clean(made)
         made.clean()
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
     assert list(before.iterdir()) == []

@@ -9,7 +9,7 @@ import pytest
 
 from raycluster_cli.service.clients import Clients
 from raycluster_cli.service.idle import IdleWatch
-from raycluster_cli.service.probe import Probe, Silent
+from raycluster_cli.service.probe import NoAnswer, Probe
 from raycluster_cli.service.work import Work, work_of
 
 
@@ -98,7 +98,7 @@ def test_metrics_that_are_not_answered_are_asked_again() -> None:
     class Busy(Metrics):
         async def get(self, path: str, *, body: bool = True) -> tuple[str, bytes]:
             self.asked += 1
-            raise Silent("GET /metrics is not answered within 10 s")
+            raise NoAnswer("GET /metrics is not answered within 10 s")
 
     played = Played()
     played.watch = IdleWatch(Busy(), 20.0, clients=lambda: 0, clock=lambda: played.now)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from raycluster_cli.service.probe import Probe, Silent
+from raycluster_cli.service.probe import NoAnswer, Probe
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -37,8 +37,8 @@ async def asked(answer: Answer, path: str, timeout_s: float = 5.0, host: str = "
         port = server.sockets[0].getsockname()[1]
         try:
             await Probe("127.0.0.1" if host != "127.0.0.1" else host, port, path, timeout_s).check()
-        except Silent as silent:
-            return str(silent).replace(str(port), "PORT")
+        except NoAnswer as error:
+            return str(error).replace(str(port), "PORT")
         return ""
     finally:
         server.close()
@@ -74,7 +74,7 @@ def test_nobody_listens() -> None:
         port = server.sockets[0].getsockname()[1]
         server.close()
         await server.wait_closed()
-        with pytest.raises(Silent) as found:
+        with pytest.raises(NoAnswer) as found:
             await Probe("127.0.0.1", port).check()
         return str(found.value).replace(str(port), "PORT")
 
@@ -87,7 +87,7 @@ def test_one_that_listens_only_on_its_own_node_is_told_so(path: str) -> None:
         server = await asyncio.start_server(says_nothing, "127.0.0.1")
         port = server.sockets[0].getsockname()[1]
         try:
-            with pytest.raises(Silent) as found:
+            with pytest.raises(NoAnswer) as found:
                 await Probe("127.0.0.2", port, path).check()  # as the node's own address
         finally:
             server.close()

@@ -22,8 +22,8 @@ from raycluster_cli.supervisor.worker_job import (
     end_before,
     in_worker_job,
     job_in,
+    no_record_error,
     own_record,
-    refusal_of,
 )
 
 JOB = Allocation("4714", ("n7", "n8"), node_name="n8", array_job_id="4711", array_task_id="3")
@@ -118,7 +118,7 @@ def test_a_cluster_that_has_ended(end: EndReport | None, head: HeadInfo | None, 
 def test_whether_a_job_without_a_record_may_still_have_one(
     known: KnownJob | None, message: str | None
 ) -> None:
-    found = refusal_of("7", known, 424241)
+    found = no_record_error("7", known, 424241)
     assert (found.message if found else None) == message
 
 
