@@ -72,12 +72,12 @@ exit $code
     submitted = bed.run(LOGIN, ["sbatch", "--parsable", *options], stdin=script, check=True)
     job = submitted.stdout.strip()
     try:
-        begun = _stamp(here / "begun", bed, job)
-        first = _stamp(here / "first", bed, job)
+        begun = stamp_of(here / "begun", bed, job)
+        first = stamp_of(here / "first", bed, job)
         time.sleep(DRIVER_S / 2)
         own = list(raycluster_processes(host_inits(bed))) if "raycluster" in way.name else []
-        last = _stamp(here / "last", bed, job)
-        free = _until_free(bed, job)
+        last = stamp_of(here / "last", bed, job)
+        free = until_free(bed, job)
     except TimeoutError as error:
         bed.run(LOGIN, ["scancel", job])
         text = (here / "output").read_text(errors="replace") if (here / "output").exists() else ""
@@ -109,7 +109,7 @@ def host_inits(bed: Bed) -> dict[int, str]:
     return found
 
 
-def _stamp(path: Path, bed: Bed, job: str) -> float:
+def stamp_of(path: Path, bed: Bed, job: str, deadline_s: float = DEADLINE_S) -> float:
     """The time that a file tells, once it is there.  TimeoutError, also when the job ends without it."""
     look_at = time.monotonic() + 10.0
 
@@ -121,7 +121,7 @@ def _stamp(path: Path, bed: Bed, job: str) -> float:
                 raise TimeoutError(f"the job ended, and its driver has never stamped {path.name}")
         return path.exists()
 
-    _wait(there, f"no {path.name}", 0.02)
+    _wait(there, f"no {path.name}", 0.02, deadline_s)
     return float(path.read_text())
 
 
@@ -129,16 +129,17 @@ def _is_over(bed: Bed, job: str) -> bool:
     return not bed.run(LOGIN, ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]).stdout.strip()
 
 
-def _until_free(bed: Bed, job: str) -> float:
+def until_free(bed: Bed, job: str) -> float:
+    """The time at which Slurm no longer lists the job."""
     _wait(lambda: _is_over(bed, job), "the job does not end", 0.05)
     return time.time()
 
 
-def _wait(true: Callable[[], bool], otherwise: str, poll_s: float) -> None:
-    deadline = time.monotonic() + DEADLINE_S
+def _wait(true: Callable[[], bool], otherwise: str, poll_s: float, deadline_s: float = DEADLINE_S) -> None:
+    deadline = time.monotonic() + deadline_s
     while not true():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{otherwise} within {DEADLINE_S:g} s")
+            raise TimeoutError(f"{otherwise} within {deadline_s:g} s")
         time.sleep(poll_s)
 
 

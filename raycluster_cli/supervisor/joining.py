@@ -250,6 +250,11 @@ class Joiner:
             await node.make_common_path(head.node_root)
         await self._certify(target)
         template = None if again else await self._templates.read(target, node.templates)
+        if template is None and not again:
+            self._report.note(
+                f"{self._host} starts its raylet by Ray's own code: no template is used "
+                f"({self._templates.why})"
+            )
         self._reports.phase(NodePhase.STARTING, ip=node.address.ip, ports=node.port_map())
         left_s = max(deadline - asyncio.get_running_loop().time(), 1.0)
         start = node.start(

@@ -37,26 +37,38 @@ class TemplateWait:
         self._discovery = discovery
         self._settings = settings
         self._reports = reports
+        self.why = ""
+        """Why the last look gave no template."""
 
     async def is_promised(self, target: Target, here: Installed) -> bool:
         """Whether this head leaves a template in the record that this node can probably use."""
-        return (
-            may_be_described(self._settings)
-            and target.head is not None
-            and bool(target.head.installation)
-            and not target.proven
-            and self._discovery.record is not None
-            and target.head.installation == await here.installation()
-            and not await here.accelerator()
-        )
+        return not await self.refusal(target, here)
+
+    async def refusal(self, target: Target, here: Installed) -> str:
+        """Why this node starts without a template; empty when its head leaves one that fits."""
+        settings, head = self._settings, target.head
+        if settings.quick != "auto":
+            return f"--quick {settings.quick} is given"
+        if settings.spill_dir:
+            return "--spill-dir is given"
+        if head is None or target.proven or self._discovery.record is None:
+            return "the head's record is not visible here"
+        if not head.installation:
+            return "the head leaves no template"
+        if head.installation != (mine := await here.installation()):
+            return (
+                f"the installation here ({mine or 'unknown'}) differs from the head's ({head.installation})"
+            )
+        return await here.accelerator()
 
     async def read(self, target: Target, here: Installed) -> Template | None:
-        """The template, once it is there; None when there will be none, or it takes too long.
+        """The template, once it is there; None when there will be none, or it takes too long (:attr:`why`).
 
         Raises Finished when the cluster ends meanwhile.
         """
         record, head = self._discovery.record, target.head
-        if record is None or head is None or not await self.is_promised(target, here):
+        self.why = await self.refusal(target, here)
+        if record is None or head is None or self.why:
             return None
         loop = asyncio.get_running_loop()
         pace = Pace.of(self._discovery.head_record.nodes)
@@ -69,8 +81,10 @@ class TemplateWait:
             if loop.time() >= look_at:
                 now = await self._discovery.head_record.read_head()
                 if now is None or now.installation != head.installation:
+                    self.why = "the head could make no template"
                     return None
                 look_at = loop.time() + HEAD_LOOK_S
             if loop.time() >= until:
+                self.why = f"the head has left no template within {TEMPLATE_WAIT_S:g} s"
                 return None
             await asyncio.sleep(pace.next_poll_s(known=False))

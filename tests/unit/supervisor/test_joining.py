@@ -108,6 +108,7 @@ def join(
     timeout_s: float = 20.0,
     symmetric: bool = False,
     said: io.StringIO | None = None,
+    verbose: bool = False,
     **settings: Any,
 ) -> Joined:
     """What a worker's join gives."""
@@ -117,7 +118,7 @@ def join(
 
     async def work() -> Joined:
         reports = ReportWriter(None, NodeReport("n2", "worker", "waiting"))
-        report = Report(stream=said or io.StringIO())
+        report = Report(stream=said or io.StringIO(), verbose=verbose)
         head_record = HeadRecord(
             record, reports=reports, report=report, allocation=allocation, symmetric=symmetric, nodes=1
         )
@@ -214,23 +215,26 @@ def test_a_raylet_that_has_died_is_not_started_by_the_template_again(record: Rec
 
 
 @pytest.mark.parametrize(
-    ("head", "settings"),
+    ("head", "settings", "why"),
     [
-        (replace(HEAD, installation="ray 2.59.0"), {}),
-        (HEAD, {}),
-        (replace(HEAD, installation="ray 2.60.0"), {"quick": "node"}),
-        (replace(HEAD, installation="ray 2.60.0"), {"quick": "ray-start"}),
-        (replace(HEAD, installation="ray 2.60.0"), {"spill_dir": "/scratch"}),
+        (replace(HEAD, installation="ray 2.59.0"), {}, "the installation here (ray 2.60.0) differs"),
+        (HEAD, {}, "the head leaves no template"),
+        (replace(HEAD, installation="ray 2.60.0"), {"quick": "node"}, "--quick node is given"),
+        (replace(HEAD, installation="ray 2.60.0"), {"quick": "ray-start"}, "--quick ray-start is given"),
+        (replace(HEAD, installation="ray 2.60.0"), {"spill_dir": "/scratch"}, "--spill-dir is given"),
     ],
 )
-def test_other_workers_import_ray_at_once(record: Record, head: HeadInfo, settings: dict[str, Any]) -> None:
+def test_other_workers_import_ray_at_once(
+    record: Record, head: HeadInfo, settings: dict[str, Any], why: str
+) -> None:
     record.make_token()
     record.write_head(head)
     record.write_template(TEMPLATE)
-    node = Node()
-    join(node, record, **settings)
+    node, said = Node(), io.StringIO()
+    join(node, record, said=said, verbose=True, **settings)
     assert node.done[0] == "import"
     assert node.started[0]["template"] is None
+    assert f"n2 starts its raylet by Ray's own code: no template is used ({why}" in said.getvalue()
 
 
 def test_a_worker_with_gpus_imports_ray_while_its_head_starts(record: Record) -> None:
