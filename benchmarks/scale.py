@@ -45,6 +45,16 @@ HOST = "127.0.0.1"
 #: Seconds after the first worker at which the head writes that it starts, opens its port, and ends.
 HEAD_STARTS_S, PORT_OPENS_S, ENDS_S = 0.5, 5.0, 12.0
 
+
+def ends_s(workers: int) -> float:
+    """When the head ends: after all have reported that they joined; many workers report less often.
+
+    >>> ends_s(1000), ends_s(10_000)
+    (12.0, 57.0)
+    """
+    return max(ENDS_S, PORT_OPENS_S + 2.0 + 2.5 * report_rest_s(workers))
+
+
 #: srun starts the tasks of a step within this time; Ray's start on a node takes about that.
 LAUNCH_S, RAY_S = 1.0, 0.5
 
@@ -229,7 +239,7 @@ class Head:
         server = await asyncio.start_server(accept, HOST, port, backlog=4096)
         with self.count:
             self.record.write_head(replace(head, state="up", step="0", launch="0"))
-        while loop.time() < ENDS_S:
+        while loop.time() < ends_s(len(self.hosts) - 1):
             with self.count:
                 began = time.process_time()
                 words = self.record.read_nodes()
