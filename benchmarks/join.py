@@ -1,8 +1,10 @@
 """What a worker's start costs: paths and bytes of the Python environment, CPU time, memory.
 
-    python -m benchmarks.join [--beside DIR ...] [--rounds 5]
+    python -m benchmarks.join [--beside DIR ...] [--rounds 5] [--hosts 3]
 
-Each build starts `run --local 1` with a driver that only looks; builds take turns.  Needs strace.
+Each build is installed in an environment of its own, beside a copy of its Python, and starts `run --local 1`
+with a driver that only looks; builds take turns.  Needs strace.  With --hosts the paths are also counted on
+so many Slurm hosts of a bed (root and Slurm's programs needed), by node and by process.
 
 * *packages*: different paths of the virtual environment that openat, stat, readlink, access and execve name
   in the worker's processes, from their start until the driver starts, right after the worker has joined;
@@ -24,9 +26,11 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.environments import make_environment
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -57,6 +61,12 @@ time.sleep(0.5)
 print(json.dumps({"ticks": ticks, "private_kb": sum(map(private, own)), "own": len(own)}))
 """
 
+#: Traces each process into a file of its own; `-o FILE` follows.
+STRACE = (
+    *("strace", "-ff", "-ttt", "-y", "-s", "4096"),
+    *("-e", "trace=%file,%process,read,pread64,getdents64"),
+)
+
 _CALL = re.compile(r"^[\d.]+ (\w+)\((.*)")
 _PATH = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _FD = re.compile(r"^(\d+|AT_FDCWD)<([^>]*)>")
@@ -65,19 +75,21 @@ _FILE_CALLS = ("open", "stat", "access", "readlink", "execve", "statx", "getdent
 
 @dataclass(frozen=True)
 class Build:
-    """A checkout with an environment in `.venv`."""
+    """A build that is installed."""
 
     name: str
     root: Path
+    """Its environment; Python itself is beside it."""
 
     @property
     def prefixes(self) -> dict[str, str]:
         """What lies where: the first that fits counts."""
-        home = (self.root / ".venv/bin/python").resolve().parents[1]
-        return {f"{self.root}/.venv": "packages", f"{self.root}/": "raycluster", f"{home}/": "Python"}
+        (package,) = self.root.glob("lib/python3*/site-packages/raycluster_cli")
+        home = self.root.parent / "python"
+        return {f"{package}": "raycluster", f"{self.root}/": "packages", f"{home}/": "Python"}
 
     def command(self, driver: Sequence[str]) -> list[str]:
-        return [str(self.root / ".venv/bin/raycluster"), "run", "--local", "1", "--", *driver]
+        return [str(self.root / "bin/raycluster"), "run", "--local", "1", "--", *driver]
 
 
 def run(build: Build, driver: Sequence[str], before: Sequence[str] = ()) -> str:
@@ -105,18 +117,14 @@ def run(build: Build, driver: Sequence[str], before: Sequence[str] = ()) -> str:
 
 def measure_cost(build: Build) -> dict[str, float]:
     """CPU milliseconds and private memory (MB) of one worker."""
-    said = json.loads(
-        run(build, [str(build.root / ".venv/bin/python"), "-I", "-S", "-c", LOOK]).splitlines()[-1]
-    )
+    said = json.loads(run(build, [str(build.root / "bin/python"), "-I", "-S", "-c", LOOK]).splitlines()[-1])
     return {"cpu_ms": 1000 * said["ticks"] / TICKS, "private_mb": said["private_kb"] / 1024}
 
 
 def measure_paths(build: Build) -> dict[str, float]:
     """Paths, calls and bytes of the environment of one worker's processes, by strace."""
     with tempfile.TemporaryDirectory(prefix="rcj") as traces:
-        calls = "trace=%file,%process,read,pread64,getdents64"
-        strace = ["strace", "-ff", "-ttt", "-y", "-s", "4096", "-e", calls, "-o", f"{traces}/t"]
-        run(build, ["/bin/sleep", "0.1"], strace)
+        run(build, ["/bin/sleep", "0.1"], [*STRACE, "-o", f"{traces}/t"])
         return count(read_traces(Path(traces)), build.prefixes)
 
 
@@ -137,10 +145,20 @@ def count(traces: Mapping[int, Sequence[str]], prefixes: Mapping[str, str]) -> d
     >>> count(lines, {"/e/bin/": "packages", "/e/": "raycluster", "/p/": "Python"})
     {'packages': 1, 'raycluster': 1, 'Python': 0, 'calls': 2, 'read_mb': 1e-06}
     """
-    until = min(_time(line) for lines in traces.values() for line in lines if '["/bin/sleep"' in line)
+    return count_until(driver_starts(traces), traces, worker_processes(traces), prefixes)
+
+
+def driver_starts(traces: Mapping[int, Sequence[str]]) -> float:
+    return min(_time(line) for lines in traces.values() for line in lines if '["/bin/sleep"' in line)
+
+
+def count_until(
+    until: float, traces: Mapping[int, Sequence[str]], processes: Iterable[int], prefixes: Mapping[str, str]
+) -> dict[str, float]:
+    """What these processes did until then."""
     paths: set[str] = set()
     calls = read_bytes = 0
-    for pid in worker_processes(traces):
+    for pid in processes:
         for line in traces[pid]:
             call = _CALL.match(line)
             if call is None or _time(line) > until:
@@ -197,7 +215,7 @@ def rows(builds: Sequence[Build], rounds: int) -> Iterator[tuple[str, dict[str, 
     found: dict[str, dict[str, list[float]]] = {build.name: defaultdict(list) for build in builds}
     for build in builds:
         with contextlib.suppress(SystemExit):
-            run(build, ["/bin/true"])  # modules are compiled, pages are cached
+            run(build, ["/bin/sleep", "2"])  # what a first start leaves is there, pages are cached
     for number in range(rounds):
         for build in builds:
             figures = measure_cost(build) | (measure_paths(build) if number < 2 else {})
@@ -213,12 +231,34 @@ def main() -> None:
     )
     parser.add_argument("--beside", action="append", default=[], help="another checkout, with its .venv")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--hosts", type=int, default=0, help="also count on so many hosts of a bed")
     options = parser.parse_args()
-    here = Path(__file__).resolve().parents[1]
-    builds = [Build(Path(path).resolve().name, Path(path).resolve()) for path in options.beside]
+    with environments([*options.beside, str(Path(__file__).resolve().parents[1])]) as builds:
+        _show(builds, options.rounds)
+        if options.hosts:
+            from benchmarks.join_hosts import show_hosts
+
+            show_hosts(builds, options.hosts)
+
+
+@contextlib.contextmanager
+def environments(checkouts: Sequence[str]) -> Iterator[list[Build]]:
+    """The builds of these checkouts, installed where the hosts of a bed see them; the last is this one."""
+    with tempfile.TemporaryDirectory(prefix="raycluster-join-", dir="/srv") as directory:
+        os.chmod(directory, 0o755)
+        builds = []
+        for number, checkout in enumerate(checkouts):
+            there = Path(directory) / f"build{number}"
+            make_environment(Path(checkout).resolve(), there, there)
+            name = "this build" if number == len(checkouts) - 1 else Path(checkout).resolve().name
+            builds.append(Build(name, there))
+        yield builds
+
+
+def _show(builds: Sequence[Build], rounds: int) -> None:
     heads = ("build", "packages", "raycluster", "Python", "calls", "read (MB)", "CPU (ms)", "private (MB)")
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-    for name, figures in rows([*builds, Build("this build", here)], options.rounds):
+    for name, figures in rows(builds, rounds):
         median = {key: statistics.median(values) for key, values in figures.items()}
         cells = (
             *(f"{median[kind]:.0f}" for kind in ("packages", "raycluster", "Python")),
