@@ -132,9 +132,8 @@ def main() -> None:
     parser.add_argument("--nodes", default="100,1000,10000")
     sizes = [int(word) for word in parser.parse_args().nodes.split(",")]
     results = {nodes: measure(nodes) for nodes in sizes}
-    print(
-        f"| CPU (ms) for so many nodes | {' | '.join(f'{nodes:,}' for nodes in sizes)} | grows with the power |"
-    )
+    heads = " | ".join(f"{nodes:,}" for nodes in sizes)
+    print(f"| CPU (ms) for so many nodes | {heads} | grows with the power |")
     print("|---|" + "---|" * (len(sizes) + 1))
     for name in results[sizes[0]]:
         times = [results[nodes][name] for nodes in sizes]

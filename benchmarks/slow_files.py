@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from subprocess import Popen, run
 from typing import Any
@@ -79,7 +80,7 @@ def mounted(source: Path, mount: Path, figures: Path) -> Iterator[SharedFigures]
 
 def serve(source: str, mount: str, figures: SharedFigures) -> None:
     """Answer the kernel until the end."""
-    import mfusepy  # type: ignore[import-untyped]
+    mfusepy: Any = import_module("mfusepy")  # of the extra `bench`
 
     def late(method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
