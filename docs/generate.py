@@ -32,6 +32,7 @@ PACKAGES = {
     "functions": "the functions for Python programs that are a rank of a job",
     "supervisor": "the run of a head or worker: keeper, guards, driver",
     "service": "the watch over a server (--service): health, idleness",
+    "staging": "the copy of the environment on local disks (--stage-env)",
     "node": "one Ray node on this machine: directory, grants, resources",
     "rayproc": "Ray's processes: plan, start, companion, health, private parts",
     "state": "the cluster's record: read, write, lease, catalogue",

@@ -8,16 +8,26 @@ import sys
 #: Commands that start Ray on this node and therefore run under a keeper.
 _KEPT = {"head", "worker", "run"}
 
+#: The variable by which a supervisor goes on as one that runs from a copy of the environment.
+HANDED_OVER = "RAYCLUSTER_HANDED_OVER"
+
 
 def main() -> None:
     """Entry point of `raycluster` and of `python -m raycluster_cli`."""
     arguments = sys.argv[1:]
     env = dict(os.environ)
-    keeper = warm = None
+    keeper = warm = copy = None
     if arguments and arguments[0] in _KEPT:
         from .system.module_bundle import use_bundle
 
         use_bundle(env)
+    if HANDED_OVER in env:
+        from .system.keeper_link import Handover
+
+        os.environ.pop(HANDED_OVER)
+        if handover := Handover.taken(env):
+            keeper, copy = handover.keeper, handover.copy
+    if keeper is None and arguments and arguments[0] in _KEPT:
         # Before everything else: the keeper shall stay as small as a bare Python is.
         from .supervisor.spare_task import hold_first_place, is_spare, wait_for_first_task
 
@@ -36,13 +46,13 @@ def main() -> None:
     if keeper is not None:
         from .rayproc import warm as companion
 
-        if companion.worth_it(arguments, env):
+        if companion.worth_it(arguments, env, copy is not None):
             warm = companion.begin(env)
     from .cli.errors import tell_errors
     from .cli.plain import read_line
     from .supervisor.launch import Launcher
 
-    launcher = Launcher(env, keeper, warm)
+    launcher = Launcher(env, keeper, warm, copy, tuple(arguments))
     if line := read_line(arguments, env):
         tell_errors(lambda: launcher.start(line.command, line.settings, line.driver))
         return

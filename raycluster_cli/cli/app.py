@@ -61,6 +61,7 @@ from . import (
 from .completion import complete_live_job, complete_profile
 from .files import CONFIGURATION, source_of
 from .help import Command
+from .plain import with_bare_values
 from .suggestions import command_for
 
 app = typer.Typer(
@@ -97,7 +98,7 @@ def run_command_line(launcher: Launcher) -> None:
 def _call() -> None:
     """Call the application; Typer's errors of several lines become one of ours."""
     try:
-        code = app(prog_name="raycluster", standalone_mode=False)
+        code = app(with_bare_values(sys.argv[1:]), prog_name="raycluster", standalone_mode=False)
     except typer.Abort:
         sys.exit(int(ExitCode.SIGINT))
     except Exception as error:

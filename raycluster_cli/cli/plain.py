@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, get_type_hints
 
 from ..model.errors import RayclusterError
@@ -36,7 +37,7 @@ def read_line(arguments: Sequence[str], env: Mapping[str, str]) -> Line | None:
     """
     if not arguments or arguments[0] not in STARTERS:
         return None
-    command, rest = arguments[0], list(arguments[1:])
+    command, rest = arguments[0], with_bare_values(arguments[1:])
     try:
         values = _from_environment(command, env)
         driver = _options(command, rest, values)
@@ -81,6 +82,22 @@ def _options(command: str, rest: list[str], values: dict[str, Any]) -> list[str]
             value = rest.pop(0)
         values[field] = convert(value)
     return []
+
+
+def with_bare_values(arguments: Sequence[str]) -> list[str]:
+    """A command line in which each option that may stand without a value has one.
+
+    >>> with_bare_values(["run", "--stage-env", "--", "./driver", "--stage-env"])
+    ['run', '--stage-env=auto', '--', './driver', '--stage-env']
+    """
+    words = list(arguments)
+    bare = {option_name(one.name): one.metadata["bare"] for one in fields(Settings) if "bare" in one.metadata}
+    for number, word in enumerate(words):
+        if word == "--":
+            break
+        if word in bare:
+            words[number] = f"{word}={bare[word]}"
+    return words
 
 
 def _known(command: str) -> dict[str, tuple[str, bool | None, Callable[[str], Any]]]:

@@ -36,6 +36,10 @@ SERVICE_ONLY = (
 )
 
 
+#: Values of --stage-env that are no directory; without a value it is "auto".
+STAGE_ENV_WORDS = ("", "off", "auto", "memory")
+
+
 def setting(default: Any, text: str, commands: tuple[str, ...] = STARTERS, **more: Any) -> Any:
     """A field of Settings, with its help text and the commands that take it."""
     return field(default=default, metadata={"help": text, "commands": commands, **more})
@@ -283,6 +287,14 @@ class Settings:
         "", "Node-local directory for Ray's sessions (default: $TMPDIR or /tmp).", metavar="DIR"
     )
     spill_dir: str = setting("", "Directory for spilled objects (default: inside --temp-dir).", metavar="DIR")
+    stage_env: str = setting(
+        "",
+        "Copy the Python environment to each node's local disk and run from there: --stage-env, or "
+        "--stage-env=DIR for a directory, memory for /dev/shm, off for neither (default: off).",
+        metavar="DIR",
+        bare="auto",
+    )
+    keep_env: bool = setting(False, "Leave the copy of --stage-env on the nodes for the job's next cluster.")
     verbose: bool = setting(False, "Print more details on stderr.")
 
     def __post_init__(self) -> None:
@@ -298,6 +310,10 @@ class Settings:
                 "Give --min-workers at most the number of expected workers.",
             )
         self._check_service()
+        if self.stage_env not in STAGE_ENV_WORDS and not self.stage_env.startswith("/"):
+            raise UsageError(
+                f"--stage-env is {self.stage_env!r}; it must be auto, memory, off or an absolute path."
+            )
         if self.local is not None and self.max_nodes is not None:
             raise UsageError(
                 "--max-nodes is for jobs of Slurm; --local starts all nodes on this machine.",

@@ -14,6 +14,7 @@ OWN = frozenset(
     for name in (
         "SITE_FILE",  # where a site's configuration file is (state.location)
         *("NODE_ROOT", "NODE_NAME", "NODE_IP", "KEY", "PARENT_FD", "DRIVER_RESTARTS", "DRIVER_OF", "JOB"),
+        "HANDED_OVER",  # to a supervisor that runs from a copy of the environment (system.keeper_link)
         *(
             "VLLM_HOST_IP",
             "LAZY_FD",

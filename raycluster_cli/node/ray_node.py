@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +32,7 @@ from ..system.proctree import identify
 from ..system.report import Report
 from ..system.waiting import done_within, in_thread
 from .background import OnFailure, in_background, reported
+from .clearing import clear_leftovers
 from .common_path import restore_common_path
 from .companion import NodeCompanion, Nodes
 from .dashboard import BESIDE_DRIVER_NICE, Dashboard
@@ -43,7 +43,6 @@ from .grants import HostFacts
 from .processes import NodeProcesses
 from .resources import ResourcePlan
 from .setup import NodeSetup
-from .sweep import sweep_stale
 from .templates import NodeTemplates
 
 if TYPE_CHECKING:
@@ -139,12 +138,7 @@ class RayNode:
 
     async def sweep(self) -> None:
         """Clear what crashed clusters of this user left on this node, while our own cluster starts."""
-        extra = [Path(self.settings.temp_dir)] if self.settings.temp_dir else []
-        for swept in await in_thread(partial(sweep_stale, self.setup.env, extra=extra)):
-            ended = f", {len(swept.ended)} processes ended" if swept.ended else ""
-            self.report.say(f"cleared {swept.path}, left by cluster {swept.key} on {self.host}{ended}")
-            for left in swept.left:
-                self.report.warn(f"could not clear {left} of cluster {swept.key}")
+        await clear_leftovers(self.setup, self.report)
 
     async def measure(self, *, route_to: str | None) -> None:
         """Find out what this node grants and its address.  Raises RayclusterError."""

@@ -26,12 +26,17 @@ class WarmCompanion(Value):
     """Descriptor of what it has printed, in memory."""
 
 
-def worth_it(arguments: Sequence[str], env: Mapping[str, str]) -> bool:
+def worth_it(arguments: Sequence[str], env: Mapping[str, str], has_copy: bool = False) -> bool:
     """Whether this command line probably starts a Ray node here that needs Ray imported.
 
-    A worker without GPUs probably does not: it starts by its head's template.
+    A worker without GPUs probably does not: it starts by its head's template.  With --stage-env Ray is
+    imported from the copy of the environment; ``has_copy``: that is where this process runs from.
     """
     options = arguments[1 : arguments.index("--")] if "--" in arguments else arguments[1:]
+    if not has_copy and (
+        env.get("RAYCLUSTER_STAGE_ENV") or any(option.startswith("--stage-env") for option in options)
+    ):
+        return False
     asks = "-h" in options or "--help" in options
     local = any(option.split("=")[0] == "--local" for option in options)
     named = [

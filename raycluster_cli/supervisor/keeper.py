@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 #: How long the record may take in which the keeper reports a crash.
 RECORD_WAIT_S = 5.0
 
+#: How long the removal of the environment's copy may take (--stage-env).
+REMOVE_COPY_S = 60.0
+
 #: Added to the OOM score of all but the keeper: as if they used a tenth of the memory more than they do.
 OOM_SCORE = 100
 
@@ -102,6 +105,10 @@ def _keep(child: int, relay_write: int, notes_read: int, record_wait_s: float) -
     notes = _read_notes(notes_read)
     if code < 0 or os.path.isdir(notes.get("node_root", "")):
         _clear(notes, child, code, record_wait_s)
+    if "staged" in notes or "stage_note" in notes:
+        from ..staging.removal import clear_copy  # only with --stage-env
+
+        in_child(lambda: clear_copy(notes), REMOVE_COPY_S)
     if left:
         names = ", ".join(f"{stat.name} ({stat.pid})" for stat in left[:5])
         _say(f"could not end {names}: not even SIGKILL ended them.")

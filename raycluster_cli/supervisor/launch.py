@@ -25,11 +25,21 @@ class Launcher(Value):
     """The environment, read once; a copy, so that nothing below can change it."""
     keeper: Keeper | None = None
     warm: WarmCompanion | None = None
+    copy: str | None = None
+    """The copy of the environment that this process runs from (--stage-env)."""
+    arguments: tuple[str, ...] = ()
+    """Of the command line."""
 
     def start(self, command: str, settings: Settings, driver: tuple[str, ...] = ()) -> None:
         """`raycluster COMMAND`: ends the process with its exit code."""
         own_token(self.env)  # refused before anything is started
-        {"head": self._head, "worker": self._worker, "run": self._run}[command](settings, driver)
+        launcher = self
+        if settings.stage_env not in ("", "off") and self.copy is None and self.keeper is not None:
+            from .staged_start import start_from_copy  # other starts do not pay for it
+
+            launcher = start_from_copy(self, command, settings, driver)
+        roles = {"head": launcher._head, "worker": launcher._worker, "run": launcher._run}
+        roles[command](settings, driver)
 
     def _head(self, settings: Settings, driver: tuple[str, ...]) -> None:
         allocation = Allocation.from_environ(self.env)

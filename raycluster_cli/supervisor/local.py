@@ -105,6 +105,7 @@ class LocalRun(HeadRun):
         name = f"worker-{number}"
         told: dict[str, object] = {"master_ip": LOOPBACK, "master_port": None}
         told |= {"state_dir": str(context.state_dir), "config": "", "profile": "", "config_files": False}
+        told["stage_env"] = "off"  # they run from where this process runs from
         arguments = [
             word
             for one in settings_of("worker")

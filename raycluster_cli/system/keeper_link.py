@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import MutableMapping
 
 from ..model.value import Value
 
@@ -23,3 +24,39 @@ class Keeper(Value):
     def note(self, **facts: object) -> None:
         """Tell the keeper what to clear; later lines add to earlier ones."""
         os.write(self.notes_fd, json.dumps(facts).encode() + b"\n")
+
+
+#: The variable by which a supervisor hands over to one that runs from a copy of the environment (staging).
+HANDED_OVER = "RAYCLUSTER_HANDED_OVER"
+
+
+class Handover(Value):
+    """What the second supervisor, the same process, has from the first."""
+
+    pid: int
+    relay_fd: int
+    notes_fd: int
+    lock_fd: int
+    """Keeps the copy from being removed, as long as it is open."""
+    copy: str
+    """The directory of the copy."""
+
+    def as_text(self) -> str:
+        """One word for each, the directory last."""
+        return f"{self.pid} {self.relay_fd} {self.notes_fd} {self.lock_fd} {self.copy}"
+
+    @classmethod
+    def taken(cls, env: MutableMapping[str, str]) -> Handover | None:
+        """What this process was handed over, if anything; taken out of ``env``."""
+        words = env.pop(HANDED_OVER, "").split(" ", 4)
+        if words[0] != str(os.getpid()) or len(words) != 5:
+            return None  # left by a parent
+        pid, relay, notes, lock = map(int, words[:4])
+        found = cls(pid, relay, notes, lock, words[4])
+        for fd in (found.relay_fd, found.notes_fd, found.lock_fd):
+            os.set_inheritable(fd, False)
+        return found
+
+    @property
+    def keeper(self) -> Keeper:
+        return Keeper(self.relay_fd, self.notes_fd)

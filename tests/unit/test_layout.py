@@ -29,9 +29,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "rayproc": ("model", "system"),
     "node": ("model", "system", "slurm", "state", "rayproc"),
     "service": ("model", "system"),
+    "staging": ("model", "system", "state", "rayproc", "node"),
     "supervisor": (
         *("model", "config", "system", "slurm", "policy", "state", "rayproc"),
-        *("node", "service", "autoscale"),
+        *("node", "service", "autoscale", "staging"),
     ),
     "functions": ("model", "config", "system", "slurm", "policy", "state", "rayproc", "node", "supervisor"),
     "autoscale": ("model", "system", "slurm", "policy", "state", "rayproc"),

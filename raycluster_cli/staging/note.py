@@ -1,0 +1,87 @@
+"""What a head tells its workers about the copy: a file in the state directory, replaced as a whole.
+
+``<state directory>/.environments/<Slurm cluster>/<key>/<launch>.json``, and beside it the pack.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..state.files import read_bytes, write_whole
+
+DIRECTORY = ".environments"
+
+#: The states of a note.
+SEARCHING, PACKING, READY, SHARED = "searching", "packing", "ready", "shared"
+
+POLL_S = 0.2
+
+
+def note_path(state_dir: Path, slurm_cluster: str, key: str, launch: str) -> Path:
+    """Where the note of one start is."""
+    name = re.sub(r"[^A-Za-z0-9._+-]", "_", launch) or "head"
+    return state_dir / DIRECTORY / slurm_cluster / key / f"{name}.json"
+
+
+class NoteWriter:
+    """The head's side."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._content: dict[str, Any] = {}
+        self._beat = 0
+
+    def write(self, **changes: Any) -> None:
+        """Change the note.  Raises RayclusterError where it cannot be written."""
+        if self.path is None:
+            return
+        self._beat += 1
+        self._content |= changes
+        os.makedirs(self.path.parent, mode=0o700, exist_ok=True)
+        write_whole(self.path, json.dumps(self._content | {"beat": self._beat}).encode())
+
+
+class NoHead(Exception):
+    """No head has written a note, or it stopped writing."""
+
+
+def wait_for_note(
+    path: Path,
+    enough: Callable[[Mapping[str, Any]], bool],
+    *,
+    first_s: float,
+    silent_s: float,
+    poll_s: float = POLL_S,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, Any]:
+    """The note, once it says enough.
+
+    Raises NoHead when there is none within ``first_s``, or when it has not changed for ``silent_s``.
+    """
+    begun = seen = clock()
+    beat = None
+    while True:
+        text = read_bytes(path)
+        note: dict[str, Any] = {}
+        if text:
+            try:
+                note = json.loads(text)
+            except ValueError:
+                note = {}
+        now = clock()
+        if note and enough(note):
+            return note
+        if note and note.get("beat") != beat:
+            beat, seen = note.get("beat"), now
+        if beat is None and now - begun > first_s:
+            raise NoHead(f"the head did not say within {first_s:g} s which copy to use")
+        if beat is not None and now - seen > silent_s:
+            raise NoHead(f"the head has not reported for {silent_s:g} s")
+        sleep(poll_s)

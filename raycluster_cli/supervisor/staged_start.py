@@ -1,0 +1,77 @@
+"""A start with --stage-env: what the copy belongs to, and who tells whom of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from ..model.settings import Settings
+from ..node.staged_copy import is_in_copy
+from ..rayproc.warm import WarmCompanion
+from ..slurm.allocation import Allocation
+from ..staging.handover import hand_over
+from ..staging.note import note_path
+from ..staging.stage import Request
+from ..state.location import state_dir
+from ..system.report import Report
+
+if TYPE_CHECKING:
+    from .launch import Launcher
+
+
+def start_from_copy(
+    launcher: Launcher, command: str, settings: Settings, driver: tuple[str, ...]
+) -> Launcher:
+    """Go on as a process that runs from a copy of the environment.
+
+    Returns where there is none, or where this process runs from one already: what is to be started here.
+    """
+    if is_in_copy(sys.prefix):  # the driver of a cluster starts another one
+        return launcher
+    if launcher.warm is not None:  # --stage-env is from a configuration file
+        _end_companion(launcher.warm)
+        launcher = launcher.but(warm=None)
+    assert launcher.keeper is not None
+    allocation = Allocation.from_environ(launcher.env)
+    host = (allocation.node_name if allocation else None) or socket.gethostname().partition(".")[0]
+    key = launcher.env.get("RAYCLUSTER_KEY", "") or (allocation.key if allocation else "")
+    cluster = (allocation.cluster_name if allocation else "") or "local"
+    symmetric = command == "run"
+    is_head = command == "head" or (symmetric and (settings.local is not None or not _rank(allocation)))
+    alone = settings.local is not None or not key or bool(settings.cluster)
+    if allocation is not None and len(allocation.job_nodes) == 1:
+        alone = True
+    note = None
+    if not alone:
+        launch = f"{allocation.launch if allocation and symmetric else 'head'}+{settings.name}"
+        note = note_path(state_dir(settings, launcher.env), cluster, key, launch)
+    request = Request(
+        value=settings.stage_env,
+        env=launcher.env,
+        host=host,
+        job=f"{cluster}/{key}" if key else f"local/{host}-{os.getpid()}",
+        note=note,
+        is_head=is_head,
+        same_step=symmetric,
+        keep=settings.keep_env,
+    )
+    launcher.keeper.note(keep_env=settings.keep_env)
+    report = Report(verbose=settings.verbose)
+    hand_over(request, launcher.arguments, driver, launcher.keeper, report)
+    return launcher
+
+
+def _rank(allocation: Allocation | None) -> int:
+    return (allocation.procid or 0) if allocation else 0
+
+
+def _end_companion(warm: WarmCompanion) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(warm.pid, signal.SIGKILL)
+    os.waitpid(warm.pid, 0)
+    for fd in (warm.stdin, warm.stdout, warm.log):
+        os.close(fd)
