@@ -161,10 +161,11 @@ def _is_young(path: Path, young_s: float) -> bool:
         return True
 
 
-def is_in_copy(path: str) -> bool:
-    """Whether a path lies in such a copy.
+def copy_of(path: str) -> Path | None:
+    """The copy that a path lies in; None outside of any.
 
-    >>> is_in_copy("/tmp/rce-1000-0a1b2c3d/env")
-    True
+    >>> copy_of("/tmp/rce-1000-0a1b2c3d/env")
+    PosixPath('/tmp/rce-1000-0a1b2c3d')
     """
-    return re.search(r"/rce-\d+-[0-9a-f]{8}(/|$)", path) is not None
+    found = re.match(r"(.*/rce-\d+-[0-9a-f]{8})(/|$)", path)
+    return Path(found[1]) if found else None

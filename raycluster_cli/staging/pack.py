@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..model.errors import in_words
 from .inventory import Changed, Entry, Inventory, run_in_threads
 from .relocation import moved_binary
 
@@ -25,6 +26,10 @@ READERS, UNPACKERS = 32, 8
 
 class BrokenPack(Exception):
     """A pack is not what its maker wrote."""
+
+
+class NoPack(Exception):
+    """A pack cannot be written."""
 
 
 @dataclass
@@ -89,7 +94,7 @@ def copy_and_pack(
     """Read the environment into ``target``, and into the file ``pack`` where one is wanted.
 
     Returns what :func:`unpack` needs beside the
-    path.  Raises OSError, Changed.
+    path.  Raises OSError, Changed, NoPack.
     """
     entries = inventory.entries
     layout = Layout.of(entries)
@@ -102,7 +107,7 @@ def copy_and_pack(
             chunk.checksum = binascii.crc32(data)
             _write_chunk(chunk, entries, target, data)
             if fd >= 0:
-                _write_all(fd, data, chunk.at)
+                _write_pack(fd, data, chunk.at)
             progress(chunk.size)
 
         run_in_threads(
@@ -119,8 +124,7 @@ def copy_and_pack(
                 "chunks": [(each.at, each.size, each.pieces, each.checksum) for each in layout.chunks],
             }
         ).encode("utf-8", "surrogateescape")
-        _write_all(fd, index, layout.size_bytes)
-        os.fsync(fd)
+        _write_pack(fd, index, layout.size_bytes)
     finally:
         if fd >= 0:
             os.close(fd)
@@ -222,6 +226,13 @@ def _write_chunk(chunk: Chunk, entries: Sequence[Entry], target: Path, data: byt
         finally:
             os.close(fd)
         done += size
+
+
+def _write_pack(fd: int, data: bytes, at: int) -> None:
+    try:
+        _write_all(fd, data, at)
+    except OSError as error:
+        raise NoPack(in_words(error)) from error
 
 
 def _read_all(fd: int, size: int, at: int) -> bytes:

@@ -102,7 +102,7 @@ def package_directories(env: Mapping[str, str]) -> list[str]:
     """Directories of PYTHONPATH in which packages were installed; others may hold data, and stay."""
     found = []
     for path in dict.fromkeys(env.get("PYTHONPATH", "").split(os.pathsep)):
-        if not os.path.isabs(path) or path in SYSTEM or path.startswith(("/usr/", "/tmp/")):
+        if not os.path.isabs(path) or path in SYSTEM or path.startswith("/usr/"):
             continue
         path = os.path.normpath(path)
         try:

@@ -23,7 +23,7 @@ from ..node.staged_copy import begin_copy, copy_name, open_copy, write_about
 from ..system.removal import remove_tree
 from .inventory import Changed, take_inventory
 from .note import PACKING, READY, SEARCHING, SHARED, NoHead, NoteWriter, wait_for_note
-from .pack import BrokenPack, copy_and_pack, unpack
+from .pack import BrokenPack, NoPack, copy_and_pack, unpack
 from .place import first_usable, places, problems
 from .preparation import path_pairs, prepare
 from .sources import Interpreter, find_sources
@@ -85,9 +85,11 @@ def stage(request: Request, python: Interpreter, making: Making, say: Callable[[
         return _as_worker(request, python, making, say)
     except Changed as error:
         raise NotStaged(f"the environment changed while it was copied: {error}") from error
-    except BrokenPack as error:
-        raise NotStaged(str(error)) from error
-    except ValueError as error:
+    except NoPack as error:
+        raise NotStaged(
+            f"the file for the other nodes, {request.note}, cannot be written: {error}"
+        ) from error
+    except (BrokenPack, ValueError) as error:
         raise NotStaged(str(error)) from error
     except RayclusterError as error:
         raise NotStaged(error.message) from error
@@ -147,11 +149,12 @@ def _found_and_copied(request: Request, python: Interpreter, making: Making, wri
     if not is_new:
         writer.write(state=READY, pack="", **common)
         return Staged(path, tuple(pairs), f"{what} is on {request.host} already: {path}")
+    pack = request.note.with_suffix(".pack") if request.note else None
     try:
         outside = prepare(inventory, sources, str(path))
-        pack = request.note.with_suffix(".pack") if request.note else None
         if pack is not None:
             pack.unlink(missing_ok=True)
+            _check_room(pack.parent, size_bytes)
         writer.write(state=PACKING, pack="", **common)
         beat = _Beat(writer, inventory.size_bytes)
         index = copy_and_pack(inventory, path, pack, progress=beat)
@@ -160,6 +163,8 @@ def _found_and_copied(request: Request, python: Interpreter, making: Making, wri
         writer.write(state=READY, pack=str(pack or ""), index=index)
     except BaseException:
         remove_tree(path)
+        if pack is not None:
+            pack.unlink(missing_ok=True)
         raise
     fcntl.flock(lock, fcntl.LOCK_SH)
     stays = f"; {', '.join(outside)} stay{'s' if len(outside) == 1 else ''} on the shared file system"
@@ -224,6 +229,17 @@ def _as_worker(request: Request, python: Interpreter, making: Making, say: Calla
         fcntl.flock(lock, fcntl.LOCK_SH)
     took_s = time.monotonic() - begun
     return Staged(path, pairs, f"{note['what']} unpacked to {path} on {request.host} in {took_s:.1f} s")
+
+
+def _check_room(directory: Path, size_bytes: int) -> None:
+    """Raise NotStaged where the state directory has no room for the pack; quotas show only later."""
+    space = os.statvfs(directory)
+    free_bytes = space.f_bavail * space.f_frsize
+    if free_bytes < size_bytes:
+        raise NotStaged(
+            f"{directory} has {_megabytes(free_bytes)} free, and the file for the other nodes takes "
+            f"{_megabytes(size_bytes)} (--state-dir chooses another file system)"
+        )
 
 
 def _existing_or_new(path: Path, making: Making) -> tuple[int, bool]:

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..model.settings import Settings
-from ..node.staged_copy import is_in_copy
+from ..node.staged_copy import copy_of
 from ..rayproc.warm import WarmCompanion
 from ..slurm.allocation import Allocation
 from ..staging.handover import hand_over
@@ -30,7 +30,7 @@ def start_from_copy(
 
     Returns where there is none, or where this process runs from one already: what is to be started here.
     """
-    if is_in_copy(sys.prefix):  # the driver of a cluster starts another one
+    if copy_of(sys.prefix):  # the driver of a cluster starts another one
         return launcher
     if launcher.warm is not None:  # --stage-env is from a configuration file
         _end_companion(launcher.warm)
@@ -43,8 +43,8 @@ def start_from_copy(
     symmetric = command == "run"
     is_head = command == "head" or (symmetric and (settings.local is not None or not _rank(allocation)))
     alone = settings.local is not None or not key or bool(settings.cluster)
-    if allocation is not None and len(allocation.job_nodes) == 1:
-        alone = True
+    if allocation is not None:
+        alone = alone or len((symmetric and allocation.step_nodes) or allocation.job_nodes) == 1
     note = None
     if not alone:
         launch = f"{allocation.launch if allocation and symmetric else 'head'}+{settings.name}"
