@@ -51,7 +51,7 @@ class Inventory:
 
     entries: list[Entry]
     digest: str
-    """Hex, over paths and metadata."""
+    """Hex, over paths and metadata of all but what Python compiles."""
 
     @property
     def size_bytes(self) -> int:
@@ -117,6 +117,8 @@ def take_inventory(sources: Sequence[Source], threads: int = THREADS) -> Invento
         found.insert(0, Entry(source.target, source.path, "d"))
     digest = hashlib.sha256(repr((FORMAT, [(s.path, s.target) for s in sources])).encode())
     for entry in found:
+        if "__pycache__" in entry.path:
+            continue  # Python makes these from the other files, also when a start imports a module first
         row = (entry.path, entry.kind, entry.mode, entry.size, entry.mtime_ns, entry.link)
         digest.update(os.fsencode(repr(row)))
     return Inventory(found, digest.hexdigest())

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..model.errors import RayclusterError, in_words
 from ..model.value import Value
-from ..node.places import mountinfo, parse_mountinfo
+from ..node.places import NETWORK, mount_of, mountinfo, parse_mountinfo
 from ..node.staged_copy import begin_copy, copy_name, open_copy, write_about
 from ..system.removal import remove_tree
 from .inventory import Changed, take_inventory
@@ -120,16 +120,16 @@ def _as_head(request: Request, python: Interpreter, making: Making, say: Callabl
 
 def _found_and_copied(request: Request, python: Interpreter, making: Making, writer: NoteWriter) -> Staged:
     begun = time.monotonic()
-    sources = find_sources(python, request.env)
+    mounts = parse_mountinfo(mountinfo())
+    base = mount_of(os.path.realpath(python.base_prefix), mounts)
+    sources = find_sources(python, request.env, is_remote=base.type in NETWORK)
     if not sources:
         raise NotStaged(f"Python and its packages are part of the operating system ({python.prefix})")
     inventory = take_inventory(sources)
     size_bytes, files = inventory.size_bytes, inventory.files
     tail = hashlib.sha256(f"{request.job}\0{inventory.digest}".encode()).hexdigest()[:8]
     name = copy_name(os.geteuid(), tail)
-    found = places(
-        request.value, request.env, parse_mountinfo(mountinfo()), size_bytes=size_bytes, files=files
-    )
+    found = places(request.value, request.env, mounts, size_bytes=size_bytes, files=files)
     existing = next((each.path / name for each in found if (each.path / name).is_dir()), None)
     place = first_usable(found)
     if existing is None and place is None:

@@ -64,6 +64,9 @@ def test_the_hash_changes_with_the_environment(tmp_path: Path) -> None:
     os.utime(changed, ns=(1, 1))
     after = take_inventory(sources).digest
     assert after != before
+    (changed.parent / "__pycache__").mkdir()
+    (changed.parent / "__pycache__/new.cpython-311.pyc").write_bytes(b"compiled")
+    assert take_inventory(sources).digest == after
     changed.with_name("new.py").write_text("")
     assert take_inventory(sources).digest not in (before, after)
 
