@@ -73,7 +73,7 @@ def mounted(source: Path, mount: Path, figures: Path) -> Iterator[SharedFigures]
             time.sleep(0.05)
         yield shared
     finally:
-        run(["fusermount3", "-u", "-z", str(mount)], check=False)
+        run(["umount", "--lazy", str(mount)], check=False)
         server.terminate()
         server.wait()
 
