@@ -177,6 +177,7 @@ _KEYS: dict[str, tuple[str, Callable[[object, str], Any]]] = {
     "min": ("min_workers", _count),
     "max": ("max_workers", _count),
     "idle_timeout": ("idle_timeout_s", _span_s),
+    "drain_before": ("drain_before_s", _span_s),
     "nodes_per_job": ("nodes_per_job", _count),
     "resources": ("resources", _resources),
     "labels": ("labels", _labels),

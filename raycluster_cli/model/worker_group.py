@@ -17,6 +17,9 @@ HEAD_GROUP = "head"
 #: Idle time after which a worker job ends (--worker-idle-timeout).
 IDLE_TIMEOUT_S = 300.0
 
+#: How long before its job's time limit a worker is drained.
+DRAIN_BEFORE_S = 60.0
+
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,30}[a-z0-9])?")
 
 
@@ -32,6 +35,8 @@ class WorkerGroup:
     sbatch: tuple[str, ...] = ()
     """sbatch's options for one job of this group, such as `--partition=gpu`."""
     idle_timeout_s: float = IDLE_TIMEOUT_S
+    drain_before_s: float = DRAIN_BEFORE_S
+    """So long before a job's time limit its nodes get no new work; 0: they work until it."""
     nodes_per_job: int = 1
     """Nodes of one job; they start and end together."""
     resources: Mapping[str, float] = field(default_factory=dict)

@@ -94,15 +94,16 @@ def sbatch_arguments(
 
 
 def _options_of(group: WorkerGroup) -> list[str]:
-    """What the nodes of a group are to have that no grant of Slurm's tells: labels, custom resources.
+    """What no grant of Slurm's tells the workers of a group: labels, custom resources, when they leave.
 
     >>> _options_of(WorkerGroup("a", 1, resources={"CPU": 2.0, "licence": 1.0}, labels={"zone": "b"}))
-    ['--labels={"zone": "b"}', '--resources={"licence": 1}']
+    ['--drain-before=60', '--labels={"zone": "b"}', '--resources={"licence": 1}']
     """
     granted = ("CPU", "GPU", "memory", "object_store_memory")
     custom = {name: int(amount) for name, amount in group.resources.items() if name not in granted}
     labels = [f"--labels={json.dumps(dict(group.labels))}"] if group.labels else []
-    return labels + ([f"--resources={json.dumps(custom)}"] if custom else [])
+    drain = [f"--drain-before={group.drain_before_s:g}"] if group.drain_before_s else []
+    return drain + labels + ([f"--resources={json.dumps(custom)}"] if custom else [])
 
 
 def job_ids(answer: str, jobs: int) -> list[str]:

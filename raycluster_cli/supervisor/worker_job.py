@@ -46,7 +46,7 @@ from .worker import WorkerRun
 #: How often the record of a cluster that has not started yet is looked for, and Slurm is asked for its job.
 LOOK_S, ASK_S = 0.25, 10.0
 
-#: How often Slurm is asked for a time limit that may have been changed, and at least between two looks.
+#: How often Slurm is asked for a time limit that may have been changed, at most; and between two looks.
 LIMIT_AGAIN_S, LIMIT_LOOK_S = 300.0, 1.0
 
 #: How long Slurm may take to say how long a preempted job has left.
@@ -261,13 +261,16 @@ class WorkerJobRun(WorkerRun):
         allocation, before_s = self.context.allocation, self.settings.drain_before
         if allocation is None:
             return
+        in_group, first = bool(self.settings.group), True
         while True:
             end_time = await job_end_time(allocation.job_id, self.context.env, self.reaper)
             left_s = (end_time or allocation.end_time or math.inf) - time.time()
+            before_s = notice_s(before_s, left_s) if first and in_group else before_s
+            first = False
             if left_s <= before_s:
                 self.post(on.NodeGoes(f"the time limit of job {self.context.worker_job} is near", left_s))
                 return
-            await asyncio.sleep(min(max(left_s - before_s, LIMIT_LOOK_S), LIMIT_AGAIN_S))
+            await asyncio.sleep(look_again_s(left_s, before_s))
 
     async def shutdown(self, leave: do.Leave) -> None:
         await super().shutdown(leave)
@@ -281,6 +284,28 @@ def own_record(state_dir: Path, job: str) -> Record:
     Root finds the records of others, to look at them.  Raises NoRecordError, and UsageError for one of them.
     """
     return Record.open(record_of(state_dir, job).path)
+
+
+def notice_s(before_s: float, left_s: float) -> float:
+    """How long before its time limit a worker of a group gives notice that joined with so much time left.
+
+    Half of its time at most: Ray's autoscaler would replace one that leaves at once, by another that does.
+
+    >>> notice_s(60.0, 3600.0), notice_s(60.0, 80.0)
+    (60.0, 40.0)
+    """
+    return min(before_s, max(left_s, 0.0) / 2)
+
+
+def look_again_s(left_s: float, before_s: float) -> float:
+    """When Slurm is asked again for a time limit: a thousand workers ask each for themselves.
+
+    A limit that is made longer is noticed in time, one that is made shorter with a delay.
+
+    >>> look_again_s(60.5, 60.0), look_again_s(400.0, 60.0), look_again_s(86400.0, 60.0)
+    (1.0, 300.0, 21600.0)
+    """
+    return min(max(left_s - before_s, LIMIT_LOOK_S), max(LIMIT_AGAIN_S, min(left_s, 86400.0) / 4))
 
 
 def end_before(end: EndReport | None, head: HeadInfo | None, cluster: str) -> End | None:

@@ -26,6 +26,7 @@ def test_every_key(tmp_path: Path) -> None:
         min = 1
         max = 8
         idle_timeout = "10m"
+        drain_before = "5m"
         nodes_per_job = 2
         resources = { CPU = 64, GPU = 4, memory = "200G", licence = 1 }
         labels = { zone = "a" }
@@ -34,6 +35,7 @@ def test_every_key(tmp_path: Path) -> None:
         sbatch = ["--partition=cpu", "-c", "16", "--exclusive"]
         max = 32
         idle_timeout = 90
+        drain_before = 0
         """,
     )
     assert found == (
@@ -43,12 +45,17 @@ def test_every_key(tmp_path: Path) -> None:
             min_workers=1,
             sbatch=("--partition=gpu", "--gpus-per-node=4", "--comment=two words"),
             idle_timeout_s=600.0,
+            drain_before_s=300.0,
             nodes_per_job=2,
             resources={"CPU": 64.0, "GPU": 4.0, "memory": 200.0 * 1024**3, "licence": 1.0},
             labels={"zone": "a"},
         ),
         WorkerGroup(
-            "cpu", 32, sbatch=("--partition=cpu", "--cpus-per-task=16", "--exclusive"), idle_timeout_s=90.0
+            "cpu",
+            32,
+            sbatch=("--partition=cpu", "--cpus-per-task=16", "--exclusive"),
+            idle_timeout_s=90.0,
+            drain_before_s=0.0,
         ),
     )
 

@@ -28,7 +28,7 @@ BEFORE = [
 ]
 MARK = "--comment=raycluster:4700"
 AFTER = ["--ntasks-per-node=1", "--no-requeue", "--export=ALL", "--wrap"]
-WORKER = "/venv/raycluster worker --cluster /home/ada/.raycluster/tux/4700 --group gpu"
+WORKER = "/venv/raycluster worker --cluster /home/ada/.raycluster/tux/4700 --group gpu --drain-before=60"
 
 
 def test_one_job_of_one_node_runs_the_worker_in_its_batch_step() -> None:
@@ -58,10 +58,13 @@ def test_several_jobs_are_one_array_and_avoid_hosts() -> None:
 
 def test_the_worker_gets_the_heads_options_and_what_the_group_adds() -> None:
     head = HEAD.but(options=("--temp-dir=/local",))
-    group = WorkerGroup("gpu", 8, resources={"GPU": 4.0, "licence": 2.0}, labels={"zone": "a b"})
+    group = WorkerGroup(
+        "gpu", 8, resources={"GPU": 4.0, "licence": 2.0}, labels={"zone": "a b"}, drain_before_s=300.0
+    )
     command = shlex.split(sbatch_arguments(head, group, 1, outputs=OUTPUTS)[-1])
     assert command[command.index("gpu") + 1 :] == [
         "--temp-dir=/local",
+        "--drain-before=300",
         '--labels={"zone": "a b"}',
         '--resources={"licence": 2}',
     ]
@@ -104,7 +107,8 @@ def test_a_path_with_blanks_and_percent_signs() -> None:
     arguments = sbatch_arguments(head, WorkerGroup("a", 1), 1, outputs=head.record / "jobs")
     assert "--output=/data/my runs/50%%/jobs/%j.out" in arguments
     assert arguments[-1] == (
-        "exec '/my venv/python' -c 'import x' worker --cluster '/data/my runs/50%' --group a"
+        "exec '/my venv/python' -c 'import x' worker --cluster '/data/my runs/50%' --group a "
+        "--drain-before=60"
     )
 
 
