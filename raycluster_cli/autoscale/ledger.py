@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..model.errors import RayclusterError, error_text
 from ..model.worker_job import GroupState, WorkerJob, WorkerJobsReport, WorkerJobState
@@ -25,6 +27,8 @@ class Ledger:
         self.wanted: dict[str, WorkerJob] = {}
         """What is being submitted, by group."""
         self._health: dict[str, GroupHealth] = {}
+        self._ended_before: Counter[str] = Counter()
+        """How many jobs of each group have ended and are forgotten."""
         self._files = files
         self._clock = clock
         self._report = report
@@ -37,6 +41,7 @@ class Ledger:
             return False
         self.jobs = {job.job_id: job for job in before.jobs if job.job_id}
         for state in before.groups:
+            self._ended_before[state.group] = state.ended_before
             self._health[state.group] = GroupHealth(
                 until=state.paused_until,
                 problem=state.problem,
@@ -61,13 +66,16 @@ class Ledger:
     def groups(self) -> dict[str, GroupState]:
         """What holds for each group that had a job so far."""
         now = self._clock()
-        return {name: health.state(name, now) for name, health in self._health.items()}
+        return {
+            name: replace(self.health(name).state(name, now), ended_before=self._ended_before[name])
+            for name in dict.fromkeys((*self._health, *self._ended_before))
+        }
 
     def write(self) -> None:
         """Write worker-jobs.json if it would change; a full disk is reported and no reason to stop."""
         ended = [job.job_id for job in self.jobs.values() if job.state == WorkerJobState.ENDED]
         for job_id in ended[:-KEEP_ENDED]:
-            del self.jobs[job_id]
+            self._ended_before[self.jobs.pop(job_id).group] += 1
         content = ((*self.jobs.values(), *self.wanted.values()), tuple(self.groups().values()))
         if content == self._written:
             return

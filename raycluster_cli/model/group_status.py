@@ -30,6 +30,8 @@ class GroupStatus:
     """Unix seconds until which no job is submitted; 0: not paused."""
     problem: str = ""
     excluded: tuple[str, ...] = ()
+    ended_before: int = 0
+    """Jobs that have ended and are not among ``jobs``."""
 
     @property
     def live_jobs(self) -> tuple[WorkerJob, ...]:

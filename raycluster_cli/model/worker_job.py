@@ -75,6 +75,8 @@ class GroupState:
     """Why no node can be had: Slurm's reason, or the failed starts."""
     excluded: tuple[str, ...] = ()
     """Hosts on which starts failed; new jobs do not use them."""
+    ended_before: int = 0
+    """Jobs of the group that have ended and are not listed any more."""
 
 
 def node_name(host: str, job_id: str) -> str:

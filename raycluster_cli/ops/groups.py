@@ -50,6 +50,7 @@ def _status(
         paused_until=state.paused_until,
         problem=state.problem,
         excluded=state.excluded,
+        ended_before=state.ended_before + len(old),
     )
 
 
@@ -69,6 +70,7 @@ def group_json(group: GroupStatus) -> dict[str, Any]:
         "paused_until": group.paused_until or None,
         "problem": group.problem,
         "excluded_hosts": list(group.excluded),
+        "ended_before": group.ended_before,
         "jobs": [
             {
                 "job": job.job_id,

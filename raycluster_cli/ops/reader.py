@@ -23,6 +23,7 @@ from ..slurm.hostlist import parse_hostlist
 from ..slurm.queue import Job
 from ..state.record import Record
 from .groups import read_groups
+from .next_run import as_next_run, is_another_run
 
 #: A head touches its lease every 30 s: after so long without, and nobody else to ask, it is lost.
 SILENT_S = 180.0
@@ -297,6 +298,8 @@ def _with_phase(
 ) -> ClusterStatus:
     """The state of the whole, the most certain first: how it ended, that it is lost, what nodes report."""
     head_node = next((node for node in status.nodes if node.role is Role.HEAD), None)
+    if job is not None and is_another_run(status, record, end, job):
+        return as_next_run(status, end, job, waiting_message(job, status.read_at))
     if end is not None:
         over = (
             head_node is None

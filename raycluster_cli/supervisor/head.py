@@ -203,7 +203,7 @@ class HeadRun(NodeRun):
 
     async def _explain(self, worker: Worker) -> None:
         """Why a worker has left: by its own report, which names the cause; the GCS only sees silence."""
-        death = self.guards.deaths.get(worker.node_id) or {}
+        death = self.guards.deaths.pop(worker.node_id, None) or {}
         if not worker.job:
             self._lost[worker.host] = worker.ip
         cause = await cause_of_loss(worker, death, self.record, self.reports)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from ..model.errors import RayclusterError
 from ..rayproc.failure import StartFailure
 from ..state.notices import Notice, read_notices
+from ..state.thinning import thin_out
+from ..system.waiting import in_thread
 
 if TYPE_CHECKING:
     from .head import HeadRun
@@ -20,18 +22,31 @@ if TYPE_CHECKING:
 #: How often the head looks for notices, and how long a look may take.
 POLL_S, LOOK_S = 0.5, 2.0
 
+#: So long after its deadline a notice of a node that is not in the cluster is read no more; clocks differ.
+OVER_S = 300.0
+
+#: How often files of worker jobs that are over are removed from the record.
+THIN_OUT_S = 600.0
+
 
 async def watch_notices(run: HeadRun) -> None:
-    """Act on each notice once, for as long as the head runs."""
+    """Act on each notice once, for as long as the head runs; and keep the record small."""
     done: set[str] = set()
+    thin_out_at = time.monotonic() + THIN_OUT_S
     while run.record is not None:
+        if time.monotonic() >= thin_out_at:
+            thin_out_at = time.monotonic() + THIN_OUT_S
+            members = dict(run.state.members)
+            hosts = {worker.host for worker in members.values()}
+            done -= await in_thread(thin_out, run.record.path, hosts, members.keys(), time.time())
         known = frozenset(done)
         notices: list[Notice] = await run.reports.look(
             read_notices, run.record.path, known, timeout_s=LOOK_S, default=[]
         )
         for notice in notices:
             worker = run.state.elastic.get(notice.node_id)
-            if worker is not None and await drain(run, worker.host, notice):
+            is_over = worker is None and notice.deadline < time.time() - OVER_S
+            if is_over or (worker is not None and await drain(run, worker.host, notice)):
                 done.add(notice.node_id)
         await asyncio.sleep(POLL_S)
 

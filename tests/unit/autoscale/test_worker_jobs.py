@@ -467,6 +467,11 @@ def test_ended_jobs_are_kept_for_some_time(cluster: Cluster) -> None:
     assert len(states) == 50
     assert "4770" in states
     assert "4711" not in states
+    assert cluster.jobs.groups()["gpu"].ended_before == 10
+    cluster.jobs = cluster.started()
+    assert cluster.jobs.groups()["gpu"].ended_before == 10
+    cluster.jobs.resume("gpu")
+    assert cluster.jobs.groups()["gpu"].ended_before == 10
 
 
 def test_the_record_is_written_only_when_something_changed(

@@ -93,6 +93,43 @@ def test_how_it_ended(tmp_path: Path, code: int, reason: str, expected: ClusterP
     assert status.time_left_s is None
 
 
+@pytest.mark.parametrize(
+    ("job", "expected", "says"),
+    [
+        (Job("4711", "4711", "PENDING", reason="BeginTime"), "pending", "requeued; waiting in Slurm's queue"),
+        (Job("4711", "4711", "REQUEUED"), "pending", "requeued; waiting in Slurm's queue"),
+        (
+            Job("4711", "4711", "RUNNING", start_time=time.time() + 60),
+            "starting",
+            "Slurm has started it again",
+        ),
+        (Job("4711", "4711", "RUNNING", start_time=time.time() - 3600), "failed", "raylet died"),
+        (Job("4711", "4711", "COMPLETING", start_time=time.time() - 3600), "failed", "raylet died"),
+        (Job("4711", "4711", "FAILED", start_time=time.time() + 60), "failed", "raylet died"),
+        (None, "failed", "raylet died"),
+    ],
+)
+def test_a_requeued_job_shows_the_state_of_this_run(
+    tmp_path: Path, job: Job | None, expected: str, says: str
+) -> None:
+    record = write_record(tmp_path, 2)
+    record.write_end(EndReport(time.time() - 60, 5, "raylet", "n001", "raylet died"))
+    status = read_cluster(record, {"4711": job} if job else {})
+    assert status.phase.value == expected
+    assert says in status.message
+    assert "raylet died" in status.message
+    assert (status.exit_code, status.ended is None) == ((5, False) if expected == "failed" else (None, True))
+
+
+def test_a_requeued_job_whose_host_lost_its_power(tmp_path: Path) -> None:
+    """The head has written no end; the record of the next run is another's."""
+    record = write_record(tmp_path, 2)
+    waits = {"4711": Job("4711", "4711", "PENDING", reason="Resources")}
+    assert read_cluster(record, waits).phase is ClusterPhase.PENDING
+    record.path.with_name("4711.r1").mkdir()
+    assert read_cluster(record, waits).phase is not ClusterPhase.PENDING
+
+
 def test_ends_while_nodes_go(tmp_path: Path) -> None:
     record = write_record(tmp_path, 3)
     record.write_end(EndReport(time.time(), 0, "driver", "", "the driver ended with code 0"))
