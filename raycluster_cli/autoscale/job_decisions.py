@@ -81,11 +81,13 @@ class Next(Value):
 def needs_queue(job: WorkerJob, nodes: Sequence[RayNode]) -> bool:
     """Whether squeue has to be asked for a job; ``nodes`` are those of its nodes that the GCS has.
 
-    A job whose nodes are all in the cluster runs, unless it was cancelled; only its hosts may not be known.
+    A job whose nodes are all in the cluster runs, unless it was cancelled; only its hosts, or the
+    number of an array's task, may not be known.
     """
     if job.state == WorkerJobState.DRAINING and job.reason != RAY_DRAINS:
         return True
-    return job.state != WorkerJobState.ENDED and (len(nodes) < job.nodes or not job.hosts)
+    is_known = bool(job.hosts) and ("_" not in job.job_id or bool(job.number))
+    return job.state != WorkerJobState.ENDED and (len(nodes) < job.nodes or not is_known)
 
 
 def next_of(
@@ -99,7 +101,8 @@ def next_of(
     if job.state == WorkerJobState.ENDED:
         return Next(job)
     if line is not None and not line.is_pending:
-        job = replace(job, hosts=_hosts(line) or job.hosts)
+        number = line.number if line.number != job.job_id else ""
+        job = replace(job, hosts=_hosts(line) or job.hosts, number=number or job.number)
     if line is not None and line.is_ended:
         return _ended(job, line.state, line.reason, now)
     if len(nodes) >= job.nodes:

@@ -48,6 +48,16 @@ class WorkerJob:
     """How many nodes it has."""
     output: str = ""
     """The path of its output file."""
+    number: str = ""
+    """Of a task of an array: Slurm's own number of the job (SLURM_JOB_ID there), once it has begun to run."""
+
+    def is_called(self, name: str) -> bool:
+        """Whether a person means this job: by its id, or by the number that Slurm has given to a task.
+
+        >>> WorkerJob("4711_3", "gpu", "ready", 0.0, number="4714").is_called("4714")
+        True
+        """
+        return name != "" and name in (self.job_id, self.number)
 
     @property
     def is_over(self) -> bool:

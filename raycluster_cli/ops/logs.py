@@ -89,7 +89,7 @@ def worker_job_output(record: Record, name: str) -> Path | None:
     report = record.read_node(name) if head is not None and head.worker_groups else None
     job_id = report.job if report is not None and report.job else name
     jobs = WorkerJobFiles(record.path).read_jobs() if head is not None and head.worker_groups else None
-    job = next((job for job in jobs.jobs if job.job_id == job_id), None) if jobs is not None else None
+    job = next((job for job in jobs.jobs if job.is_called(job_id)), None) if jobs is not None else None
     if job is None:
         return None
     if not job.output or not os.path.exists(job.output):

@@ -7,8 +7,9 @@ from collections.abc import Collection
 from ..model.value import Value
 from .queue import ENDED, WAITING, parse_time
 
-#: Id as shown to users (100_3), state, start, nodes, reason, and last the comment, which may contain '|'.
-_FORMAT = "%i|%T|%S|%N|%r|%k"
+#: Id as shown to users (100_3), its number, state, start, nodes, reason, and last the comment, which may
+#: contain '|'.
+_FORMAT = "%i|%A|%T|%S|%N|%r|%k"
 
 
 class QueueLine(Value):
@@ -23,6 +24,8 @@ class QueueLine(Value):
     """As a hostlist."""
     reason: str = ""
     comment: str = ""
+    number: str = ""
+    """Slurm's own number, which the job sees as SLURM_JOB_ID: of an array's task another than in ``id``."""
 
     @property
     def is_ended(self) -> bool:
@@ -52,12 +55,14 @@ def squeue_arguments(uid: int, job_ids: Collection[str] = ()) -> list[str]:
 def parse_queue(text: str) -> dict[str, QueueLine]:
     """The jobs by id.
 
-    >>> parse_queue("4711_3|RUNNING|1700000000|n[1-2]|None|raycluster:7")["4711_3"].nodes
+    >>> parse_queue("4711_3|4714|RUNNING|1700000000|n[1-2]|None|raycluster:7")["4711_3"].nodes
     'n[1-2]'
     """
-    lines = (line.split("|", 5) for line in text.splitlines())
-    found = (tuple(part.strip() for part in parts) for parts in lines if len(parts) == 6)
+    lines = (line.split("|", 6) for line in text.splitlines())
+    found = (tuple(part.strip() for part in parts) for parts in lines if len(parts) == 7)
     return {
-        job: QueueLine(job, state, parse_time(start), nodes, "" if reason == "None" else reason, comment)
-        for job, state, start, nodes, reason, comment in found
+        job: QueueLine(
+            *(job, state, parse_time(start), nodes, "" if reason == "None" else reason, comment, number)
+        )
+        for job, number, state, start, nodes, reason, comment in found
     }

@@ -93,7 +93,8 @@ def _cluster_of_worker_job(records: Sequence[Record], job: str) -> Record | None
 
     for record in records:
         report = WorkerJobFiles(record.path).read_jobs()
-        if report is not None and any(job in (one.job_id, one.job_id.split("_")[0]) for one in report.jobs):
+        jobs = report.jobs if report is not None else ()
+        if any(one.is_called(job) or job == one.job_id.partition("_")[0] for one in jobs):
             return record
     return None
 

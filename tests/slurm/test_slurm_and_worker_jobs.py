@@ -152,6 +152,11 @@ def test_an_array_from_sbatch_to_its_end_and_how_often_slurm_is_asked(workers: W
     assert workers.called == ["sbatch"]
     for instance in (first, second, third):
         workers.wait(instance, "ready", join=True)
+    workers.jobs.poll(workers.nodes)
+    report = workers.files.read_jobs()
+    assert report is not None
+    base = int(first.partition("_")[0])
+    assert {int(job.number) for job in report.jobs} == {base, base + 1, base + 2}
     before = workers.called.count("squeue")
     for _ in range(40):
         workers.later_s += 1.0

@@ -70,7 +70,11 @@ class FakeSlurm:
         }
         if wanted is not None and len(wanted) == 1 and not shown:
             return 1, "", "slurm_load_jobs error: Invalid job id specified\n"
-        return 0, "".join(f"{name}|{'|'.join(job.values())}\n" for name, job in shown.items()), ""
+        return (
+            0,
+            "".join(f"{name}|{number(name)}|{'|'.join(job.values())}\n" for name, job in shown.items()),
+            "",
+        )
 
     def _scancel(self, arguments: list[str]) -> tuple[int, str, str]:
         if self.scancel_fails:
@@ -82,3 +86,9 @@ class FakeSlurm:
 
     def set(self, name: str, state: str, nodes: str = "", reason: str = "None") -> None:
         self.jobs[name] |= {"state": state, "nodes": nodes, "reason": reason}
+
+
+def number(name: str) -> str:
+    """Slurm's own number of a job: of an array's task another than the array's."""
+    array, _, task = name.partition("_")
+    return f"9{array}{task}" if task else array

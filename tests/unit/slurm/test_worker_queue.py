@@ -7,25 +7,33 @@ from raycluster_cli.slurm.worker_queue import QueueLine, parse_queue, squeue_arg
 
 def test_each_array_is_named_once() -> None:
     assert squeue_arguments(1000, ["4711_0", "4711_1", "98"]) == [
-        *("--noheader", "--array", "--states=all", "--user=1000", "--format=%i|%T|%S|%N|%r|%k"),
+        *("--noheader", "--array", "--states=all", "--user=1000", "--format=%i|%A|%T|%S|%N|%r|%k"),
         "--jobs=98,4711",
     ]
-    assert squeue_arguments(1000)[-1] == "--format=%i|%T|%S|%N|%r|%k"
+    assert squeue_arguments(1000)[-1] == "--format=%i|%A|%T|%S|%N|%r|%k"
 
 
 def test_lines() -> None:
     text = (
-        "12_2|PENDING|1827438000||ReqNodeNotAvail, UnavailableNodes:n3|raycluster:12\n"
-        "12_0|RUNNING|1795903069|n[1-2]|None|raycluster:12 a|b\n"
-        "16|FAILED|1795903069||BadConstraints|(null)\n"
+        "12_2|12|PENDING|1827438000||ReqNodeNotAvail, UnavailableNodes:n3|raycluster:12\n"
+        "12_0|13|RUNNING|1795903069|n[1-2]|None|raycluster:12 a|b\n"
+        "16|16|FAILED|1795903069||BadConstraints|(null)\n"
         "slurm_load_jobs error: x\n"
     )
     assert parse_queue(text) == {
         "12_2": QueueLine(
-            *("12_2", "PENDING", 1827438000.0, "", "ReqNodeNotAvail, UnavailableNodes:n3", "raycluster:12")
+            *(
+                "12_2",
+                "PENDING",
+                1827438000.0,
+                "",
+                "ReqNodeNotAvail, UnavailableNodes:n3",
+                "raycluster:12",
+                "12",
+            )
         ),
-        "12_0": QueueLine("12_0", "RUNNING", 1795903069.0, "n[1-2]", "", "raycluster:12 a|b"),
-        "16": QueueLine("16", "FAILED", 1795903069.0, "", "BadConstraints", "(null)"),
+        "12_0": QueueLine("12_0", "RUNNING", 1795903069.0, "n[1-2]", "", "raycluster:12 a|b", "13"),
+        "16": QueueLine("16", "FAILED", 1795903069.0, "", "BadConstraints", "(null)", "16"),
     }
 
 

@@ -54,10 +54,11 @@ def test_find_by_alias_takes_the_newest(state: Path) -> None:
     assert record_of(state, "train").key == "101"
 
 
-@pytest.mark.parametrize("job", ["4713_1", "4713", "4720"])
+@pytest.mark.parametrize("job", ["4713_1", "4713", "4716", "4720"])
 def test_a_worker_job_is_no_cluster(state: Path, job: str) -> None:
     made = keys(state, "4711", "4712")
-    jobs = tuple(WorkerJob(one, "gpu", "ended", 1.0) for one in ("4713_0", "4713_1", "4720"))
+    numbers = {"4713_0": "", "4713_1": "4716", "4720": ""}
+    jobs = tuple(WorkerJob(one, "gpu", "ended", 1.0, number=number) for one, number in numbers.items())
     WorkerJobFiles(made["4711"].path).write_jobs(WorkerJobsReport(1.0, jobs))
     with pytest.raises(NoRecordError, match=f"^{job} is a worker job of cluster 4711, and no cluster"):
         record_of(state, job)
