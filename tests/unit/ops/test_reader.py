@@ -99,13 +99,13 @@ def test_how_it_ended(tmp_path: Path, code: int, reason: str, expected: ClusterP
         (Job("4711", "4711", "PENDING", reason="BeginTime"), "pending", "requeued; waiting in Slurm's queue"),
         (Job("4711", "4711", "REQUEUED"), "pending", "requeued; waiting in Slurm's queue"),
         (
-            Job("4711", "4711", "RUNNING", start_time=time.time() + 60),
+            Job("4711", "4711", "RUNNING", start_time=time.time() + 86400),
             "starting",
             "Slurm has started it again",
         ),
-        (Job("4711", "4711", "RUNNING", start_time=time.time() - 3600), "failed", "raylet died"),
-        (Job("4711", "4711", "COMPLETING", start_time=time.time() - 3600), "failed", "raylet died"),
-        (Job("4711", "4711", "FAILED", start_time=time.time() + 60), "failed", "raylet died"),
+        (Job("4711", "4711", "RUNNING", start_time=time.time() - 86400), "failed", "raylet died"),
+        (Job("4711", "4711", "COMPLETING", start_time=time.time() - 86400), "failed", "raylet died"),
+        (Job("4711", "4711", "FAILED", start_time=time.time() + 86400), "failed", "raylet died"),
         (None, "failed", "raylet died"),
     ],
 )
@@ -188,7 +188,7 @@ def test_half_written_files_are_not_there_yet(tmp_path: Path) -> None:
 
 def test_job_without_record() -> None:
     status = job_without_record(
-        Job("9", "9", "PENDING", reason="Priority", name="train", start_time=time.time() + 60)
+        Job("9", "9", "PENDING", reason="Priority", name="train", start_time=time.time() + 86400)
     )
     assert status.phase is ClusterPhase.PENDING
     assert status.headline.startswith("waiting in Slurm's queue (Priority); Slurm expects it to start at ")
