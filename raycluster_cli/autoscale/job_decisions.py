@@ -111,6 +111,8 @@ def next_of(
             return Next(job)
     if line is None:
         return _ended(job, "", "", now) if asked else Next(job)
+    if nodes and (job.state in IN_CLUSTER or job.reason == RAY_DRAINS):
+        return Next(_in_cluster(job, nodes, now))  # the others of a job of several nodes have left
     if job.state == WorkerJobState.DRAINING:
         again = now - job.since >= CANCEL_AGAIN_S and line.state != "COMPLETING"
         return Next(replace(job, since=now) if again else job, cancel=job.reason if again else "")
@@ -145,14 +147,15 @@ def _hosts(line: QueueLine) -> tuple[str, ...]:
 
 
 def _in_cluster(job: WorkerJob, nodes: Sequence[RayNode], now: float) -> WorkerJob:
-    """All its nodes are in the cluster."""
+    """Its nodes are in the cluster: ``nodes``, of a job of several those that have not left."""
     hosts = tuple(node.host for node in nodes)
     job = replace(
         job, node_ids=tuple(node.node_id for node in nodes), hosts=hosts if all(hosts) else job.hosts
     )
-    if job.state == WorkerJobState.DRAINING and job.reason:
+    is_draining = any(node.draining for node in nodes)
+    if job.state == WorkerJobState.DRAINING and job.reason and (is_draining or job.reason != RAY_DRAINS):
         return job
-    if any(node.draining for node in nodes):
+    if is_draining:
         return moved(job, WorkerJobState.DRAINING, now, RAY_DRAINS)
     idle = [node.idle_since for node in nodes if node.idle_since is not None]
     if len(idle) == len(nodes) and now - max(idle) >= IDLE_SHOWN_S:

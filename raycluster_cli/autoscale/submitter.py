@@ -33,7 +33,7 @@ class Jobs(Protocol):
     """What is needed of WorkerJobs."""
 
     def launch(self, group: WorkerGroup, count: int) -> list[str]: ...
-    def cancel(self, instances: Collection[str], why: str) -> None: ...
+    def cancel(self, instances: Collection[str], why: str, *, now: bool = True) -> None: ...
     def poll(self, nodes: Mapping[str, RayNode]) -> dict[str, WorkerJob]: ...
     def groups(self) -> dict[str, GroupState]: ...
     def resume(self, group: str) -> None: ...
@@ -93,6 +93,10 @@ class Submitter:
     def cancel(self, instances: Sequence[str]) -> None:
         if instances:
             self._work.put(lambda: self._cancel(list(instances)))
+
+    def let_go(self, instances: Sequence[str]) -> None:
+        if instances:
+            self._work.put(lambda: self._cancel(list(instances), now=False))
 
     def look(self, nodes: Sequence[ClusterNode]) -> None:
         """Find out what has become of the jobs; ``nodes``: all nodes that the GCS has."""
@@ -167,9 +171,9 @@ class Submitter:
             if (missing := count - len(launched)) > 0:  # more than one array can have
                 self._failures.append(FailedLaunch(group, missing, request, "too many at once"))
 
-    def _cancel(self, instances: list[str]) -> None:
+    def _cancel(self, instances: list[str], *, now: bool = True) -> None:
         try:
-            self._jobs.cancel(instances, NOT_NEEDED)
+            self._jobs.cancel(instances, NOT_NEEDED, now=now)
         except RayclusterError as error:
             self._tell("warn", str(error))
 

@@ -111,21 +111,24 @@ class WorkerJobs:
                     ledger.write()
         return [instance for job in jobs for instance in job.instance_ids]
 
-    def cancel(self, instances: Collection[str], why: str) -> None:
+    def cancel(self, instances: Collection[str], why: str, *, now: bool = True) -> None:
         """End the jobs of these instances, pending or running; a job of several nodes ends as a whole.
 
-        Raises RayclusterError when scancel fails; `poll` tries it again after half a minute.
+        Without ``now`` their workers have left the cluster: the jobs complete by themselves, and `poll`
+        cancels those that have not after half a minute.  Raises RayclusterError when scancel fails, which
+        `poll` tries again as well.
         """
-        now = self._clock()
+        at = self._clock()
         with self._ledger.lock:
             jobs = self._ledger.jobs
             ids = [job_id for job_id in dict.fromkeys(map(job_of, instances)) if job_id in jobs]
             ids = [job_id for job_id in ids if jobs[job_id].state != WorkerJobState.ENDED]
             for job_id in ids:
-                jobs[job_id] = moved(jobs[job_id], WorkerJobState.DRAINING, now, why)
-            self._changed = now
+                jobs[job_id] = moved(jobs[job_id], WorkerJobState.DRAINING, at, why)
+            self._changed = at
             self._ledger.write()
-        self._scancel(ids)
+        if now:
+            self._scancel(ids)
 
     def _scancel(self, ids: list[str]) -> None:
         for begin in range(0, len(ids), CANCEL_AT_ONCE):

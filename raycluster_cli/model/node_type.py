@@ -71,6 +71,9 @@ class Launcher(Protocol):
     def cancel(self, instances: Sequence[str]) -> None:
         """End these, whether they run or not."""
 
+    def let_go(self, instances: Sequence[str]) -> None:
+        """These have left the cluster and end by themselves; end those that do not."""
+
     def instances(self) -> Mapping[str, Instance]:
         """Those that were launched and are not over, by id."""
 

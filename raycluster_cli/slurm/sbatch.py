@@ -17,7 +17,7 @@ MAX_ARRAY = 1000
 #: What srun gets where a worker job has several nodes: as in the batch scripts (docs/decisions/0006).
 _SRUN = (
     *("srun", "--ntasks-per-node=1", "--export=ALL", "--cpu-bind=none", "--mem=0"),
-    *("--kill-on-bad-exit=0", "--wait=60"),
+    *("--kill-on-bad-exit=0", "--wait=0"),
 )
 
 

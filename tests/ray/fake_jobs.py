@@ -36,7 +36,7 @@ class FakeJobs:
         self._said("launch", names)
         return names
 
-    def cancel(self, instances: Collection[str], why: str) -> None:
+    def cancel(self, instances: Collection[str], why: str, *, now: bool = True) -> None:
         for name in instances:
             self._jobs.pop(name, None)
         self._said("cancel", list(instances))

@@ -195,6 +195,23 @@ def test_a_job_of_two_nodes_is_ready_when_both_have_joined() -> None:
     assert (idle.state, idle.since) == ("idle", 950.0)
 
 
+@pytest.mark.parametrize(
+    ("job", "node", "outcome"),
+    [
+        (READY, BUSY, "ready"),
+        (IDLE, BUSY, "ready"),
+        (READY, RayNode("ab", 900.0), "idle"),
+        (replace(READY, state="draining", reason=RAY_DRAINS), BUSY, "ready"),
+        (READY, RayNode("ab", draining=True), f"draining: {RAY_DRAINS}"),
+        (CANCELLED, BUSY, "draining: idle for 300 s"),
+    ],
+)
+def test_what_is_left_of_a_job_of_two_nodes_works_on(job: WorkerJob, node: RayNode, outcome: str) -> None:
+    for passed_s in (0.0, 600.0):
+        two = replace(job, nodes=2, since=NOW - passed_s if job is not CANCELLED else NOW)
+        assert step(two, line("RUNNING", nodes="n[1-2]"), node) == outcome
+
+
 def test_the_hosts_of_a_job_that_joined_before_squeue_showed_it_running() -> None:
     joined = next_of(PENDING, None, False, (BUSY,), NOW).job
     assert (joined.state, joined.hosts) == ("ready", ())

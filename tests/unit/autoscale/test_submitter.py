@@ -35,8 +35,8 @@ class Jobs:
             raise LaunchRefusedError(self.refusal)
         return [f"7_{number}" for number in range(min(count, self.most))]
 
-    def cancel(self, instances: Collection[str], why: str) -> None:
-        self.calls.append(("cancel", list(instances), why))
+    def cancel(self, instances: Collection[str], why: str, *, now: bool = True) -> None:
+        self.calls.append(("cancel" if now else "let go", list(instances), why))
         if self.refusal:
             raise RayclusterError(self.refusal)
 
@@ -175,9 +175,14 @@ def test_cancel_and_resume() -> None:
     jobs, submitter, told = made()
     submitter.cancel(["7_0", "8"])
     submitter.cancel([])
+    submitter.let_go(["9"])
     submitter.resume("gpu")
     submitter.step()
-    assert jobs.calls == [("cancel", ["7_0", "8"], NOT_NEEDED), ("resume", "gpu")]
+    assert jobs.calls == [
+        ("cancel", ["7_0", "8"], NOT_NEEDED),
+        ("let go", ["9"], NOT_NEEDED),
+        ("resume", "gpu"),
+    ]
     jobs.refusal = "scancel: error: slurmctld does not answer"
     submitter.cancel(["8"])
     submitter.step()

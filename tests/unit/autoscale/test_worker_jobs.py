@@ -459,6 +459,23 @@ def test_another_process_goes_on_with_the_jobs(cluster: Cluster) -> None:
     assert {cluster.slurm.jobs[name]["state"] for name in (first, second)} == {"RUNNING", "PENDING"}
 
 
+def test_a_job_whose_worker_leaves_by_itself_is_cancelled_only_if_it_stays(cluster: Cluster) -> None:
+    first, second = cluster.jobs.launch(GPU, 2)
+    for name in (first, second):
+        cluster.slurm.set(name, "RUNNING", "n1")
+        cluster.join(name)
+    cluster.run_for(6)
+    cluster.nodes.clear()
+    cluster.jobs.cancel([first, second], "no longer needed", now=False)
+    cluster.slurm.set(first, "COMPLETED")
+    cluster.run_for(20)
+    assert cluster.slurm.count("scancel") == 0
+    assert cluster.states() == {first: "ended: no longer needed", second: "draining: no longer needed"}
+    cluster.run_for(30)
+    assert ["scancel", second] in cluster.slurm.calls
+    assert cluster.states()[second] == "ended: no longer needed"
+
+
 def test_ended_jobs_are_kept_for_some_time(cluster: Cluster) -> None:
     for _ in range(60):
         cluster.jobs.cancel(cluster.jobs.launch(GPU, 1), "idle")

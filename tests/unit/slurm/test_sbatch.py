@@ -79,7 +79,7 @@ def test_in_a_job_of_several_nodes_srun_starts_the_workers() -> None:
         *("-x", "n[1-2]", "--exclude=n[1-2],n7"),
         *(MARK, "--nodes=2"),
         *AFTER,
-        "exec srun --ntasks-per-node=1 --export=ALL --cpu-bind=none --mem=0 --kill-on-bad-exit=0 --wait=60 "
+        "exec srun --ntasks-per-node=1 --export=ALL --cpu-bind=none --mem=0 --kill-on-bad-exit=0 --wait=0 "
         + WORKER,
     ]
 
