@@ -25,13 +25,15 @@ def node_types(
     found = []
     for group in groups:
         own = bounds.get(group.name) or GroupBounds(group.min_workers, group.max_workers)
-        most = own.max_workers
+        # Jobs are submitted and ended whole.
+        least = -(-own.min_workers // group.nodes_per_job) * group.nodes_per_job
+        most = own.max_workers // group.nodes_per_job * group.nodes_per_job
         if group.name in paused:
             most = min(most, existing.get(group.name, 0))
         found.append(
             NodeType(
                 name=group.name,
-                min_workers=min(own.min_workers, most),
+                min_workers=min(least, most),
                 max_workers=most,
                 resources=dict(resources.get(group.name, {})),
                 labels=dict(group.labels),

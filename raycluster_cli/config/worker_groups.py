@@ -86,6 +86,12 @@ def _group(name: str, keys: Mapping[str, Any], where: str) -> WorkerGroup:
     for key, value in keys.items():
         field, read = _KEYS[key]
         values[field] = read(value, f"{where}: {key}")
+    each = values.get("nodes_per_job", 1)
+    if 0 < values["max_workers"] < each:
+        raise UsageError(
+            f"{where}: max is {values['max_workers']}, and one job has {each} nodes.",
+            f"max counts nodes: give {each} or a multiple of it.",
+        )
     try:
         return WorkerGroup(name=name, **values)
     except UsageError as error:

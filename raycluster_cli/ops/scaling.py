@@ -80,14 +80,25 @@ def bounds_after(words: Sequence[str], groups: Sequence[GroupStatus]) -> dict[st
             size = base + (int(match["by"]) if match["sign"] == "+" else -int(match["by"]))
             if size < 0:
                 raise UsageError(f"worker group {group.name} has {base} nodes; {word} would leave {size}.")
-            found[group.name] = GroupBounds(size, size)
+            found[group.name] = _whole_jobs(group, word, size, size)
             continue
         least = int(match["least"])
         most = int(match["most"]) if match["most"] is not None else least
         if least > most:
             raise UsageError(f"{word}: {least} is more than {most}.", _EXAMPLES)
-        found[group.name] = GroupBounds(least, most)
+        found[group.name] = _whole_jobs(group, word, least, most)
     return found
+
+
+def _whole_jobs(group: GroupStatus, word: str, least: int, most: int) -> GroupBounds:
+    """The bounds.  Raises UsageError where no number of jobs has so many nodes."""
+    if each := next((size for size in (least, most) if size % group.nodes_per_job), None):
+        raise UsageError(
+            f"{word}: jobs of worker group {group.name} have {group.nodes_per_job} nodes each, and {each} is "
+            "no multiple of it.",
+            f"For example {group.name}={each + group.nodes_per_job - each % group.nodes_per_job}.",
+        )
+    return GroupBounds(least, most)
 
 
 def _group(name: str | None, groups: Sequence[GroupStatus]) -> GroupStatus:

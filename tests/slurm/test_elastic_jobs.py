@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.bed.spec import LOGIN
-from tests.slurm.batches import record
-from tests.slurm.jobs import Slurm
-from tests.slurm.test_elastic import groups, groups_file, nobody_left, submit, worker_jobs
+from tests.slurm.batches import read, record
+from tests.slurm.jobs import Job, JobEnd, Slurm
+from tests.slurm.test_elastic import groups, groups_file, nobody_left, submit, told, worker_jobs
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.chaos
@@ -18,9 +18,9 @@ def state_of(slurm: Slurm, job: str) -> str:
     return shown.stdout.strip()
 
 
-def joined(slurm: Slurm, cluster: object, name: str, number: int) -> None:
+def joined(slurm: Slurm, cluster: Job, name: str, number: int) -> None:
     wait_until(
-        lambda: groups(slurm, cluster)[name]["nodes_joined"] == number,  # type: ignore[arg-type]
+        lambda: groups(slurm, cluster)[name]["nodes_joined"] == number,
         timeout_s=120,
         what=f"{number} nodes of {name}",
         interval_s=0.5,
@@ -39,4 +39,63 @@ def test_a_worker_job_leaves_before_its_time_limit(slurm: Slurm) -> None:
     assert f"the time limit of job {first} is near; drained, " in events
     wait_until(lambda: worker_jobs(slurm, cluster), timeout_s=60, what="the next one")
     slurm.run(LOGIN, ["raycluster", "stop", cluster.id], check=True)
+    nobody_left(slurm)
+
+
+def test_an_idle_worker_leaves_by_itself_and_its_job_is_completed(slurm: Slurm) -> None:
+    cluster = submit(
+        slurm,
+        *("tasks=2:8", "nodes=2", "nodes=1", "seconds=600"),
+        options=("--max-nodes=2", "--worker-idle-timeout=4"),
+    )
+    cluster.wait_for("NODES ")
+    [job] = worker_jobs(slurm, cluster)
+    cluster.wait_for("NODES [", timeout_s=60)
+    wait_until(lambda: state_of(slurm, job) != "RUNNING", timeout_s=60, what="the end of the idle job")
+    wait_until(lambda: state_of(slurm, job) == "COMPLETED", timeout_s=10, what="a completed job")
+    [shown] = [one for one in groups(slurm, cluster)["worker"]["jobs"] if one["job"] == job]
+    assert shown["reason"] == "no longer needed"
+    slurm.run(LOGIN, ["raycluster", "stop", cluster.id], check=True)
+    nobody_left(slurm)
+
+
+BLOCKS = """
+[workers.block]
+sbatch = "-c 1 --mem=2000 --time=10"
+nodes_per_job = 2
+max = 2
+idle_timeout = 6
+"""
+
+
+def test_a_placement_group_over_a_job_of_two_nodes_which_ends_when_both_are_idle(slurm: Slurm) -> None:
+    path = groups_file(slurm, BLOCKS)
+    cluster = submit(slurm, "gang=3", "nodes=1", "tasks=2:20", "seconds=600", options=(f"--config={path}",))
+    output = cluster.wait_for("NODES ")
+    [used] = told(output, "GANG")
+    job = used[1].partition(".")[2] or used[0].partition(".")[2]
+    assert len({name for name in used if name.endswith(f".{job}")}) == 2, used
+    wait_until(lambda: state_of(slurm, job) == "COMPLETED", timeout_s=60, what="the end of the job")
+    # One task of two fits on the head: of the next job one node works, and the other stays with it.
+    joined(slurm, cluster, "block", 2)
+    [second] = worker_jobs(slurm, cluster)
+    cluster.wait_for("TASKS ")
+    assert state_of(slurm, second) == "RUNNING"
+    wait_until(lambda: state_of(slurm, second) == "COMPLETED", timeout_s=60, what="the end of the second job")
+    slurm.run(LOGIN, ["raycluster", "stop", cluster.id], check=True)
+    nobody_left(slurm)
+
+
+def test_what_is_left_of_a_job_of_two_nodes_works_on(slurm: Slurm) -> None:
+    path = groups_file(slurm, BLOCKS)
+    cluster = submit(slurm, "gang=3", "tasks=3:60", options=(f"--config={path}",))
+    [used] = told(cluster.wait_for("GANG "), "GANG")
+    [job] = worker_jobs(slurm, cluster)
+    lost = next(name for name in used if name.endswith(f".{job}"))
+    report = read(record(slurm.bed, cluster) / "nodes" / f"{lost}.json")
+    assert report
+    slurm.bed.run(lost.partition(".")[0], ["kill", "-KILL", str(report["pid"])], check=True)
+    assert cluster.wait() == JobEnd("COMPLETED", 0, 0), cluster.output()
+    # The task of the lost node ran again, and the other node has not been ended with it.
+    assert len(told(cluster.output(), "TASKS")) == 1
     nobody_left(slurm)

@@ -43,6 +43,16 @@ def test_bounds(
     assert (gpu.min_workers, gpu.max_workers) == expected
 
 
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [((0, 8), (0, 8)), ((1, 7), (4, 4)), ((4, 4), (4, 4)), ((0, 3), (0, 0)), ((5, 9), (8, 8))],
+)
+def test_bounds_of_jobs_of_four_nodes(bounds: tuple[int, int], expected: tuple[int, int]) -> None:
+    group = WorkerGroup("block", bounds[1], bounds[0], nodes_per_job=4)
+    (block,) = node_types([group], {}, {}, {})
+    assert (block.min_workers, block.max_workers) == expected
+
+
 def test_a_node_that_is_a_job_and_in_the_cluster_counts_once() -> None:
     launched = {"7_0": "gpu", "7_1": "gpu"}
     joined = {"7_0": "gpu", "by-hand": "gpu"}

@@ -76,6 +76,7 @@ def test_a_file_for_other_things(tmp_path: Path) -> None:
         ("[workers.gpu]\nmax = true", "max is True; it must be a whole number", ""),
         ("[workers.gpu]\nmax = 2\nmin = 3", "min is 3 and max is 2", "min <= max"),
         ("[workers.gpu]\nmax = 2\nnodes_per_job = 0", "nodes_per_job is 0", ""),
+        ("[workers.gpu]\nmax = 2\nnodes_per_job = 4", "max is 2, and one job has 4 nodes", "multiple"),
         ("[workers.head]\nmax = 2", "'head' cannot be the name", "and not 'head'"),
         ("[workers.'a b']\nmax = 2", "'a b' cannot be the name", "lower-case"),
         ("[workers.gpu]\nmax = 2\nidle_timeout = 'soon'", "idle_timeout is 'soon'", ""),

@@ -71,6 +71,18 @@ def test_what_is_refused(words: list[str], message: str, hint: str) -> None:
     assert hint in caught.value.hint
 
 
+@pytest.mark.parametrize("word", ["3", "0..3", "3..4", "+1", "-1"])
+def test_jobs_of_several_nodes_are_whole(word: str) -> None:
+    block = GroupStatus(
+        "block", 0, 8, nodes_per_job=2, jobs=(WorkerJob("1", "block", "ready", 0.0, nodes=2),)
+    )
+    with pytest.raises(
+        UsageError, match=r"jobs of worker group block have 2 nodes each, and [13] is no multiple"
+    ):
+        bounds_after([word], [block])
+    assert bounds_after(["+2"], [block]) == {"block": GroupBounds(4, 4)}
+
+
 def test_earlier_changes_stay() -> None:
     changed = {"gpu": GroupBounds(1, 2)}
     assert all_bounds(changed, [GPU, CPU]) == {"gpu": GroupBounds(1, 2), "cpu-1": GroupBounds(4, 4)}
