@@ -112,7 +112,7 @@ def cancel_worker_jobs(
     report = files.read_jobs()
     if report is None:
         return []  # it never submitted one
-    files.forget_requests()
+    files.launches.forget_requests()
     plain = needed(env)
     done = answer_of(squeue(), plain, timeout_s=ANSWER_S, run=run)
     queue = parse_queued(done.stdout) if done is not None and done.returncode == 0 else None

@@ -18,11 +18,9 @@ from ..rayproc.client import PRIVATE
 from ..slurm.answer import Run
 from ..slurm.queue import outside_job
 from ..slurm.sbatch_variables import DROPPED
+from ..slurm.worker_command import COMMAND_TIMEOUT_S, run_for_workers
 from ..state.worker_jobs import WorkerJobFiles
 from ..system.programs import find_program
-
-#: How long a command may take; a busy controller answers late.
-COMMAND_TIMEOUT_S = 60.0
 
 #: A server that has not reported for so long is gone (it reports every 5 s).
 SERVER_STALE_S = 20.0
@@ -106,20 +104,8 @@ class Commands:
                 f"{program} was not found on this node.",
                 "Run `raycluster scale JOB --serve` on a login node: it submits the cluster's worker jobs.",
             )
-        # Variables that configure these commands change what they print.
-        drop = {"squeue": "SQUEUE_", "scancel": "SCANCEL_"}.get(program)
-        env = {name: value for name, value in self._env.items() if not drop or not name.startswith(drop)}
         try:
-            done = self._run(
-                [here, *arguments],
-                env={**env, **({"SLURM_TIME_FORMAT": "%s"} if program == "squeue" else {})},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=COMMAND_TIMEOUT_S,
-                check=False,
-            )
+            done = run_for_workers(program, here, arguments, self._env, self._run)
         except subprocess.TimeoutExpired as error:
             raise SlowCommandError(f"{program} did not answer within {COMMAND_TIMEOUT_S:g} s.") from error
         except OSError as error:
@@ -128,7 +114,7 @@ class Commands:
 
     def is_served(self) -> bool:
         """Whether a server reported in the last 20 s, by this host's clock or by what was seen here."""
-        stamp = self._files.serving_stamp()
+        stamp = self._files.launches.serving_stamp()
         now = self._clock()
         if stamp != self._stamp:
             self._stamp_seen = now if self._stamp is not None else 0.0
@@ -140,26 +126,26 @@ class Commands:
     def _by_server(self, program: str, arguments: Sequence[str]) -> Answer:
         # Numbers go on after Ray's autoscaler was started again: no late answer is taken for another's.
         self._number = number = max(self._number + 1, int(self._clock()))
-        self._files.write_request(
+        self._files.launches.write_request(
             LaunchRequest(number, program, tuple(arguments), self._clock(), dict(self._env))
         )
         begun = self._clock()
         try:
             while (waited_s := self._clock() - begun) < REPLY_TIMEOUT_S:
-                reply = self._files.read_reply(number)
+                reply = self._files.launches.read_reply(number)
                 if reply is not None:
                     return Answer(reply.code, reply.stdout, reply.stderr, reply.by or "the server")
                 if (
                     waited_s > SERVER_STALE_S
                     and not self.is_served()
-                    and self._files.withdraw_request(number)
+                    and self._files.launches.withdraw_request(number)
                 ):
                     raise MissingCommandError(
                         "`raycluster scale JOB --serve`, which submitted the worker jobs, has ended.",
                         "Run it again on a login node.",
                     )
                 self._sleep(REPLY_INTERVAL_S)
-            if self._files.withdraw_request(number):
+            if self._files.launches.withdraw_request(number):
                 raise MissingCommandError(
                     f"`raycluster scale JOB --serve` did not take the request for {program} within "
                     f"{REPLY_TIMEOUT_S:g} s."
@@ -169,4 +155,4 @@ class Commands:
                 f"{REPLY_TIMEOUT_S:g} s."
             )
         finally:
-            self._files.forget_request(number)
+            self._files.launches.forget_request(number)

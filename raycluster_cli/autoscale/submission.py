@@ -12,7 +12,7 @@ from ..slurm.sbatch import HeadJob, job_ids, option_value, sbatch_arguments
 from ..state.worker_jobs import WorkerJobFiles
 from .commands import Answer, Commands, MissingCommandError, SlowCommandError
 from .group_health import GroupHealth, after_never, after_refusal, after_submission, without_exclusion
-from .ledger import Ledger
+from .known_jobs import KnownJobs
 
 
 class LaunchRefusedError(RayclusterError):
@@ -46,7 +46,7 @@ class Submission:
         head: HeadJob,
         files: WorkerJobFiles,
         commands: Commands,
-        ledger: Ledger,
+        known: KnownJobs,
         *,
         clock: Callable[[], float],
         report: Callable[[str], object],
@@ -54,7 +54,7 @@ class Submission:
         self._head = head
         self._files = files
         self._commands = commands
-        self._ledger = ledger
+        self._known = known
         self._clock = clock
         self._report = report
         self.unanswered: float | None = None
@@ -62,20 +62,20 @@ class Submission:
 
     def check_open(self, group: str) -> None:
         """Raise LaunchRefusedError while the group gets no job."""
-        with self._ledger.lock:
-            health = self._ledger.health(group)
+        with self._known.lock:
+            health = self._known.health(group)
         if health.is_closed(self._clock()):
             raise LaunchRefusedError(f"worker group {group}: {health.problem}")
 
     def submit(self, group: WorkerGroup, number: int) -> list[WorkerJob]:
         """Submit jobs, one by one where the site has no arrays.  Raises LaunchRefusedError."""
-        with self._ledger.lock:
-            avoided = self._ledger.health(group.name).hosts_to_avoid(self._clock())
+        with self._known.lock:
+            avoided = self._known.health(group.name).hosts_to_avoid(self._clock())
         done = self._sbatch(group, number, avoided)
         if done.code != 0 and avoided and refusal_of(done.stderr) is Refusal.NEVER:
             # Without the hosts on which starts failed no node is left, or --nodelist names one of them.
-            with self._ledger.lock:
-                self._ledger.set_health(group.name, without_exclusion(self._ledger.health(group.name)))
+            with self._known.lock:
+                self._known.set_health(group.name, without_exclusion(self._known.health(group.name)))
             avoided = ()
             done = self._sbatch(group, number, avoided)
         if done.code != 0 and number > 1 and "job array" in done.stderr:
@@ -94,10 +94,10 @@ class Submission:
             )
             for job_id in ids
         ]
-        with self._ledger.lock:
-            self._ledger.jobs.update((job.job_id, job) for job in jobs)
-            self._ledger.set_health(group.name, after_submission(self._ledger.health(group.name)))
-            self._ledger.write()
+        with self._known.lock:
+            self._known.jobs.update((job.job_id, job) for job in jobs)
+            self._known.set_health(group.name, after_submission(self._known.health(group.name)))
+            self._known.write()
         what = f"job {ids[0]}" if number == 1 else f"{number} jobs ({ids[0]} to {ids[-1]})"
         self._report(f"worker group {group.name}: {what} submitted{f' by {done.by}' if done.by else ''}")
         return jobs
@@ -152,10 +152,10 @@ class Submission:
     def _close(
         self, group: str, why: str, how: Callable[[GroupHealth, str, float], GroupHealth]
     ) -> LaunchRefusedError:
-        with self._ledger.lock:
-            before = self._ledger.health(group)
-            self._ledger.set_health(group, how(before, why, self._clock()))
-            self._ledger.write()
+        with self._known.lock:
+            before = self._known.health(group)
+            self._known.set_health(group, how(before, why, self._clock()))
+            self._known.write()
         if before.problem != why:
             self._report(f"worker group {group}: {why}")
         return LaunchRefusedError(f"worker group {group}: {why}")

@@ -20,7 +20,7 @@ from ..state.worker_jobs import WorkerJobFiles
 from .commands import Commands
 from .group_health import GroupHealth, after_failed_start, after_joined, after_never
 from .job_decisions import IN_CLUSTER, Next, RayNode, moved, needs_queue, next_of
-from .ledger import Ledger
+from .known_jobs import KnownJobs
 from .submission import LaunchRefusedError, Submission
 
 __all__ = ["HeadJob", "LaunchRefusedError", "RayNode", "WorkerJobs"]
@@ -72,17 +72,17 @@ class WorkerJobs:
         self._report = report or files.append_event
         self._clock = clock
         self._commands = Commands(files, env, run=run, clock=clock, sleep=sleep)
-        self._ledger = Ledger(files, clock, self._report)
+        self._known = KnownJobs(files, clock, self._report)
         self._submission = Submission(
-            head, files, self._commands, self._ledger, clock=clock, report=self._report
+            head, files, self._commands, self._known, clock=clock, report=self._report
         )
         self._submitting = threading.Lock()
         self._asked = 0.0
         self._changed = clock()
         self._squeue_failed = False
-        if self._ledger.go_on():  # an sbatch may have been under way, and be still
+        if self._known.go_on():  # an sbatch may have been under way, and be still
             self._submission.unanswered = clock()
-            files.forget_requests()
+            files.launches.forget_requests()
 
     def launch(self, group: WorkerGroup, count: int) -> list[str]:
         """Submit jobs for ``count`` further nodes with one sbatch; returns their instances.
@@ -92,23 +92,23 @@ class WorkerJobs:
         number = min(-(-count // group.nodes_per_job), MAX_ARRAY)
         if number < 1:
             return []
-        ledger = self._ledger
+        known = self._known
         with self._submitting:
             self._submission.check_open(group.name)
             wanted = WorkerJob(
                 *("", group.name, WorkerJobState.WANTED.value, self._clock()),
                 nodes=number * group.nodes_per_job,
             )
-            with ledger.lock:
-                ledger.wanted[group.name] = wanted
-                ledger.write()
+            with known.lock:
+                known.wanted[group.name] = wanted
+                known.write()
             try:
                 jobs = self._submission.submit(group, number)
             finally:
-                with ledger.lock:
-                    del ledger.wanted[group.name]
+                with known.lock:
+                    del known.wanted[group.name]
                     self._changed = self._clock()
-                    ledger.write()
+                    known.write()
         return [instance for job in jobs for instance in job.instance_ids]
 
     def cancel(self, instances: Collection[str], why: str, *, now: bool = True) -> None:
@@ -119,14 +119,14 @@ class WorkerJobs:
         `poll` tries again as well.
         """
         at = self._clock()
-        with self._ledger.lock:
-            jobs = self._ledger.jobs
+        with self._known.lock:
+            jobs = self._known.jobs
             ids = [job_id for job_id in dict.fromkeys(map(job_of, instances)) if job_id in jobs]
             ids = [job_id for job_id in ids if jobs[job_id].state != WorkerJobState.ENDED]
             for job_id in ids:
                 jobs[job_id] = moved(jobs[job_id], WorkerJobState.DRAINING, at, why)
             self._changed = at
-            self._ledger.write()
+            self._known.write()
         if now:
             self._scancel(ids)
 
@@ -147,21 +147,21 @@ class WorkerJobs:
         for ten minutes), and only while a job is pending, starting, ending, or no longer among ``nodes``.
         An instance that is not in the answer is over: its job ended, or will never start.
         """
-        now, ledger = self._clock(), self._ledger
-        with ledger.lock:
-            live = ledger.live()
+        now, known = self._clock(), self._known
+        with known.lock:
+            live = known.live()
             in_ray = {job.job_id: [nodes[i] for i in job.instance_ids if i in nodes] for job in live}
             unsure = {job.job_id for job in live if needs_queue(job, in_ray[job.job_id])}
-            looks = self._submission.unanswered is not None and not ledger.wanted
+            looks = self._submission.unanswered is not None and not known.wanted
             interval_s = QUIET_INTERVAL_S if now - self._changed >= QUIET_AFTER_S else SQUEUE_INTERVAL_S
             asks = bool(unsure or looks) and now - self._asked >= interval_s
             if asks:
                 self._asked = now
         queue = self._squeue(() if looks else unsure) if asks else None
         cancels: list[str] = []
-        with ledger.lock:
+        with known.lock:
             for before in live:
-                if ledger.jobs.get(before.job_id) is not before:
+                if known.jobs.get(before.job_id) is not before:
                     continue  # cancelled meanwhile
                 asked = queue is not None and before.job_id in unsure
                 line = queue.get(before.job_id) if queue is not None and asked else None
@@ -169,10 +169,10 @@ class WorkerJobs:
                 if step.cancel:
                     cancels.append(before.job_id)
                 self._take(before, step, now)
-            if queue is not None and looks and not ledger.wanted:
-                cancels += self._strangers(queue, now)
-            ledger.write()
-            answer = {instance: job for job in ledger.live() for instance in job.instance_ids}
+            if queue is not None and looks and not known.wanted:
+                cancels += self._lost_jobs(queue, now)
+            known.write()
+            answer = {instance: job for job in known.live() for instance in job.instance_ids}
         if cancels:
             try:
                 self._scancel(cancels)
@@ -201,7 +201,7 @@ class WorkerJobs:
         job, group = step.job, step.job.group
         if job == before and not step.failed_start and not step.never:
             return
-        known = health = self._ledger.health(group)
+        known = health = self._known.health(group)
         if step.failed_start:
             job, health = self._failed(job, step.failed_start, health, now)
         if step.never:
@@ -217,8 +217,8 @@ class WorkerJobs:
         if (job.state, job.reason) != (before.state, before.reason):
             self._changed = now
         if health != known:
-            self._ledger.set_health(group, health)
-        self._ledger.jobs[job.job_id] = job
+            self._known.set_health(group, health)
+        self._known.jobs[job.job_id] = job
 
     def _failed(
         self, job: WorkerJob, why: str, health: GroupHealth, now: float
@@ -238,7 +238,7 @@ class WorkerJobs:
             what = f"worker group {job.group}: job {job.job_id}"
             self._report(f"{what} waits: {job.reason}. {advice}".strip())
 
-    def _strangers(self, queue: Mapping[str, QueueLine], now: float) -> list[str]:
+    def _lost_jobs(self, queue: Mapping[str, QueueLine], now: float) -> list[str]:
         """Jobs of this cluster that no answer of sbatch has named: no instance is theirs."""
         if now - (self._submission.unanswered or 0.0) >= LOOK_FOR_LOST_S:
             self._submission.unanswered = None
@@ -247,21 +247,21 @@ class WorkerJobs:
             for job_id, line in queue.items()
             if is_marked(line.comment, self._head.mark)
             and not line.is_ended
-            and job_id not in self._ledger.jobs
+            and job_id not in self._known.jobs
         ]
 
     # ------------------------------------------------------------------ groups
 
     def groups(self) -> dict[str, GroupState]:
         """What holds for each group that had a job so far."""
-        with self._ledger.lock:
-            return self._ledger.groups()
+        with self._known.lock:
+            return self._known.groups()
 
     def resume(self, group: str) -> None:
         """Forget pause and problem of a group: `raycluster scale` has set it again."""
-        with self._ledger.lock:
-            self._ledger.reset_health(group)
-            self._ledger.write()
+        with self._known.lock:
+            self._known.reset_health(group)
+            self._known.write()
 
 
 def _last_line(output: str) -> str:

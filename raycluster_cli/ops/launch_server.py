@@ -15,6 +15,7 @@ from ..model.errors import RayclusterError, UsageError, error_text
 from ..model.worker_job import LaunchReply, LaunchRequest, WorkerJobsReport
 from ..slurm.answer import Run
 from ..slurm.sbatch import job_ids
+from ..slurm.worker_command import COMMAND_TIMEOUT_S, run_for_workers
 from ..state.worker_jobs import WorkerJobFiles
 from ..system.programs import find_program
 
@@ -24,9 +25,6 @@ PROGRAMS = ("sbatch", "scancel", "squeue")
 #: How often requests are looked for, and how often the record says that somebody does.
 LOOK_INTERVAL_S = 1.0
 REPORT_INTERVAL_S = 5.0
-
-#: How long a command may take; the other side waits longer.
-COMMAND_TIMEOUT_S = 60.0
 
 #: Variables by which Slurm's commands find their controller: this host's hold here, not the head's.
 _OF_THE_HOST = ("SLURM_CONF", "SLURM_CLUSTERS")
@@ -59,7 +57,7 @@ def serve(
         while not ended():
             try:
                 if said_at is None or clock() - said_at >= REPORT_INTERVAL_S:
-                    files.say_serving()
+                    files.launches.say_serving()
                     said_at = clock()
                 for request in _taken(files):
                     reply = _answer(request, env, run)
@@ -67,7 +65,7 @@ def serve(
                         last = next(iter(job_ids(reply.stdout, 1)), "")
                     if line := _told(request, reply):
                         report(line)
-                    files.write_reply(reply)
+                    files.launches.write_reply(reply)
                 problem = ""
             except RayclusterError as error:
                 if error_text(error) != problem:
@@ -75,7 +73,7 @@ def serve(
                     report(problem)
             sleep(LOOK_INTERVAL_S)
     finally:
-        files.end_serving()
+        files.launches.end_serving()
     ids = _left(files.read_jobs(), last)
     if ids:
         done = _answer(LaunchRequest(0, "scancel", tuple(ids), 0.0, dict(env)), env, run)
@@ -87,14 +85,14 @@ def serve_once(files: WorkerJobFiles, env: Mapping[str, str], *, run: Run = subp
     lines = []
     for request in _taken(files):
         reply = _answer(request, env, run)
-        files.write_reply(reply)
+        files.launches.write_reply(reply)
         lines.append(_told(request, reply))
     return [line for line in lines if line]
 
 
 def _taken(files: WorkerJobFiles) -> Iterator[LaunchRequest]:
-    for number in files.pending_requests():
-        if (request := files.take_request(number)) is not None:
+    for number in files.launches.pending_requests():
+        if (request := files.launches.take_request(number)) is not None:
             yield request
 
 
@@ -117,25 +115,10 @@ def _answer(request: LaunchRequest, env: Mapping[str, str], run: Run) -> LaunchR
     program = find_program(request.program, env) if request.program in PROGRAMS else None
     if program is None:
         return LaunchReply(request.number, 127, "", f"{request.program} cannot be run on {here}", here)
-    foreign = "SQUEUE_" if request.program == "squeue" else "SCANCEL_"
-    jobs = {
-        name: value
-        for name, value in request.env.items()
-        if name not in _OF_THE_HOST and not name.startswith(foreign)
-    }
+    jobs = {name: value for name, value in request.env.items() if name not in _OF_THE_HOST}
     own = {name: env[name] for name in _OF_THE_HOST if name in env}
-    times = {"SLURM_TIME_FORMAT": "%s"} if request.program == "squeue" else {}
     try:
-        done = run(
-            [program, *request.arguments],
-            env={**jobs, **own, **times},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=COMMAND_TIMEOUT_S,
-            check=False,
-        )
+        done = run_for_workers(request.program, program, request.arguments, {**jobs, **own}, run)
     except subprocess.TimeoutExpired:
         why = f"{request.program}: timed out after {COMMAND_TIMEOUT_S:g} s"
         return LaunchReply(request.number, 124, "", why, here)

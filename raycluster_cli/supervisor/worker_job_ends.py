@@ -78,7 +78,7 @@ async def _cancel(run: HeadRun, record: Path, leaving: Collection[str] = ()) -> 
     report = await run.reports.ask(files.read_jobs, timeout_s=FILE_S, default=None)
     if report is None:
         return []
-    run.record_quietly(files.forget_requests)
+    run.record_quietly(files.launches.forget_requests)
     env = needed(run.context.env)
     queue = None
     with contextlib.suppress(RayclusterError):
@@ -110,7 +110,7 @@ def is_the_servers(files: WorkerJobFiles, env: Mapping[str, str], now: float | N
 
     ``now``: Unix seconds.  Blocks on the file system.
     """
-    stamp = files.serving_stamp()
+    stamp = files.launches.serving_stamp()
     if stamp is None or find_program("scancel", env) is not None:
         return False
     return abs((time.time() if now is None else now) - stamp / 1e9) < SERVER_S

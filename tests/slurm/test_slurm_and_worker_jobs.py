@@ -78,7 +78,7 @@ class Workers:
 
     def serve(self, _: float) -> None:
         """`raycluster scale --serve` on the login host has a look."""
-        self.files.say_serving()
+        self.files.launches.say_serving()
         serve_once(self.files, {"PATH": "/usr/bin"}, run=self.runner(LOGIN))
 
     def fails_on(self, *hosts: str) -> None:
@@ -479,7 +479,7 @@ def test_jobs_that_only_the_login_node_may_submit(workers: Workers) -> None:
         workers.jobs.launch(group, 2)
     assert f"`raycluster scale {workers.head.key} --serve` on a login node" in str(caught.value)
     workers.later_s += 60
-    workers.files.say_serving()
+    workers.files.launches.say_serving()
     workers.jobs = WorkerJobs(
         *(workers.head, workers.files, {"PATH": "/usr/bin"}),
         report=workers.said.append,
@@ -497,7 +497,7 @@ def test_jobs_that_only_the_login_node_may_submit(workers: Workers) -> None:
 @chaos
 def test_no_command_of_slurm_on_the_node(workers: Workers) -> None:
     """As in many containers: all three run on the login node."""
-    workers.files.say_serving()
+    workers.files.launches.say_serving()
     workers.jobs = WorkerJobs(
         *(workers.head, workers.files, {"PATH": "/nonexistent"}),
         report=workers.said.append,
@@ -508,7 +508,7 @@ def test_no_command_of_slurm_on_the_node(workers: Workers) -> None:
     began = time.time()
 
     def starts() -> bool:
-        workers.files.say_serving()
+        workers.files.launches.say_serving()
         return workers.jobs.poll({})[instance].state == "starting"
 
     wait_until(starts, timeout_s=60, what="a worker job that starts", interval_s=0.2)

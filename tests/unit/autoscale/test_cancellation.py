@@ -99,9 +99,9 @@ def test_no_request_with_the_jobs_environment_is_left(record: Path) -> None:
     files = WorkerJobFiles(record)
     files.write_jobs(WorkerJobsReport(1.0, ()))
     for number in (6, 7):
-        files.write_request(LaunchRequest(number, "sbatch", (), 1.0, {"API_KEY": "secret"}))
-    assert files.take_request(6) is not None
-    files.say_serving()
+        files.launches.write_request(LaunchRequest(number, "sbatch", (), 1.0, {"API_KEY": "secret"}))
+    assert files.launches.take_request(6) is not None
+    files.launches.say_serving()
     cancel_worker_jobs(record, {"PATH": str(record.parent)}, run=Slurm(""))
     assert [path.name for path in (record / "launch").iterdir()] == ["serving"]
 

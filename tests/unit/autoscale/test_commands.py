@@ -119,11 +119,11 @@ def server(files: WorkerJobFiles, slurm: FakeSlurm) -> Iterator[list[str]]:
         },
     )
     thread.start()
-    wait_until(lambda: files.serving_stamp() is not None, timeout_s=30, what="a server")
+    wait_until(lambda: files.launches.serving_stamp() is not None, timeout_s=30, what="a server")
     yield lines
     ended.set()
     thread.join(30)
-    assert files.serving_stamp() is None
+    assert files.launches.serving_stamp() is None
 
 
 def test_a_server_submits_asks_and_cancels(
@@ -169,7 +169,8 @@ def test_a_job_that_is_submitted_while_the_cluster_ends_is_cancelled_too(
 ) -> None:
     """The head has gone: nobody writes the job into the record."""
     files.write_jobs(WorkerJobsReport(1.0, ()))
-    files.write_request(LaunchRequest(1, "sbatch", ("--comment=raycluster:4700", "--array=0-2"), 1.0))
+    arguments = ("--comment=raycluster:4700", "--array=0-2")
+    files.launches.write_request(LaunchRequest(1, "sbatch", arguments, 1.0))
     lines: list[str] = []
     ends = iter([False, True])
     serve(
@@ -194,7 +195,7 @@ def test_a_record_that_cannot_be_written_for_a_while_is_told_once(
     def sleep(_: float) -> None:
         if next(rounds) == 3:
             in_the_way.unlink()
-            files.write_request(LaunchRequest(1, "scancel", ("7",), 1.0))
+            files.launches.write_request(LaunchRequest(1, "scancel", ("7",), 1.0))
 
     serve(files, slurm.env, ended=lambda: slurm.calls != [], report=lines.append, run=slurm, sleep=sleep)
     assert [line.partition(" ")[0] for line in lines] == ["cannot", "scancel"]
@@ -202,34 +203,34 @@ def test_a_record_that_cannot_be_written_for_a_while_is_told_once(
 
 def test_a_server_runs_nothing_else(files: WorkerJobFiles, slurm: FakeSlurm) -> None:
     for number, program in enumerate(("sh", "../bin/sbatch", "/bin/sh", "scontrol"), 1):
-        files.write_request(LaunchRequest(number, program, ("-c", "true"), 1.0))
+        files.launches.write_request(LaunchRequest(number, program, ("-c", "true"), 1.0))
     assert len(serve_once(files, slurm.env, run=slurm)) == 4
     assert slurm.calls == []
-    reply = files.read_reply(1)
+    reply = files.launches.read_reply(1)
     assert reply is not None
     assert (reply.code, reply.stderr.partition(" on ")[0]) == (127, "sh cannot be run")
 
 
 def test_a_server_that_was_killed_is_not_waited_for(files: WorkerJobFiles, tmp_path: Path) -> None:
     clock = Clock()
-    files.say_serving()
+    files.launches.say_serving()
     commands = Commands(files, {"PATH": str(tmp_path)}, clock=clock, sleep=clock.sleep)
     began = clock.now
     with pytest.raises(MissingCommandError, match="has ended"):
         commands.call("sbatch", [])
     assert clock.now - began < 3 * SERVER_STALE_S
-    assert files.pending_requests() == []
+    assert files.launches.pending_requests() == []
     assert not commands.is_served()
 
 
 def test_a_server_that_takes_a_request_and_does_not_answer(files: WorkerJobFiles, tmp_path: Path) -> None:
     clock = Clock()
-    files.say_serving()
+    files.launches.say_serving()
 
     def sleeps(seconds: float) -> None:
         clock.sleep(seconds)
-        for number in files.pending_requests():
-            files.take_request(number)
+        for number in files.launches.pending_requests():
+            files.launches.take_request(number)
 
     commands = Commands(files, {"PATH": str(tmp_path)}, clock=clock, sleep=sleeps)
     with pytest.raises(SlowCommandError, match="did not answer the request for sbatch"):
@@ -240,14 +241,14 @@ def test_a_late_answer_is_not_taken_for_that_of_the_next_request(
     files: WorkerJobFiles, tmp_path: Path
 ) -> None:
     clock = Clock()
-    files.say_serving()
+    files.launches.say_serving()
 
     def answers(seconds: float) -> None:
         clock.sleep(seconds)
-        files.write_reply(LaunchReply(int(clock.now) - 1000, 0, "old"))
-        for number in files.pending_requests():
-            files.take_request(number)
-            files.write_reply(LaunchReply(number, 0, "new"))
+        files.launches.write_reply(LaunchReply(int(clock.now) - 1000, 0, "old"))
+        for number in files.launches.pending_requests():
+            files.launches.take_request(number)
+            files.launches.write_reply(LaunchReply(number, 0, "new"))
 
     commands = Commands(files, {"PATH": str(tmp_path)}, clock=clock, sleep=answers)
     assert commands.call("sbatch", []).stdout == "new"
@@ -259,9 +260,9 @@ def test_a_server_whose_clock_differs_is_known_by_its_changes(files: WorkerJobFi
     clock = Clock()
     clock.now += 10_000
     commands = Commands(files, {"PATH": str(tmp_path)}, clock=clock)
-    files.say_serving()
+    files.launches.say_serving()
     assert not commands.is_served()
-    stamp = files.serving_stamp()
+    stamp = files.launches.serving_stamp()
     assert stamp is not None
     os.utime(files.path / "launch" / "serving", ns=(stamp + 1, stamp + 1))
     assert commands.is_served()

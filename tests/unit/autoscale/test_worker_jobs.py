@@ -508,6 +508,6 @@ def test_the_record_is_written_only_when_something_changed(
 
 def test_what_the_one_before_has_asked_of_a_server_is_withdrawn(cluster: Cluster) -> None:
     cluster.jobs.launch(GPU, 1)
-    cluster.files.write_request(LaunchRequest(1, "sbatch", ("--array=0-9",), cluster.now))
+    cluster.files.launches.write_request(LaunchRequest(1, "sbatch", ("--array=0-9",), cluster.now))
     cluster.jobs = cluster.started()
-    assert cluster.files.pending_requests() == []
+    assert cluster.files.launches.pending_requests() == []

@@ -75,7 +75,7 @@ def test_each_file_has_a_schema_and_is_for_the_user_alone(files: WorkerJobFiles)
     files.write_groups(GROUPS)
     files.write_jobs(JOBS)
     files.write_bounds({})
-    files.write_request(LaunchRequest(1, "sbatch", (), 1.0))
+    files.launches.write_request(LaunchRequest(1, "sbatch", (), 1.0))
     for name in ("groups.json", "worker-jobs.json", "scale.json", "launch/1.json"):
         assert json.loads((files.path / name).read_text())["schema"] >= 2
         assert os.stat(files.path / name).st_mode & 0o777 == 0o600
@@ -84,13 +84,14 @@ def test_each_file_has_a_schema_and_is_for_the_user_alone(files: WorkerJobFiles)
 
 
 def test_what_is_missing_reads_as_none(files: WorkerJobFiles) -> None:
-    assert files.read_groups() is files.read_jobs() is files.bounds_stamp() is files.serving_stamp() is None
+    assert files.read_groups() is files.read_jobs() is None
+    assert files.bounds_stamp() is files.launches.serving_stamp() is None
     assert files.read_bounds() == {}
-    assert files.pending_requests() == []
-    assert files.take_request(1) is files.read_reply(1) is None
-    assert not files.withdraw_request(1)
-    files.forget_request(1)
-    files.end_serving()
+    assert files.launches.pending_requests() == []
+    assert files.launches.take_request(1) is files.launches.read_reply(1) is None
+    assert not files.launches.withdraw_request(1)
+    files.launches.forget_request(1)
+    files.launches.end_serving()
 
 
 BROKEN = (
@@ -167,50 +168,50 @@ def test_fields_of_a_newer_version_are_ignored(files: WorkerJobFiles) -> None:
 def test_a_request_is_taken_once_and_answered(files: WorkerJobFiles) -> None:
     request = LaunchRequest(1795408208, "sbatch", ("--parsable", "--wrap", "true"), 1.5, {"PATH": "/bin"})
     reply = LaunchReply(1795408208, 0, "4711\n", "", "login1")
-    files.write_request(request)
-    files.write_request(LaunchRequest(9, "squeue", (), 1.0))
-    assert files.pending_requests() == [9, 1795408208]
-    assert files.take_request(1795408208) == request
-    assert files.take_request(1795408208) is None
-    assert not files.withdraw_request(1795408208)
-    assert files.pending_requests() == [9]
-    assert files.read_reply(1795408208) is None
-    files.write_reply(reply)
-    assert files.read_reply(1795408208) == reply
-    files.forget_request(1795408208)
+    files.launches.write_request(request)
+    files.launches.write_request(LaunchRequest(9, "squeue", (), 1.0))
+    assert files.launches.pending_requests() == [9, 1795408208]
+    assert files.launches.take_request(1795408208) == request
+    assert files.launches.take_request(1795408208) is None
+    assert not files.launches.withdraw_request(1795408208)
+    assert files.launches.pending_requests() == [9]
+    assert files.launches.read_reply(1795408208) is None
+    files.launches.write_reply(reply)
+    assert files.launches.read_reply(1795408208) == reply
+    files.launches.forget_request(1795408208)
     assert sorted(os.listdir(files.path / "launch")) == ["9.json"]
 
 
 def test_a_request_that_is_withdrawn_is_nobodys(files: WorkerJobFiles) -> None:
-    files.write_request(LaunchRequest(3, "sbatch", (), 1.0))
-    assert files.withdraw_request(3)
-    assert files.take_request(3) is None
+    files.launches.write_request(LaunchRequest(3, "sbatch", (), 1.0))
+    assert files.launches.withdraw_request(3)
+    assert files.launches.take_request(3) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"number": 3}', '{"number": "3", "program": "sbatch"}'])
 def test_a_request_that_does_not_fit_is_not_run(files: WorkerJobFiles, text: str) -> None:
-    files.say_serving()
+    files.launches.say_serving()
     (files.path / "launch" / "3.json").write_text(text)
     (files.path / "launch" / "evil.json").write_text(text)
-    assert files.pending_requests() == [3]
-    assert files.take_request(3) is None
-    assert files.pending_requests() == []
+    assert files.launches.pending_requests() == [3]
+    assert files.launches.take_request(3) is None
+    assert files.launches.pending_requests() == []
 
 
 def test_a_request_whose_environment_is_not_text_is_not_run(files: WorkerJobFiles) -> None:
-    files.write_request(LaunchRequest(3, "sbatch", (), 1.0, {"PATH": 3}))  # type: ignore[dict-item]
-    assert files.take_request(3) is None
+    files.launches.write_request(LaunchRequest(3, "sbatch", (), 1.0, {"PATH": 3}))  # type: ignore[dict-item]
+    assert files.launches.take_request(3) is None
 
 
 def test_a_server_says_that_it_is_there(files: WorkerJobFiles) -> None:
-    files.say_serving()
-    first = files.serving_stamp()
+    files.launches.say_serving()
+    first = files.launches.serving_stamp()
     assert first is not None
     os.utime(files.path / "launch" / "serving", ns=(first - 10**9, first - 10**9))
-    files.say_serving()
-    assert files.serving_stamp() > first - 10**9  # type: ignore[operator]
-    files.end_serving()
-    assert files.serving_stamp() is None
+    files.launches.say_serving()
+    assert files.launches.serving_stamp() > first - 10**9  # type: ignore[operator]
+    files.launches.end_serving()
+    assert files.launches.serving_stamp() is None
 
 
 def test_a_link_in_the_place_of_a_file_is_not_followed(files: WorkerJobFiles, tmp_path: Path) -> None:

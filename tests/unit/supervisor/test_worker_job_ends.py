@@ -91,7 +91,7 @@ def test_what_is_in_the_queue_is_cancelled_and_workers_that_have_left_end_by_the
     record = Record.create(host.state_dir, "tux", "4700", "tune")
     files = WorkerJobFiles(record.path)
     files.write_jobs(WorkerJobsReport(1.0, (job("1"), job("2", "ready"), job("3", "ready"))))
-    files.write_request(LaunchRequest(7, "sbatch", (), 1.0, {"API_KEY": "secret"}))
+    files.launches.write_request(LaunchRequest(7, "sbatch", (), 1.0, {"API_KEY": "secret"}))
     host.slurm(
         *("1|PENDING|", "2|RUNNING|", "3|RUNNING|"),
         *("8|PENDING|raycluster:4700+tune", "9|PENDING|raycluster:4700"),  # the second is another cluster's
@@ -100,7 +100,7 @@ def test_what_is_in_the_queue_is_cancelled_and_workers_that_have_left_end_by_the
     assert host.cancelled == ["1", "3", "8"]
     assert set(states(record).values()) == {"ended"}
     assert host.notes == ["3 worker jobs cancelled: 1, 3, 8"]
-    assert files.pending_requests() == []
+    assert files.launches.pending_requests() == []
 
 
 def test_a_refusal_is_raised_after_all_were_tried_and_the_record_does_not_say_that_they_ended(
@@ -132,7 +132,7 @@ def test_where_a_server_cancels_them_nothing_is_missing(host: Host) -> None:
     host.path = str(host.bin)
     with pytest.raises(RayclusterError, match="scancel"):
         host.does(lambda run: end_worker_jobs(run, []), record)
-    files.say_serving()
+    files.launches.say_serving()
     host.does(lambda run: end_worker_jobs(run, []), record)
     assert host.notes == ["`raycluster scale --serve` cancels the worker jobs"]
     assert states(record) == {"1": "pending"}

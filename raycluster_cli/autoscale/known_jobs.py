@@ -16,7 +16,7 @@ from .group_health import EXCLUDED_S, GroupHealth
 KEEP_ENDED = 50
 
 
-class Ledger:
+class KnownJobs:
     """Jobs by id and groups by name; whoever changes them holds ``lock`` and calls `write`."""
 
     def __init__(
