@@ -42,6 +42,10 @@ POLL_S = 0.2
 #: How often Slurm is asked while waiting.
 ASK_S = 10.0
 
+#: A head reads requests twice a second.  One that has not begun to end after so long, and whose last heartbeat
+#: is older than SILENT_HEAD_S (they come every 30 s), is on a host without power or network.
+HEARD_S, SILENT_HEAD_S = 20.0, 45.0
+
 #: How long Slurm, or a signalled head, gets after the deadline: KillWait is 30 s by default.
 FORCED_S = 45.0
 
@@ -132,10 +136,17 @@ def stop_cluster(
             around.say(f"{status.title} ended after {duration(waited_s)}: {status.headline}")
             return Outcome.ENDED
         allowed_s = _allowed_s(record, deadline_s)
-        if waited_s >= allowed_s:
+        unheard = waited_s >= HEARD_S and _is_silent(record) and not _is_ending(record)
+        if waited_s >= allowed_s or unheard:
             return _force(record, status, around, waited_s)
         around.progress(f"{status.title}: {_doing(status)} ({waited_s:.0f} s of {allowed_s:g})")
         around.sleep(POLL_S)
+
+
+def _is_silent(record: Record) -> bool:
+    """Whether the head has not touched its lease for longer than it ever rests."""
+    heard = record.leases.last_heartbeat()
+    return heard is not None and time.time() - heard > SILENT_HEAD_S
 
 
 def _doing(status: ClusterStatus) -> str:
@@ -153,10 +164,15 @@ def _grace_s(record: Record) -> float:
 
 def _allowed_s(record: Record, wait_s: float) -> float:
     """How long a head may take: ``wait_s``, or --grace and END_S if it reports that it is ending."""
-    head, grace_s = record.read_head(), _grace_s(record)
-    node = record.read_node(head.host) if head is not None and grace_s > 0 else None
-    ending = node is not None and node.phase == NodePhase.STOPPING.value
-    return max(wait_s, grace_s + END_S) if ending else wait_s
+    grace_s = _grace_s(record)
+    return max(wait_s, grace_s + END_S) if grace_s > 0 and _is_ending(record) else wait_s
+
+
+def _is_ending(record: Record) -> bool:
+    """Whether the head reports that it is ending."""
+    head = record.read_head()
+    node = record.read_node(head.host) if head is not None else None
+    return node is not None and node.phase == NodePhase.STOPPING.value
 
 
 # --------------------------------------------------------------------------- when it does not react
@@ -238,6 +254,11 @@ def _await_slurm(
             if found is None or found.is_ended:
                 _write_end(record, "ended by scancel; its head did not report its end")
                 around.say(f"{status.title}: Slurm has ended job {job.id}")
+                return True
+            if found.state == "COMPLETING" and _is_silent(record):
+                _write_end(record, "cancelled; its head's host did not respond")
+                where = f"{status.head_host or 'its host'} does not respond"
+                around.say(f"{status.title}: job {job.id} is cancelled; {where}, and Slurm waits for it")
                 return True
         around.progress(f"{status.title}: waiting for Slurm to end it")
         around.sleep(POLL_S)

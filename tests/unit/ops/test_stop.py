@@ -146,6 +146,41 @@ def test_no_answer_means_scancel(tmp_path: Path, world: World, step: str) -> Non
     assert read_cluster(record).is_over
 
 
+@pytest.mark.parametrize(
+    ("silent_s", "ending", "at_s"),
+    [
+        (60.0, False, 24.0),  # 20 s for an answer, and one look at the queue
+        (60.0, True, 64.0),  # it answered before its host failed
+        (5.0, False, 105.0),  # as long as the head touches its lease, Slurm may only be slow
+    ],
+)
+def test_a_head_whose_host_does_not_respond(
+    tmp_path: Path, world: World, silent_s: float, ending: bool, at_s: float
+) -> None:
+    """Slurm takes the cancellation, and the job is COMPLETING until the host answers or is given up."""
+    record = write_record(tmp_path, 2)
+    lease = next(iter(record.path.glob("head.claim.*")))
+    os.utime(lease, (time.time() - silent_s, time.time() - silent_s))
+    if ending:
+        head = record.read_node("n001")
+        assert head is not None
+        record.write_node(dataclasses.replace(head, phase=NodePhase.STOPPING.value, updated=time.time()))
+    world.jobs = {"4711": Job("4711", "4711", "RUNNING")}
+
+    def cancel(job: str, *_: object, **__: object) -> None:
+        world.jobs = {"4711": Job("4711", "4711", "COMPLETING")}
+
+    world.around.cancel = cancel
+    outcome = stop_cluster(record, world.around)
+    assert world.now == pytest.approx(at_s, abs=1.5)
+    if silent_s > 45:
+        assert outcome is Outcome.FORCED
+        assert world.said[-1].endswith("n001 does not respond, and Slurm waits for it")
+        assert record.read_end() is not None
+    else:
+        assert outcome is Outcome.FAILED
+
+
 def test_no_answer_and_no_slurm(tmp_path: Path, world: World) -> None:
     world.jobs = None
     assert stop_cluster(write_record(tmp_path, 3), world.around, deadline_s=5) is Outcome.FAILED
