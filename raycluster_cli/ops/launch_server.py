@@ -6,16 +6,18 @@ the user can submit jobs (:mod:`..autoscale.commands` is the other side).
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ..model.errors import RayclusterError, UsageError, error_text
 from ..model.worker_job import LaunchReply, LaunchRequest, WorkerJobsReport
 from ..slurm.answer import Run
-from ..slurm.sbatch import job_ids
+from ..slurm.sbatch import is_marked, job_ids, mark_of
 from ..slurm.worker_command import COMMAND_TIMEOUT_S, run_for_workers
+from ..slurm.worker_queue import parse_queue, squeue_arguments
 from ..state.worker_jobs import WorkerJobFiles
 from ..system.programs import find_program
 
@@ -74,7 +76,10 @@ def serve(
             sleep(LOOK_INTERVAL_S)
     finally:
         files.launches.end_serving()
-    ids = _left(files.read_jobs(), last)
+    queue = _answer(
+        LaunchRequest(0, "squeue", tuple(squeue_arguments(os.getuid())), 0.0, dict(env)), env, run
+    )
+    ids = _left(files.read_jobs(), last, _marked(queue, mark_of(files.path.name)))
     if ids:
         done = _answer(LaunchRequest(0, "scancel", tuple(ids), 0.0, dict(env)), env, run)
         report(f"the cluster has ended: {_in_words('scancel', ids, done)}")
@@ -100,14 +105,23 @@ def _told(request: LaunchRequest, reply: LaunchReply) -> str:
     return "" if request.program == "squeue" else _in_words(request.program, request.arguments, reply)
 
 
-def _left(report: WorkerJobsReport | None, last: str) -> list[str]:
-    """The jobs that the cluster has left: those of the record, and one that came too late for it.
+def _marked(queue: LaunchReply, mark: str) -> list[str]:
+    """The cluster's worker jobs in squeue's answer; none where squeue has failed."""
+    lines = parse_queue(queue.stdout).values() if queue.code == 0 else ()
+    return [line.id for line in lines if is_marked(line.comment, mark) and not line.is_ended]
 
-    ``last``: the last job that was submitted here.
+
+def _left(report: WorkerJobsReport | None, last: str, marked: Sequence[str]) -> list[str]:
+    """The jobs that the cluster has left: those of the record, and those that came too late for it.
+
+    ``last``: the last job that was submitted here.  ``marked``: what the queue has of the cluster.
     """
     jobs = report.jobs if report else ()
-    is_known = any(job.job_id.partition("_")[0] == last for job in jobs)
-    return [job.job_id for job in jobs if not job.is_over] + ([last] if last and not is_known else [])
+    known = {job.job_id for job in jobs}
+    found = [job.job_id for job in jobs if not job.is_over]
+    found += [job_id for job_id in marked if job_id not in known]
+    is_known = any(job_id.partition("_")[0] == last for job_id in (*known, *marked))
+    return found + ([last] if last and not is_known else [])
 
 
 def _answer(request: LaunchRequest, env: Mapping[str, str], run: Run) -> LaunchReply:

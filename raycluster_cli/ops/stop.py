@@ -42,8 +42,8 @@ POLL_S = 0.2
 #: How often Slurm is asked while waiting.
 ASK_S = 10.0
 
-#: A head reads requests twice a second.  One that has not begun to end after so long, and whose last heartbeat
-#: is older than SILENT_HEAD_S (they come every 30 s), is on a host without power or network.
+#: A head reads requests twice a second.  One that has not begun to end after so long, and whose heartbeat is
+#: older than SILENT_HEAD_S (it comes every 30 s), is on a host without power or network.
 HEARD_S, SILENT_HEAD_S = 20.0, 45.0
 
 #: How long Slurm, or a signalled head, gets after the deadline: KillWait is 30 s by default.

@@ -180,8 +180,33 @@ def test_a_job_that_is_submitted_while_the_cluster_ends_is_cancelled_too(
         run=slurm,
         sleep=lambda _: None,
     )
+    assert lines[1:] == ["the cluster has ended: scancel 4711_0 4711_1 4711_2"]
+    assert slurm.calls[-1] == ["scancel", "4711_0", "4711_1", "4711_2"]
+
+
+def test_at_the_end_a_server_finds_jobs_that_nobody_knows(files: WorkerJobFiles, slurm: FakeSlurm) -> None:
+    """sbatch did not answer in time, and has submitted the job."""
+    lost = slurm.submit({"--comment": "raycluster:4700 of project 7"})
+    slurm.submit({"--comment": "raycluster:4701"})
+    lines: list[str] = []
+    serve(files, slurm.env, ended=lambda: True, report=lines.append, run=slurm)
+    assert lines == [f"the cluster has ended: scancel {lost}"]
+
+
+def test_without_an_answer_of_squeue_the_last_submitted_job_is_cancelled(
+    files: WorkerJobFiles, slurm: FakeSlurm
+) -> None:
+    slurm.squeue_fails = "slurm_load_jobs error: Unable to contact slurm controller"
+    files.launches.write_request(LaunchRequest(1, "sbatch", ("--comment=raycluster:4700",), 1.0))
+    ends, lines = iter([False, True]), list[str]()
+    serve(
+        *(files, slurm.env),
+        ended=lambda: next(ends),
+        report=lines.append,
+        run=slurm,
+        sleep=lambda _: None,
+    )
     assert lines[1:] == ["the cluster has ended: scancel 4711"]
-    assert slurm.calls[-1] == ["scancel", "4711"]
 
 
 def test_a_record_that_cannot_be_written_for_a_while_is_told_once(
