@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from ..model.errors import RayclusterError
 from ..model.worker_group import WorkerGroup
 from ..model.worker_job import WorkerJob, WorkerJobState
-from ..slurm.refusal import Refusal, hint_for, in_one_line, refusal_of
+from ..slurm.refusal import Refusal, hint_for, in_one_line, is_unanswered, refusal_of
 from ..slurm.sbatch import HeadJob, job_ids, option_value, sbatch_arguments
 from ..state.worker_jobs import WorkerJobFiles
 from .commands import Answer, Commands, MissingCommandError, SlowCommandError
@@ -35,7 +35,7 @@ def may_be_in_queue(done: Answer, number: int) -> bool:
     """
     if done.code == 0:
         return not job_ids(done.stdout, number)
-    return done.code not in (1, 127) or not done.stderr.strip() or refusal_of(done.stderr) is Refusal.LATER
+    return done.code not in (1, 127) or is_unanswered(done.stderr)
 
 
 class Submission:

@@ -37,6 +37,15 @@ HINTS = (
     ),
 )
 
+#: Failures after which the job may be in the queue: the request was sent, and its answer is missing.
+_UNANSWERED = (
+    "timed out",
+    "Zero Bytes",
+    "Unexpected message received",
+    "Transport endpoint",
+    "did not answer",
+)
+
 #: Refusals that can pass by themselves.
 _PASSING = (
     *("Unable to contact", "timed out", "Zero Bytes", "temporarily", "try again", "in standby mode"),
@@ -68,6 +77,15 @@ def refusal_of(said: str) -> Refusal:
     if any(text in said for text in _OF_THE_HOST):
         return Refusal.ELSEWHERE
     return Refusal.LATER if any(text in said for text in _PASSING) else Refusal.NEVER
+
+
+def is_unanswered(said: str) -> bool:
+    """Whether this message of sbatch is no refusal of Slurm's, but says that its answer is missing.
+
+    >>> is_unanswered("sbatch: error: Socket timed out on send/recv operation"), is_unanswered("Invalid qos")
+    (True, False)
+    """
+    return not said.strip() or any(text in said for text in _UNANSWERED)
 
 
 def hint_for(said: str) -> str:

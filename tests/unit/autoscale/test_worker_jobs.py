@@ -194,6 +194,8 @@ def test_a_job_that_sbatch_did_not_name_is_found_and_cancelled(cluster: Cluster)
         ((0, "Submitted. Have a nice day.\n", ""), True),
         ((124, "", "sbatch: timed out after 60 s"), True),
         ((1, "", f"{FAILED}Invalid account or account/partition combination specified"), False),
+        ((1, "", f"{FAILED}Job violates accounting/QOS policy (job submit limit)"), False),
+        ((1, "", f"{FAILED}Unable to contact slurm controller (connect failure)"), False),
         ((127, "", "sbatch cannot be run on login"), False),
     ],
 )  # fmt: skip
