@@ -161,6 +161,21 @@ def _is_young(path: Path, young_s: float) -> bool:
         return True
 
 
+def remove_own_copy(prefix: str) -> None:
+    """Remove the copy that this process runs from, as its last act; nothing where it runs from none.
+
+    Its keeper does so usually.  A copy that is kept, or that another process uses, stays.
+    """
+    copy = copy_of(prefix)
+    if copy is None or read_about(copy).get("keep"):
+        return
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{fd}") == str(copy):
+                os.close(int(fd))  # this process's own lock
+    remove_unused(copy)
+
+
 def copy_of(path: str) -> Path | None:
     """The copy that a path lies in; None outside of any.
 

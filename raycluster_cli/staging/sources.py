@@ -110,7 +110,8 @@ def package_directories(env: Mapping[str, str]) -> list[str]:
         except OSError:
             continue
         if os.path.basename(path) in ("site-packages", "dist-packages") or any(
-            name.endswith((".dist-info", ".egg-info")) for name in names
+            name.endswith(".dist-info")  # not .egg-info, which checkouts have too
+            for name in names
         ):
             found.append(path)
     return found

@@ -18,7 +18,7 @@ from pathlib import Path
 from ..model.errors import RayclusterError
 from ..model.status import Role
 from ..node.directory import ORPHANED
-from ..node.staged_copy import copy_of, read_about, remove_unused
+from ..node.staged_copy import remove_own_copy
 from ..node.sweep import keeper_is_alive
 from ..state.record import Record
 from .crash_cleanup import clear_node, report_crash
@@ -55,9 +55,7 @@ def main(root: str) -> None:
     if notes.get("record"):
         in_child(report, RECORD_WAIT_S)
     clear_node(notes)
-    copy = copy_of(sys.prefix)  # this process runs from it, and imports nothing more
-    if copy is not None and not read_about(copy).get("keep"):
-        remove_unused(copy)
+    remove_own_copy(sys.prefix)
 
 
 def _tell_loss(record: Record, notes: dict[str, str]) -> None:

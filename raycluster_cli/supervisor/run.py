@@ -25,6 +25,7 @@ from ..model.text import hide
 from ..node.files_watch import removed_file
 from ..node.log_archive import copy_logs
 from ..node.ray_node import RayNode
+from ..node.staged_copy import remove_own_copy
 from ..policy import actions as do
 from ..policy import events as on
 from ..policy.values import End
@@ -406,6 +407,8 @@ def run_and_exit(run: NodeRun) -> NoReturn:
         except Exception:
             traceback.print_exc()
             code = int(ExitCode.FAILURE)
+        if run.signals.keeper_gone:
+            remove_own_copy(sys.prefix)
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()

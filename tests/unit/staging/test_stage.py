@@ -233,7 +233,7 @@ def test_sources_of_a_virtual_environment(tmp_path: Path) -> None:
 
 def test_sources_of_pythonpath_are_package_directories_only(tmp_path: Path) -> None:
     system = Interpreter("/usr/bin/python3", "/usr", "/usr", "/usr/bin/python3", "python3.11")
-    for name in ("installed/x-1.dist-info", "project/src", "lib/site-packages"):
+    for name in ("installed/x-1.dist-info", "project/x.egg-info", "lib/site-packages"):
         (tmp_path / name).mkdir(parents=True)
     paths = [f"{tmp_path}/{name}" for name in ("installed", "project", "lib/site-packages", "missing")]
     found = find_sources(system, {"PYTHONPATH": ":".join([*paths, "relative", ""])})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from raycluster_cli.node.staged_copy import (
     copy_name,
     copy_of,
     open_copy,
+    remove_own_copy,
     remove_unused,
     sweep_copies,
     write_about,
@@ -115,3 +118,32 @@ def test_nothing_is_listed_on_a_network_file_system(tmp_path: Path) -> None:
 )
 def test_a_process_knows_that_it_runs_from_a_copy(path: str, inside: bool) -> None:
     assert (copy_of(path) is not None) == inside
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_process_removes_the_copy_that_it_runs_from(tmp_path: Path, keep: bool) -> None:
+    os.close(made(tmp_path / NAME, keep=keep))
+    assert open_copy(tmp_path / NAME) is not None
+    remove_own_copy(str(tmp_path / NAME / "env"))
+    assert (tmp_path / NAME).exists() == keep
+
+
+def test_a_copy_that_others_use_stays(tmp_path: Path) -> None:
+    os.close(made(tmp_path / NAME))
+    code = (
+        "import sys, pathlib, raycluster_cli.node.staged_copy as s; s.open_copy(pathlib.Path(sys.argv[1]));"
+    )
+    code += "print('locked', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(tmp_path / NAME)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"locked\n"
+        remove_own_copy(str(tmp_path / NAME / "env"))
+        assert (tmp_path / NAME).exists()
+        other.communicate()
+    remove_own_copy(str(tmp_path / NAME / "env"))
+    assert not (tmp_path / NAME).exists()
+
+
+def test_a_process_that_runs_from_no_copy_removes_nothing(tmp_path: Path) -> None:
+    remove_own_copy(str(tmp_path))
+    assert tmp_path.exists()
