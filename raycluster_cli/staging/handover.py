@@ -112,6 +112,7 @@ def _answer(child: int, answers: int, keeper: Keeper) -> dict[str, Any]:
             elif "why" in facts:
                 return dict(facts)
             else:
+                keeper.note(staged=facts["path"])
                 return {**facts, "lock": _lock(facts["path"])}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..state.files import read_bytes, write_whole
+from ..system.removal import remove_tree
 
 DIRECTORY = ".environments"
 
@@ -22,11 +23,28 @@ SEARCHING, PACKING, READY, SHARED = "searching", "packing", "ready", "shared"
 
 POLL_S = 0.2
 
+#: How long notes and packs of another start are left alone.
+KEEP_S = 3 * 86400.0
+
 
 def note_path(state_dir: Path, slurm_cluster: str, key: str, launch: str) -> Path:
     """Where the note of one start is."""
     name = re.sub(r"[^A-Za-z0-9._+-]", "_", launch) or "head"
     return state_dir / DIRECTORY / slurm_cluster / key / f"{name}.json"
+
+
+def remove_old(directory: Path, *, older_than_s: float = KEEP_S, now: float | None = None) -> list[Path]:
+    """Remove notes and packs of heads whose nodes lost power: their directories, unchanged for so long.
+
+    ``directory``: of one Slurm cluster.  A worker that still wants such a pack makes its own copy.
+    """
+    before = (time.time() if now is None else now) - older_than_s
+    removed = []
+    for path in directory.iterdir():
+        if max((each.lstat().st_mtime for each in (path, *path.iterdir())), default=0.0) < before:
+            remove_tree(path)
+            removed.append(path)
+    return removed
 
 
 class NoteWriter:

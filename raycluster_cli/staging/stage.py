@@ -22,7 +22,7 @@ from ..node.places import NETWORK, mount_of, mountinfo, parse_mountinfo
 from ..node.staged_copy import begin_copy, copy_name, open_copy, write_about
 from ..system.removal import remove_tree
 from .inventory import Changed, take_inventory
-from .note import PACKING, READY, SEARCHING, SHARED, NoHead, NoteWriter, wait_for_note
+from .note import PACKING, READY, SEARCHING, SHARED, NoHead, NoteWriter, remove_old, wait_for_note
 from .pack import BrokenPack, NoPack, copy_and_pack, unpack
 from .place import first_usable, places, problems
 from .preparation import path_pairs, prepare
@@ -111,6 +111,9 @@ def _as_head(request: Request, python: Interpreter, making: Making, say: Callabl
     writer = NoteWriter(request.note)
     try:
         writer.write(state=SEARCHING)
+        if request.note is not None:
+            with contextlib.suppress(OSError):  # two heads may do so at once
+                remove_old(request.note.parent.parent)
         return _found_and_copied(request, python, making, writer)
     except BaseException as error:
         with contextlib.suppress(RayclusterError, OSError):

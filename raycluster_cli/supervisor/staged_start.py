@@ -59,7 +59,7 @@ def start_from_copy(
         same_step=symmetric,
         keep=settings.keep_env,
     )
-    launcher.keeper.note(keep_env=settings.keep_env)
+    launcher.keeper.note(keep_env=settings.keep_env, host=host)
     report = Report(verbose=settings.verbose)
     hand_over(request, launcher.arguments, driver, launcher.keeper, report)
     return launcher

@@ -14,7 +14,7 @@ import pytest
 
 from raycluster_cli.node.staged_copy import read_about
 from raycluster_cli.staging import stage as module
-from raycluster_cli.staging.note import NoHead, NoteWriter, note_path, wait_for_note
+from raycluster_cli.staging.note import NoHead, NoteWriter, note_path, remove_old, wait_for_note
 from raycluster_cli.staging.removal import clear_copy
 from raycluster_cli.staging.sources import Interpreter, find_sources
 from raycluster_cli.staging.stage import NotStaged, Request, Staged, stage
@@ -238,3 +238,14 @@ def test_sources_of_pythonpath_are_package_directories_only(tmp_path: Path) -> N
     paths = [f"{tmp_path}/{name}" for name in ("installed", "project", "lib/site-packages", "missing")]
     found = find_sources(system, {"PYTHONPATH": ":".join([*paths, "relative", ""])})
     assert [(source.path, source.target) for source in found] == [(paths[0], "path0"), (paths[2], "path1")]
+
+
+def test_notes_of_heads_that_lost_power_are_removed_after_days(tmp_path: Path) -> None:
+    for key in ("1", "2"):
+        NoteWriter(note_path(tmp_path, "c", key, "0")).write(state="ready")
+        (tmp_path / ".environments/c" / key / "0.pack").write_bytes(b"x")
+    directory = tmp_path / ".environments/c"
+    for path in (directory / "1", *(directory / "1").iterdir()):
+        os.utime(path, (1000, 1000))
+    assert remove_old(directory) == [directory / "1"]
+    assert [path.name for path in directory.iterdir()] == ["2"]
