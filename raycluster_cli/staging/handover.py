@@ -67,7 +67,7 @@ def _in_child(request: Request, keeper: Keeper, report: Report) -> dict[str, Any
 
             try:
                 staged = stage(request, python, lambda path: tell(making=str(path)), lambda text: None)
-                tell(path=str(staged.path), pairs=staged.pairs, text=staged.text)
+                tell(path=str(staged.path), pairs=staged.pairs, text=staged.text, keep=staged.keep)
             except NotStaged as error:
                 tell(why=str(error))
             os.read(to_read, 1)  # until the parent has the lock
@@ -112,7 +112,7 @@ def _answer(child: int, answers: int, keeper: Keeper) -> dict[str, Any]:
             elif "why" in facts:
                 return dict(facts)
             else:
-                keeper.note(staged=facts["path"])
+                keeper.note(staged=facts["path"], keep_env=facts["keep"])
                 return {**facts, "lock": _lock(facts["path"])}
 
 

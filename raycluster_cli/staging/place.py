@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -103,3 +104,27 @@ def problems(found: Sequence[Place]) -> str:
     '/tmp: it is read-only'
     """
     return "; ".join(f"{each.path}: {each.problem}" for each in found if each.problem)
+
+
+def ends_with_job(path: str, job_id: str, mountinfo_text: str) -> bool:
+    """Whether Slurm or the site removes a directory when the job ends: it is named after the job.
+
+    Slurm's job_container/tmpfs mounts ``BasePath/JOB/.JOB`` on /tmp; prologs of sites make
+    ``/scratch/slurm.JOB`` and the like.
+
+    >>> ends_with_job("/scratch/slurm.4711/rce-1", "4711", "")
+    True
+    >>> ends_with_job("/tmp/rce-1", "4711", "36 35 98:0 /jobs/4711/.4711 /tmp rw - ext4 /dev/sda1 rw")
+    True
+    """
+    if not job_id:
+        return False
+    point, root = "", ""
+    for line in mountinfo_text.splitlines():
+        words = line.split()
+        if len(words) < 5 or len(words[4]) < len(point):
+            continue
+        if words[4] == "/" or path == words[4] or path.startswith(words[4] + "/"):
+            point, root = words[4], words[3]
+    name = re.compile(rf"\.?([A-Za-z_]+[._-])?{re.escape(job_id)}")
+    return any(name.fullmatch(word) for word in f"{path}/{root}".split("/"))

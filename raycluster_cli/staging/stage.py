@@ -24,7 +24,7 @@ from ..system.removal import remove_tree
 from .inventory import Changed, take_inventory
 from .note import PACKING, READY, SEARCHING, SHARED, NoHead, NoteWriter, remove_old, wait_for_note
 from .pack import BrokenPack, NoPack, copy_and_pack, unpack
-from .place import first_usable, places, problems
+from .place import ends_with_job, first_usable, places, problems
 from .preparation import path_pairs, prepare
 from .sources import Interpreter, find_sources
 
@@ -69,6 +69,8 @@ class Staged(Value):
     """(path before, path after)."""
     text: str
     """For the user."""
+    keep: bool = False
+    """It is left for the job's next cluster."""
 
 
 Making = Callable[[Path], None]
@@ -80,9 +82,9 @@ def stage(request: Request, python: Interpreter, making: Making, say: Callable[[
     if is_in_container(request.env):
         raise NotStaged("raycluster runs in a container, whose image already is one file")
     try:
-        if request.is_head or request.note is None:
-            return _as_head(request, python, making, say)
-        return _as_worker(request, python, making, say)
+        as_role = _as_head if request.is_head or request.note is None else _as_worker
+        staged = as_role(request, python, making, say)
+        return staged.but(keep=_is_kept(request, staged.path))
     except Changed as error:
         raise NotStaged(f"the environment changed while it was copied: {error}") from error
     except NoPack as error:
@@ -162,7 +164,7 @@ def _found_and_copied(request: Request, python: Interpreter, making: Making, wri
         beat = _Beat(writer, inventory.size_bytes)
         index = copy_and_pack(inventory, path, pack, progress=beat)
         took_s = time.monotonic() - begun
-        write_about(path, _about(request, what))
+        write_about(path, _about(request, what, path))
         writer.write(state=READY, pack=str(pack or ""), index=index)
     except BaseException:
         remove_tree(path)
@@ -225,7 +227,7 @@ def _as_worker(request: Request, python: Interpreter, making: Making, say: Calla
     if is_new:
         try:
             unpack(Path(note["pack"]), note["index"], path)
-            write_about(path, _about(request, note["what"]))
+            write_about(path, _about(request, note["what"], path))
         except BaseException:
             remove_tree(path)
             raise
@@ -290,8 +292,18 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def _about(request: Request, what: str) -> dict[str, Any]:
-    return {"schema": 1, "job": request.job, "what": what, "keep": request.keep, "created": time.time()}
+def _is_kept(request: Request, path: Path) -> bool:
+    return request.keep or ends_with_job(str(path), request.env.get("SLURM_JOB_ID", ""), mountinfo())
+
+
+def _about(request: Request, what: str, path: Path) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "job": request.job,
+        "what": what,
+        "keep": _is_kept(request, path),
+        "created": time.time(),
+    }
 
 
 def _megabytes(size_bytes: int) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.node.places import parse_mountinfo
-from raycluster_cli.staging.place import first_usable, needed_bytes, places, problems
+from raycluster_cli.staging.place import ends_with_job, first_usable, needed_bytes, places, problems
 
 MUCH = 1 << 60
 
@@ -74,3 +74,24 @@ def test_a_directory_in_which_others_can_rename(tmp_path: Path) -> None:
 
 def test_small_files_take_blocks() -> None:
     assert needed_bytes(0, 10_000) > 10_000 * 1024
+
+
+@pytest.mark.parametrize(
+    ("path", "mount", "ends"),
+    [
+        ("/tmp/rce-0-0a1b2c3d", "36 35 98:0 / / rw - ext4 x rw", False),
+        ("/tmp/rce-0-0a1b2c3d", "36 35 98:0 /base/n1/71/.71 /tmp rw - ext4 x rw", True),
+        ("/tmp/rce-0-0a1b2c3d", "36 35 98:0 /base/n1/71/.71 /var/tmp rw - ext4 x rw", False),
+        ("/tmp/rce-0-0a1b2c3d", "36 35 98:0 /base/n1/711/.711 /tmp rw - ext4 x rw", False),
+        ("/local/job_71/rce-0-0a1b2c3d", "", True),
+        ("/local/ada.71/rce-0-0a1b2c3d", "", True),
+        ("/local71/rce-0-0a1b2c3d", "", False),
+        ("/local/x-171/rce-0-0a1b2c3d", "", False),
+    ],
+)
+def test_a_directory_of_the_job_ends_with_it(path: str, mount: str, ends: bool) -> None:
+    assert ends_with_job(path, "71", mount) == ends
+
+
+def test_outside_of_a_job_nothing_ends_with_it() -> None:
+    assert not ends_with_job("/local/71/x", "", "")
