@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ..model.errors import ExitCode
 from ..system.keeper_link import RELAYED, Keeper
+from ..system.module_bundle import forget_code
 from ..system.proctree import become_subreaper, end_descendants_of_this_process, has_terminal
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def _be_killed_before_the_keeper() -> None:
 
 
 def _keep(child: int, relay_write: int, notes_read: int, record_wait_s: float) -> NoReturn:
+    forget_code()
     become_subreaper()
     os.set_blocking(relay_write, False)
 

@@ -34,6 +34,7 @@ from ..rayproc.companion_client import Started
 from ..state.record import Record
 from ..system.cgroups import oom_kills
 from ..system.heap import use_one_heap
+from ..system.module_bundle import forget_code
 from ..system.process import Child, Reaper, Signals
 from ..system.proctree import become_subreaper, identify
 from ..system.report import Report
@@ -400,6 +401,8 @@ def run_and_exit(run: NodeRun) -> NoReturn:
 
     At once, without joining threads: one may hang in a call on a file system that does not answer.
     """
+
+    forget_code()
 
     async def work() -> NoReturn:
         try:

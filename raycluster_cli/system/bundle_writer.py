@@ -56,13 +56,20 @@ def refresh_bundle(env: Mapping[str, str], modules: Mapping[str, ModuleType]) ->
             if tables["sources"] == source_stamps(wanted) and tables["extensions"] == compiled:
                 return ""
     stamps = source_stamps(wanted)
+    wanted = dict(sorted(wanted.items(), key=lambda item: not is_read_at_once(item[0], item[1], modules)))
     for path in places(env):
         try:
-            write_bundle(path, wanted, compiled, stamps)
+            write_bundle(path, wanted, compiled, stamps, modules)
         except OSError:
             continue  # a directory that this user may not write to
         return path
     return ""
+
+
+def is_read_at_once(name: str, place: Place, modules: Mapping[str, ModuleType]) -> bool:
+    """Whether nearly every start needs a module, a worker's or a head's: these come first in the bundle."""
+    root, below, _ = place
+    return name in modules or (root == "raycluster" and below.split("/")[0] not in ("cli", "config"))
 
 
 def own_modules() -> Iterator[tuple[str, Place]]:
@@ -119,12 +126,13 @@ def write_bundle(
     modules: Mapping[str, Place],
     compiled: Mapping[str, tuple[str, str]],
     stamps: Mapping[str, tuple[int, int]],
+    imported: Mapping[str, ModuleType],
 ) -> None:
     """Write the bundle as a whole: a reader sees the old one or the new one.  Raises OSError."""
     there = roots()
     directories = [("raycluster", package) for package in PACKAGES]
     seen = times(dict.fromkeys([*directories, ("library", "os.py")], 0))
-    table, chunks, offset = {}, [], 0
+    table, chunks, offset, at_once = {}, [], 0, 0
     for name, (root, below, is_package) in modules.items():
         file = f"{there[root]}/{below}"
         try:
@@ -134,11 +142,14 @@ def write_bundle(
         table[name] = (root, below, is_package, offset, len(code))
         chunks.append(code)
         offset += len(code)
+        if is_read_at_once(name, (root, below, is_package), imported):
+            at_once = offset
     tables = {
         "python": python(),
         "times": seen,
         "sources": dict(stamps),
         "modules": table,
+        "at_once": at_once,
         "extensions": dict(compiled),
     }
     head = marshal.dumps(tables)

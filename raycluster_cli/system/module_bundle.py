@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 #: The first bytes of the file; another layout gets another number.
-MAGIC = b"rcbundle1\n"
+MAGIC = b"rcbundle2\n"
 
 #: What `Bundle.tables` holds is at most so large; more is no bundle.
 TABLES_MAX_BYTES = 1_000_000
@@ -47,6 +47,8 @@ class Bundle:
         self._modules: Mapping[str, tuple[str, str, bool, int, int]] = tables["modules"]
         """By name: which root, path below it, whether it is a package, offset and length of its code."""
         self._extensions: Mapping[str, tuple[str, str]] = tables["extensions"]
+        # A call for each module would be an operation of the file system for each, or two.
+        self._read = os.pread(fd, tables["at_once"], begin)
         self.tables = tables
 
     def find_spec(
@@ -72,10 +74,17 @@ class Bundle:
     def code(self, name: str) -> CodeType:
         """Raises OSError, ValueError, EOFError or TypeError where the file does not give it."""
         _, _, _, offset, length = self._modules[name]
-        code: CodeType = marshal.loads(os.pread(self._fd, length, self._begin + offset))
+        text = self._read[offset : offset + length]
+        if len(text) < length:
+            text = os.pread(self._fd, length, self._begin + offset)
+        code: CodeType = marshal.loads(text)
         if not hasattr(code, "co_code"):
             raise ValueError(f"{name} is not code")
         return code
+
+    def forget(self) -> None:
+        """Free what was read at once: most modules have been imported."""
+        self._read = b""
 
     def close(self) -> None:
         os.close(self._fd)
@@ -112,6 +121,13 @@ def use_bundle(env: Mapping[str, str]) -> Bundle | None:
     return None
 
 
+def forget_code() -> None:
+    """Free the memory of the bundle; what is imported from it later is read then."""
+    for finder in sys.meta_path:
+        if isinstance(finder, Bundle):
+            finder.forget()
+
+
 def open_bundle(path: str) -> Bundle | None:
     """None for one that does not fit.  Raises OSError, or another error for a file that is broken."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -125,7 +141,6 @@ def open_bundle(path: str) -> Bundle | None:
         )
         if not head.startswith(MAGIC) or found.st_size != whole or size > TABLES_MAX_BYTES or not trusted:
             raise ValueError(f"{path} is no bundle")
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
         tables = marshal.loads(os.pread(fd, size, len(head)))
         if tables["python"] == python() and tables["times"] == times(tables["times"]):
             fd, kept = -1, fd

@@ -24,6 +24,9 @@ used = use_bundle(os.environ) is not None
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
 import raycluster_cli.supervisor.worker, raycluster_cli.model.text
+from raycluster_cli.system.module_bundle import forget_code
+forget_code()
+import raycluster_cli.supervisor.losses, raycluster_cli.cli.errors
 from raycluster_cli.supervisor import worker
 print(json.dumps({
     "used": used,
@@ -132,7 +135,7 @@ def test_a_change_is_noticed_at_the_latest_by_the_next_head(
     [
         lambda path: path.write_bytes(path.read_bytes()[:-1]),
         lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(b"rcbundle1\n" + bytes(64)),
+        lambda path: path.write_bytes(b"rcbundle2\n" + bytes(64)),
         lambda path: path.write_bytes(
             path.read_bytes().replace(sys.version.encode(), b"0" * len(sys.version))
         ),
