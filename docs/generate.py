@@ -51,6 +51,7 @@ _PARTS = {
     "start_timeout": "How Ray is started",
     "on_worker_loss": "Faults and time limits",
     "service": "A driver that is a server",
+    "container": "Containers",
     "state_dir": "Places",
 }
 

@@ -12,12 +12,26 @@ _KEPT = {"head", "worker", "run"}
 HANDED_OVER = "RAYCLUSTER_HANDED_OVER"
 
 
+def _may_be_for_container(arguments: list[str], env: dict[str, str]) -> bool:
+    """Whether this process may become a container runtime (--container), as far as a glance tells.
+
+    >>> _may_be_for_container(["run", "--container=ray.sif", "--", "x"], {})
+    True
+    >>> _may_be_for_container(["run", "--", "x", "--container=y"], {})
+    False
+    """
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return bool(env.get("RAYCLUSTER_CONTAINER")) or any(
+        word.partition("=")[0] == "--container" for word in own
+    )
+
+
 def main() -> None:
     """Entry point of `raycluster` and of `python -m raycluster_cli`."""
     arguments = sys.argv[1:]
     env = dict(os.environ)
     keeper = warm = copy = None
-    if arguments and arguments[0] in _KEPT:
+    if arguments and arguments[0] in _KEPT and not _may_be_for_container(arguments, env):
         from .system.module_bundle import use_bundle
 
         use_bundle(env)
@@ -54,6 +68,10 @@ def main() -> None:
 
     launcher = Launcher(env, keeper, warm, copy, tuple(arguments))
     if line := read_line(arguments, env):
+        if keeper is None and not line.settings.container:  # --container was the driver's
+            from .supervisor.keeper import guard
+
+            launcher = Launcher(env, guard(), warm, copy, tuple(arguments))
         tell_errors(lambda: launcher.start(line.command, line.settings, line.driver))
         return
     from .cli.app import run_command_line

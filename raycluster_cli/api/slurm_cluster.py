@@ -17,6 +17,7 @@ from ..model.settings import Settings, option_name, variable_name
 from ..model.text import without_secrets
 from ..ops.chosen_settings import state_dir_of_files, with_source
 from ..ops.clusters import own
+from ..ops.container_job import GPU_OPTIONS, container_lines
 from ..ops.elastic_submit import elastic_options
 from ..ops.examination import cause_of_job
 from ..ops.follow import explain_reason, job_state
@@ -25,7 +26,7 @@ from ..ops.lookup import find_status
 from ..ops.stop import Surroundings, stop_cluster
 from ..ops.stop_early import EarlyStop, named
 from ..ops.submit import has_option, make_script, one_option, submit
-from ..ops.submit_checks import check_job
+from ..ops.submit_checks import check_job, directory_of
 from ..policy.loss import srun_wait_s
 from ..slurm.queue import Job, cancel_job, query_jobs
 from ..state.catalogue import owner_of
@@ -159,7 +160,13 @@ class SlurmCluster(Cluster):
             requeue=self._settings.requeue_on_preempt,
             state_dir=self._where,
             name=self._settings.name,
-            container=self._files.container.value,
+            container=container_lines(
+                self._settings,
+                self._env,
+                self._where,
+                here=directory_of(self._line.sbatch, Path.cwd()),
+                gpus=has_option(self._line.sbatch, *GPU_OPTIONS),
+            ),
             modules=self._files.modules.value,
             setup=self._files.setup.value,
         )
@@ -194,7 +201,7 @@ class SlurmCluster(Cluster):
             self._settings,
             self._env,
             self._where,
-            is_container=bool(self._files.container.value),
+            is_container=bool(self._settings.container),
         )
         for warning in warnings:
             self._tell(f"warning: {warning.rstrip('.')}")

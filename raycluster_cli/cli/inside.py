@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..model.errors import RayclusterError, UsageError
+from ..system.report import say
 from .completion import complete_live_job, complete_node
 from .help import Command
 from .look import JOB_HELP, STATE_DIR, await_record, state_dir
@@ -256,6 +257,17 @@ def running_record(job: str, directory: str, env: Mapping[str, str]) -> Record:
     return record
 
 
+def image_check(
+    directory: str = typer.Option("", "--state-dir", help="The directory of the records."),
+    ray: str = typer.Option("", "--ray", help="The version of Ray outside."),
+) -> None:
+    """Tell what the container image has in which this runs."""
+    from ..ops.image_check import check_image
+
+    for line in check_image(state_dir(directory, dict(os.environ)), ray):
+        say(line)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     as_ray = {"ignore_unknown_options": True, "allow_interspersed_args": False}
@@ -264,3 +276,4 @@ def register(app: typer.Typer) -> None:
     app.command(cls=OnOneJob)(dashboard)
     app.command("submit-job", cls=OnOneJob, context_settings=as_ray)(submit_job)
     app.command("in-node", hidden=True, context_settings={"allow_interspersed_args": False})(in_node)
+    app.command("image-check", hidden=True)(image_check)

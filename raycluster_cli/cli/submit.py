@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..model.errors import RayclusterError, UsageError
-from ..model.settings import Settings, option_name, settings_of
+from ..model.settings import CONTAINER, Settings, option_name, settings_of
 from ..model.text import without_secrets
 from ..system.report import say
 from .files import source_of
@@ -23,6 +23,9 @@ from .help import Command, Rows
 if TYPE_CHECKING:
     from ..ops.submit import CommandLine as SplitLine
     from ..ops.submit_checks import Plan
+
+#: What they choose is passed on to the job instead; the script itself starts the container.
+_NOT_PASSED_ON = ("profile", "config_files", *CONTAINER)
 
 _EPILOG = "All other options are passed to sbatch as well."
 
@@ -74,9 +77,6 @@ def _options(command: Any) -> dict[str, bool]:
 def submit(
     context: typer.Context,
     settings: Settings,
-    container: str = typer.Option(
-        "", "--container", metavar="IMAGE", help="Container: a .sif file or URL (apptainer), else pyxis."
-    ),
     dry_run: bool = typer.Option(False, "--dry-run", help="Print the batch script; submit nothing."),
     save: str = typer.Option("", "--save", metavar="FILE", help="Also write the batch script to FILE."),
     template: str = typer.Option(
@@ -108,6 +108,7 @@ def submit(
     """
     from ..ops import submit as core
     from ..ops.chosen_settings import with_source
+    from ..ops.container_job import GPU_OPTIONS, container_lines
     from ..ops.follow import explain_reason, job_state
     from ..ops.job_profile import job_options, options_of_files, with_sources
     from ..policy.loss import srun_wait_s
@@ -127,7 +128,6 @@ def submit(
     # that were typed go to sbatch as arguments too, and override both.
     from_files = job_options(configuration, line.words, env)
     line = replace(line, sbatch=(*(core.one_option(*each) for each in from_files), *line.sbatch))
-    container = container or configuration.container.value
     where = state_dir(settings.state_dir, env)
     if core.has_option(line.sbatch, "-W"):
         raise UsageError("sbatch's -W cannot be given: sbatch would not end before the job.", "Give --wait.")
@@ -139,7 +139,7 @@ def submit(
         one.name for one in settings_of("submit") if source_of(context, one.name) in ("option", "variable")
     ]
     try:
-        plan = _check(line, settings, env, is_container=bool(container), is_dry=dry_run)
+        plan = _check(line, settings, env, is_container=bool(settings.container), is_dry=dry_run)
     except UsageError as error:
         raise with_source(error, configuration, given) from error.__cause__
     own_template = _read(template) if template else None
@@ -165,7 +165,9 @@ def submit(
         requeue=settings.requeue_on_preempt,
         state_dir=where,
         name=settings.name,
-        container=container,
+        container=container_lines(
+            settings, env, where, here=plan.directory, gpus=core.has_option(line.sbatch, *GPU_OPTIONS)
+        ),
         modules=configuration.modules.value,
         setup=configuration.setup.value,
         template=own_template,
@@ -250,7 +252,7 @@ def _run_options(own: tuple[str, ...]) -> list[str]:
     """The options for `raycluster run` among those of the command line, one argument each."""
     names: dict[str, bool] = {}
     for one in settings_of("run"):
-        if one.name in ("profile", "config_files"):  # what they choose is passed on instead
+        if one.name in _NOT_PASSED_ON:
             continue
         option = option_name(one.name)
         for name in (option, f"--no-{option[2:]}", *one.metadata.get("aliases", ())):
@@ -271,11 +273,7 @@ def _options_of_environment(context: typer.Context, settings: Settings) -> list[
     options = []
     for one in settings_of("run"):
         source = context.get_parameter_source(one.name)
-        if (
-            source is not None
-            and source.name == "ENVIRONMENT"
-            and one.name not in ("profile", "config_files")
-        ):
+        if source is not None and source.name == "ENVIRONMENT" and one.name not in _NOT_PASSED_ON:
             name, value = option_name(one.name), getattr(settings, one.name)
             if isinstance(value, bool):
                 options.append(name if value else f"--no-{name[2:]}")

@@ -1,7 +1,7 @@
 """What configuration files say, merged: raycluster's settings, and what a job that is submitted gets.
 
 A file has a table [defaults] and any number of tables [profiles.NAME], with the same keys: settings of
-raycluster, ``sbatch``, ``modules``, ``setup`` and ``container``.  A chosen profile overrides [defaults], and
+raycluster, ``sbatch``, ``modules`` and ``setup``.  A chosen profile overrides [defaults], and
 in each of the two a later file overrides an earlier one, key by key; options of sbatch one by one.
 """
 
@@ -41,7 +41,7 @@ class Sourced(NamedTuple):
     source: str
 
 
-NO_WORDS, NO_TEXT = Sourced((), ""), Sourced("", "")
+NO_WORDS = Sourced((), "")
 
 
 @dataclass
@@ -56,7 +56,6 @@ class Configuration:
     """Names for `module load`."""
     setup: Sourced = NO_WORDS
     """Lines of the batch script."""
-    container: Sourced = NO_TEXT
     groups_file: str = ""
     """The file that has worker groups; "" where none has."""
     files: tuple[str, ...] = ()
@@ -167,7 +166,7 @@ def _add(found: Configuration, values: Mapping[str, Any], source: str) -> None:
     for name, value in values.items():
         if name == "sbatch":
             found.sbatch |= {option: Sourced(text, source) for option, text in value}
-        elif name in ("modules", "setup", "container"):
+        elif name in ("modules", "setup"):
             setattr(found, name, Sourced(value, source))
         else:
             found.settings[name] = Sourced(value, source)
@@ -193,7 +192,7 @@ def _suggestion(name: str, known: Sequence[str], kind: str) -> str:
     if near:
         return f"Did you mean {near[0].replace('_', '-') if kind == 'keys' else near[0]}?"
     if kind == "keys":
-        return "The keys are sbatch, modules, setup, container and the options of `raycluster run`."
+        return "The keys are sbatch, modules, setup and the options of `raycluster run`."
     return f"The {kind} are {', '.join(known)}."
 
 
@@ -232,7 +231,7 @@ def _keys() -> dict[str, Callable[[object, str], Any]]:
         "sbatch": _sbatch,
         "modules": _words,
         "setup": _lines,
-        "container": _text,
+        "container_mounts": _commas,
     }
 
 
@@ -276,6 +275,11 @@ def _list(value: object, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise UsageError(f"{where} is {value!r}; it must be a text or a list of texts.")
     return tuple(value)
+
+
+def _commas(value: object, where: str) -> str:
+    """A list, or the text of the option."""
+    return _text(value, where) if isinstance(value, (str, int)) else ",".join(_list(value, where))
 
 
 def _words(value: object, where: str) -> tuple[str, ...]:

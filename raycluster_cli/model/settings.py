@@ -39,6 +39,10 @@ SERVICE_ONLY = (
 #: Values of --stage-env that are no directory; without a value it is "auto".
 STAGE_ENV_WORDS = ("", "off", "auto", "memory")
 
+#: How the container is started in which raycluster runs: decided outside of it, by `raycluster submit` or by
+#: the options of head, worker and run, and not by files that are read in it.
+CONTAINER = ("container", "container_runtime", "container_mounts", "container_workdir")
+
 
 def setting(default: Any, text: str, commands: tuple[str, ...] = STARTERS, **more: Any) -> Any:
     """A field of Settings, with its help text and the commands that take it."""
@@ -275,6 +279,20 @@ class Settings:
         unit="span",
         usual="",
     )
+
+    # -- containers ----------------------------------------------------------------------------
+    container: str = setting(
+        "", "Run raycluster, Ray and the driver in this container image.", metavar="IMAGE"
+    )
+    container_runtime: str = setting(
+        "auto",
+        "What starts the container (default: the first that is there and can start the image).",
+        choices=("auto", "apptainer", "singularity", "pyxis", "podman", "charliecloud"),
+    )
+    container_mounts: str = setting(
+        "", "Directories of the host in the container, as SOURCE:TARGET[:ro],…", metavar="MOUNTS"
+    )
+    container_workdir: str = setting("", "Working directory in the container.", metavar="DIR")
 
     # -- places --------------------------------------------------------------------------------
     state_dir: str = setting(

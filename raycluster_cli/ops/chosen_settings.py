@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..config.profiles import Configuration, read_configuration
 from ..model.errors import UsageError
-from ..model.settings import Settings, option_name, settings_of, variable_name
+from ..model.settings import CONTAINER, STARTERS, Settings, option_name, settings_of, variable_name
 from ..state.location import PROJECT_FILE, configuration_files
 from ..system.report import say
 
@@ -38,6 +38,8 @@ def with_files(command: str, given: Mapping[str, Any], env: Mapping[str, str]) -
             f"Put [workers.NAME] into {PROJECT_FILE} or the file of --config.",
         )
     known = {one.name for one in settings_of(command)}
+    if command in STARTERS:  # they may be in the container already
+        known -= {*CONTAINER}
     values = {name: each.value for name, each in found.settings.items() if name in known} | dict(given)
     if found.groups_file and "config" in known and not extra and given.get("local") is None:
         values["config"] = found.groups_file

@@ -8,7 +8,7 @@ from typing import Any
 from ..config.profiles import REFUSED, Configuration
 from ..model.errors import UsageError
 from ..model.sbatch_words import LONG
-from ..model.settings import Settings, option_name, option_words, settings_of, variable_name
+from ..model.settings import CONTAINER, Settings, option_name, option_words, settings_of, variable_name
 from ..slurm.worker_options import INPUT_VARIABLES
 from .environment import Value
 
@@ -20,8 +20,8 @@ _ONE_OF = (
     {"requeue", "no-requeue"},
 )
 
-#: Settings that the job need not be told: they say which values it is told.
-_RESOLVED = ("config", "profile", "config_files")
+#: Settings that the job need not be told: they say which values it is told, and where.
+_RESOLVED = ("config", "profile", "config_files", *CONTAINER)
 
 
 def job_options(
@@ -75,7 +75,7 @@ def options_of_files(found: Configuration, settings: Settings, given: Sequence[s
 def job_values(found: Configuration) -> list[Value]:
     """What the files give a job besides settings."""
     options = [Value(f"sbatch --{name}", each.value, each.source) for name, each in found.sbatch.items()]
-    others = (("modules", found.modules), ("setup", found.setup), ("container", found.container))
+    others = (("modules", found.modules), ("setup", found.setup))
     return [
         *options,
         *(
@@ -115,7 +115,7 @@ def with_sources(
             for word in option_words(one.name, getattr(settings, one.name)):
                 name, _, value = word.partition("=")
                 rows.append((name, value, origin))
-    for name, each in (("modules", found.modules), ("setup", found.setup), ("container", found.container)):
+    for name, each in (("modules", found.modules), ("setup", found.setup)):
         if each.value:
             text = each.value if isinstance(each.value, str) else "; ".join(each.value)
             rows.append((name, text, each.source))

@@ -66,7 +66,7 @@ def project_files(kinds: Sequence[str], python: str) -> list[ProjectFile]:
             text = files(__package__).joinpath(source).read_text()
             for old, new in _RENAMED:
                 text = text.replace(old, new)
-            if name.endswith(".sbatch") and kind != "container":
+            if name.endswith(".sbatch"):
                 text = text.replace(_BEFORE, _environment(python) + _BEFORE, 1)
             found.append(ProjectFile(name, text, about))
     return found

@@ -18,11 +18,14 @@ from importlib.resources import files
 from pathlib import Path
 
 from ..model.errors import RayclusterError, UsageError
+from ..model.settings import CONTAINER, variable_name
 from ..node.places import is_drivers_tmpdir
 from ..rayproc.boot import raycluster_command
 from ..rayproc.client import PRIVATE
 from ..slurm.queue import outside_job
 from ..slurm.refusal import hint_for
+from ..system.image import HOST_PYTHON
+from .container_job import NO_CONTAINER, ContainerLines
 from .sbatch_options import suggestion
 
 SBATCH_TIMEOUT_S = 60.0
@@ -159,11 +162,17 @@ def _job_name(driver: Sequence[str]) -> str:
 
 
 def environment_lines(
-    env: Mapping[str, str], python: str, modules: Sequence[str] = (), setup: Sequence[str] = ()
+    env: Mapping[str, str],
+    python: str,
+    modules: Sequence[str] = (),
+    setup: Sequence[str] = (),
+    *,
+    in_image: bool = False,
 ) -> list[str]:
     """Shell lines that make the submitting shell's Python the job's, whatever --export says.
 
-    ``modules`` are loaded before that, and the lines of ``setup`` come after it.
+    ``modules`` are loaded before that, and the lines of ``setup`` come after it.  With ``in_image`` the
+    Python is that of a container image, and nothing may lead to the one outside.
     """
     lines = []
     if env.get("LOADEDMODULES"):
@@ -172,28 +181,13 @@ def environment_lines(
     if modules:
         lines.append("command -v module >/dev/null || . /etc/profile")
         lines.append(f"module load {shlex.join(modules)} || exit 1")
+    if in_image:
+        return [*lines, f"unset {' '.join(HOST_PYTHON)}", *setup]
     for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
         if env.get(name):
             lines.append(f"export {name}={shlex.quote(env[name])}")
     lines.append(f'export PATH={shlex.quote(os.path.dirname(python))}:"$PATH"')
     return [*lines, *setup]
-
-
-def container_prefix(image: str, gpus: bool) -> str:
-    """What is written before raycluster to run it in a container, with a space at the end; '' for none.
-
-    A file or an URL goes to apptainer, anything else is an image of pyxis (srun --container-image).
-
-    >>> container_prefix("ray.sif", gpus=True)
-    'apptainer exec --nv ray.sif '
-    """
-    if not image:
-        return ""
-    if image.endswith((".sif", ".img")) or "://" in image or os.path.isdir(image):
-        return f"apptainer exec {'--nv ' if gpus else ''}{shlex.quote(image)} "
-    return (
-        f'--container-image={shlex.quote(image)} --container-mounts="$HOME:$HOME" --container-workdir="$PWD" '
-    )
 
 
 def make_script(
@@ -205,7 +199,7 @@ def make_script(
     requeue: bool = False,
     state_dir: Path = Path("~/.raycluster"),
     name: str = "",
-    container: str = "",
+    container: ContainerLines = NO_CONTAINER,
     modules: Sequence[str] = (),
     setup: Sequence[str] = (),
     template: str | None = None,
@@ -214,7 +208,7 @@ def make_script(
     """The batch script.  ``options`` are those of `raycluster run`, one argument each;
     ``srun_wait_s`` is srun's --wait; ``requeue``: the job will ask Slurm to requeue it;
     ``state_dir`` and ``name``: where the job's record will be; ``modules`` and ``setup``: see
-    :func:`environment_lines`."""
+    :func:`environment_lines`; ``container``: the image in which raycluster runs."""
     text = template if template is not None else default_template()
     missing = [mark for mark in _NEEDED if mark not in text]
     if missing:
@@ -222,11 +216,11 @@ def make_script(
             f"the template has no {' and '.join(missing)}, which the job's options and driver replace.",
             "`raycluster submit --dry-run …` shows the script that the default template gives.",
         )
-    gpus = has_option(line.sbatch, "--gpus-per-node", "-G", "--gpus", "--gres", "--gpus-per-task")
-    inside = "raycluster" if container else _raycluster(python)
+    in_image = bool(container.prefix)
     values = {
         "@SBATCH@": "\n".join(sbatch_lines(line.sbatch, line.driver, requeue=requeue)),
-        "@ENVIRONMENT@": "\n".join(environment_lines(env, python, modules, setup)),
+        "@ENVIRONMENT@": "\n".join(environment_lines(env, python, modules, setup, in_image=in_image)),
+        "@CHECK@": "".join(f"\n{each}" for each in ("", *container.check)) if in_image else "",
         # One task takes over the GPUs of all: --gpus-per-task alone would give it one task's, and by
         # SLURM_TRES_BIND newer versions bind it to those (seen on Slurm 26.05).
         "@GPUS@": ' --gpus-per-node="$SLURM_GPUS_ON_NODE" --gpu-bind=none'
@@ -234,8 +228,8 @@ def make_script(
         else "",
         "@WAIT@": str(srun_wait_s),
         "@RECORD@": record_word(state_dir, name),
-        "@CONTAINER@": container_prefix(container, gpus),
-        "@RAYCLUSTER@": inside,
+        "@CONTAINER@": container.prefix,
+        "@RAYCLUSTER@": "raycluster" if in_image else _raycluster(python),
         "@OPTIONS@": "".join(f" {shlex.quote(option)}" for option in options),
         "@DRIVER@": shlex.join(line.driver),
     }
@@ -273,6 +267,7 @@ def environment_for_sbatch(env: Mapping[str, str]) -> dict[str, str]:
     own = (name for name in PRIVATE if name != "RAYCLUSTER_TOKEN")  # the user's own may be meant
     dropped = {
         "SBATCH_WAIT",  # sbatch would not end before the job
+        *map(variable_name, CONTAINER),  # the script starts the container
         *own,
         *(("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH", "ip_head") if "RAYCLUSTER_NODE_ROOT" in env else ()),
     }

@@ -40,6 +40,24 @@ _INTERPRETERS = (
 )
 
 
+def option_of(sbatch: Sequence[str], *names: str) -> str:
+    """The value of an option among those of #SBATCH lines, the last one given; '' when there is none.
+
+    >>> option_of(["-D /a", "--chdir=/b"], "-D", "--chdir")
+    '/b'
+    """
+    found = ""
+    for line in sbatch:
+        words = shlex.split(line) if "'" in line else [line]
+        is_long = line.startswith("--")
+        name, _, value = " ".join(words).partition("=" if is_long else " ")
+        if name in names:
+            found = value
+        elif not is_long and name[:2] in names:
+            found = name[2:]
+    return found
+
+
 @dataclass(frozen=True)
 class Plan:
     """A job as it is about to be submitted."""
@@ -59,16 +77,7 @@ class Plan:
 
     def option(self, *names: str) -> str:
         """The value of an option of sbatch, the last one given; '' when there is none."""
-        found = ""
-        for line in self.sbatch:
-            words = shlex.split(line) if "'" in line else [line]
-            is_long = line.startswith("--")
-            name, _, value = " ".join(words).partition("=" if is_long else " ")
-            if name in names:
-                found = value
-            elif not is_long and name[:2] in names:
-                found = name[2:]
-        return found
+        return option_of(self.sbatch, *names)
 
     @property
     def appended(self) -> dict[Path, int] | None:
@@ -89,12 +98,17 @@ class Plan:
     @property
     def directory(self) -> Path:
         """The job's working directory."""
-        return self.here / self.option("-D", "--chdir")
+        return directory_of(self.sbatch, self.here)
 
     def is_lost(self, path: Path) -> bool:
         """Whether nodes have no such file of their own, and that is not known from the working directory."""
         known = is_node_local(self.directory, self.mounts) and path.is_relative_to(self.directory)
         return is_node_local(path, self.mounts) and not known
+
+
+def directory_of(sbatch: Sequence[str], here: Path) -> Path:
+    """The working directory of a job that is submitted in ``here``."""
+    return here / option_of(sbatch, "-D", "--chdir")
 
 
 def check_job(

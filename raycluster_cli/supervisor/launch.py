@@ -33,6 +33,10 @@ class Launcher(Value):
     def start(self, command: str, settings: Settings, driver: tuple[str, ...] = ()) -> None:
         """`raycluster COMMAND`: ends the process with its exit code."""
         own_token(self.env)  # refused before anything is started
+        if settings.container:
+            from .container_entry import enter_container  # other starts do not pay for it
+
+            enter_container(command, settings, driver, self.env, state_dir(settings, self.env))
         launcher = self
         if settings.stage_env not in ("", "off") and self.copy is None and self.keeper is not None:
             from .staged_start import start_from_copy  # other starts do not pay for it

@@ -11,9 +11,9 @@ import pytest
 
 from raycluster_cli.model.errors import RayclusterError, UsageError
 from raycluster_cli.model.record import EndReport, NodeReport
+from raycluster_cli.ops.container_job import ContainerLines
 from raycluster_cli.ops.submit import (
     CommandLine,
-    container_prefix,
     default_template,
     environment_for_sbatch,
     environment_lines,
@@ -117,10 +117,14 @@ def test_environment(tmp_path: Path) -> None:
 
 
 def test_containers(tmp_path: Path) -> None:
-    words, _ = run(tmp_path, script("x", container="my image.sif", sbatch=("--gpus-per-node=2",)))
+    box = ContainerLines("apptainer exec 'my image.sif' ", ("# checked", "code=0"))
+    text = script("x", container=box, env={"VIRTUAL_ENV": "/venv", "LOADEDMODULES": "apptainer"})
+    words, _ = run(tmp_path, text)
     here = words.index("apptainer")
-    assert words[here : here + 6] == ["apptainer", "exec", "--nv", "my image.sif", "raycluster", "run"]
-    assert container_prefix("registry/image:1", gpus=False).startswith("--container-image=registry/image:1 ")
+    assert words[here : here + 5] == ["apptainer", "exec", "my image.sif", "raycluster", "run"]
+    assert "/venv" not in text
+    assert text.index("module load apptainer") < text.index("\n\n# checked\ncode=0\n") < text.index("srun")
+    assert "@CHECK@" not in script("x")
 
 
 def test_splitting() -> None:

@@ -1,0 +1,116 @@
+"""Jobs in a container of Charliecloud: `submit` with a profile, `run --container`, exec, a wrong image."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bed.bed import REPOSITORY
+from tests.bed.spec import LOGIN
+from tests.slurm.batches import NODES, batch
+from tests.slurm.jobs import JobEnd, Slurm
+from tests.slurm.test_submit import raycluster, submitted
+
+IMAGE = "/home/alice/image"
+
+#: An image of no registry: empty directories over which the machine's programs and Pythons are mounted.
+SHOWN = tuple(dict.fromkeys(("/usr", str(REPOSITORY), sys.prefix, sys.base_prefix)))
+
+IN_CONTAINER = (
+    "python",
+    "-c",
+    "import os; print('IN', os.environ.get('CH_RUNNING'), os.path.exists('/image'))",
+)
+
+
+@pytest.fixture
+def image(slurm: Slurm) -> Iterator[Path]:
+    """A directory that ch-run takes for an image; skips only where the kernel refuses user namespaces."""
+    if shutil.which("ch-run") is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(
+            "ch-run is missing: apt-get install charliecloud"
+        )
+    try_one = ["unshare", "--user", "--mount", "true"]
+    done = slurm.run(LOGIN, try_one, user="alice")
+    if done.returncode:
+        pytest.skip(f"the kernel forbids user namespaces: {done.stderr.strip()}")
+    root = slurm.bed.path(LOGIN, IMAGE)
+    for place in ("etc", "dev", "proc", "sys", "tmp", "home", "ch", *(each.strip("/") for each in SHOWN)):
+        (root / place).mkdir(parents=True, exist_ok=True)
+    for link in ("bin", "sbin", "lib", "lib64"):
+        if os.path.islink(f"/{link}"):
+            (root / link).symlink_to(os.readlink(f"/{link}"))
+    for name in ("passwd", "group", "hosts", "resolv.conf"):
+        (root / "etc" / name).touch()
+    (root / "image").touch()
+    (root / "ch/environment").write_text(f"PATH={sys.prefix}/bin:/usr/bin:/bin\n")
+    yield root
+    shutil.rmtree(root)
+
+
+def profile(slurm: Slurm, image: str = IMAGE) -> None:
+    """A configuration file of alice's with the profile `box`."""
+    text = f"""[profiles.box]
+container = "{image}"
+container_runtime = "charliecloud"
+container_mounts = {list(SHOWN)}
+"""
+    path = slurm.bed.path(LOGIN, "/home/alice/.config/raycluster")
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.toml").write_text(text)
+
+
+def test_a_job_in_a_container(slurm: Slurm, image: Path) -> None:
+    profile(slurm)
+    hold = f"{shlex.join(NODES)} 0 --tasks && {shlex.join(IN_CONTAINER)} && echo HOLDING && sleep 600"
+    done = raycluster(
+        slurm, "submit", "--profile=box", "--nodes=3", "--exclusive", "--time=10", "--", "bash", "-c", hold
+    )
+    assert done.returncode == 0, done.stderr
+    job = submitted(slurm, done.stdout)
+    output = job.wait_for("HOLDING")
+    assert output.count("the image has raycluster") == 1
+    assert "NODES n1 n2 n3" in output
+    assert "TASKS n1 n2 n3" in output
+    assert "IN Weird Al Yankovic True" in output
+    inside = raycluster(
+        slurm, "exec", job.id, "--node", "n3", "--", "bash", "-c", "ls /image; echo $RAY_ADDRESS; exit 6"
+    )
+    assert inside.returncode == 6, inside.stderr
+    assert inside.stdout.startswith("/image\n10.")
+    job.cancel()
+    assert job.wait().state == "CANCELLED"
+    slurm.assert_nothing_left()
+
+
+def test_an_image_without_raycluster_is_told_once(slurm: Slurm, image: Path) -> None:
+    (image / "ch/environment").write_text("PATH=/usr/bin:/bin\n")
+    profile(slurm)
+    done = raycluster(slurm, "submit", "--profile=box", "--nodes=3", "--follow", "--", *NODES, "0")
+    submitted(slurm, done.stdout)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stdout.count("raycluster: error:") == 1
+    assert "has no raycluster in its PATH" in done.stdout
+
+
+def test_run_starts_the_container_by_itself(slurm: Slurm, image: Path) -> None:
+    options = f"--container={IMAGE} --container-mounts={','.join(SHOWN)}"
+    driver = f"{shlex.join(NODES)} 0; {shlex.join(IN_CONTAINER)}; exit 7"
+    job = batch(
+        slurm,
+        f"srun --kill-on-bad-exit=0 raycluster run {options} -- bash -c {shlex.quote(driver)}",
+        nodes=2,
+        user="alice",
+    )
+    assert job.wait() == JobEnd("FAILED", 7, 0), job.output()
+    output = job.output()
+    assert output.count("the image has raycluster") == 1
+    assert "NODES n1 n2" in output
+    assert "IN Weird Al Yankovic True" in output
+    slurm.assert_nothing_left()

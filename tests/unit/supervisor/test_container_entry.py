@@ -1,0 +1,116 @@
+"""`raycluster run --container`: what goes into the container, and what is wrong before it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raycluster_cli.model.settings import Settings
+from raycluster_cli.supervisor.container_entry import arguments_inside, environment_inside, gpu_words
+
+RUNTIME = """#!/bin/sh
+# A runtime that starts no container: `apptainer exec [OPTION]... IMAGE COMMAND`.
+[ "$1" = exec ] || exit 9
+echo "$@" >> {log}
+while [ "${{1%.sif}}" = "$1" ]; do shift; done
+[ "$3" = image-check ] && exit {code}
+echo STARTED "$@" "venv=$VIRTUAL_ENV" "container=$RAYCLUSTER_CONTAINER"
+exit 7
+"""
+
+
+def call(
+    tmp_path: Path, *arguments: str, code: int = 0, **env: str
+) -> tuple[subprocess.CompletedProcess[str], str]:
+    """`raycluster ARGUMENTS` with RUNTIME as apptainer: what it did, and how the runtime was called."""
+    log = tmp_path / "calls"
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    (binaries / "apptainer").write_text(RUNTIME.format(log=log, code=code))
+    (binaries / "apptainer").chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-m", "raycluster_cli", *arguments],
+        env={
+            "HOME": str(tmp_path),
+            "USER": "ada",
+            "VIRTUAL_ENV": "/venv",
+            "PATH": str(binaries),
+            "RAYCLUSTER_CONFIG_FILES": "0",
+            **env,
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done, log.read_text() if log.exists() else ""
+
+
+def test_the_same_command_starts_in_the_image(tmp_path: Path) -> None:
+    line = ("run", "--container", "ray.sif", "--timeout=60", "--", "python", "train.py", "--container=x")
+    done, calls = call(tmp_path, *line)
+    assert done.returncode == 7, done.stderr
+    inside = "raycluster run --timeout=60.0 --no-config-files -- python train.py --container=x"
+    assert done.stdout == f"STARTED ray.sif {inside} venv= container=\n"
+    check = f"exec ray.sif raycluster image-check --state-dir={tmp_path}/.raycluster"
+    assert calls.splitlines() == [check, f"exec ray.sif {inside}"]
+
+
+def test_by_variables_and_not_checked_by_each_node(tmp_path: Path) -> None:
+    done, calls = call(tmp_path, "run", "--", "true", SLURM_PROCID="1", RAYCLUSTER_CONTAINER="ray.sif")
+    assert done.stdout.startswith("STARTED ray.sif raycluster run --no-config-files -- true "), done.stderr
+    assert len(calls.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("code", "said"), [(255, "has no raycluster in its PATH (exit code 255)"), (2, "")])
+def test_an_image_that_is_wrong(tmp_path: Path, code: int, said: str) -> None:
+    done, calls = call(tmp_path, "head", "--container=ray.sif", "--", "true", code=code)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == (1 if said else 0)
+    assert len(calls.splitlines()) == 1
+
+
+def test_no_runtime(tmp_path: Path) -> None:
+    done, _ = call(tmp_path, "run", "--container=ray.sif", "--container-runtime=podman", PATH="/nowhere")
+    assert done.returncode == 2
+    assert "podman was not found on" in done.stderr
+
+
+def test_pyxis_cannot_be_started_from_here(tmp_path: Path) -> None:
+    done, _ = call(tmp_path, "worker", "--container=nvcr.io#nvidia/ray:1")
+    assert done.returncode == 2
+    assert "no runtime that can start nvcr.io#nvidia/ray:1 was found" in done.stderr
+    assert "srun --container-image=IMAGE" in done.stderr
+
+
+def test_a_driver_with_such_an_option_is_no_container(tmp_path: Path) -> None:
+    done, calls = call(tmp_path, "run", "driver", "--container=ray.sif")
+    assert done.returncode == 2
+    assert "was started outside a Slurm job" in done.stderr
+    assert not calls
+
+
+def test_what_variables_set_is_said_again() -> None:
+    """Also where it is the default: the variable is there in the container."""
+    assert arguments_inside("worker", Settings(), {"RAYCLUSTER_TIMEOUT": "60"}) == [
+        *("worker", "--timeout=300.0", "--no-config-files")
+    ]
+
+
+def test_the_environment() -> None:
+    env = {"SLURM_JOB_ID": "7", "CONDA_PREFIX": "/conda", "RAYCLUSTER_CONTAINER_MOUNTS": "/x"}
+    assert environment_inside(env) == {"SLURM_JOB_ID": "7"}
+
+
+def test_gpus() -> None:
+    words = ("--rocm",) if os.path.exists("/dev/kfd") else ("--nv",)
+    assert gpu_words("apptainer", Settings(), {"SLURM_GPUS_ON_NODE": "2"}) == words
+    assert gpu_words("apptainer", Settings(num_gpus=1), {}) == words
+    assert gpu_words("apptainer", Settings(), {}) == ()
+    assert gpu_words("charliecloud", Settings(num_gpus=1), {}) == ()
