@@ -290,7 +290,9 @@ class Settings:
         choices=("auto", "apptainer", "singularity", "pyxis", "podman", "charliecloud"),
     )
     container_mounts: str = setting(
-        "", "Directories of the host in the container, as SOURCE:TARGET[:ro],…", metavar="MOUNTS"
+        "",
+        "Directories of the host for the container: SOURCE:TARGET[:ro],SOURCE:TARGET[:ro].",
+        metavar="MOUNTS",
     )
     container_workdir: str = setting("", "Working directory in the container.", metavar="DIR")
 

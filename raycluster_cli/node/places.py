@@ -41,6 +41,31 @@ LOCAL = {
 """Types that are known to be local.  Any other is taken only when there is no known one."""
 
 
+HOSTS_OWN = ("/tmp", "/var/tmp", "/dev/shm")
+"""Directories that are root's on every host."""
+
+
+def is_roots_outside(uid: int) -> bool:
+    """Whether files of the host's root have this owner, in a container that has no such user.
+
+    Owners without a user in a user namespace are shown as the overflow user, 65534 (user_namespaces(7)).
+    """
+    try:
+        overflow = int((PROC / "sys/kernel/overflowuid").read_text())
+        return uid == overflow and not has_all_users((PROC / "self/uid_map").read_text())
+    except (OSError, ValueError):
+        return False
+
+
+def has_all_users(uid_map: str) -> bool:
+    """Whether a user namespace has all users of the host, by /proc/self/uid_map.
+
+    >>> has_all_users("0 0 4294967295"), has_all_users("1000 1000 1")
+    (True, False)
+    """
+    return uid_map.split() == ["0", "0", "4294967295"]
+
+
 class Mount(Value):
     point: str
     type: str
@@ -163,7 +188,9 @@ class Candidate(Value):
             found = os.stat(real)
             if not stat.S_ISDIR(found.st_mode):
                 return "it is not a directory"
-            if found.st_uid not in (0, os.geteuid()):
+            if found.st_uid not in (0, os.geteuid()) and not (
+                real in HOSTS_OWN and is_roots_outside(found.st_uid)
+            ):
                 return f"it belongs to another user (uid {found.st_uid})"
             if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
                 mode = stat.S_IMODE(found.st_mode)

@@ -211,6 +211,20 @@ def test_a_place_of_somebody_else_is_refused(base: Path) -> None:
 
 
 @needs_root
+def test_tmp_is_roots_also_in_a_container_that_has_no_root() -> None:
+    code = (
+        "import os; from raycluster_cli.node.places import is_roots_outside as of; "
+        "print(of(os.stat('/tmp').st_uid), of(os.stat('/').st_uid + 1))"
+    )
+    line = [sys.executable, "-c", code]
+    if subprocess.run(["unshare", "--user", "true"], check=False).returncode:
+        pytest.skip("this machine lets nobody make a user namespace")
+    for words, found in ((["unshare", "--user"], "True False\n"), ([], "False False\n")):
+        done = subprocess.run([*words, *line], capture_output=True, text=True, check=False)
+        assert (done.stdout, done.stderr) == (found, "")
+
+
+@needs_root
 def test_a_full_and_a_read_only_tmp_are_passed_over(base: Path) -> None:
     code = """
         import subprocess, sys
