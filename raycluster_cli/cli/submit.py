@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..model.errors import RayclusterError, UsageError
-from ..model.settings import CONTAINER, Settings, option_name, settings_of
+from ..model.settings import Settings, option_name, settings_of
 from ..model.text import without_secrets
+from ..model.variables import CONTAINER
 from ..system.report import say
 from .files import source_of
 from .help import Command, Rows

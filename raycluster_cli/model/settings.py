@@ -39,11 +39,6 @@ SERVICE_ONLY = (
 #: Values of --stage-env that are no directory; without a value it is "auto".
 STAGE_ENV_WORDS = ("", "off", "auto", "memory")
 
-#: How the container is started in which raycluster runs: decided outside of it, by `raycluster submit` or by
-#: the options of head, worker and run, and not by files that are read in it.
-CONTAINER = ("container", "container_runtime", "container_mounts", "container_workdir")
-
-
 def setting(default: Any, text: str, commands: tuple[str, ...] = STARTERS, **more: Any) -> Any:
     """A field of Settings, with its help text and the commands that take it."""
     return field(default=default, metadata={"help": text, "commands": commands, **more})

@@ -31,6 +31,10 @@ OWN = frozenset(
 )
 
 
+#: How the container is started in which raycluster runs: decided outside of it, by `raycluster submit` or by
+#: the options of head, worker and run, and not by files that are read in it.
+CONTAINER = ("container", "container_runtime", "container_mounts", "container_workdir")
+
 #: What a driver finds in its environment that describes itself.  They are options by their names, but not of
 #: another cluster that the driver starts.
 OF_A_DRIVER = tuple(

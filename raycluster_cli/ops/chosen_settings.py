@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from ..config.profiles import Configuration, read_configuration
 from ..model.errors import UsageError
-from ..model.settings import CONTAINER, STARTERS, Settings, option_name, settings_of, variable_name
+from ..model.settings import STARTERS, Settings, option_name, settings_of, variable_name
+from ..model.variables import CONTAINER
 from ..state.location import PROJECT_FILE, configuration_files
 from ..system.report import say
 

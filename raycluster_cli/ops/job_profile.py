@@ -8,7 +8,8 @@ from typing import Any
 from ..config.profiles import REFUSED, Configuration
 from ..model.errors import UsageError
 from ..model.sbatch_words import LONG
-from ..model.settings import CONTAINER, Settings, option_name, option_words, settings_of, variable_name
+from ..model.settings import Settings, option_name, option_words, settings_of, variable_name
+from ..model.variables import CONTAINER
 from ..slurm.worker_options import INPUT_VARIABLES
 from .environment import Value
 

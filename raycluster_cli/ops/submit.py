@@ -18,7 +18,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from ..model.errors import RayclusterError, UsageError
-from ..model.settings import CONTAINER, variable_name
+from ..model.settings import variable_name
+from ..model.variables import CONTAINER
 from ..node.places import is_drivers_tmpdir
 from ..rayproc.boot import raycluster_command
 from ..rayproc.client import PRIVATE

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..model.errors import ExitCode, RayclusterError, UsageError
-from ..model.settings import CONTAINER, Settings, option_words, settings_of, variable_name
+from ..model.settings import Settings, option_words, settings_of, variable_name
+from ..model.variables import CONTAINER
 from ..system.container_runtime import GPU_WORDS, PROGRAMS, ContainerRun, choose_runtime, container_run
 from ..system.image import HOST_PYTHON, check_words, failure
 
