@@ -1,7 +1,7 @@
 """Container runtimes: the command line with which each of them runs a command in an image.
 
-The container keeps what a Ray node needs of its host: network, processes, /dev/shm, /tmp, the home directory,
-the working directory and the environment with Slurm's variables.  Nothing here runs a command.
+The container keeps what a Ray node needs of its host: network, /dev/shm, /tmp, the home directory, the
+working directory and the environment with Slurm's variables.  Nothing here runs a command.
 """
 
 from __future__ import annotations
@@ -111,8 +111,9 @@ class ContainerRun(Value):
         mounts = [*self._places(), BindMount("/tmp", "/tmp"), *self.mounts]
         return [
             *("podman", "run", "--rm"),
-            *("--network=host", "--pid=host", "--ipc=host", "--uts=host"),
-            # The processes stay in the cgroup of the Slurm step, which limits and ends them.
+            *("--network=host", "--ipc=host", "--uts=host"),
+            # The processes stay in the cgroup of the Slurm step, which limits and ends them.  podman refuses
+            # --pid=host with it: raycluster is process 1 of the container, and its end the end of all in it.
             "--cgroups=disabled",
             *("--env-host", "--ulimit=host", "--security-opt=label=disable"),
             *(() if self.is_root else ("--userns=keep-id",)),

@@ -16,7 +16,7 @@ from raycluster_cli.system.container_runtime import (
 
 HOME, HERE = "/home/ada", "/home/ada/project"
 
-KEPT = ["--network=host", "--pid=host", "--ipc=host", "--uts=host", "--cgroups=disabled"]
+KEPT = ["--network=host", "--ipc=host", "--uts=host", "--cgroups=disabled"]
 PODMAN = ["podman", "run", "--rm", *KEPT, "--env-host", "--ulimit=host", "--security-opt=label=disable"]
 
 
@@ -63,7 +63,7 @@ def test_podman_keeps_the_hosts_namespaces_and_the_steps_cgroup() -> None:
     assert made("ray:1", "podman").words() == [*PODMAN, "--userns=keep-id", *places, *end]
     assert made("ray:1", "podman", is_root=True).words() == [*PODMAN, *places, *end]
     assert "--device=nvidia.com/gpu=all" in made("ray:1", "podman").words(nvidia)
-    assert made("ray:1", "podman").words(amd)[12:14] == ["--device=/dev/kfd", "--device=/dev/dri"]
+    assert made("ray:1", "podman").words(amd)[11:13] == ["--device=/dev/kfd", "--device=/dev/dri"]
     directory = made("image", "podman", "/data:/data:ro", exists={"image"}.__contains__).words()
     assert directory[-2:] == ["--rootfs", "./image"]
     assert "--volume=/data:/data:ro" in directory
