@@ -1,4 +1,4 @@
-"""Texts of options that are more than one word or number: sizes, and pairs of key and value."""
+"""Texts of options: their names, and values that are more than one word or number (sizes, pairs)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,27 @@ import re
 
 from .errors import UsageError
 
+PREFIX = "RAYCLUSTER_"
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
+
+
+def option_name(field_name: str) -> str:
+    """The option of a field.
+
+    >>> option_name("expected_workers")
+    '--expected-workers'
+    """
+    return "--" + field_name.replace("_", "-")
+
+
+def variable_name(field_name: str) -> str:
+    """The environment variable of a field.
+
+    >>> variable_name("expected_workers")
+    'RAYCLUSTER_EXPECTED_WORKERS'
+    """
+    return PREFIX + field_name.upper()
 
 
 def parse_size_bytes(option: str, text: str) -> int:

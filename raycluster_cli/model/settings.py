@@ -18,9 +18,10 @@ from typing import Any
 from .custom import check_labels, check_resources
 from .errors import UsageError
 from .loss_policy import WorkerLossPolicy
+from .option_text import PREFIX as PREFIX
+from .option_text import option_name as option_name
 from .option_text import parse_pairs, parse_size_bytes
-
-PREFIX = "RAYCLUSTER_"
+from .option_text import variable_name as variable_name
 
 #: Commands that start Ray on this node.
 STARTERS = ("head", "worker", "run")
@@ -38,6 +39,7 @@ SERVICE_ONLY = (
 
 #: Values of --stage-env that are no directory; without a value it is "auto".
 STAGE_ENV_WORDS = ("", "off", "auto", "memory")
+
 
 def setting(default: Any, text: str, commands: tuple[str, ...] = STARTERS, **more: Any) -> Any:
     """A field of Settings, with its help text and the commands that take it."""
@@ -388,24 +390,6 @@ class Settings:
         choices = meta.get("choices")
         if choices and value not in choices:
             raise UsageError(f"{option} is {value!r}; it must be one of {', '.join(choices)}.")
-
-
-def option_name(field_name: str) -> str:
-    """The option of a field.
-
-    >>> option_name("expected_workers")
-    '--expected-workers'
-    """
-    return "--" + field_name.replace("_", "-")
-
-
-def variable_name(field_name: str) -> str:
-    """The environment variable of a field.
-
-    >>> variable_name("expected_workers")
-    'RAYCLUSTER_EXPECTED_WORKERS'
-    """
-    return PREFIX + field_name.upper()
 
 
 def option_words(field_name: str, value: Any) -> list[str]:
