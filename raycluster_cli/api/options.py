@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 from ..model.errors import UsageError
 from ..model.option_text import parse_flag
 from ..model.settings import Settings, option_words, settings_of, variable_name
+from ..model.variables import CONTAINER
 from ..ops.chosen_settings import Chosen, with_files
 from ..ops.job_profile import refuse_words
 from ..ops.submit import CommandLine, split_line
@@ -68,8 +69,8 @@ def settings_with_files(
 ) -> Chosen:
     """Settings by their names, and below them those of configuration files and of the profile.
 
-    RAYCLUSTER_PROFILE and RAYCLUSTER_CONFIG_FILES count as they do for commands.  The job inherits the
-    variables of other settings.  Raises UsageError.
+    RAYCLUSTER_PROFILE, RAYCLUSTER_CONFIG_FILES and those of containers count as they do for commands.  The
+    job inherits the variables of other settings.  Raises UsageError.
     """
     settings_from(given, command, service=service)
     if not isinstance(profile, str):
@@ -81,6 +82,8 @@ def settings_with_files(
     variable = variable_name("config_files")
     if "config_files" not in given and env.get(variable) and not parse_flag(variable, env[variable]):
         named["config_files"] = False
+    if command == "submit":  # the script starts the container, and the job does not get these variables
+        named |= {name: text for name in CONTAINER if (text := env.get(variable_name(name)))}
     values = {**named, **given, **({"service": True} if service else {})}
     chosen = with_files(command, values, env)
     if chosen.values.get("service") and not service:

@@ -15,6 +15,7 @@ from ..model.cluster_status import ClusterStatus
 from ..model.errors import RayclusterError, UsageError
 from ..model.settings import Settings, option_name, variable_name
 from ..model.text import without_secrets
+from ..model.variables import CONTAINER
 from ..ops.chosen_settings import state_dir_of_files, with_source
 from ..ops.clusters import own
 from ..ops.container_job import GPU_OPTIONS, container_lines
@@ -101,7 +102,8 @@ class SlurmCluster(Cluster):
             start_timeout_s=start_timeout_s,
         )
         self._has_client_server = self._settings.client_server
-        words = run_words({name: given[name] for name in given if name not in ("profile", "config_files")})
+        resolved = ("profile", "config_files", *CONTAINER)  # by the script
+        words = run_words({name: given[name] for name in given if name not in resolved})
         words = [*self._where_words, *words, *(["--service"] if service else [])]
         variables = [option_name(one.name) for one in fields(Settings) if env.get(variable_name(one.name))]
         self._options = [*options_of_files(files, self._settings, [*words, *variables]), *words]

@@ -204,3 +204,12 @@ def test_a_file_with_a_service_needs_its_command(files: Path, monkeypatch: pytes
     (files / "raycluster.toml").write_text("[defaults]\nservice = true\n")
     with pytest.raises(UsageError, match=r"raycluster.toml, \[defaults\]: service is on, but no server"):
         SlurmCluster()
+
+
+def test_a_container_is_started_by_the_script_alone(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for settings, variable in (({"container": "ray.sif"}, ""), ({}, "ray.sif")):
+        monkeypatch.setenv("RAYCLUSTER_CONTAINER", variable)
+        lines = SlurmCluster(settings={**settings, "timeout": 5, "config_files": False}).script().splitlines()
+        run = next(line for line in lines if "raycluster run " in line and not line.startswith("#"))
+        assert run.strip().startswith("apptainer exec ray.sif raycluster run ")
+        assert "--container" not in run
