@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ..model.wording import describe_code
 from ..system.process import Child, Reaper, end_tree
+from ..system.proctree import descendants
 from ..system.report import Report
+from ..system.shared_memory import mapped_by, remove_unmapped
+from ..system.waiting import done_within, in_thread
 
 #: Processes without which the node is lost.
 ESSENTIAL = ("gcs_server", "raylet")
@@ -19,6 +22,9 @@ RAYLET_GRACE_S = 1.0
 
 #: How long the rest (agents, orphans of the driver) get between SIGTERM and SIGKILL.
 REST_GRACE_S = 0.5
+
+#: How long an end waits for a look at shared memory, where there is some.
+SHARED_MEMORY_S = 2.0
 
 
 class NodeProcesses:
@@ -81,9 +87,11 @@ class NodeProcesses:
         """End all below this process but ``spare`` and what is below those; ``hurry``: without a grace.
 
         The raylet first: it ends its worker processes and signs off from the GCS.  The GCS last, by
-        SIGKILL: on SIGTERM it waits a minute for raylets that are still connected.
+        SIGKILL: on SIGTERM it waits a minute for raylets that are still connected.  Shared memory that these
+        processes have left is removed.
         """
         self.expect_end()
+        shared = await self._shared_memory(spare)
         raylet, gcs = self.children.get("raylet"), self.children.get("gcs_server")
         if raylet is not None and raylet.running:
             await raylet.stop(0.0 if hurry.is_set() else RAYLET_GRACE_S)
@@ -92,5 +100,16 @@ class NodeProcesses:
         if gcs is not None and gcs.running:
             gcs.send(signal.SIGKILL)
             left += await end_tree(os.getpid(), skip=spare, grace_s=0.0)
+        if shared:
+            await done_within(in_thread(remove_unmapped, shared), SHARED_MEMORY_S)
         for stat in left:
             self._report.warn(f"{self._host}: {stat.name} (process {stat.pid}) did not end, even by SIGKILL")
+
+    async def _shared_memory(self, spare: Sequence[int]) -> dict[str, int]:
+        """The files in /dev/shm that are mapped by the processes that are about to end."""
+
+        def ending() -> Iterator[int]:  # asked for only where there are such files
+            yield from (stat.pid for stat in descendants(os.getpid(), skip=spare))
+
+        looking = in_thread(mapped_by, ending())
+        return looking.result() if await done_within(looking, SHARED_MEMORY_S) else {}

@@ -6,8 +6,10 @@ import asyncio
 import io
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,8 @@ from raycluster_cli.node.processes import NodeProcesses
 from raycluster_cli.system.process import Child, Reaper
 from raycluster_cli.system.proctree import is_running
 from raycluster_cli.system.report import Report
+from raycluster_cli.system.shared_memory import SHM
+from tests.waiting import wait_until
 
 
 @dataclass
@@ -115,3 +119,35 @@ def test_the_raylet_ends_first_and_the_gcs_is_killed(hurried: bool) -> None:
         assert scene.died == [("raylet", -signal.SIGKILL)]
 
     run(test)
+
+
+MAPS = """
+import mmap, sys, time
+with open(sys.argv[1], "r+b") as file:
+    held = mmap.mmap(file.fileno(), 0)
+open(sys.argv[1] + ".mapped", "x").close()
+time.sleep(60)
+"""
+
+
+def test_shared_memory_of_the_processes_is_removed_at_the_end() -> None:
+    name = f"psm_{os.getpid()}"
+    ours, other = SHM / name, SHM / f"{name}-other"
+    mapped = Path(f"{ours}.mapped")
+    try:
+        for path in (ours, other):
+            path.touch(mode=0o600)
+            path.write_bytes(b"\0" * 4096)
+
+        async def test(scene: Scene) -> None:
+            processes = scene.processes()
+            scene.adopt(processes, "raylet", sys.executable, "-c", MAPS, str(ours))
+            await asyncio.to_thread(wait_until, mapped.exists, timeout_s=20, what="a mapping")
+            await processes.end(asyncio.Event())
+
+        run(test)
+        assert not ours.exists()
+        assert other.exists()
+    finally:
+        for path in (ours, other, mapped):
+            path.unlink(missing_ok=True)
