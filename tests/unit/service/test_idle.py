@@ -141,3 +141,21 @@ def test_a_connection_between_two_looks_is_work(closes_first: str) -> None:
         second.close()
         assert clients.count() == 1
         assert clients.count() == 0
+
+
+#: What `vllm serve` 0.32.0 (for CPUs) answers after one request for 8 tokens; the lines about requests.
+VLLM = """\
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+vllm:num_requests_running{engine="0",model_name="tiny"} 0.0
+vllm:num_requests_waiting{engine="0",model_name="tiny"} 1.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="tiny",reason="capacity"} 1.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="tiny",reason="deferred"} 0.0
+vllm:prompt_tokens_total{engine="0",model_name="tiny"} 5.0
+vllm:generation_tokens_total{engine="0",model_name="tiny"} 8.0
+vllm:request_success_total{engine="0",finished_reason="stop",model_name="tiny"} 0.0
+vllm:request_success_total{engine="0",finished_reason="length",model_name="tiny"} 1.0
+"""
+
+
+def test_the_metrics_of_vllm() -> None:
+    assert work_of(VLLM) == Work(1.0, 14.0)
