@@ -96,20 +96,20 @@ def client_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str
     scripts read that were written for Ray's own example for Slurm; on the head's node also the dashboard's,
     which `serve status` and others do not look for in the GCS.
     """
-    ports = ports_for_driver(plan.ports, base)
-    env = {**CLIENT_DEFAULTS, **ports, **member_environment(plan, base), "ip_head": plan.gcs_address}
+    env = {**CLIENT_DEFAULTS, **member_environment(plan, base), "ip_head": plan.gcs_address}
     if plan.dashboard_address:
         env["RAY_DASHBOARD_ADDRESS"] = f"http://{plan.dashboard_address}"
     return env
 
 
 def driver_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str]:
-    """The whole environment of the driver: :func:`client_environment` and TMPDIR.
+    """The whole environment of the driver: :func:`client_environment`, TMPDIR and Serve's ports.
 
     What the driver and worker processes leave in TMPDIR is removed with the node's directory.  A program that
-    attaches does not get it, since its files may be meant to stay.
+    attaches does not get it, since its files may be meant to stay; nor the ports, which a cluster that is
+    started from there would take for the user's.
     """
-    env = client_environment(plan, base)
+    env = client_environment(plan, base) | ports_for_driver(plan.ports, base)
     if plan.tmp_dir:
         env["TMPDIR"] = plan.tmp_dir
     return env

@@ -49,6 +49,6 @@ def variables_with_server(host: str, env: Mapping[str, str]) -> dict[str, str]:
 
 
 def ports_for_driver(ports: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, str]:
-    """What the driver and programs that attach find: the ports of this node."""
+    """What the driver finds: the ports of the head's node."""
     found = {HTTP: ports.get("serve_http"), GRPC: ports.get("serve_grpc")}
     return {name: str(port) for name, port in found.items() if port and name not in env}

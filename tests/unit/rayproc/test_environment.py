@@ -11,6 +11,7 @@ from raycluster_cli.rayproc.environment import (
     CLIENT_DEFAULTS,
     SCRUBBED,
     client_environment,
+    driver_environment,
     gcs_settings,
     merge_no_proxy,
     node_settings,
@@ -34,6 +35,14 @@ def test_a_driver_is_told_its_cluster_and_a_node_is_not() -> None:
     base = {"RAY_ADDRESS": "somewhere:6379"}
     assert client_environment(HEAD, base)["RAY_ADDRESS"] == "10.0.0.1:20000"
     assert "RAY_ADDRESS" not in start_environment(WORKER, base)
+
+
+def test_only_the_driver_has_the_ports_for_serve() -> None:
+    """A cluster that is started from an attached shell would take them for the user's."""
+    head = replace(HEAD, ports={"serve_http": 20012, "serve_grpc": 20013})
+    assert driver_environment(head, {})["RAYCLUSTER_SERVE_HTTP_PORT"] == "20012"
+    assert "RAYCLUSTER_SERVE_HTTP_PORT" not in client_environment(head, {})
+    assert start_environment(head, {})["RAYCLUSTER_SERVE_GRPC_PORT"] == "20013"
 
 
 def test_only_the_heads_node_has_the_dashboards_address() -> None:
