@@ -81,8 +81,17 @@ def restore_common_path(root: Path, link: Path) -> None:
 
 
 def remove_common_path(root: Path) -> None:
-    """Remove the link of a directory that is about to be removed.  Never raises."""
-    with contextlib.suppress(OSError, ValueError):
-        link = (root / NOTE).read_text()
-        if os.readlink(link) == str(root):
-            os.unlink(link)
+    """Remove the link of a directory that is about to be removed.  Never raises.
+
+    A program that cleans /tmp may have removed the note: then the link is looked for beside the directory.
+    """
+    links: list[Path] = []
+    try:
+        links = [Path((root / NOTE).read_text())]
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError):
+            links = list(root.parent.glob(f"rc-{os.geteuid()}-*"))
+    for link in links:
+        with contextlib.suppress(OSError, ValueError):
+            if os.readlink(link) == str(root):
+                os.unlink(link)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from raycluster_cli.node.common_path import make_common_path, restore_common_path
+from raycluster_cli.node.common_path import NOTE, make_common_path, restore_common_path
 from raycluster_cli.node.directory import NodeRoot
 from raycluster_cli.node.sweep import sweep_root
 
@@ -38,6 +38,17 @@ def test_a_worker_is_reached_under_its_heads_path_until_it_ends(make: Make, base
     assert (link / "token").read_text() == "secret"
     assert root.remove() == []
     assert os.listdir(base) == []
+
+
+def test_the_link_goes_too_when_a_program_that_cleans_tmp_has_removed_its_note(
+    make: Make, base: Path
+) -> None:
+    root, other = make(), base / as_head(base, "99999999")
+    common(root, as_head(base))
+    other.symlink_to(base / "elsewhere")
+    (root.path / NOTE).unlink()
+    assert root.remove() == []
+    assert os.listdir(base) == [other.name]
 
 
 def test_a_sweep_removes_the_link_too(make: Make, base: Path) -> None:
