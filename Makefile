@@ -138,7 +138,7 @@ slurm: $(DEV)
 
 FAULTS ?= 20
 FAULTY := faults faults_more long_drivers main_job outcomes strangers job_ids python random_faults service elastic slurm_and_worker_jobs
-FAULTY += stop_status autoscaler worker_job isolation departures elastic_jobs stage_env
+FAULTY += stop_status autoscaler worker_job isolation departures elastic_jobs stage_env containers
 chaos: $(DEV)
 	RAYCLUSTER_CHAOS=5 RAYCLUSTER_FAULTS=$(FAULTS) $(BIN)/python -m pytest $(FAULTY:%=tests/slurm/test_%.py) $(PYTEST_ARGS)
 

@@ -67,9 +67,8 @@ class NodeRun:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.settings = context.settings
-        self.report = Report(
-            verbose=context.settings.verbose, mask=lambda text: hide(text, context.own_token)
-        )
+        verbose, token = context.settings.verbose, context.own_token
+        self.report = Report(verbose=verbose, mask=lambda text: hide(text, token))
         self.reaper = Reaper()
         self.signals = Signals()
         self.tasks = Tasks(self._task_failed, self._guard_restarts)
