@@ -35,7 +35,7 @@ def test_all_nodes_run_from_a_copy_which_the_jobs_next_cluster_uses_again(slurm:
     )
     assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
     first, second = job.output().split("SECOND")
-    assert re.search(r"copied to /tmp/rce-62001-\w{8} on n1 in ", first), first
+    assert re.search(r"copied to /tmp/rce-62001-\w{8} (\(in memory\) )?on n1 in ", first), first
     assert len(re.findall(r"unpacked to /tmp/rce-62001-\w{8} on n[23] in ", first)) == 2, first
     assert len(re.findall(r"is on n[123] already: /tmp/rce-62001-", second)) == 3, second
     for output in (first, second):
