@@ -132,7 +132,10 @@ class Cluster:
     def find(self, host: str, kind: str) -> list[Proc]:
         """Processes of a kind: keeper, supervisor, companion, raylet, gcs_server, agent, worker, driver."""
         everything = self.processes(host)
-        ours = [one for one in everything if "raycluster_cli" in one.argv and {"run", "worker"} & {*one.argv}]
+        # A worker job runs the program `raycluster`, the other tasks the module.
+        programs = ("raycluster_cli", "raycluster")
+        ours = [one for one in everything if any(Path(word).name in programs for word in one.argv[:3])]
+        ours = [one for one in ours if {"run", "worker"} & {*one.argv[:4]}]
         ours = [one for one in ours if not one.argv[0].endswith("srun")]
         numbers = {one.pid for one in ours}
         first = sorted((one for one in ours if one.parent not in numbers), key=lambda one: one.pid)[:1]
