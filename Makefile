@@ -10,6 +10,7 @@
 #   make ray-default   the tests that need ray[default] (dashboard, job API, ray://), in another one
 #   make libraries     Modin, Dask, Tune and others on three hosts, in another one (needs Slurm and root)
 #   make vllm          vLLM for CPUs with a tiny model on two hosts, in another one (needs Slurm and root)
+#   make train         Ray Train with PyTorch that loses a worker job, in another one (needs Slurm and root; 6 GB)
 #   make slurm         tests on a real Slurm (needs Slurm's programs and root)
 #   make chaos         every fault of docs/reliability.md, then random ones (needs Slurm and root; an hour);
 #                      FAULTS=100 makes it a hundred random faults, each 10 to 60 s
@@ -38,7 +39,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit unit-long ray ray-oldest ray-default slurm chaos soak libraries vllm lint format docs import-graph packaging bench clean slurm-versions cgroup2
+.PHONY: help venv demo test unit unit-long ray ray-oldest ray-default slurm chaos soak libraries vllm train lint format docs import-graph packaging bench clean slurm-versions cgroup2
 
 help:
 	@awk '!/^#/ {exit} {sub(/^# ?/, ""); print}' Makefile
@@ -132,6 +133,17 @@ $(VLLM)/.installed: pyproject.toml $(DEV)
 
 vllm: $(VLLM)/.installed
 	$(VLLM)/bin/python -m pytest tests/libraries/test_vllm.py -rA $(PYTEST_ARGS)
+
+# Ray Train with PyTorch, which brings 6 GB along; not part of CI.
+TRAIN := $(VENV)-train
+$(TRAIN)/.installed: pyproject.toml $(DEV)
+	@echo "Setting up $(TRAIN) with PyTorch (minutes, 6 GB, once)"
+	@test -x $(TRAIN)/bin/python || $(PYTHON) -m venv $(TRAIN)
+	@$(TRAIN)/bin/python -m pip install -qq --editable '.[demo]' 'ray[train]' torch 'pytest>=8'
+	@touch $@
+
+train: $(TRAIN)/.installed
+	CI=true $(TRAIN)/bin/python -m pytest tests/libraries/test_train_on_worker_jobs.py -rA $(PYTEST_ARGS)
 
 slurm: $(DEV)
 	$(BIN)/python -m pytest tests/slurm $(PYTEST_ARGS)
