@@ -19,7 +19,7 @@ from typing import Any
 from ..model.errors import RayclusterError, in_words
 from ..model.value import Value
 from ..node.places import NETWORK, mount_of, mountinfo, parse_mountinfo
-from ..node.staged_copy import begin_copy, copy_name, open_copy, write_about
+from ..node.staged_copy import begin_copy, copy_name, open_copy, read_about, write_about
 from ..system.removal import remove_tree
 from .inventory import Changed, take_inventory
 from .note import PACKING, READY, SEARCHING, SHARED, NoHead, NoteWriter, remove_old, wait_for_note
@@ -130,10 +130,21 @@ def _found_and_copied(request: Request, python: Interpreter, making: Making, wri
     sources = find_sources(python, request.env, is_remote=base.type in NETWORK)
     if not sources:
         raise NotStaged(f"Python and its packages are part of the operating system ({python.prefix})")
-    inventory = take_inventory(sources)
-    size_bytes, files = inventory.size_bytes, inventory.files
+    inventory = take_inventory(sources, whole=False)
     tail = hashlib.sha256(f"{request.job}\0{inventory.digest}".encode()).hexdigest()[:8]
     name = copy_name(os.geteuid(), tail)
+    found = places(request.value, request.env, mounts, size_bytes=0, files=0)
+    existing = next((each.path / name for each in found if (each.path / name).is_dir()), None)
+    if existing is not None and _waited_for(existing) is not None:
+        about = read_about(existing)
+        known = {each: about.get(each, 0) for each in ("what", "size_bytes", "files")}
+        pairs = path_pairs(sources, str(existing))
+        writer.write(state=READY, pack="", path=str(existing), pairs=pairs, python=_identity(python), **known)
+        return Staged(existing, tuple(pairs), f"{known['what']} is on {request.host} already: {existing}")
+    digest, inventory = inventory.digest, take_inventory(sources)
+    if inventory.digest != digest:
+        raise Changed("files came or went")
+    size_bytes, files = inventory.size_bytes, inventory.files
     found = places(request.value, request.env, mounts, size_bytes=size_bytes, files=files)
     existing = next((each.path / name for each in found if (each.path / name).is_dir()), None)
     place = first_usable(found)
@@ -145,7 +156,7 @@ def _found_and_copied(request: Request, python: Interpreter, making: Making, wri
     common = {
         "path": str(path),
         "pairs": pairs,
-        "python": [python.executable, python.prefix, python.version],
+        "python": _identity(python),
         "size_bytes": size_bytes,
         "files": files,
         "what": what,
@@ -164,7 +175,7 @@ def _found_and_copied(request: Request, python: Interpreter, making: Making, wri
         beat = _Beat(writer, inventory.size_bytes)
         index = copy_and_pack(inventory, path, pack, progress=beat)
         took_s = time.monotonic() - begun
-        write_about(path, _about(request, what, path))
+        write_about(path, _about(request, common, path))
         writer.write(state=READY, pack=str(pack or ""), index=index)
     except BaseException:
         remove_tree(path)
@@ -177,6 +188,10 @@ def _found_and_copied(request: Request, python: Interpreter, making: Making, wri
     text = f"{what} copied to {path}{memory} on {request.host} in {took_s:.1f} s, "
     text += f"{_megabytes(round(size_bytes / took_s))}/s{stays if outside else ''}"
     return Staged(path, tuple(pairs), text)
+
+
+def _identity(python: Interpreter) -> list[str]:
+    return [python.executable, python.prefix, python.version]
 
 
 def _as_worker(request: Request, python: Interpreter, making: Making, say: Callable[[str], None]) -> Staged:
@@ -193,7 +208,7 @@ def _as_worker(request: Request, python: Interpreter, making: Making, say: Calla
         if note["state"] == SHARED:
             raise NotStaged("")  # the head has said why
         path = Path(note["path"])
-        if note["python"] != [python.executable, python.prefix, python.version]:
+        if note["python"] != _identity(python):
             raise NotStaged(f"this node's Python is {python.executable}, the head's is {note['python'][0]}")
         lock = _waited_for(path)
         if lock is None:
@@ -227,7 +242,7 @@ def _as_worker(request: Request, python: Interpreter, making: Making, say: Calla
     if is_new:
         try:
             unpack(Path(note["pack"]), note["index"], path)
-            write_about(path, _about(request, note["what"], path))
+            write_about(path, _about(request, note, path))
         except BaseException:
             remove_tree(path)
             raise
@@ -296,13 +311,13 @@ def _is_kept(request: Request, path: Path) -> bool:
     return request.keep or ends_with_job(str(path), request.env.get("SLURM_JOB_ID", ""), mountinfo())
 
 
-def _about(request: Request, what: str, path: Path) -> dict[str, Any]:
+def _about(request: Request, note: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return {
         "schema": 1,
         "job": request.job,
-        "what": what,
         "keep": _is_kept(request, path),
         "created": time.time(),
+        **{each: note[each] for each in ("what", "size_bytes", "files")},
     }
 
 

@@ -58,17 +58,27 @@ def test_the_copy_and_what_is_unpacked_are_the_same_and_name_their_own_path(tmp_
 def test_the_hash_changes_with_the_environment(tmp_path: Path) -> None:
     python = make_environment(tmp_path)
     sources = find_sources(python, {})
-    before = take_inventory(sources).digest
-    assert take_inventory(sources).digest == before
-    changed = tmp_path / "env/lib/python3.11/site-packages/package/__init__.py"
-    os.utime(changed, ns=(1, 1))
-    after = take_inventory(sources).digest
-    assert after != before
-    (changed.parent / "__pycache__").mkdir()
-    (changed.parent / "__pycache__/new.cpython-311.pyc").write_bytes(b"compiled")
-    assert take_inventory(sources).digest == after
-    changed.with_name("new.py").write_text("")
-    assert take_inventory(sources).digest not in (before, after)
+
+    def digest() -> str:
+        found = take_inventory(sources).digest
+        assert take_inventory(sources, whole=False).digest == found
+        return found
+
+    seen = [digest()]
+    site = tmp_path / "env/lib/python3.11/site-packages"
+    (site / "package/__pycache__").mkdir()
+    (site / "package/__pycache__/new.cpython-311.pyc").write_bytes(b"compiled")
+    assert digest() == seen[0]
+    (site / "package/new.py").write_text("")
+    seen.append(digest())
+    (site / "package-1.dist-info").mkdir()
+    (site / "package-1.dist-info/RECORD").write_text("package/new.py,,\n")
+    seen.append(digest())
+    os.utime(site / "package-1.dist-info/RECORD", ns=(1, 1))  # the same was installed again
+    seen.append(digest())
+    (site / "package/new.py").unlink()
+    seen.append(digest())
+    assert len(set(seen)) == len(seen)
 
 
 def test_a_directory_with_many_files_is_found_whole(tmp_path: Path) -> None:
