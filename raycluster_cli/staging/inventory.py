@@ -18,6 +18,9 @@ from .sources import Source
 #: Questions that are open at once.
 THREADS = 48
 
+#: Names of files, never of directories.
+FILES = (".py", ".pyi", ".so", ".h", ".hpp", ".html", ".txt", ".md")
+
 #: Names of a directory that one thread asks for.
 _NAMES = 24
 
@@ -151,7 +154,11 @@ def _listed(source: Source, below: str, found: list[Entry], whole: bool) -> list
             relative = f"{below}/{entry.name}" if below else entry.name
             if relative in source.skip or (source.only and not below and entry.name not in source.only):
                 continue
-            if entry.is_dir(follow_symlinks=False):
+            if not whole and entry.name == "__pycache__":
+                continue  # no part of the digest
+            # Some file systems do not say what an entry is, and asking is what takes time.
+            is_file = not whole and entry.name.endswith(FILES)
+            if not is_file and entry.is_dir(follow_symlinks=False):
                 found.append(Entry(f"{source.target}/{relative}", f"{directory}/{entry.name}", "d"))
                 tasks.append(lambda relative=relative: _listed(source, relative, found, whole))  # type: ignore[misc]
             elif whole or tells_changes(f"{source.target}/{relative}"):
