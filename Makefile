@@ -113,7 +113,7 @@ $(LIBRARIES)/.installed: pyproject.toml $(DEV)
 	@echo "Setting up $(LIBRARIES) with libraries that use Ray (minutes, once)"
 	@test -x $(LIBRARIES)/bin/python || $(PYTHON) -m venv $(LIBRARIES)
 	@$(LIBRARIES)/bin/python -m pip install -qq --editable '.[demo]' 'ray[tune,data,serve]' 'pytest>=8' \
-		'modin[ray]' 'dask[dataframe]' daft 'fugue[ray]' mpi4py mpich uv
+		'modin[ray]' 'dask[dataframe]' daft 'fugue[ray]' mpi4py mpich uv torch 'ray[rllib]' pytorch-lightning
 	@touch $@
 
 libraries: $(LIBRARIES)/.installed

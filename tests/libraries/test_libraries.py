@@ -31,6 +31,8 @@ DRIVERS = REPOSITORY / "tests/libraries/drivers"
         ("daft_on_ray", "daft", "", 3),
         ("fugue_on_ray", "fugue_ray", "", 3),
         ("mpi_in_tasks", "mpi4py", "--scrub-env", 3),
+        ("rllib", "gymnasium", "", 3),
+        ("lightning_on_ray", "pytorch_lightning", "--scrub-env", 3),
     ],
 )
 def test_a_library_works_on_all_nodes(
