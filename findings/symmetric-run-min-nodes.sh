@@ -6,8 +6,8 @@
 # head says "Timed out waiting for other nodes to start" although every node is there, and the program never runs.
 # So `srun --nodes=4 ray symmetric-run --min-nodes 2 …`, meant to start with two of four nodes, fails with four.
 # Seen, with a head and two workers:
-#   --min-nodes 3: the program ran, exit code 0
-#   --min-nodes 2: 3/2 nodes started, timed out, exit code 1
+#   --min-nodes 3: the program ran
+#   --min-nodes 2: 3/2 nodes started;Timed out waiting for other nodes
 # Needs Python 3.10 to 3.13 with venv, unshare with user namespaces, ip (iproute2), and 3 GB of memory. All of it runs
 # in namespaces of its own, because symmetric-run ends with `ray stop`. Exits with 1 if this changes.
 set -euo pipefail
@@ -32,14 +32,14 @@ wait $!
 BASH
 changed=0
 for wanted in 3 2; do
-    code=0
     timeout 300 unshare --user --map-root-user --net --pid --fork --kill-child --mount-proc \
-        bash "$place/three-nodes" "$wanted" > "$place/output" 2>&1 || code=$?
-    said=$(grep -oE "^the program ran|Timed out waiting for other nodes|[0-9]/[0-9] nodes started" "$place/output" | sort | uniq -c | tr -s ' ' | paste -sd';') || true
-    echo "--min-nodes $wanted:$said; exit code $code"
+        bash "$place/three-nodes" "$wanted" > "$place/output" 2>&1 || true
+    said=$(grep -oE "^the program ran|Timed out waiting for other nodes|[0-9]/[0-9] nodes started" "$place/output" |
+        sort -u | paste -sd';') || true
+    echo "--min-nodes $wanted: $said"
     case $wanted in
-        3) [[ $code = 0 && $said = *"the program ran"* ]] || changed=1 ;;
-        2) [[ $code = 1 && $said = *"3/2 nodes started"*"Timed out"* ]] || changed=1 ;;
+        3) [[ $said = "the program ran" ]] || changed=1 ;;
+        2) [[ $said = "3/2 nodes started;Timed out waiting for other nodes" ]] || changed=1 ;;
     esac
 done
 exit "$changed"
