@@ -29,7 +29,8 @@ def node_types(
         least = -(-own.min_workers // group.nodes_per_job) * group.nodes_per_job
         most = own.max_workers // group.nodes_per_job * group.nodes_per_job
         if group.name in paused:
-            most = min(most, existing.get(group.name, 0))
+            there = -(-existing.get(group.name, 0) // group.nodes_per_job) * group.nodes_per_job
+            most = min(most, there)
         found.append(
             NodeType(
                 name=group.name,
@@ -38,6 +39,7 @@ def node_types(
                 resources=dict(resources.get(group.name, {})),
                 labels=dict(group.labels),
                 idle_timeout_s=group.idle_timeout_s,
+                nodes_per_job=group.nodes_per_job,
             )
         )
     return found

@@ -22,6 +22,8 @@ class NodeType:
     labels: Mapping[str, str] = field(default_factory=dict)
     idle_timeout_s: float | None = None
     """None: its nodes are never ended for being idle."""
+    nodes_per_job: int = 1
+    """Nodes that are submitted and ended together."""
 
 
 @dataclass(frozen=True)

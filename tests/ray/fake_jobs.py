@@ -10,7 +10,7 @@ from typing import Any
 from raycluster_cli.autoscale import engine
 from raycluster_cli.autoscale.worker_jobs import LaunchRefusedError, RayNode
 from raycluster_cli.model.worker_group import WorkerGroup
-from raycluster_cli.model.worker_job import GroupState, WorkerJob
+from raycluster_cli.model.worker_job import GroupState, WorkerJob, instance_id, job_of
 from raycluster_cli.rayproc.protocol import Emit
 
 #: While this file is in the record's directory, launches are refused.
@@ -18,7 +18,7 @@ REFUSING = "refusing"
 
 
 class FakeJobs:
-    """Says what it is asked for; a job lasts until it is cancelled or its node has left."""
+    """Says what it is asked for; a job lasts until it is cancelled or its nodes have left."""
 
     def __init__(self, record: Path, emit: Emit) -> None:
         self._record = record
@@ -31,21 +31,25 @@ class FakeJobs:
         if (self._record / REFUSING).exists():
             self._said("refused", [])
             raise LaunchRefusedError("sbatch: error: no such partition")
-        names = [f"{group.name}_{next(self._numbers)}" for _ in range(count)]
+        numbers = [next(self._numbers) for _ in range(-(-count // group.nodes_per_job))]
+        jobs = [f"{group.name}_{number}" for number in numbers]
+        names = [instance_id(job, node) for job in jobs for node in range(group.nodes_per_job)]
         self._jobs.update(dict.fromkeys(names, group.name))
         self._said("launch", names)
         return names
 
     def cancel(self, instances: Collection[str], why: str, *, now: bool = True) -> None:
-        for name in instances:
-            self._jobs.pop(name, None)
+        ended = {job_of(name) for name in instances}
+        for name in [one for one in self._jobs if job_of(one) in ended]:
+            del self._jobs[name]
         self._said("cancel", list(instances))
 
     def poll(self, nodes: Mapping[str, RayNode]) -> dict[str, WorkerJob]:
         self._said("poll", [])
-        for name in self._joined - set(nodes):
-            self._jobs.pop(name, None)
-        self._joined = set(nodes)
+        there = {job_of(name) for name in nodes}
+        for name in [one for one in self._jobs if job_of(one) in self._joined - there]:
+            del self._jobs[name]
+        self._joined = there
         return {
             name: WorkerJob(name, group, "ready" if name in nodes else "pending", 0.0)
             for name, group in self._jobs.items()

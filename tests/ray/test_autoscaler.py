@@ -148,7 +148,7 @@ import os, ray, time
 ray.init(log_to_driver=False, configure_logging=False)
 @ray.remote(num_cpus=1, resources={"item": 1})
 def work(): pass
-tasks = [work.remote() for _ in range(2)]
+tasks = [work.remote() for _ in range(int(os.environ.get("NUMBER", "2")))]
 while not os.path.exists(os.environ["TOLD"]):
     time.sleep(0.1)
 """
@@ -168,6 +168,45 @@ def test_a_job_that_waits_for_hours_is_left_and_one_that_is_not_needed_is_cancel
             if ray_version() >= (2, 60):
                 await one.until("two ends", lambda: sorted(one.cancelled) == sorted(one.launched))
             assert len(one.of_kind("launch")) == 1
+
+    run(test, 240)
+
+
+def test_jobs_of_two_nodes_are_launched_and_cancelled_whole() -> None:
+    """One node is needed: the other one of its job is no node that is not needed."""
+
+    async def test() -> None:
+        async with elastic(small(max_workers=4, nodes_per_job=2)) as one:
+            told = one.record / "told"
+            driver = asyncio.ensure_future(one.cluster.driver(WAITS, TOLD=str(told), NUMBER="1"))
+            await one.until("a job of two nodes", lambda: one.launched == ["small_1", "small_1/1"])
+            polls = len(one.of_kind("poll")) + IDLE_S + 4
+            await one.until("more rounds", lambda: len(one.of_kind("poll")) >= polls)
+            assert not one.cancelled, "it waits while the task does"
+            told.touch()
+            await driver
+            if ray_version() >= (2, 60):
+                await one.until("its end", lambda: sorted(one.cancelled) == sorted(one.launched))
+            assert len(one.of_kind("launch")) == 1
+
+    run(test, 240)
+
+
+def test_what_is_left_of_a_job_of_two_nodes_counts_as_a_job() -> None:
+    async def test() -> None:
+        async with elastic(small(min_workers=2, max_workers=2, nodes_per_job=2)) as one:
+            await one.until("a job", lambda: one.launched == ["small_1", "small_1/1"])
+            first, _ = [await one.join(name) for name in one.launched]
+            one.cluster.child(first, "raylet").send(signal.SIGKILL)
+            seen = len(one.of_kind("poll")) + IDLE_S + 12
+            await one.until("the loss and more rounds", lambda: len(one.of_kind("poll")) >= seen)
+            assert (len(one.of_kind("launch")), one.cancelled) == (1, []), one.said
+            WorkerJobFiles(one.record).write_bounds({"small": GroupBounds(4, 4)})
+            await one.until("one further job", lambda: one.launched[2:] == ["small_2", "small_2/1"])
+            WorkerJobFiles(one.record).write_bounds({"small": GroupBounds(0, 0)})
+            await one.until("all ended", lambda: {"small_1/1", "small_2"} <= set(one.cancelled))
+            assert len(one.of_kind("launch")) == 2
+            assert "ERROR" not in one.words()
 
     run(test, 240)
 

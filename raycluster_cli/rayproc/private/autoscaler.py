@@ -33,6 +33,7 @@ from ...model.worker_group import HEAD_GROUP
 from .gcs import RPC_TIMEOUT_S, Cluster
 from .gcs_view import GcsView
 from .known import PrivateMissing
+from .scheduler import WholeJobsScheduler
 
 #: "Without a limit", for settings of Ray's that take no other value: 30 years, a million nodes.
 LONG_S, MANY = 1_000_000_000, 1_000_000
@@ -248,13 +249,17 @@ class _Provider(ICloudInstanceProvider):  # type: ignore[misc]
 
 
 class _Autoscaler(Autoscaler):  # type: ignore[misc]
-    """Ray's own, with the provider given instead of made from a configuration."""
+    """Ray's own, with the provider given instead of made from a configuration, deciding in whole jobs."""
 
     def __init__(self, provider: _Provider, **arguments: Any) -> None:
         self._given = provider
         if not hasattr(Autoscaler, "_init_cloud_instance_provider"):
             raise PrivateMissing("ray.autoscaler.v2.autoscaler.Autoscaler._init_cloud_instance_provider")
         super().__init__(**arguments)
+        if not hasattr(self, "_scheduler"):
+            raise PrivateMissing("ray.autoscaler.v2.autoscaler.Autoscaler._scheduler")
+        reader: _Reader = arguments["config_reader"]
+        self._scheduler = WholeJobsScheduler(arguments["event_logger"], lambda: reader.types)
 
     def _init_cloud_instance_provider(self, *_: Any, **__: Any) -> None:
         self._cloud_instance_provider = self._given

@@ -1,0 +1,140 @@
+"""Ray's own scheduler, deciding in whole jobs: values in, values out, without a cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
+from ray.autoscaler.v2.scheduler import SchedulingRequest
+from ray.autoscaler.v2.schema import AutoscalerInstance
+from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.core.generated import autoscaler_pb2 as pb
+from ray.core.generated.instance_manager_pb2 import Instance, NodeKind
+
+from raycluster_cli.model.node_type import NodeType
+from raycluster_cli.rayproc.private.scheduler import WholeJobsScheduler
+
+SIZE = {"CPU": 1.0}
+IDLE_S = 6.0
+
+#: Of a node: the milliseconds since it has been idle, None while it works; or what it waits for.
+State = int | str | None
+
+
+class Events:
+    def __init__(self) -> None:
+        self.told: list[dict[str, Any]] = []
+
+    def log_cluster_scheduling_update(self, **arguments: Any) -> None:
+        self.told.append(arguments)
+
+
+def instance(name: str, state: State) -> AutoscalerInstance:
+    """The node of a job, "7" and "7/1"; "" for one that is asked for and has no job yet."""
+    running = not isinstance(state, str)
+    made = Instance(
+        instance_id=f"im-{name or id(object())}",
+        cloud_instance_id=name,
+        instance_type="block",
+        status=Instance.RAY_RUNNING if running else Instance.InstanceStatus.Value(state),
+        node_kind=NodeKind.WORKER,
+        node_id=f"id-{name}" if running else "",
+    )
+    node = pb.NodeState(
+        total_resources=SIZE,
+        available_resources=SIZE if state is not None else {},
+        status=pb.NodeStatus.RUNNING if state is None else pb.NodeStatus.IDLE,
+        idle_duration_ms=state if isinstance(state, int) else 0,
+        ray_node_type_name="block",
+    )
+    return AutoscalerInstance(name or None, node if running else None, made)
+
+
+def decided(
+    nodes: dict[str, State], tasks: int, bounds: tuple[int, int], per_job: int = 2
+) -> tuple[int, list[str], Events]:
+    """How many nodes are launched, and which are ended."""
+    events = Events()
+    kind = NodeType("block", *bounds, resources=SIZE, idle_timeout_s=IDLE_S, nodes_per_job=per_job)
+    config = NodeTypeConfig("block", *bounds, idle_timeout_s=IDLE_S, resources=dict(SIZE))
+    request = SchedulingRequest(
+        disable_launch_config_check=True,
+        node_type_configs={"block": config},
+        resource_requests=ResourceRequestUtil.group_by_count([ResourceRequestUtil.make(SIZE)] * tasks),
+        current_instances=[instance(name, state) for name, state in nodes.items()],
+    )
+    reply = WholeJobsScheduler(events, lambda: [kind]).schedule(request)
+    launched = sum(one.count for one in reply.to_launch)
+    return launched, sorted(one.instance_id[3:] for one in reply.to_terminate), events
+
+
+LONG = 9000
+
+
+@pytest.mark.parametrize(
+    ("nodes", "tasks", "bounds", "launched", "ended"),
+    [
+        # Whole jobs are launched.
+        ({}, 1, (0, 4), 2, []),
+        ({}, 2, (0, 4), 2, []),
+        ({}, 3, (0, 4), 4, []),
+        ({}, 9, (0, 4), 4, []),
+        ({}, 0, (2, 4), 2, []),
+        # What is left of a job is a job: with the most jobs there is no other, and no loop.
+        ({"7": None}, 1, (0, 2), 0, []),
+        ({"7": None}, 0, (2, 2), 0, []),
+        ({"7": None}, 1, (0, 4), 2, []),
+        ({"7": None}, 5, (0, 4), 2, []),
+        ({"7": 0}, 1, (0, 4), 0, []),
+        # The second round, with the new job.
+        ({"7": None, "8": "ALLOCATED", "8/1": "ALLOCATED"}, 1, (0, 4), 0, []),
+        ({"7": None, "8": "ALLOCATED", "8/1": "ALLOCATED"}, 5, (0, 4), 0, []),
+        # Jobs end when all of their nodes are idle.
+        ({"7": LONG, "7/1": LONG}, 0, (0, 2), 0, ["7", "7/1"]),
+        ({"7": LONG, "7/1": 100}, 0, (0, 2), 0, []),
+        ({"7": LONG, "7/1": LONG}, 1, (0, 2), 0, []),
+        ({"7": LONG, "7/1": "ALLOCATED"}, 0, (0, 2), 0, []),
+        ({"7": LONG}, 0, (0, 2), 0, ["7"]),
+        ({"7": LONG, "7/1": LONG, "8": 9, "8/1": 9}, 0, (2, 4), 0, ["7", "7/1"]),
+        ({"7": LONG, "7/1": LONG}, 0, (2, 4), 0, []),
+        # Too many: whole jobs, those without work first.
+        ({"7": None, "7/1": None, "8": 5, "8/1": 5}, 0, (0, 2), 0, ["8", "8/1"]),
+        ({"7": None, "7/1": None, "8": 5}, 0, (0, 2), 0, ["8"]),
+        ({"7": None, "7/1": None}, 0, (0, 0), 0, ["7", "7/1"]),
+        ({"7": None, "7/1": "RAY_STOP_REQUESTED"}, 0, (0, 2), 0, []),
+    ],
+)
+def test_whole_jobs(
+    nodes: dict[str, State], tasks: int, bounds: tuple[int, int], launched: int, ended: list[str]
+) -> None:
+    found = decided(nodes, tasks, bounds)
+    assert found[:2] == (launched, ended)
+    # Drivers hear what is done, and nothing of what is not.
+    [told] = found[2].told
+    assert sum(one.count for one in told["launch_requests"]) == launched
+    assert len(told["terminate_requests"]) == len(ended)
+    is_there = sum(1 for state in nodes.values() if state != "RAY_STOP_REQUESTED")
+    if launched or ended:
+        assert told["cluster_resources"]["CPU"] == is_there + launched - len(ended)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        {"7": LONG, "8": LONG, "8/1": LONG},
+        # In whatever order Ray looks at them.
+        {"7": LONG, "8": LONG, "7/1": LONG, "8/1": LONG},
+        {"8": LONG, "7": LONG, "7/1": LONG, "8/1": LONG},
+    ],
+)
+def test_one_of_two_idle_jobs_stays(nodes: dict[str, State]) -> None:
+    _, ended, _ = decided(nodes, 0, (2, 4))
+    jobs = [sorted(name for name in nodes if name.partition("/")[0] == job) for job in ("7", "8")]
+    assert ended in jobs
+
+
+def test_jobs_of_one_node_are_decided_by_ray_alone() -> None:
+    assert decided({"7": LONG, "8": None}, 0, (0, 4), 1)[:2] == (0, ["7"])
+    assert decided({"7": None}, 1, (0, 2), 1)[:2] == (1, [])
+    assert decided({"7": None, "8": 5}, 0, (0, 1), 1)[:2] == (0, ["8"])
