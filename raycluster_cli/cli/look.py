@@ -95,7 +95,7 @@ def status(
     from dataclasses import replace
 
     from ..model.wording import count
-    from ..ops.clusters import of_whom, read_all, start_hint
+    from ..ops.clusters import as_listed, of_whom, read_all, start_hint
     from ..ops.examination import cause_of
     from ..ops.pick import Pick
     from ..ops.status_json import cluster_json, list_json
@@ -116,7 +116,8 @@ def status(
     jobs = ask_slurm(env, owner_of(where))
     if not job and not timing:
         pick = Pick.parse(state, since)
-        found = [*_without_record(where, jobs), *read_all(where, jobs, limit=10**9 if all_ or pick else 20)]
+        recorded = read_all(where, jobs, limit=10**9 if all_ or pick else 20)
+        found = as_listed([*_without_record(where, jobs), *recorded])
         clusters = [each for each in found if pick.wants(each)]
         if as_json:
             print(json.dumps(list_json(clusters), indent=2))

@@ -175,5 +175,11 @@ def read_all(
         elif status.started or status.nodes or status.slurm_state:
             running.append(status)
     running.sort(key=lambda status: -status.started)
-    over.sort(key=lambda status: -(status.ended or status.started))
-    return running + over[:limit]
+    return running + as_listed(over)[:limit]
+
+
+def as_listed(statuses: list[ClusterStatus]) -> list[ClusterStatus]:
+    """Those that are not over, in their order, then those that are, newest end first, unknown ends last."""
+    return sorted(
+        statuses, key=lambda status: (status.is_over, -(status.ended or status.started) * status.is_over)
+    )

@@ -18,6 +18,7 @@ from tests.slurm.jobs import JobEnd, Slurm
 from tests.slurm.test_submit import raycluster, submitted
 
 IMAGE = "/home/alice/image"
+CONFIG = "/home/alice/.config/raycluster/config.toml"
 
 #: An image of no registry: empty directories over which the machine's programs and Pythons are mounted.
 SHOWN = tuple(dict.fromkeys(("/usr", str(REPOSITORY), sys.prefix, sys.base_prefix)))
@@ -50,6 +51,7 @@ def image(slurm: Slurm) -> Iterator[Path]:
     (root / "ch/environment").write_text(f"PATH={sys.prefix}/bin:/usr/bin:/bin\n")
     yield root
     shutil.rmtree(root)
+    slurm.bed.path(LOGIN, CONFIG).unlink(missing_ok=True)  # other tests have no configuration file
 
 
 def profile(slurm: Slurm, image: str = IMAGE) -> None:
@@ -59,9 +61,9 @@ container = "{image}"
 container_runtime = "charliecloud"
 container_mounts = {list(SHOWN)}
 """
-    path = slurm.bed.path(LOGIN, "/home/alice/.config/raycluster")
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "config.toml").write_text(text)
+    path = slurm.bed.path(LOGIN, CONFIG)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
 
 
 def test_a_job_in_a_container(slurm: Slurm, image: Path) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from raycluster_cli.model.cluster_status import ClusterPhase
+from raycluster_cli.model.cluster_status import ClusterPhase, ClusterStatus
 from raycluster_cli.model.errors import UsageError
 from raycluster_cli.model.record import ClusterUsage, EndReport, HeadInfo, NodeReport, NodeUsage
 from raycluster_cli.model.status import NodePhase
-from raycluster_cli.ops.clusters import find_record, job_without_record, read_all
+from raycluster_cli.ops.clusters import as_listed, find_record, job_without_record, read_all
 from raycluster_cli.ops.reader import natural, read_cluster
 from raycluster_cli.ops.status_json import cluster_json, list_json, node_json, prometheus_text
 from raycluster_cli.slurm.queue import Job
@@ -213,6 +213,20 @@ def test_list_has_the_running_first(tmp_path: Path) -> None:
     write_record(tmp_path, 2, key="3", end=EndReport(time.time() - 50, 1, "driver"))
     assert [status.job for status in read_all(tmp_path, None)] == ["2", "3", "1"]
     assert [status.job for status in read_all(tmp_path, None, limit=1)] == ["2", "3"]
+
+
+def test_jobs_without_a_record_are_listed_where_their_state_belongs() -> None:
+    def one(job: str, phase: ClusterPhase, started: float, ended: float | None) -> ClusterStatus:
+        return ClusterStatus(job, "", phase, (), 2, started, ended=ended)
+
+    listed = [
+        one("unknown end", ClusterPhase.FAILED, 0.0, None),
+        one("waits", ClusterPhase.PENDING, 0.0, None),
+        one("runs", ClusterPhase.RUNNING, 50.0, None),
+        one("old", ClusterPhase.ENDED, 10.0, 20.0),
+        one("new", ClusterPhase.FAILED, 0.0, 40.0),
+    ]
+    assert [each.job for each in as_listed(listed)] == ["waits", "runs", "new", "old", "unknown end"]
 
 
 def test_the_list_does_not_read_the_nodes_of_the_past(tmp_path: Path) -> None:
