@@ -22,6 +22,9 @@ possible = pytest.mark.skipif(
     reason="this machine lets nobody make a user namespace",
 )
 
+#: A container is found by its process's number in it and the time of its start: one after the other.
+pytestmark = pytest.mark.xdist_group("containers")
+
 
 @contextmanager
 def boxed() -> Iterator[Stat]:
