@@ -23,7 +23,7 @@ ELASTIC = ("python", str(REPOSITORY / "tests/slurm/drivers/elastic.py"))
 SHARE = ("-c", "1", "--mem=2000", "--time=10")
 
 #: How long worker jobs may take to leave Slurm's queue once their cluster has ended.
-GONE_S = 30.0
+GONE_S = 10.0
 
 
 def submit(

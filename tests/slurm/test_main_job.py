@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.bed.spec import LOGIN
@@ -55,7 +57,7 @@ def test_missing_workers_end_the_head_in_time_and_by_name(slurm: Slurm) -> None:
     end = read(record(slurm.bed, job) / "end.json")
     head = read(record(slurm.bed, job) / "head.json")
     assert end and head and end["exit_code"] == 4
-    assert end["when"] - head["started"] < 60  # not the 300 s of the default
+    assert end["when"] - head["started"] < 12
     slurm.assert_nothing_left()
 
 
@@ -439,8 +441,10 @@ def test_a_second_run_is_refused_with_all_of_its_tasks(slurm: Slurm) -> None:
 def test_a_cluster_without_driver_stays_until_scancel(slurm: Slurm) -> None:
     job = batch(slurm, f"exec {SRUN} raycluster run")
     job.wait_for("3 nodes ready")
+    began = time.monotonic()
     job.cancel()
     job.wait()
+    assert time.monotonic() - began < 20
     end = read(record(slurm.bed, job) / "end.json")
     assert end and end["exit_code"] == 143
     slurm.assert_nothing_left()

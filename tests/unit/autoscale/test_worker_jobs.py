@@ -244,7 +244,7 @@ def test_a_job_that_is_being_submitted_is_not_a_lost_one(cluster: Cluster) -> No
 def test_one_squeue_in_five_seconds_for_all_jobs_and_none_while_nothing_changes(cluster: Cluster) -> None:
     cluster.run_for(60)
     assert cluster.slurm.calls == []
-    for _ in range(3):
+    for _ in range(8):
         cluster.jobs.launch(GPU, 4)
     cluster.run_for(60)
     assert 11 <= cluster.slurm.count("squeue") <= 12

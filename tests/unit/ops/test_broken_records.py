@@ -83,7 +83,7 @@ json_values = some.recursive(
 NOWHERE = {"PATH": "/no/such/directory"}
 
 #: `make unit-long` tries more.
-EXAMPLES = int(os.environ.get("RAYCLUSTER_EXAMPLES", "4"))
+EXAMPLES = int(os.environ.get("RAYCLUSTER_EXAMPLES", "12"))
 
 #: Health checks of hypothesis are about its speed, which is not what is tested.
 ANY = [*HealthCheck]
