@@ -7,6 +7,7 @@
 #   make unit-long     unit tests with random input, 200 inputs each
 #   make ray           tests on a local Ray
 #   make ray-oldest    the Ray tests and those of the commands on the oldest dependencies, in a virtual environment of its own
+#   make ray-versions  the same tests on the last release of each version of Ray in between (an hour)
 #   make ray-default   the tests that need ray[default] (dashboard, job API, ray://), in another one
 #   make libraries     Modin, Dask, Tune and others on three hosts, in another one (needs Slurm and root)
 #   make vllm          vLLM for CPUs with a tiny model on two hosts, in another one (needs Slurm and root)
@@ -39,7 +40,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit unit-long ray ray-oldest ray-default slurm chaos soak libraries vllm train lint format docs import-graph packaging bench clean slurm-versions cgroup2
+.PHONY: help venv demo test unit unit-long ray ray-oldest ray-versions ray-default slurm chaos soak libraries vllm train lint format docs import-graph packaging bench clean slurm-versions cgroup2
 
 help:
 	@awk '!/^#/ {exit} {sub(/^# ?/, ""); print}' Makefile
@@ -94,6 +95,15 @@ $(OLDEST)/.installed: pyproject.toml $(DEV)
 
 ray-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest tests/unit/cli tests/ray -m "not slow" $(PYTEST_ARGS)
+
+# Not part of CI.  A version that fails does not keep the next ones from being tested.
+RAYS ?= 2.53.0 2.54.1 2.55.1 2.56.1 2.57.1 2.58.1 2.59.0
+ray-versions: $(DEV)
+	@failed=; for ray in $(RAYS); do \
+	    test -x $(VENV)-ray-$$ray/bin/python || $(PYTHON) -m venv $(VENV)-ray-$$ray; \
+	    echo "Ray $$ray" && $(VENV)-ray-$$ray/bin/python -m pip install -qq --editable '.[demo]' "ray==$$ray" 'pytest>=8' && \
+	    $(VENV)-ray-$$ray/bin/python -m pytest -q tests/ray -m "not slow" $(PYTEST_ARGS) || failed="$$failed $$ray"; \
+	done; test -z "$$failed" || { echo "make: failed with Ray$$failed" >&2; exit 1; }
 
 # The project itself needs only plain ray; dashboard, job API and client come with ray[default].
 DEFAULT := $(VENV)-default
@@ -206,4 +216,4 @@ bench: $(DEV)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(DEFAULT) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(DEFAULT) $(VENV)-ray-* build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,12 +1,14 @@
 """A TCP probe, and Ray's gRPC health check on one kept connection.
 
-Ray's GCS and raylets answer ``grpc.health.v1.Health/Check`` on their ports, without a token.
+Ray's GCS and raylets answer ``grpc.health.v1.Health/Check`` on their ports.
 The check is one request of fixed bytes and one answer of seven, so the little HTTP/2 that
 it needs (RFC 9113) is written here: a worker's GCS monitor imports neither grpcio (plain ``ray``
 does not bring it) nor Ray (77 MB).  See docs/decisions/0003.
 
-Nothing of the answer's headers is needed: a healthy server's DATA frame holds the message
-``status: SERVING``, and every other answer (an error, another status, not HTTP/2) means unhealthy.
+Hardly anything of the answer's headers is needed: a healthy server's DATA frame holds the message
+``status: SERVING``.  Ray 2.56 asks for the token here too, before it looks at the request; a server that
+answers so runs, and the token is no business of a health check.  Every other answer (another error,
+another status, not HTTP/2) means unhealthy.
 """
 
 from __future__ import annotations
@@ -132,6 +134,8 @@ _MAX_FRAME_BYTES = 16384
 _LAST_STREAM = 2**31 - 3
 _SERVING = b"\x00\x00\x00\x00\x02\x08\x01"
 """A gRPC message of 2 bytes: HealthCheckResponse { status: SERVING }."""
+_UNAUTHENTICATED = b"\x0bgrpc-status\x0216"
+"""A gRPC status (16) in HPACK, as gRPC's C++ library writes it: a literal, not Huffman coded."""
 _ASK_ALL = b"\x00\x00\x00\x00\x00"
 """An empty HealthCheckRequest: the server as a whole."""
 
@@ -294,8 +298,10 @@ class HealthChannel(asyncio.Protocol):
             if flags & _PADDED and payload:
                 payload = payload[1 : len(payload) - payload[0]]
             self._answer(stream, payload == _SERVING)
-        elif kind == _RST_STREAM or (kind == _HEADERS and flags & _END_STREAM):
-            self._answer(stream, False)  # an error instead of an answer, or the trailers after one
+        elif kind == _RST_STREAM:
+            self._answer(stream, False)
+        elif kind == _HEADERS and flags & _END_STREAM:  # an error, or the trailers after an answer
+            self._answer(stream, _UNAUTHENTICATED in payload)
 
     def _answer(self, stream: int, healthy: bool) -> None:
         future = self._asked.get(stream)

@@ -106,6 +106,13 @@ def test_a_padded_answer_is_understood() -> None:
     check(answering(data(b"\x04" + SERVING + b"\0" * 4, flags=8)), True)
 
 
+def test_a_server_that_asks_for_a_token_runs() -> None:
+    """What the GCS of Ray 2.56.1 answers: status and message, without data."""
+    headers = b"\x88@\x0ccontent-type\x10application/grpc\x00\x0bgrpc-status\x0216"
+    headers += b"\x00\x0cgrpc-message>InvalidAuthToken: Authentication token is missing or incorrect"
+    check(answering(len(headers).to_bytes(3, "big") + b"\x01\x05STRM" + headers), True, times=2)
+
+
 @pytest.mark.parametrize(
     "answer",
     [
