@@ -611,7 +611,7 @@ def test_driver_is_told_before_the_time_limit(slurm: Slurm) -> None:
         signal.signal(signal.SIGTERM, save)
         time.sleep(600)
     """
-    cluster = Cluster.start(slurm, textwrap.dedent(text), options="--stop-before 30", sbatch=("--time=1",))
+    cluster = Cluster.start(slurm, textwrap.dedent(text), options="--stop-before 20", sbatch=("--time=1",))
     assert cluster.job.wait().state == "COMPLETED", cluster.job.output()
     assert "SAVED 3" in cluster.job.output()
     assert cluster.end["reason"] == "time-limit"

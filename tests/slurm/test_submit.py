@@ -128,15 +128,21 @@ def test_refusals_come_with_a_hint(slurm: Slurm) -> None:
 
 @pytest.mark.versions
 def test_a_job_that_will_never_start_is_told_so_once(slurm: Slurm) -> None:
-    argv = slurm.bed.command(
-        LOGIN, ["raycluster", "submit", "--nodes=33", "--follow", "--", "true"], user="alice"
-    )
-    with follower(argv) as (child, out, err):
-        wait_until(lambda: "will never start" in err.read_text(), timeout_s=30, what="the reason")
-        job = submitted(slurm, out.read_text())
-        job.cancel()
-        assert child.wait(60) == 143
-        assert err.read_text().count("will never start") == 1
+    """EnforcePartLimits is NO by default: Slurm takes such a job and lets it wait."""
+    words = ["raycluster", "submit", "--partition=brief", "--time=60", "--follow", "--", "true"]
+    scontrol(slurm, "create", "PartitionName=brief", "Nodes=ALL", "MaxTime=5")
+    try:
+        with follower(slurm.bed.command(LOGIN, words, user="alice")) as (child, out, err):
+            wait_until(lambda: "will never start" in err.read_text(), timeout_s=30, what="the reason")
+            submitted(slurm, out.read_text()).cancel()
+            assert child.wait(60) == 143
+            assert err.read_text().count("will never start") == 1
+    finally:
+        scontrol(slurm, "delete", "PartitionName=brief")
+
+
+def scontrol(slurm: Slurm, *words: str) -> None:
+    slurm.bed.run(LOGIN, ["scontrol", *words], check=True)
 
 
 class follower:
