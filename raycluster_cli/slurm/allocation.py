@@ -16,9 +16,14 @@ from .hostlist import parse_hostlist
 from .malformed import quoted
 from .quantities import parse_counts, parse_gpu_count, parse_memory_mib
 
-# Step ids that no srun has (slurm.h: SLURM_BATCH_SCRIPT and its neighbours), as number or by name.
-_INTERACTIVE_STEPS = frozenset({"4294967290", "interactive"})
-_SPECIAL_STEPS = _INTERACTIVE_STEPS | {"4294967291", "4294967292", "4294967293", "batch", "extern", "pending"}
+# Step ids that no srun has (slurm.h: SLURM_BATCH_SCRIPT and its neighbours): a number or a name.
+# Slurm 26.05 sets SLURM_STEP_ID=-5 in the batch script, where older ones set none.
+_INTERACTIVE_STEPS = frozenset({"4294967290", "-6", "interactive"})
+_SPECIAL_STEPS = _INTERACTIVE_STEPS | {
+    *("4294967291", "4294967292", "4294967293"),
+    *("-5", "-4", "-3"),
+    *("batch", "extern", "pending"),
+}
 
 
 def _whole_number(env: Mapping[str, str], name: str, *, least: int = 0) -> int | None:

@@ -132,6 +132,13 @@ def test_shapes_of_job(version: str, shape: str, expected: dict[str, Any]) -> No
                 "procid": None,
             },
         ),
+        ("26.05/three-nodes.batch", {"in_task": False, "is_batch": True, "step_id": None, "procid": None}),
+        ("26.05/three-nodes.task2", {"procid": 2, "node_name": "n3", "mem_per_node_mib": 3000}),
+        ("26.05/two-tasks-a-node.task3", {"localid": 1, "tasks_here": 2, "is_first_task_on_node": False}),
+        (
+            "26.05/interactive-step.shell",
+            {"in_task": False, "is_batch": False, "is_interactive_step": True, "job_nodes": ("n1", "n2")},
+        ),
         ("25.05/container.task1", {"node_name": "n2", "nodeid": 1, "job_cpus_here": 2}),
         (
             "25.05/uneven.task2",
