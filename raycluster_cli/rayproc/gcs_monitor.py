@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..model.value import Value
@@ -52,12 +52,15 @@ async def gcs_lost(
     interval_s: float,
     patience_s: float = 0.0,
     on_change: Callable[[str], None] | None = None,
+    gone: Callable[[Loss, float], Awaitable[str]] | None = None,
     context: ssl.SSLContext | None = None,
 ) -> Loss:
     """Returns when the GCS at ``ip:port`` is lost.
 
     ``patience_s``: how long a lost GCS may take to come back (a head that recovers).  ``on_change``
     is called with the reason when that wait begins, and with an empty text when the GCS is back.
+    ``gone``: asked again and again during that wait, with the last failure and the seconds since the first,
+    why the GCS cannot come back; empty: it may.
     """
     loop = asyncio.get_running_loop()
     failed = 0
@@ -78,6 +81,8 @@ async def gcs_lost(
                     on_change(loss.why)
             if loop.time() - lost_since >= patience_s:
                 return loss
+            if gone is not None and (why := await gone(loss, loop.time() - lost_since)):
+                return loss.but(why=why)
         await asyncio.sleep(RETRY_S)
 
 

@@ -16,7 +16,7 @@ from ..policy import events as on
 from ..policy import worker as policy
 from ..policy.values import End
 from ..policy.worker import WorkerRules, WorkerState
-from ..rayproc.gcs_monitor import gcs_lost
+from ..rayproc.gcs_monitor import Loss, gcs_lost
 from ..state.record import Record
 from ..system.process import Child
 from .context import Context
@@ -25,7 +25,7 @@ from .head_record import HeadRecord, head_task_probe
 from .joining import ADVICE, FEW_NODES, Joined, Joiner
 from .losses import LAST_REPORT_S, end_by_report, end_without_report
 from .run import Finished, NodeRun
-from .silent_hosts import cancel_step_without, refuses
+from .silent_hosts import cancel_step_without, refuses, responds
 from .template_wait import may_be_described
 from .usage import tell_usage
 
@@ -198,9 +198,19 @@ class WorkerRun(NodeRun):
             interval_s=self.settings.check_interval,
             patience_s=RECOVERY_WAIT_S if recovers else 0.0,
             on_change=changed,
+            gone=self.head_is_gone,
             context=self.node.tls_context,
         )
         self.post(on.GcsLost(loss.why, loss.silent))
+
+    async def head_is_gone(self, loss: Loss, away_s: float) -> str:
+        """Why a head that recovers (--head-recovery) cannot come back; empty: it may.
+
+        A GCS that hangs does not answer, but its host does.  A host that has failed takes the head with it.
+        """
+        if not loss.silent or await responds(self.cluster.target.ip):
+            return ""
+        return f"{loss.why}, and its host does not respond"
 
     async def _look_for_end(self, wait_s: float) -> None:
         record = self.cluster.record or self.record

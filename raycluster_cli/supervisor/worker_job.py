@@ -29,6 +29,7 @@ from ..node.labels import GROUP_LABEL, JOB_LABEL
 from ..policy import actions as do
 from ..policy import events as on
 from ..policy.values import End
+from ..rayproc.gcs_monitor import Loss
 from ..slurm.departures import grace_end
 from ..slurm.job_calls import KnownJob, job_end_time, known_job
 from ..slurm.queue import WAITING
@@ -40,8 +41,9 @@ from .context import Context
 from .discovery import ClusterKey, Discovery
 from .head_record import HeadRecord
 from .run import Finished
+from .silent_hosts import responds
 from .tasks import cancel
-from .worker import WorkerRun
+from .worker import RECOVERY_WAIT_S, WorkerRun
 
 #: How often the record of a cluster that has not started yet is looked for, and Slurm is asked for its job.
 LOOK_S, ASK_S = 0.25, 10.0
@@ -54,6 +56,10 @@ GRACE_ANSWER_S = 2.0
 
 #: How long a head that is up may not answer before a worker that came gives up, and how often Slurm is asked.
 SILENT_S, ASK_AGAIN_S = 12.0, 3.0
+
+#: When a worker that has joined asks Slurm for the job of a head that recovers (--head-recovery) and is away,
+#: and how often again: most are back sooner, and all workers of the cluster would ask.
+AWAY_ASK_S, AWAY_AGAIN_S = 8.0, 10.0
 
 #: The Slurm cluster of records that no Slurm job has made.
 LOCAL = "local"
@@ -98,6 +104,7 @@ class WorkerJobRun(WorkerRun):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._discovery: Discovery | None = None
+        self._away_ask_s = AWAY_ASK_S
         job = context.settings.cluster
         self.advice = (
             f"`raycluster status {job}` shows whether the cluster runs. Its host must be reachable from "
@@ -201,9 +208,35 @@ class WorkerJobRun(WorkerRun):
                 with contextlib.suppress(RayclusterError):  # it may be busy: later then
                     known, asked = await known_job(record.job_id, self.context.env, self.reaper), True
                 ask_at = loop.time() + ASK_AGAIN_S
-            end = dead_head(record.key, record.restart, known, asked=asked, silent_s=loop.time() - since)
+            silent_s = loop.time() - since
+            may_return = silent_s >= SILENT_S and await self._may_recover(record)
+            limit_s = RECOVERY_WAIT_S if may_return else SILENT_S
+            end = dead_head(
+                record.key, record.restart, known, asked=asked, silent_s=silent_s, limit_s=limit_s
+            )
             if end is not None:
                 return end
+
+    async def _may_recover(self, record: Record) -> bool:
+        """Whether a head that does not answer can start its GCS again: with --head-recovery, on a host that runs."""
+        head = await self.reports.ask(record.read_head, timeout_s=GRACE_ANSWER_S, default=None)
+        return head is not None and head.head_recovery and await responds(head.address_ip)
+
+    async def head_is_gone(self, loss: Loss, away_s: float) -> str:
+        """A head whose processes were all killed at once has left no end; Slurm knows of it."""
+        gone = await super().head_is_gone(loss, away_s)
+        record = self.record
+        if away_s < AWAY_ASK_S:
+            self._away_ask_s = AWAY_ASK_S
+        if gone or record is None or record.slurm_cluster == LOCAL or away_s < self._away_ask_s:
+            return gone
+        self._away_ask_s = away_s + AWAY_AGAIN_S
+        try:
+            known = await known_job(record.job_id, self.context.env, self.reaper)
+        except RayclusterError:
+            return ""
+        end = dead_head(record.key, record.restart, known, asked=True, silent_s=0.0)
+        return end.message if end is not None else ""
 
     def head_record(self) -> HeadRecord:
         return HeadRecord(
@@ -320,12 +353,19 @@ def end_before(end: EndReport | None, head: HeadInfo | None, cluster: str) -> En
 
 
 def dead_head(
-    cluster: str, restart: int, known: KnownJob | None, *, asked: bool, silent_s: float
+    cluster: str,
+    restart: int,
+    known: KnownJob | None,
+    *,
+    asked: bool,
+    silent_s: float,
+    limit_s: float = SILENT_S,
 ) -> End | None:
     """What a head means that does not answer; None: it may still do so.
 
     ``known`` is what Slurm says of its job, if it was ``asked`` with success; ``restart`` is that of the
-    cluster.  A host that lost its power leaves no end in the record.
+    cluster.  A host that lost its power leaves no end in the record.  ``limit_s``: how long a head may be
+    silent whose job runs.
     """
     if asked and (known is None or known.is_over or known.state == "COMPLETING"):
         said = f"Slurm says that its job is over ({known.state})" if known else "Slurm does not know its job"
@@ -333,7 +373,7 @@ def dead_head(
     if asked and known is not None and (known.restarts > restart or known.state in WAITING):
         text = f"cluster {cluster} has ended: its job was requeued, which makes another cluster"
         return End(0, text, EndReason.ENDED.value)
-    if silent_s < SILENT_S:
+    if silent_s < limit_s:
         return None
     text = f"the head of cluster {cluster} has not answered for {silent_s:.0f} s, and its job has not ended"
     return End(ExitCode.WORKERS_MISSING, text, EndReason.HEAD_LOST.value)

@@ -144,6 +144,7 @@ def unplug(slurm: Slurm, cluster: Job) -> None:
     slurm.bed.cable("n1", up=False)
 
 
+@pytest.mark.parametrize("options", ["", pytest.param("--head-recovery", marks=pytest.mark.chaos)])
 @pytest.mark.parametrize(
     ("fault", "codes", "late_codes"),
     [
@@ -155,9 +156,9 @@ def unplug(slurm: Slurm, cluster: Job) -> None:
     ],
 )
 def test_no_worker_job_runs_on_without_its_head(
-    slurm: Slurm, fault: Callable[[Slurm, Job], None], codes: set[int], late_codes: set[int]
+    slurm: Slurm, fault: Callable[[Slurm, Job], None], codes: set[int], late_codes: set[int], options: str
 ) -> None:
-    cluster = head(slurm, 3, 600, requeue=True)
+    cluster = head(slurm, 3, 600, options=options, requeue=True)
     jobs = [worker(slurm, cluster.id, host=host) for host in ("n2", "n3")]
     cluster.wait_for("ALL 3")
     fault(slurm, cluster)

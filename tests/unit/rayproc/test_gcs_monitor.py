@@ -154,3 +154,24 @@ def test_patience_with_a_gcs_that_comes_back() -> None:
     asyncio.run(asyncio.wait_for(scene(), 20))
     assert told[0]
     assert told[1] == ""
+
+
+@pytest.mark.parametrize(("gone", "patient"), [("its host does not respond", False), ("", True)])
+def test_a_gcs_that_cannot_come_back_is_not_waited_for(gone: str, patient: bool) -> None:
+    asked: list[float] = []
+
+    async def is_gone(loss: Loss, away_s: float) -> str:
+        assert loss.why
+        asked.append(away_s)
+        return gone if len(asked) > 1 else ""
+
+    async def scene() -> Loss:
+        async with running(Gcs()) as port:
+            pass  # nothing listens there any more
+        return await gcs_lost("127.0.0.1", port, interval_s=0.05, patience_s=1.5, gone=is_gone)
+
+    loss = asyncio.run(asyncio.wait_for(scene(), 20))
+    assert (loss.why == gone) is not patient
+    assert not loss.silent  # as the last failure was
+    assert (len(asked) > 2) is patient
+    assert asked == sorted(asked)

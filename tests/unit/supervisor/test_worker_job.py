@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,12 +14,14 @@ from raycluster_cli.model.option_text import parse_pairs
 from raycluster_cli.model.record import EndReport, HeadInfo
 from raycluster_cli.model.settings import Settings
 from raycluster_cli.model.status import Role
+from raycluster_cli.rayproc.gcs_monitor import Loss
 from raycluster_cli.slurm.allocation import Allocation
 from raycluster_cli.slurm.job_calls import KnownJob, parse_known_job
 from raycluster_cli.state.catalogue import NoRecordError
 from raycluster_cli.state.record import Record
 from raycluster_cli.supervisor.context import Context
 from raycluster_cli.supervisor.worker_job import (
+    WorkerJobRun,
     dead_head,
     end_before,
     in_worker_job,
@@ -141,6 +145,60 @@ def test_a_head_that_does_not_answer(
 ) -> None:
     end = dead_head("4711.r1", 1, known, asked=asked, silent_s=silent_s)
     assert (None if end is None else int(end.code)) == code
+
+
+@pytest.mark.parametrize(("silent_s", "code"), [(12.0, None), (49.0, None), (50.0, 4)])
+def test_a_head_that_recovers_may_be_silent_for_longer(silent_s: float, code: int | None) -> None:
+    end = dead_head("4711", 0, KnownJob("RUNNING"), asked=True, silent_s=silent_s, limit_s=50.0)
+    assert (None if end is None else int(end.code)) == code
+
+
+def waiting_worker(tmp_path: Path) -> WorkerJobRun:
+    """A worker that has joined, with what it reads while its head is away."""
+    run = WorkerJobRun(context(JOB))
+    run.record = Record.create(tmp_path, "tux", "4711")
+    run.cluster = SimpleNamespace(target=SimpleNamespace(ip="10.0.0.1"))  # type: ignore[assignment]
+    return run
+
+
+@pytest.mark.parametrize(
+    ("responds", "silent", "state", "answers", "asked"),
+    [
+        # it recovers: Slurm is asked when most are back, and not in each round
+        (True, False, "RUNNING", ["", "", "", "", ""], [8.5, 19.0]),
+        (True, True, "RUNNING", ["", "", "", "", ""], [8.5, 19.0]),
+        # all of its processes were killed at once
+        (True, False, "FAILED", ["", "", "over", "", "over"], [8.5, 19.0]),
+        # its host has no power, or no network
+        (False, True, "RUNNING", ["host", "host", "host", "host", "host"], []),
+    ],
+)
+def test_a_head_that_recovers_is_given_up_when_it_cannot(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    responds: bool,
+    silent: bool,
+    state: str,
+    answers: list[str],
+    asked: list[float],
+) -> None:
+    now, when = 0.0, []
+
+    async def probe(ip: str) -> bool:
+        return ip == "10.0.0.1" and responds
+
+    async def ask(job: str, *_: object) -> KnownJob:
+        when.append(now)
+        return KnownJob(state)
+
+    monkeypatch.setattr("raycluster_cli.supervisor.worker.responds", probe)
+    monkeypatch.setattr("raycluster_cli.supervisor.worker_job.known_job", ask)
+    run = waiting_worker(tmp_path)
+    words = {"host": "its host does not respond", "over": "its job is over"}
+    for now, want in zip([0.0, 7.0, 8.5, 9.0, 19.0], answers, strict=True):
+        said = asyncio.run(run.head_is_gone(Loss("no answer", silent=silent), now))
+        assert words[want] in said if want else not said, now
+    assert when == asked
 
 
 @pytest.mark.parametrize(
