@@ -70,7 +70,13 @@ def main(request: Mapping[str, Any], emit: Emit, make_jobs: Callable[..., Jobs] 
     node_types_now = NodeTypes(groups, submitter, files)
     node_types_now.estimate(request["job_env"])
     try:
-        engine = autoscaler.Engine(request["address"], submitter, node_types_now.types, request["logs_dir"])
+        engine = autoscaler.Engine(
+            request["address"],
+            submitter,
+            node_types_now.types,
+            request["logs_dir"],
+            lambda text: tell("say", text),
+        )
     except private.NOT_AS_KNOWN as error:
         text = f"{type(error).__name__}: {error}"
         tell(

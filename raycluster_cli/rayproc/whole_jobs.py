@@ -8,7 +8,7 @@ Pure functions.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 
 def jobs_of(nodes: int, per_job: int) -> int:
@@ -40,22 +40,40 @@ def node_bounds(sizes: Sequence[int], requested: int, per_job: int, least: int, 
 
 
 def jobs_to_end(
-    idle: Sequence[str], too_many: Sequence[str], sizes: Mapping[str, int], spare: int
+    idle: Sequence[str], too_many: Sequence[str], sizes: Mapping[str, int], spare: int, per_job: int
 ) -> tuple[list[str], list[str]]:
     """The jobs to end because all their nodes are idle, and those to end because there are too many.
 
     ``idle`` and ``too_many``: the job of each node that Ray would end for this reason, in Ray's order.
-    ``sizes``: how many nodes Ray counts of each job.  ``spare``: how many jobs may end for being idle.
+    ``sizes``: how many nodes Ray counts of each job; of one that has lost a node fewer than ``per_job``.
+    ``spare``: how many jobs may end for being idle.  A job that has lost a node ends in any case when it is
+    idle: a whole one takes its place where the group's minimum wants one.
 
-    >>> jobs_to_end(["7", "8", "8"], [], {"7": 2, "8": 2}, 2)
+    >>> jobs_to_end(["7", "8", "8"], [], {"7": 2, "8": 2}, 2, 2)
     (['8'], [])
-    >>> jobs_to_end([], ["7"], {"7": 2, "8": 2}, 0)
+    >>> jobs_to_end([], ["7"], {"7": 2, "8": 2}, 0, 2)
     ([], ['7'])
+    >>> jobs_to_end(["7", "8", "8"], [], {"7": 1, "8": 2}, 0, 2)
+    (['7'], [])
     """
     over = [job for job in dict.fromkeys(too_many) if job in sizes]
     picked = Counter(idle) + Counter(too_many)
     whole = [job for job in dict.fromkeys(idle) if job not in over and picked[job] >= sizes.get(job, 0) > 0]
-    return whole[: max(spare - len(over), 0)], over
+    parts = [job for job in whole if sizes[job] < per_job]
+    left = max(spare - len(over) - len(parts), 0)
+    return [*parts, *[job for job in whole if job not in parts][:left]], over
+
+
+def job_to_replace(sizes: Mapping[str, int], idle: Collection[str], per_job: int) -> str:
+    """Of the jobs that have lost a node the one that a whole job shall replace; empty: all are whole.
+
+    ``sizes``: how many nodes Ray counts of each job.  ``idle``: the jobs that have no work.
+
+    >>> job_to_replace({"7": 1, "8": 1, "9": 2}, ["8"], 2), job_to_replace({"9": 2}, [], 2)
+    ('8', '')
+    """
+    parts = [job for job, size in sizes.items() if size < per_job]
+    return min(parts, key=lambda job: (job not in idle, sizes[job]), default="")
 
 
 def together(idle: Mapping[str, tuple[str, int]]) -> dict[str, int]:

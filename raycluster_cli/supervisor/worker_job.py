@@ -218,7 +218,7 @@ class WorkerJobRun(WorkerRun):
                 return end
 
     async def _may_recover(self, record: Record) -> bool:
-        """Whether a head that does not answer can start its GCS again: with --head-recovery, on a host that runs."""
+        """Whether a silent head can start its GCS again: with --head-recovery, on a host that runs."""
         head = await self.reports.ask(record.read_head, timeout_s=GRACE_ANSWER_S, default=None)
         return head is not None and head.head_recovery and await responds(head.address_ip)
 

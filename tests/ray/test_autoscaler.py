@@ -192,20 +192,63 @@ def test_jobs_of_two_nodes_are_launched_and_cancelled_whole() -> None:
     run(test, 240)
 
 
-def test_what_is_left_of_a_job_of_two_nodes_counts_as_a_job() -> None:
+def test_what_is_left_of_a_job_of_two_nodes_counts_as_a_job_until_another_takes_its_place() -> None:
     async def test() -> None:
-        async with elastic(small(min_workers=2, max_workers=2, nodes_per_job=2)) as one:
+        async with elastic(small(min_workers=2, max_workers=2, nodes_per_job=2, idle_timeout_s=20.0)) as one:
             await one.until("a job", lambda: one.launched == ["small_1", "small_1/1"])
             first, _ = [await one.join(name) for name in one.launched]
             one.cluster.child(first, "raylet").send(signal.SIGKILL)
-            seen = len(one.of_kind("poll")) + IDLE_S + 12
+            seen = len(one.of_kind("poll")) + 12
             await one.until("the loss and more rounds", lambda: len(one.of_kind("poll")) >= seen)
             assert (len(one.of_kind("launch")), one.cancelled) == (1, []), one.said
-            WorkerJobFiles(one.record).write_bounds({"small": GroupBounds(4, 4)})
-            await one.until("one further job", lambda: one.launched[2:] == ["small_2", "small_2/1"])
+            # It is idle, and the fewest nodes are two: another job takes its place, once.
+            await one.until("a whole job", lambda: one.launched[2:] == ["small_2", "small_2/1"])
+            await one.until("the end of the other", lambda: one.cancelled == ["small_1/1"])
+            [await one.join(name) for name in one.launched[2:]]
             WorkerJobFiles(one.record).write_bounds({"small": GroupBounds(0, 0)})
-            await one.until("all ended", lambda: {"small_1/1", "small_2"} <= set(one.cancelled))
+            await one.until("all ended", lambda: {"small_2", "small_2/1"} <= set(one.cancelled))
             assert len(one.of_kind("launch")) == 2
+            assert "ERROR" not in one.words()
+
+    run(test, 240)
+
+
+LOSES_ONE = """
+import os, ray, time
+ray.init(log_to_driver=False, configure_logging=False)
+def pair():
+    group = ray.util.placement_group([{"CPU": 1, "item": 1}] * 2, strategy="STRICT_SPREAD")
+    assert group.wait(90)
+    return group
+group = pair()
+open(os.environ["TOLD"], "w").close()
+while sum(node["Alive"] for node in ray.nodes()) > 2:
+    time.sleep(0.1)
+ray.util.remove_placement_group(group)
+pair()
+print("AGAIN")
+"""
+
+
+def test_a_placement_group_does_not_wait_until_what_is_left_of_a_job_is_idle() -> None:
+    """The group may have one job, and the end of an idle one is far away."""
+
+    async def test() -> None:
+        async with elastic(small(max_workers=2, nodes_per_job=2, idle_timeout_s=600.0)) as one:
+            told = one.record / "told"
+            driver = asyncio.ensure_future(one.cluster.driver(LOSES_ONE, TOLD=str(told), timeout_s=200))
+            await one.until("a job", lambda: one.launched == ["small_1", "small_1/1"])
+            first, _ = [await one.join(name, resources={"item": 1.0}) for name in one.launched]
+            await one.until("the placement group", told.exists)
+            one.cluster.child(first, "raylet").send(signal.SIGKILL)
+            await one.until("another job", lambda: one.launched[2:] == ["small_2", "small_2/1"])
+            [await one.join(name, resources={"item": 1.0}) for name in one.launched[2:]]
+            assert "AGAIN" in await driver
+            await one.until("the end of the first", lambda: one.cancelled == ["small_1/1"])
+            said = [event["text"] for event in one.of_kind("say")]
+            assert said == [
+                "worker group small: job small_1 has lost a node and gets no new work: another job takes its place"
+            ]
             assert "ERROR" not in one.words()
 
     run(test, 240)

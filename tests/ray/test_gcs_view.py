@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ray.core.generated import autoscaler_pb2 as pb
 
-from raycluster_cli.model.node_type import ClusterNode
+from raycluster_cli.model.node_type import ClusterNode, NodeType
 from raycluster_cli.rayproc.private.gcs_view import GcsView, idle_together, name_nodes
 
 STATUS = pb.NodeStatus
@@ -48,6 +48,41 @@ def test_nodes_of_a_job_are_idle_together(given: list[tuple[str, int, int]], see
     name_nodes(states, frozenset(["gpu"]))
     idle_together(states)
     assert [one.idle_duration_ms if one.status == STATUS.IDLE else None for one in states] == seen
+
+
+@pytest.mark.parametrize(
+    ("given", "most", "named"),
+    [
+        ([("7", STATUS.RUNNING, 0), ("7/1", STATUS.RUNNING, 0)], 2, False),
+        # A job that has lost a node is one of those that the group may have.
+        ([("7", STATUS.RUNNING, 0), ("7/1", STATUS.DEAD, 0)], 2, True),
+        ([("7", STATUS.RUNNING, 0), ("7/1", STATUS.DEAD, 0)], 4, False),
+        # One that is about to leave is none, and takes no work.
+        ([("7", STATUS.DRAINING, 0), ("7/1", STATUS.DEAD, 0)], 2, False),
+        ([("7", STATUS.DRAINING, 0), ("7/1", STATUS.DEAD, 0)], 0, True),
+        ([], 2, False),
+    ],
+)
+def test_a_placement_group_that_waits_for_a_lost_node(
+    given: list[tuple[str, int, int]], most: int, named: bool
+) -> None:
+    class Gcs:
+        def get_cluster_resource_state(self, **_: Any) -> bytes:
+            reply = pb.GetClusterResourceStateReply()
+            states = reply.cluster_resource_state
+            states.node_states.extend(state(*given))
+            for one in states.node_states:
+                one.total_resources["GPU"] = 4
+            states.node_states.add(node_id=b"h" * 28, total_resources={"node:__internal_head__": 1})
+            states.pending_gang_resource_requests.add(requests=[{"resources_bundle": {"GPU": 4}}] * 2)
+            return bytes(reply.SerializeToString())
+
+    view = GcsView(Gcs())
+    view.groups = frozenset(["gpu"])
+    view.get_cluster_resource_state()
+    told = view.unplaceable([NodeType("gpu", 0, most, resources={"GPU": 4.0}, nodes_per_job=2)])
+    assert bool(told) is named, told
+    assert all("a placement group that needs 8 GPUs in all" in text or not most for text in told)
 
 
 def node(instance: str, *, alive: bool = True, node_id: str = "") -> ClusterNode:

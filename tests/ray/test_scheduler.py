@@ -52,16 +52,23 @@ def instance(name: str, state: State) -> AutoscalerInstance:
 
 
 def decided(
-    nodes: dict[str, State], tasks: int, bounds: tuple[int, int], per_job: int = 2
+    nodes: dict[str, State],
+    tasks: int,
+    bounds: tuple[int, int],
+    per_job: int = 2,
+    size: dict[str, float] = SIZE,
+    gang: int = 0,
 ) -> tuple[int, list[str], Events]:
-    """How many nodes are launched, and which are ended."""
+    """How many nodes are launched, and which end.  ``size``: of each task; ``gang``: so many bundles."""
     events = Events()
     kind = NodeType("block", *bounds, resources=SIZE, idle_timeout_s=IDLE_S, nodes_per_job=per_job)
     config = NodeTypeConfig("block", *bounds, idle_timeout_s=IDLE_S, resources=dict(SIZE))
+    bundle = ResourceRequestUtil.make(size)
     request = SchedulingRequest(
         disable_launch_config_check=True,
         node_type_configs={"block": config},
-        resource_requests=ResourceRequestUtil.group_by_count([ResourceRequestUtil.make(SIZE)] * tasks),
+        resource_requests=ResourceRequestUtil.group_by_count([bundle] * tasks),
+        gang_resource_requests=[pb.GangResourceRequest(requests=[bundle] * gang)] if gang else [],
         current_instances=[instance(name, state) for name, state in nodes.items()],
     )
     reply = WholeJobsScheduler(events, lambda: [kind]).schedule(request)
@@ -82,14 +89,27 @@ LONG = 9000
         ({}, 9, (0, 4), 4, []),
         ({}, 0, (2, 4), 2, []),
         # What is left of a job is a job: with the most jobs there is no other, and no loop.
-        ({"7": None}, 1, (0, 2), 0, []),
+        ({"7": None}, 0, (0, 2), 0, []),
         ({"7": None}, 0, (2, 2), 0, []),
+        ({"7": 0}, 1, (0, 2), 0, []),
+        # Where work waits, it makes room for a whole one: one at a time, one without work first.
+        ({"7": None}, 1, (0, 2), 0, ["7"]),
+        ({"7": None, "8": 5}, 3, (0, 4), 0, ["8"]),
+        ({"7": None, "8": None, "8/1": None}, 1, (0, 4), 0, ["7"]),
+        ({"7": None, "7/1": None}, 1, (0, 2), 0, []),
+        # Not while nodes of it are on their way, or are being let go.
+        ({"7": "ALLOCATED"}, 2, (0, 2), 0, []),
+        ({"7": "RAY_STOP_REQUESTED"}, 1, (0, 2), 0, []),
+        ({"7": "RAY_STOPPING"}, 1, (0, 2), 2, []),
+        # It cannot be one of the fewest either.
+        ({"7": LONG}, 0, (2, 2), 0, ["7"]),
+        ({"7": LONG, "8": None, "8/1": None}, 0, (4, 4), 0, ["7"]),
         ({"7": None}, 1, (0, 4), 2, []),
         ({"7": None}, 5, (0, 4), 2, []),
         ({"7": 0}, 1, (0, 4), 0, []),
         # The second round, with the new job.
         ({"7": None, "8": "ALLOCATED", "8/1": "ALLOCATED"}, 1, (0, 4), 0, []),
-        ({"7": None, "8": "ALLOCATED", "8/1": "ALLOCATED"}, 5, (0, 4), 0, []),
+        ({"7": None, "8": "ALLOCATED", "8/1": "ALLOCATED"}, 2, (0, 4), 0, []),
         # Jobs end when all of their nodes are idle.
         ({"7": LONG, "7/1": LONG}, 0, (0, 2), 0, ["7", "7/1"]),
         ({"7": LONG, "7/1": 100}, 0, (0, 2), 0, []),
@@ -114,7 +134,7 @@ def test_whole_jobs(
     [told] = found[2].told
     assert sum(one.count for one in told["launch_requests"]) == launched
     assert len(told["terminate_requests"]) == len(ended)
-    is_there = sum(1 for state in nodes.values() if state != "RAY_STOP_REQUESTED")
+    is_there = sum(1 for state in nodes.values() if state not in ("RAY_STOP_REQUESTED", "RAY_STOPPING"))
     if launched or ended:
         assert told["cluster_resources"]["CPU"] == is_there + launched - len(ended)
 
@@ -132,6 +152,13 @@ def test_one_of_two_idle_jobs_stays(nodes: dict[str, State]) -> None:
     _, ended, _ = decided(nodes, 0, (2, 4))
     jobs = [sorted(name for name in nodes if name.partition("/")[0] == job) for job in ("7", "8")]
     assert ended in jobs
+
+
+def test_what_is_left_of_a_job_makes_room_only_for_what_a_whole_one_can_have() -> None:
+    assert decided({"7": 5}, 0, (0, 2), gang=2)[:2] == (0, ["7"])
+    assert decided({"7": 5}, 0, (0, 2), gang=3)[:2] == (0, [])  # more than one job has
+    assert decided({"7": 5}, 1, (0, 2), size={"CPU": 9.0})[:2] == (0, [])
+    assert decided({"7": 5, "8": 5}, 0, (0, 4), gang=3)[:2] == (0, ["7"])
 
 
 def test_jobs_of_one_node_are_decided_by_ray_alone() -> None:

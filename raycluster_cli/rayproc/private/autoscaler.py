@@ -50,8 +50,16 @@ Types = Callable[[Sequence[ClusterNode]], Sequence[NodeType]]
 class Engine:
     """The autoscaler of one cluster."""
 
-    def __init__(self, address: str, launcher: Launcher, types: Types, logs_dir: str) -> None:
-        """``logs_dir``: of Ray's session, for monitor.log and the events that drivers print.
+    def __init__(
+        self,
+        address: str,
+        launcher: Launcher,
+        types: Types,
+        logs_dir: str,
+        report: Callable[[str], object] = lambda text: None,
+    ) -> None:
+        """``logs_dir``: of Ray's session, for monitor.log and the events that drivers print.  ``report``
+        takes one line, for people, on what this decides beside Ray.
 
         Raises StartFailure, or one of NOT_AS_KNOWN.
         """
@@ -68,6 +76,7 @@ class Engine:
             config_reader=self._reader,
             gcs_client=self._gcs,
             event_logger=_Events(events),
+            report=report,
         )
         self._failed = 0
 
@@ -251,7 +260,7 @@ class _Provider(ICloudInstanceProvider):  # type: ignore[misc]
 class _Autoscaler(Autoscaler):  # type: ignore[misc]
     """Ray's own, with the provider given instead of made from a configuration, deciding in whole jobs."""
 
-    def __init__(self, provider: _Provider, **arguments: Any) -> None:
+    def __init__(self, provider: _Provider, report: Callable[[str], object], **arguments: Any) -> None:
         self._given = provider
         if not hasattr(Autoscaler, "_init_cloud_instance_provider"):
             raise PrivateMissing("ray.autoscaler.v2.autoscaler.Autoscaler._init_cloud_instance_provider")
@@ -259,7 +268,14 @@ class _Autoscaler(Autoscaler):  # type: ignore[misc]
         if not hasattr(self, "_scheduler"):
             raise PrivateMissing("ray.autoscaler.v2.autoscaler.Autoscaler._scheduler")
         reader: _Reader = arguments["config_reader"]
-        self._scheduler = WholeJobsScheduler(arguments["event_logger"], lambda: reader.types)
+
+        def replaced(group: str, job: str) -> None:
+            report(
+                f"worker group {group}: job {job} has lost a node and gets no new work: "
+                "another job takes its place"
+            )
+
+        self._scheduler = WholeJobsScheduler(arguments["event_logger"], lambda: reader.types, replaced)
 
     def _init_cloud_instance_provider(self, *_: Any, **__: Any) -> None:
         self._cloud_instance_provider = self._given

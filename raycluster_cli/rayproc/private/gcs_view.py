@@ -65,7 +65,7 @@ class GcsView:
         tasks there die at once.
         """
         reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-        message = "the worker group has more nodes than wanted"
+        message = "the worker group has more nodes than wanted, or a whole job takes the place of this one"
         return [
             node_id
             for node_id in node_ids
@@ -105,7 +105,7 @@ class GcsView:
     def unplaceable(self, types: Sequence[NodeType]) -> list[str]:
         if self._state is None:
             return []
-        there = [dict(node.total_resources) for node in self._state.node_states if _is_alive(node)]
+        there = [dict(node.total_resources) for node in self._state.node_states if _takes_work(node)]
         requests = [
             (dict(r.request.resources_bundle), r.count) for r in self._state.pending_resource_requests
         ]
@@ -115,8 +115,10 @@ class GcsView:
         ]
         possible: list[Resources] = [*there]
         for one in types:
-            existing = sum(1 for node in self.nodes if node.alive and node.node_type == one.name)
-            possible += [one.resources] * max(one.max_workers - existing, 0)
+            # A job that has lost a node takes the place of a whole one.
+            nodes = [node for node in self.nodes if node.alive and not node.draining]
+            jobs = {job_of(node.instance) for node in nodes if node.node_type == one.name}
+            possible += [one.resources] * max(one.max_workers - len(jobs) * one.nodes_per_job, 0)
         return unplaceable(requests, gangs, possible)
 
 
@@ -160,6 +162,10 @@ def _fits(request: Any, sizes: Sequence[Resources]) -> bool:
 
 def _is_alive(node: Any) -> bool:
     return bool(node.status != autoscaler_pb2.NodeStatus.DEAD)
+
+
+def _takes_work(node: Any) -> bool:
+    return _is_alive(node) and node.status != autoscaler_pb2.NodeStatus.DRAINING
 
 
 def _cluster_node(node: Any) -> ClusterNode:

@@ -9,11 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingNode
+from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.instance_manager_pb2 import Instance, TerminationRequest
 
 from ...model.node_type import NodeType
 from ...model.worker_job import job_of
-from ..whole_jobs import jobs_of, jobs_to_end, node_bounds, together
+from ..whole_jobs import job_to_replace, jobs_of, jobs_to_end, node_bounds, together
 
 #: Why Ray ends nodes: they are idle, or their group has too many.
 _IDLE, _TOO_MANY = TerminationRequest.Cause.IDLE, TerminationRequest.Cause.MAX_NUM_NODE_PER_TYPE
@@ -22,12 +23,19 @@ _IDLE, _TOO_MANY = TerminationRequest.Cause.IDLE, TerminationRequest.Cause.MAX_N
 class WholeJobsScheduler(ResourceDemandScheduler):  # type: ignore[misc]
     """Ray's own; what it is given and what it answers is changed for groups with several nodes per job."""
 
-    def __init__(self, events: Any, types: Callable[[], Sequence[NodeType]]) -> None:
-        """``events``: Ray's event logger, which tells drivers what the autoscaler does."""
+    def __init__(
+        self,
+        events: Any,
+        types: Callable[[], Sequence[NodeType]],
+        replaced: Callable[[str, str], object] = lambda group, job: None,
+    ) -> None:
+        """``events``: Ray's event logger, which tells drivers what the autoscaler does.  ``replaced``: called
+        with the group and the id of a job that has lost a node and makes room for a whole one."""
         self._held = _HeldEvents()
         super().__init__(self._held)
         self._events = events
         self._types = types
+        self._replaced = replaced
         self._jobs: dict[str, str] = {}
         """The job of each node of these groups that Ray counts, by the id of its instance."""
 
@@ -40,8 +48,37 @@ class WholeJobsScheduler(ResourceDemandScheduler):  # type: ignore[misc]
             configs[group.name] = replace(configs[group.name], min_worker_nodes=least, max_worker_nodes=most)
         reply = super().schedule(replace(request, node_type_configs=configs))
         more = {group.name: group.in_whole_jobs(reply) for group in groups}
+        for group in groups:
+            if (job := group.part()) and self._would_use(group, job, request, configs, reply):
+                more[group.name] -= group.let_go(job, reply)
+                self._replaced(group.name, job)
         self._held.tell(self._events, reply, more, configs)
         return reply
+
+    @staticmethod
+    def _would_use(group: _Group, job: str, request: Any, configs: Mapping[str, Any], reply: Any) -> bool:
+        """Whether Ray would launch nodes for what waits, if a whole job could take the place of this one."""
+        waits = reply.infeasible_resource_requests or reply.infeasible_gang_resource_requests
+        if not (waits or reply.infeasible_cluster_resource_constraints):
+            return False
+        if any(one.instance_type == group.name for one in (*reply.to_launch, *reply.to_terminate)):
+            return False  # what is decided already comes first
+        config = configs[group.name]
+        most = config.max_worker_nodes + group.missing(job)
+        others = [
+            one
+            for one in request.current_instances
+            if not one.cloud_instance_id or job_of(one.cloud_instance_id) != job
+        ]
+        asked = replace(
+            request,
+            current_instances=others,
+            node_type_configs={**configs, group.name: replace(config, max_worker_nodes=most)},
+            resource_requests=ResourceRequestUtil.group_by_count(reply.infeasible_resource_requests),
+            gang_resource_requests=reply.infeasible_gang_resource_requests,
+        )
+        other = ResourceDemandScheduler(_HeldEvents()).schedule(asked)
+        return any(launch.instance_type == group.name for launch in other.to_launch)
 
     def _update_pending_nodes_idle_duration(self, ctx: Any) -> None:
         """Nodes of one pending job are needed as long as one of them is (Ray 2.60)."""
@@ -78,6 +115,8 @@ class _Group:
         self._requested = sum(1 for one in counted if not one.cloud_instance_id)
         self._nodes: dict[str, list[Any]] = defaultdict(list)
         self.jobs: dict[str, str] = {}
+        at_work = {job_of(one.cloud_instance_id) for one in counted if _is_at_work(one.ray_node)}
+        self._idle = {job_of(one.cloud_instance_id) for one in counted if one.cloud_instance_id} - at_work
         for one in counted:
             if one.cloud_instance_id:
                 job = job_of(one.cloud_instance_id)
@@ -120,6 +159,7 @@ class _Group:
             [self.jobs.get(one.instance_id, "") for one in asked[_TOO_MANY]],
             {job: len(nodes) for job, nodes in stays.items()},
             len(stays) - jobs_of(self._type.min_workers, self._type.nodes_per_job),
+            self._type.nodes_per_job,
         )
         kept = [one for one in reply.to_terminate if one.instance_type != self.name or one.cause not in asked]
         ends = [one for one in asked[_IDLE] if self.jobs.get(one.instance_id) in idle]
@@ -127,6 +167,37 @@ class _Group:
         more += sum(map(len, asked.values())) - len(ends)
         reply.to_terminate[:] = [*kept, *ends]
         return more
+
+    def part(self) -> str:
+        """A job that has lost a node and can be replaced; empty: there is none."""
+        sizes = {job: len(nodes) for job, nodes in self._nodes.items()}
+        started = {
+            job: size
+            for job, size in sizes.items()
+            if all(node.status == Instance.RAY_RUNNING for node in self._nodes[job])
+        }
+        return job_to_replace(started, self._idle, self._type.nodes_per_job)
+
+    def missing(self, job: str) -> int:
+        """How many nodes a whole job has more than this one."""
+        return self._type.nodes_per_job - len(self._nodes[job])
+
+    def let_go(self, job: str, reply: Any) -> int:
+        """End a job in Ray's answer, in place: it gets no new work.  Returns how many nodes that are."""
+        for node in self._nodes[job]:
+            reply.to_terminate.append(
+                TerminationRequest(
+                    id=str(uuid.uuid4()),
+                    instance_id=node.instance_id,
+                    ray_node_id=node.node_id,
+                    instance_type=self.name,
+                    instance_status=node.status,
+                    cause=_TOO_MANY,
+                    max_num_nodes_per_type=self._type.max_workers,
+                    details=f"job {job} has lost a node, and a whole job takes its place",
+                )
+            )
+        return len(self._nodes[job])
 
 
 class _HeldEvents:
@@ -155,6 +226,10 @@ class _HeldEvents:
                 "terminate_requests": reply.to_terminate,
             }
         )
+
+
+def _is_at_work(node: Any) -> bool:
+    return node is not None and not node.idle_duration_ms
 
 
 def _like(pattern: Any, node: Any) -> Any:

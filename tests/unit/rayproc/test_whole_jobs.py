@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raycluster_cli.rayproc.whole_jobs import jobs_of, jobs_to_end, node_bounds, together
+from raycluster_cli.rayproc.whole_jobs import job_to_replace, jobs_of, jobs_to_end, node_bounds, together
 
 TWO = 2
 
@@ -75,6 +75,10 @@ def test_what_is_launched_is_never_too_many(sizes: list[int], most: int, least: 
         # What is left of a job.
         (["7"], [], {"7": 1}, 1, (["7"], [])),
         (["7", "8"], [], {"7": 1, "8": 2}, 2, (["7"], [])),
+        # It is of no use where the fewest are to stay; another takes its place.
+        (["7"], [], {"7": 1}, 0, (["7"], [])),
+        (["7", "8", "8"], [], {"7": 1, "8": 2}, 1, (["7"], [])),
+        (["8", "8", "7"], [], {"7": 1, "8": 2}, 1, (["7"], [])),
         # The fewest jobs stay, the first of Ray's order go.
         (["8", "7", "8", "7"], [], {"7": 2, "8": 2}, 1, (["8"], [])),
         (["7", "7"], [], {"7": 2}, 0, ([], [])),
@@ -95,7 +99,21 @@ def test_jobs_end_whole(
     spare: int,
     expected: tuple[list[str], list[str]],
 ) -> None:
-    assert jobs_to_end(idle, too_many, sizes, spare) == expected
+    assert jobs_to_end(idle, too_many, sizes, spare, 2) == expected
+
+
+@pytest.mark.parametrize(
+    ("sizes", "idle", "expected"),
+    [
+        ({}, [], ""),
+        ({"7": 2, "8": 2}, ["7"], ""),
+        ({"7": 2, "8": 1}, ["7"], "8"),
+        ({"7": 1, "8": 1}, [], "7"),
+        ({"7": 1, "8": 1}, ["8"], "8"),
+    ],
+)
+def test_which_job_makes_room_for_a_whole_one(sizes: dict[str, int], idle: list[str], expected: str) -> None:
+    assert job_to_replace(sizes, idle, 2) == expected
 
 
 @pytest.mark.parametrize(
