@@ -139,6 +139,8 @@ class NodeSetup:
         self.tls: TlsFiles | None = None
         self.common_path: Path | None = None
         """The path of this node's directory that is the same on all nodes (common_path), once known."""
+        self.worker_hosts: Sequence[str] = ()
+        """Of a head: the hosts on which worker jobs may run, where they are known."""
         self._node_ip = node_ip
         self._report = report
         self._ray_env = ray_env
@@ -286,10 +288,13 @@ class NodeSetup:
         return str(writing.result())
 
     async def hosts_without_proxy(self) -> tuple[str, ...]:
-        """The job's nodes, by name and address, where a proxy is set: it must not be used for them."""
+        """The nodes, by name and address, for which no proxy must be used where one is set.
+
+        Those of the job, and of the head those on which worker jobs may run.
+        """
         if self.allocation is None or not uses_proxy(self.env):
             return ()
-        names = self.allocation.job_nodes
+        names = tuple(dict.fromkeys((*self.allocation.job_nodes, *self.worker_hosts)))
         if len(names) > RESOLVED_NODES:  # a thousand nodes that each resolve a thousand names are too many
             return names
         found = in_thread(addresses_of, names)

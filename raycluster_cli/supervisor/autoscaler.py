@@ -21,6 +21,9 @@ from .worker_groups import options_for_workers
 if TYPE_CHECKING:
     from .head import HeadRun
 
+#: The hosts for which programs use no proxy.
+NO_PROXY = ("no_proxy", "NO_PROXY")
+
 #: What runs in the fork.
 ENGINE = "raycluster_cli.autoscale.engine"
 
@@ -99,7 +102,8 @@ class Autoscaler:
                 "raycluster": raycluster_command(),
                 "options": options_for_workers(run.settings),
             },
-            "job_env": dict(context.env),
+            # Where a proxy is set, workers must not use it for the head and for each other.
+            "job_env": {**context.env, **{name: env[name] for name in NO_PROXY if name in env}},
             "groups": [asdict(group) for group in run.groups],
         }
 

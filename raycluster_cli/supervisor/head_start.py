@@ -21,6 +21,7 @@ from ..node.ray_node import RayNode
 from ..policy import events as on
 from ..policy.stopping import LOST_GRACE_S
 from ..rayproc.companion_client import Started
+from ..rayproc.environment import uses_proxy
 from ..rayproc.failure import StartFailure
 from ..rayproc.requirements import refuse_recovery
 from ..slurm.allocation import Allocation
@@ -34,6 +35,9 @@ from .versions import python_version
 
 if TYPE_CHECKING:
     from .head import HeadRun
+
+#: How long Slurm may take to name the hosts of worker jobs, while the companion imports Ray.
+WORKER_HOSTS_S = 3.0
 
 
 class HeadStart:
@@ -80,6 +84,7 @@ class HeadStart:
         node.dashboard.on_up = lambda address: self.entry.update(dashboard=address)
         run.keep(node_root=str(node.root.path))
         node.begin_import()
+        await self._find_worker_hosts(node)
         node.token = await self._make_token()
         if unknown := unknown_variables(self._context.env):
             run.report.warn(unknown)
@@ -162,6 +167,22 @@ class HeadStart:
             allocation = self._context.allocation
             restart = allocation.restart_count if allocation else 0
             await run.on_record(write_groups, run.record.path, run.groups, restart)
+
+    async def _find_worker_hosts(self, node: RayNode) -> None:
+        """Where a proxy is set, it must not be used for the hosts of worker jobs, which are not known yet."""
+        if not self._run.groups or not uses_proxy(self._context.env):
+            return
+        from ..slurm.partition_hosts import hosts_of_groups  # other runs do not pay for it
+
+        options = [group.sbatch for group in self._run.groups]
+        node.setup.worker_hosts = await hosts_of_groups(
+            options, self._context.env, self._run.reaper, timeout_s=WORKER_HOSTS_S
+        )
+        if not node.setup.worker_hosts:
+            self._run.report.warn(
+                "a proxy is set, and the hosts on which worker jobs may run are not known, or too many: "
+                "programs that speak HTTP to them use the proxy unless no_proxy names them."
+            )
 
     async def _end_earlier_restarts(self, record: Record) -> None:
         """The cluster that this job had before its requeue is over; none of its workers is ours."""

@@ -474,3 +474,30 @@ for words in (ray.get(no_proxy.remote())[0], os.environ["NO_PROXY"]):
     job = batch(slurm, script, user="alice")
     assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
     slurm.assert_nothing_left()
+
+
+@pytest.mark.chaos
+def test_a_proxy_is_not_for_the_hosts_of_worker_jobs(slurm: Slurm) -> None:
+    """Of the driver, of tasks on the head, and of tasks in worker jobs."""
+    seen = """
+import os, ray
+ray.init(logging_level="ERROR")
+@ray.remote(num_cpus=1)
+def no_proxy():
+    return os.environ["no_proxy"]
+there = [ray.get(no_proxy.options(resources={f"node:10.77.0.{host}": 0.01}).remote()) for host in (1, 2)]
+for words in (*there, os.environ["NO_PROXY"]):
+    print("WITHOUT", words)
+    hosts = {"intranet", "localhost", *(f"n{n}" for n in (1, 2, 3)), *(f"10.77.0.{n}" for n in (1, 2, 3))}
+    assert hosts <= set(words.split(",")), words
+"""
+    groups = slurm.bed.path("login", "/home/admin/proxy.toml")
+    groups.write_text('[workers.w]\nsbatch = "--nodelist=n2 --mem=2000 --time=5"\nmin = 1\nmax = 1\n')
+    script = f"""
+        export http_proxy=http://10.77.0.99:3128 https_proxy=http://10.77.0.99:3128 no_proxy=intranet
+        exec raycluster head --expected-workers 0 --config /home/admin/proxy.toml -- \\
+            {shlex.join(["python", "-c", seen])}
+    """
+    job = batch(slurm, script, "--nodes=1", "--nodelist=n1", "--mem=2000")
+    assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
+    slurm.assert_nothing_left()

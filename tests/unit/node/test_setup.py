@@ -294,5 +294,8 @@ def test_no_proxy_is_for_the_jobs_nodes(base: Path, proxy: dict[str, str], names
         hosts = await one.hosts_without_proxy()
         assert hosts[: len(names)] == names
         assert bool(hosts) == bool(names)
+        one.worker_hosts = ("n3", "gpu7")  # the hosts of worker jobs, some of the job's own among them
+        more = await one.hosts_without_proxy()
+        assert more[: len(names) + 1] == ((*names, "gpu7") if names else ())
 
     run(scene)
