@@ -9,11 +9,15 @@ from dataclasses import replace
 
 from ..model.errors import RayclusterError, error_text
 from ..model.worker_job import GroupState, WorkerJob, WorkerJobsReport, WorkerJobState
-from ..state.worker_jobs import WorkerJobFiles
+from ..state.worker_jobs import JobTexts, WorkerJobFiles
 from .group_health import EXCLUDED_S, GroupHealth
 
 #: Ended jobs that the record keeps, for `raycluster why` and `logs`.
 KEEP_ENDED = 50
+
+#: Where thousands of jobs wait, the file is large and changes all the time: beyond the first size, so many
+#: bytes a second are written at most.  That is once a second for 4,000 jobs; no pause is longer than the last.
+SMALL_BYTES, BYTES_PER_S, LONGEST_PAUSE_S = 1 << 16, 1 << 20, 10.0
 
 
 class KnownJobs:
@@ -33,6 +37,9 @@ class KnownJobs:
         self._clock = clock
         self._report = report
         self._written: tuple[tuple[WorkerJob, ...], tuple[GroupState, ...]] | None = None
+        self._texts = JobTexts()
+        self._write_again = 0.0
+        """When the file may be written again, in Unix seconds."""
 
     def go_on(self) -> bool:
         """Take over what the record has, of the process before this one; False when it has nothing."""
@@ -71,17 +78,26 @@ class KnownJobs:
             for name in dict.fromkeys((*self._health, *self._ended_before))
         }
 
-    def write(self) -> None:
-        """Write worker-jobs.json if it would change; a full disk is reported and no reason to stop."""
+    def write(self, *, at_once: bool = False) -> None:
+        """Write worker-jobs.json if it would change; a full disk is reported and no reason to stop.
+
+        A large file may have to wait, unless ``at_once``, for one of the next calls, which come each second.
+        """
         ended = [job.job_id for job in self.jobs.values() if job.state == WorkerJobState.ENDED]
         for job_id in ended[:-KEEP_ENDED]:
             self._ended_before[self.jobs.pop(job_id).group] += 1
         content = ((*self.jobs.values(), *self.wanted.values()), tuple(self.groups().values()))
-        if content == self._written:
+        now = self._clock()
+        if content == self._written or not (at_once or self._may_write(now)):
             return
         try:
-            self._files.write_jobs(WorkerJobsReport(self._clock(), *content))
+            size = self._files.write_jobs(WorkerJobsReport(now, *content), self._texts)
         except RayclusterError as error:
             self._report(error_text(error))
             return
         self._written = content
+        self._write_again = now + (min(size / BYTES_PER_S, LONGEST_PAUSE_S) if size > SMALL_BYTES else 0.0)
+
+    def _may_write(self, now: float) -> bool:
+        """Also when the clock was set back."""
+        return now >= self._write_again or now < self._write_again - LONGEST_PAUSE_S

@@ -108,7 +108,7 @@ class WorkerJobs:
                 with known.lock:
                     del known.wanted[group.name]
                     self._changed = self._clock()
-                    known.write()
+                    known.write(at_once=True)
         return [instance for job in jobs for instance in job.instance_ids]
 
     def cancel(self, instances: Collection[str], why: str, *, now: bool = True) -> None:

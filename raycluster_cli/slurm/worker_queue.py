@@ -11,6 +11,9 @@ from .queue import ENDED, WAITING, parse_time
 #: contain '|'.
 _FORMAT = "%i|%A|%T|%S|%N|%r|%k"
 
+#: Most jobs that a squeue is asked for by name: its command line has a limit.
+MOST_NAMED = 1000
+
 
 class QueueLine(Value):
     """A worker job as squeue shows it."""
@@ -43,12 +46,13 @@ class QueueLine(Value):
 def squeue_arguments(uid: int, job_ids: Collection[str] = ()) -> list[str]:
     """The arguments of the squeue that shows these jobs of a user, each task of an array on its own line.
 
-    Without ``job_ids`` it shows all jobs of the user.  With --user slurmctld sends no others' jobs.
+    Without ``job_ids``, or with very many, it shows all jobs of the user.  With --user slurmctld sends no
+    others' jobs.
     """
     bases = sorted({job_id.partition("_")[0] for job_id in job_ids}, key=int)
     return [
         *("--noheader", "--array", "--states=all", f"--user={uid}", f"--format={_FORMAT}"),
-        *([f"--jobs={','.join(bases)}"] if bases else []),
+        *([f"--jobs={','.join(bases)}"] if 0 < len(bases) <= MOST_NAMED else []),
     ]
 
 

@@ -12,13 +12,14 @@ Only a cluster with worker groups has them, so :class:`.record.Record` does not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..model.errors import UsageError
-from ..model.record import read_json, value_of
+from ..model.record import encode, read_json, value_of
 from ..model.worker_group import GroupBounds, GroupsReport, WorkerGroup
 from ..model.worker_job import GroupState, WorkerJob, WorkerJobsReport
 from .events import EventLog
@@ -67,8 +68,13 @@ class WorkerJobFiles(EventLog):
 
     # ------------------------------------------------------------------ worker jobs
 
-    def write_jobs(self, report: WorkerJobsReport) -> None:
-        write_whole(self.path / "worker-jobs.json", self._encoded(report))
+    def write_jobs(self, report: WorkerJobsReport, texts: JobTexts | None = None) -> int:
+        """Returns the size in bytes.  ``texts``: of a writer that writes again and again."""
+        rest = encode(replace(report, jobs=())).replace('"jobs":[],', "", 1)
+        jobs = ",".join((texts or JobTexts()).of(report.jobs))
+        data = self.masked(f'{rest[:-1]},"jobs":[{jobs}]}}').encode()
+        write_whole(self.path / "worker-jobs.json", data)
+        return len(data)
 
     def read_jobs(self) -> WorkerJobsReport | None:
         """The jobs and groups; lines that cannot be read are left out."""
@@ -92,6 +98,25 @@ class WorkerJobFiles(EventLog):
     def launches(self) -> LaunchFiles:
         """What passes between the autoscaler and `raycluster scale --serve`."""
         return LaunchFiles(self.path)
+
+
+class JobTexts:
+    """The JSON of jobs, kept from one write to the next: of thousands only a few have changed."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, tuple[WorkerJob, str]] = {}
+
+    def of(self, jobs: Sequence[WorkerJob]) -> list[str]:
+        """Of these jobs in their order; those that are not among them are forgotten."""
+        before, self._texts = self._texts, {}
+        found = []
+        for job in jobs:
+            known = before.get(job.job_id)
+            if known is None or known[0] is not job:
+                known = (job, json.dumps(vars(job), separators=(",", ":")))
+            self._texts[job.job_id] = known
+            found.append(known[1])
+        return found
 
 
 @dataclass(frozen=True)

@@ -500,7 +500,12 @@ def test_the_record_is_written_only_when_something_changed(
     cluster.join(instance)
     cluster.run_for(5)
     written: list[object] = []
-    monkeypatch.setattr(cluster.files, "write_jobs", written.append)
+
+    def write(report: object, texts: object) -> int:
+        written.append(report)
+        return 1
+
+    monkeypatch.setattr(cluster.files, "write_jobs", write)
     cluster.run_for(600)
     assert written == []
     cluster.nodes.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raycluster_cli.slurm.worker_queue import QueueLine, parse_queue, squeue_arguments
+from raycluster_cli.slurm.worker_queue import MOST_NAMED, QueueLine, parse_queue, squeue_arguments
 
 
 def test_each_array_is_named_once() -> None:
@@ -11,6 +11,10 @@ def test_each_array_is_named_once() -> None:
         "--jobs=98,4711",
     ]
     assert squeue_arguments(1000)[-1] == "--format=%i|%A|%T|%S|%N|%r|%k"
+    names = [str(number) for number in range(MOST_NAMED)]
+    assert squeue_arguments(1000, names)[-1].startswith("--jobs=0,1,")
+    # A command line has a limit: with more it shows all of the user's jobs.
+    assert squeue_arguments(1000, [*names, "9999"]) == squeue_arguments(1000)
 
 
 def test_lines() -> None:

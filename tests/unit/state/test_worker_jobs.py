@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from raycluster_cli.model.record import encode
 from raycluster_cli.model.worker_group import GroupBounds, GroupsReport, WorkerGroup
 from raycluster_cli.model.worker_job import (
     GroupState,
@@ -19,7 +20,7 @@ from raycluster_cli.model.worker_job import (
     WorkerJobState,
 )
 from raycluster_cli.state.record import Record
-from raycluster_cli.state.worker_jobs import WorkerJobFiles
+from raycluster_cli.state.worker_jobs import JobTexts, WorkerJobFiles
 
 GROUPS = GroupsReport(
     (
@@ -55,6 +56,20 @@ def test_what_is_written_is_read(files: WorkerJobFiles) -> None:
     assert files.read_jobs() == JOBS
     assert files.read_bounds() == {"gpu": GroupBounds(0, 32)}
     assert files.bounds_stamp() == os.stat(files.path / "scale.json").st_mtime_ns
+
+
+def test_jobs_are_written_as_all_values_are_and_each_is_made_into_text_once(files: WorkerJobFiles) -> None:
+    texts = JobTexts()
+    assert files.write_jobs(JOBS, texts) == len((files.path / "worker-jobs.json").read_bytes())
+    written = json.loads((files.path / "worker-jobs.json").read_text())
+    assert written == json.loads(encode(JOBS))
+    before = texts.of(JOBS.jobs)
+    changed = dataclasses.replace(JOBS.jobs[1], reason="Resources")
+    after = texts.of((JOBS.jobs[0], changed, JOBS.jobs[1]))
+    assert after[0] is before[0]
+    assert (json.loads(after[1])["reason"], json.loads(after[2])["reason"]) == ("Resources", "Priority")
+    assert files.write_jobs(dataclasses.replace(JOBS, jobs=()), texts) > 0
+    assert files.read_jobs() == dataclasses.replace(JOBS, jobs=())
 
 
 def test_ten_thousand_jobs_are_read_as_well(files: WorkerJobFiles) -> None:
