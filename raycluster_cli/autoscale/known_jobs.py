@@ -16,7 +16,7 @@ from .group_health import EXCLUDED_S, GroupHealth
 KEEP_ENDED = 50
 
 #: Where thousands of jobs wait, the file is large and changes all the time: beyond the first size, so many
-#: bytes a second are written at most.  That is once a second for 4,000 jobs; no pause is longer than the last.
+#: bytes a second are written at most: once a second for 4,000 jobs.  No pause is longer than the last number.
 SMALL_BYTES, BYTES_PER_S, LONGEST_PAUSE_S = 1 << 16, 1 << 20, 10.0
 
 
