@@ -86,6 +86,8 @@ class KnownJobs:
         ended = [job.job_id for job in self.jobs.values() if job.state == WorkerJobState.ENDED]
         for job_id in ended[:-KEEP_ENDED]:
             self._ended_before[self.jobs.pop(job_id).group] += 1
+        if len(ended) > KEEP_ENDED:
+            self._files.prune_outputs(self.jobs.keys())
         content = ((*self.jobs.values(), *self.wanted.values()), tuple(self.groups().values()))
         now = self._clock()
         if content == self._written or not (at_once or self._may_write(now)):

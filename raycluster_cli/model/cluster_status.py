@@ -162,7 +162,7 @@ class ClusterStatus:
     failed_host: str = ""
     """The host that caused the end."""
     message: str = ""
-    """Why it ended, or why it does not run."""
+    """Why it ended, or why it does not run; of one that runs, that its head has not been heard from."""
     cause: str = ""
     """The likely cause of a bad end, as `raycluster why` tells it; empty when it was not looked for."""
     slurm_cluster: str = ""
@@ -243,7 +243,8 @@ class ClusterStatus:
         if self.phase is ClusterPhase.PENDING:
             return self.message or "waiting in Slurm's queue"
         if self.phase is ClusterPhase.STARTING:
-            return f"{nodes} ready" if self.expected_nodes else "the head has not reported yet"
+            text = f"{nodes} ready" if self.expected_nodes else "the head has not reported yet"
+            return text + self._late
         if self.phase in (ClusterPhase.NO_RECORD, ClusterPhase.SUSPENDED):
             return self.message
         if self.phase is ClusterPhase.RUNNING:
@@ -254,14 +255,19 @@ class ClusterStatus:
                 text = (
                     f"{self.service_line} on {ready}" if is_ready else f"{ready} ready; {self.service_line}"
                 )
-            return text + self._coming + self._cannot_start
+            return text + self._coming + self._cannot_start + self._late
         if self.phase is ClusterPhase.DEGRADED:
             lost = [node.host for node in self.nodes if node.is_problem or node.phase is NodePhase.GONE]
             absent = [node.host for node in self.nodes if node.phase is NodePhase.NOT_REPORTED]
             text = f"continues with {nodes}"
             text += f"; lost: {_some(lost)}" if lost else ""
             text += f"; {self.service_line}" if self.service is not None else ""
-            return text + (f"; never reported: {_some(absent)}" if absent else "") + self._cannot_start
+            return (
+                text
+                + (f"; never reported: {_some(absent)}" if absent else "")
+                + self._cannot_start
+                + self._late
+            )
         if self.phase is ClusterPhase.STOPPING:
             return self.message or f"stop requested by {self.stop_asked_by or 'somebody'}"
         text = self.message or self.phase.value
@@ -273,6 +279,11 @@ class ClusterStatus:
         """Nodes of worker jobs that are not in the cluster yet."""
         coming = sum(max(group.nodes - group.joined_nodes, 0) for group in self.groups)
         return f"; {coming} more pending or starting" if coming else ""
+
+    @property
+    def _late(self) -> str:
+        """That the head has not been heard from, behind the rest of a headline."""
+        return f"; {self.message}" if self.message else ""
 
     @property
     def _cannot_start(self) -> str:

@@ -21,12 +21,16 @@ from ..model.status import MEMBER, NodePhase, Role
 from ..model.worker_job import WorkerJobState
 from ..slurm.hostlist import parse_hostlist
 from ..slurm.queue import Job
+from ..state.lease import HEARTBEAT_S
 from ..state.record import Record
 from .groups import read_groups
 from .next_run import as_next_run, is_another_run
 
 #: A head touches its lease every 30 s: after so long without, and nobody else to ask, it is lost.
 SILENT_S = 180.0
+
+#: A heartbeat that is older than this is late, by the next one and half of a period.
+LATE_S = 1.5 * HEARTBEAT_S
 
 #: The same when Slurm does not know the job any more.
 SILENT_UNKNOWN_S = 75.0
@@ -328,10 +332,20 @@ def _with_phase(
         return replace(status, phase=ClusterPhase.STOPPING)
     if head_node is not None and head_node.phase in (NodePhase.STOPPING, *_FINAL):
         return replace(status, phase=ClusterPhase.STOPPING, message=head_node.message)
+    status = replace(status, message=status.message or _late(status, record))
     if head_node is None or head_node.phase not in (NodePhase.READY, NodePhase.DRIVING):
         return status
     fewer = status.ready_nodes < status.expected_nodes
     return replace(status, phase=ClusterPhase.DEGRADED if fewer else ClusterPhase.RUNNING)
+
+
+def _late(status: ClusterStatus, record: Record) -> str:
+    """That the head's heartbeat is late, as when its host has just lost its power; empty when it is not."""
+    heard = record.leases.last_heartbeat()
+    if heard is None or status.read_at - heard <= LATE_S or record.leases.head_runs_here():
+        return ""
+    where = status.head_host or "its node"
+    return f"the head on {where} has not been heard from for {status.read_at - heard:.0f} s"
 
 
 def _not_current(status: ClusterStatus) -> ClusterStatus:

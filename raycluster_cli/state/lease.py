@@ -104,7 +104,12 @@ class Leases:
     def last_heartbeat(self) -> float | None:
         """When the head last touched its lease, in Unix seconds of the file server; None without a head."""
         try:
-            return os.stat(self._path_of(self._last_number())).st_mtime
+            # Opened, so that an NFS client asks the server and does not tell what it remembers.
+            fd = os.open(self._path_of(self._last_number()), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                return os.fstat(fd).st_mtime
+            finally:
+                os.close(fd)
         except (OSError, RayclusterError):
             return None
 

@@ -12,8 +12,11 @@ Only a cluster with worker groups has them, so :class:`.record.Record` does not 
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,12 @@ from .launches import LaunchFiles, made, stamp_of
 
 #: A job takes 0.4 KB of worker-jobs.json, and a cluster may have had some ten thousand in the queue.
 JOBS_MAX_BYTES = 64 << 20
+
+#: So many output files of jobs that have ended stay.
+KEEP_OUTPUTS = 400
+
+#: The name of an output file that sbatch was given: job, and task of an array.
+_OUTPUT = re.compile(r"(\d+)(?:_(\d+))?\.out", re.ASCII)
 
 
 class WorkerJobFiles(EventLog):
@@ -93,6 +102,23 @@ class WorkerJobFiles(EventLog):
     def output_dir(self) -> Path:
         """The directory of the worker jobs' output files, made when missing."""
         return made(self.path / "jobs")
+
+    def prune_outputs(self, kept: Collection[str]) -> None:
+        """Remove the oldest output files but KEEP_OUTPUTS; those of the jobs ``kept`` stay.  Ignores errors.
+
+        In parts of a hundred, so that not each call lists the directory in vain for long.
+        """
+        with contextlib.suppress(OSError):
+            jobs = {
+                name: (int(match[1]), int(match[2] or 0))
+                for name in os.listdir(self.path / "jobs")
+                if (match := _OUTPUT.fullmatch(name)) and match[0].removesuffix(".out") not in kept
+            }
+            if len(jobs) < KEEP_OUTPUTS + 100:
+                return
+            for name in sorted(jobs, key=jobs.__getitem__)[:-KEEP_OUTPUTS]:
+                with contextlib.suppress(OSError):
+                    os.unlink(self.path / "jobs" / name)
 
     @property
     def launches(self) -> LaunchFiles:

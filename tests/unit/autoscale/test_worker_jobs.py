@@ -478,12 +478,15 @@ def test_a_job_whose_worker_leaves_by_itself_is_cancelled_only_if_it_stays(clust
     assert cluster.states()[second] == "ended: no longer needed"
 
 
-def test_ended_jobs_are_kept_for_some_time(cluster: Cluster) -> None:
+def test_ended_jobs_are_kept_for_some_time(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    pruned: list[int] = []
+    monkeypatch.setattr(cluster.files, "prune_outputs", lambda kept: pruned.append(len(kept)))
     for _ in range(60):
         cluster.jobs.cancel(cluster.jobs.launch(GPU, 1), "idle")
         cluster.run_for(6)
     states = cluster.states()
     assert len(states) == 50
+    assert pruned and max(pruned) <= 51  # output files: of those that are kept none is removed
     assert "4770" in states
     assert "4711" not in states
     assert cluster.jobs.groups()["gpu"].ended_before == 10

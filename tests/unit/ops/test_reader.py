@@ -145,6 +145,21 @@ def test_asked_to_stop(tmp_path: Path) -> None:
     assert status.headline == "stop requested by ada@login"
 
 
+@pytest.mark.parametrize(("age_s", "told"), [(30.0, ""), (44.0, ""), (47.0, "47 s"), (170.0, "170 s")])
+@pytest.mark.parametrize("workers", [3, 4])
+def test_a_late_heartbeat_is_told(tmp_path: Path, age_s: float, told: str, workers: int) -> None:
+    """As when the head's host has just lost its power: neither Slurm nor raycluster can know it yet."""
+    record = write_record(tmp_path, workers, failed=workers - 3)
+    now = time.time()
+    os.utime(record.path / "head.claim.1", (now - age_s, now - age_s))
+    status = read_cluster(record, {"4711": Job("4711", "4711", "RUNNING")}, now=now)
+    assert status.phase is (ClusterPhase.RUNNING if workers == 3 else ClusterPhase.DEGRADED)
+    text = f"the head on n001 has not been heard from for {told}"
+    assert status.message == (text if told else "")
+    assert status.headline.endswith(f"; {text}") is bool(told)
+    assert "not been heard" in status.headline or not told
+
+
 def test_lost_when_the_head_is_silent(tmp_path: Path) -> None:
     record = write_record(tmp_path, 3)
     old = time.time() - 600

@@ -20,7 +20,7 @@ from raycluster_cli.model.worker_job import (
     WorkerJobState,
 )
 from raycluster_cli.state.record import Record
-from raycluster_cli.state.worker_jobs import JobTexts, WorkerJobFiles
+from raycluster_cli.state.worker_jobs import KEEP_OUTPUTS, JobTexts, WorkerJobFiles
 
 GROUPS = GroupsReport(
     (
@@ -70,6 +70,22 @@ def test_jobs_are_written_as_all_values_are_and_each_is_made_into_text_once(file
     assert (json.loads(after[1])["reason"], json.loads(after[2])["reason"]) == ("Resources", "Priority")
     assert files.write_jobs(dataclasses.replace(JOBS, jobs=()), texts) > 0
     assert files.read_jobs() == dataclasses.replace(JOBS, jobs=())
+
+
+def test_the_oldest_output_files_are_removed(files: WorkerJobFiles) -> None:
+    directory = files.output_dir()
+    names = [*(f"{job}.out" for job in range(9, KEEP_OUTPUTS + 115)), "7_10.out", "7_9.out"]
+    for name in [*names, "5.out", "note.txt", "6.out.txt"]:
+        (directory / name).touch()
+    files.prune_outputs(["7_9", "5", "10"])
+    left = {path.name for path in directory.iterdir()}
+    assert {"5.out", "7_9.out", "10.out", "note.txt", "6.out.txt"} < left  # of known jobs, and of others
+    assert "7_10.out" not in left and "9.out" not in left
+    assert len(left) == KEEP_OUTPUTS + 5
+    assert f"{KEEP_OUTPUTS + 114}.out" in left
+    files.prune_outputs([])  # few more than are to stay: nothing is done
+    assert {path.name for path in directory.iterdir()} == left
+    WorkerJobFiles(files.path / "nowhere").prune_outputs([])
 
 
 def test_ten_thousand_jobs_are_read_as_well(files: WorkerJobFiles) -> None:
