@@ -37,7 +37,12 @@ OUTPUT_MISSING_S = 10.0
 #: Slurm's reasons for which a job waits for something else than resources, and what to do (squeue(1)).
 _REASONS = (
     (
-        r"PartitionConfig|PartitionNodeLimit|PartitionTimeLimit",
+        r"PartitionNodeLimit",
+        "the job asks for more nodes than its partition has, or for more or fewer than it allows for one job, "
+        "and will never start; `sinfo -o '%P %D %s'` shows both: cancel the job and ask for others",
+    ),
+    (
+        r"PartitionConfig|PartitionTimeLimit",
         "the job asks for more nodes or time than its partition allows and will never start; "
         "`sinfo -o '%P %l %D'` shows the limits: cancel the job, and ask for less or use another --partition",
     ),
@@ -49,6 +54,15 @@ _REASONS = (
     (
         r"InvalidAccount|InvalidQOS",
         "its account or QOS is not valid (or no longer): cancel the job and use another",
+    ),
+    (
+        r"(Assoc|QOS)Max\w*(PerJob|PerNode|WallDuration)|QOSMin",
+        "the job asks for more, or less, than your account or QOS allows for one job, and will never start: "
+        "cancel it and ask for other amounts",
+    ),
+    (
+        r"(Assoc|QOS)Grp\w*(?<!Run)Min(ute)?s",
+        "the computing time of your account or QOS is used up: ask the site, or use another --account",
     ),
     (
         r"(Assoc|QOS).*(Limit|Time|Mins)",

@@ -26,7 +26,8 @@ class Wait(enum.Enum):
 _NEVER: tuple[tuple[str, str], ...] = (
     (
         r"PartitionNodeLimit",
-        "The partition allows fewer nodes for one job, or has fewer: `sinfo -o '%P %D %s'`.",
+        "The partition has fewer nodes, or allows no job of so many or so few (MaxNodes, MinNodes): "
+        "`sinfo -o '%P %D %s'`. nodes_per_job sets how many a worker job has.",
     ),
     (r"PartitionTimeLimit", "Ask for less by --time: `sinfo -o '%P %l'` shows each partition's limit."),
     (r"PartitionConfig", "No node of the partition has all that the job asks for: `sinfo -N -l`."),
@@ -49,6 +50,9 @@ _LIMIT = re.compile(
     r"QOSResourceLimit|JobArrayTaskLimit|MaxSubmitJobs\w*"
 )
 
+#: Limits on computing time that is used up, which the end of other jobs does not bring back.
+_USED_UP = re.compile(r"(Assoc|QOS)Grp\w*(?<!Run)Min(ute)?s\w*")
+
 _HELD = re.compile(
     r"JobHeld(User|Admin)|\w* ?requeued? held|launch failed requeued held|job requeued in held state"
 )
@@ -68,7 +72,9 @@ def wait_of(reason: str) -> Wait:
 
 
 def advice_for(reason: str) -> str:
-    """What to do about a job that is held or can never start; empty when nothing is known."""
+    """What to do about a job that waits for more than its turn; empty when nothing is known."""
     if _HELD.match(reason):
         return "`scontrol release JOB` releases a job that you hold yourself."
+    if _USED_UP.match(reason):
+        return "The computing time of the account or QOS is used up: ask the site, or use another --account."
     return next((advice for pattern, advice in _NEVER if re.match(pattern, reason)), "")

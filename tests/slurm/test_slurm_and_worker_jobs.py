@@ -280,6 +280,9 @@ def test_held_and_released(workers: Workers) -> None:
     [
         (("MaxTime=5",), ("--time=60",), "PartitionTimeLimit", "--time"),
         pytest.param(("MaxNodes=1",), ("--nodes=1",), "PartitionNodeLimit", "fewer nodes", marks=chaos),
+        pytest.param(
+            ("MinNodes=3",), ("--nodes=1",), "PartitionNodeLimit", "so few (MaxNodes, MinNodes)", marks=chaos
+        ),
     ],
 )
 def test_it_can_never_start(

@@ -315,4 +315,9 @@ def test_scontrol() -> None:
 def test_reasons() -> None:
     assert "never start" in explain_reason("PartitionNodeLimit")
     assert "is reached" in explain_reason("QOSMaxCpuPerUserLimit")
+    assert "for more or fewer than it allows" in explain_reason("PartitionNodeLimit")  # MinNodes as well
+    for reason in ("QOSMaxNodePerJobLimit", "AssocMaxWallDurationPerJobLimit", "QOSMinGRES"):
+        assert "never start" in explain_reason(reason)
+    assert "used up" in explain_reason("AssocGrpCPUMinutesLimit")
+    assert "is reached" in explain_reason("AssocGrpCPURunMinutesLimit")
     assert explain_reason("Priority") == explain_reason("") == ""

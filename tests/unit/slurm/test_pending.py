@@ -24,13 +24,22 @@ def test_it_waits_for_its_turn(reason: str) -> None:
     "reason",
     [
         *("QOSMaxJobsPerUserLimit", "QOSMaxCpuPerUserLimit", "QOSGrpCpuLimit", "QOSGrpGRES"),
-        *("AssocGrpCpuLimit", "AssocGrpCPUMinutesLimit", "AssocMaxJobsLimit", "AssocGrpNodeLimit"),
+        *("AssocGrpCpuLimit", "AssocGrpCPURunMinutesLimit", "AssocMaxJobsLimit", "AssocGrpNodeLimit"),
         *("QOSGrpCpuRunMinutesLimit", "MaxSubmitJobsPerUser", "QOSUsageThreshold", "JobArrayTaskLimit"),
     ],
 )
 def test_it_waits_for_the_end_of_other_jobs(reason: str) -> None:
     assert wait_of(reason) is Wait.LIMIT
     assert advice_for(reason) == ""
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["AssocGrpCPUMinutesLimit", "QOSGrpCPUMinutesLimit", "AssocGrpGRESMinutes", "QOSGrpBillingMinutes"],
+)
+def test_the_end_of_other_jobs_brings_no_computing_time_back(reason: str) -> None:
+    assert wait_of(reason) is Wait.LIMIT
+    assert "used up" in advice_for(reason)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +54,7 @@ def test_it_is_held(reason: str) -> None:
     ("reason", "advice"),
     [
         ("PartitionNodeLimit", "sinfo -o '%P %D %s'"),
+        ("PartitionNodeLimit", "so few (MaxNodes, MinNodes)"),
         ("PartitionTimeLimit", "--time"),
         ("PartitionConfig", "sinfo -N -l"),
         ("BadConstraints", "%f"),
