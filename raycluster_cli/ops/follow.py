@@ -38,8 +38,8 @@ OUTPUT_MISSING_S = 10.0
 _REASONS = (
     (
         r"PartitionNodeLimit",
-        "the job asks for more nodes than its partition has, or for more or fewer than it allows for one job, "
-        "and will never start; `sinfo -o '%P %D %s'` shows both: cancel the job and ask for others",
+        "the job asks for more nodes than its partition has, or for more or fewer than it allows for one "
+        "job, and will never start; `sinfo -o '%P %D %s'` shows both: cancel the job and ask for others",
     ),
     (
         r"PartitionConfig|PartitionTimeLimit",
