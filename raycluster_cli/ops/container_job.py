@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ..model.errors import UsageError
 from ..model.settings import Settings
 from ..model.value import Value
 from ..system.container_runtime import GPU_WORDS, PROGRAMS, ContainerRun, choose_runtime, container_run
-from ..system.image import check_lines, check_words
+from ..system.image import check_lines, check_words, worker_groups_refused
 
 #: Options of sbatch that ask for GPUs.
 GPU_OPTIONS = ("--gpus-per-node", "-G", "--gpus", "--gres", "--gpus-per-task", "--gpus-per-socket")
@@ -46,11 +45,7 @@ def container_lines(
     if not image:
         return NO_CONTAINER
     if settings.max_nodes is not None or settings.config:
-        raise UsageError(
-            "--container and worker groups (--max-nodes, --config) do not go together: worker jobs would "
-            "start outside the container.",
-            "Leave one out, or submit workers yourself: raycluster worker --cluster JOB --container IMAGE.",
-        )
+        raise worker_groups_refused()
     is_directory = os.path.isdir(here / image)
     runtime = choose_runtime(
         image, settings.container_runtime, lambda each: is_there(each, env), is_directory=is_directory

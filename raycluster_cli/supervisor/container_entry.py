@@ -16,11 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from ..config.worker_groups import read_worker_groups
 from ..model.errors import ExitCode, RayclusterError, UsageError
 from ..model.settings import Settings, option_words, settings_of, variable_name
 from ..model.variables import CONTAINER
 from ..system.container_runtime import GPU_WORDS, PROGRAMS, ContainerRun, choose_runtime, container_run
-from ..system.image import HOST_PYTHON, check_words, failure
+from ..system.image import HOST_PYTHON, check_words, failure, worker_groups_refused
 
 #: How long the image may take to start once and tell what is in it: it may have to be unpacked.
 CHECK_S = 600.0
@@ -33,6 +34,8 @@ def enter_container(
 
     The head looks what is in the image, before it starts; the other nodes rely on it.
     """
+    if settings.max_nodes is not None or (settings.config and read_worker_groups(Path(settings.config))):
+        raise worker_groups_refused()
     container = _container(settings, env, state_dir)
     program = shutil.which(container.program, path=env.get("PATH"))
     if program is None:

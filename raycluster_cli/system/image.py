@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from .._version import __version__
+from ..model.errors import UsageError
 
 #: Variables that name the host's Python, and that a Python in the image would follow.
 HOST_PYTHON = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONHOME")
@@ -27,6 +28,15 @@ def failure(image: str, program: str, code: int | str) -> tuple[str, str]:
         f"the image {image} does not start with {program}, or has no raycluster in its PATH "
         f"(exit code {code}).",
         f"Install raycluster {__version__} in the image (pip install raycluster).",
+    )
+
+
+def worker_groups_refused() -> UsageError:
+    """The error for worker groups together with a container (docs/decisions/0035)."""
+    return UsageError(
+        "--container and worker groups (--max-nodes, --config) do not go together: worker jobs would "
+        "start outside the container.",
+        "Leave one out, or submit workers yourself: raycluster worker --cluster JOB --container IMAGE.",
     )
 
 

@@ -51,6 +51,18 @@ def call(
     return done, log.read_text() if log.exists() else ""
 
 
+@pytest.mark.parametrize("command", ["run", "head"])
+@pytest.mark.parametrize("groups", [("--max-nodes=4",), ("--config=groups.toml",)])
+def test_worker_jobs_would_start_outside_the_container(
+    tmp_path: Path, command: str, groups: tuple[str, ...]
+) -> None:
+    (tmp_path / "groups.toml").write_text("[workers.gpu]\nmax = 4\n")
+    done, calls = call(tmp_path, command, "--container=ray.sif", *groups)
+    assert (done.returncode, calls) == (2, "")
+    assert "--container and worker groups" in done.stderr
+    assert "raycluster worker --cluster JOB --container IMAGE" in done.stderr
+
+
 def test_the_same_command_starts_in_the_image(tmp_path: Path) -> None:
     line = ("run", "--container", "ray.sif", "--timeout=60", "--", "python", "train.py", "--container=x")
     done, calls = call(tmp_path, *line)
