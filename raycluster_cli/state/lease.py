@@ -105,7 +105,8 @@ class Leases:
         """When the head last touched its lease, in Unix seconds of the file server; None without a head."""
         try:
             # Opened, so that an NFS client asks the server and does not tell what it remembers.
-            fd = os.open(self._path_of(self._last_number()), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(self._path_of(self._last_number()), flags)
             try:
                 return os.fstat(fd).st_mtime
             finally:
