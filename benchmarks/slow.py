@@ -10,6 +10,9 @@ The builds and `ray symmetric-run` take turns:
 * *tasks*: until the driver has the result of a task of every node
 * *operations*: of the file system, by all hosts together, until then
 
+With ``--options "--stage-env --keep-env"`` this build has a second cluster in the same job: the first one is
+the way's "cold", the second one its "warm".
+
 Needs root, Slurm's programs, fuse3 and the extra `bench`.
 """
 
@@ -25,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -44,12 +47,13 @@ DEADLINE_S = 900.0
 
 @dataclass(frozen=True)
 class SlowRun:
-    """One run.  Seconds since srun; None when the run did not come so far."""
+    """One cluster.  Seconds since srun; operations of the file system until then."""
 
     way: str
     latency_ms: float
-    first_s: float | None
-    tasks_s: float | None
+    first_s: float
+    tasks_s: float
+    first_operations: int
     operations: int
 
 
@@ -61,6 +65,11 @@ class Way:
     environment: Path
     command: str
     """With {hosts} and {driver}."""
+
+    @property
+    def clusters(self) -> tuple[str, ...]:
+        """The clusters of one job, by the names of their rows."""
+        return (f"{self.name}, cold", f"{self.name}, warm") if "--keep-env" in self.command else (self.name,)
 
 
 RAYCLUSTER = "srun --nodes={hosts} --ntasks-per-node=1 {bin}/raycluster run {options} -- {driver}"
@@ -108,86 +117,91 @@ def main() -> None:
 def _measure(ways: Sequence[Way], figures: SharedFigures, options: argparse.Namespace) -> list[SlowRun]:
     runs = []
     with Bed.up(f"slow-{os.getpid()}", BedSpec(hosts=options.hosts)) as bed:
-        for way in ways:
-            if way.command != SYMMETRIC:
-                _first_start(bed, way, figures)
+        for environment in dict.fromkeys(way.environment for way in ways):
+            _first_start(bed, environment, figures)
         for _ in range(options.rounds):
             for latency_ms in (float(word) for word in options.latency.split(",")):
                 for way in ways:
-                    run = run_once(bed, way, options.hosts, figures, latency_ms)
-                    print(run, file=sys.stderr, flush=True)
-                    runs.append(run)
+                    for run in run_job(bed, way, options.hosts, figures, latency_ms):
+                        print(run, file=sys.stderr, flush=True)
+                        runs.append(run)
                     if options.save:
                         Path(options.save).write_text(json.dumps([asdict(one) for one in runs]) + "\n")
     return runs
 
 
-def _first_start(bed: Bed, way: Way, figures: SharedFigures) -> None:
+def _first_start(bed: Bed, environment: Path, figures: SharedFigures) -> None:
     """The first start of an installation leaves compiled modules; it is not counted."""
     figures.latency_s = 0.0
-    command = way.command.format(hosts=1, driver="sleep 2", bin=way.environment / "bin", options="")
+    command = RAYCLUSTER.format(hosts=1, driver="sleep 2", bin=environment / "bin", options="")
     script = f"#!/bin/bash\nunset PYTHONDONTWRITEBYTECODE\n{command}\n"
-    bed.run(LOGIN, ["sbatch", "--wait", "--nodes=1", "--output=/dev/null"], stdin=script, check=True)
+    submit = ["sbatch", "--wait", "--nodes=1", "--output=/dev/null"]
+    bed.run(LOGIN, submit, stdin=script, check=True, timeout_s=DEADLINE_S)
 
 
-def run_once(bed: Bed, way: Way, hosts: int, figures: SharedFigures, latency_ms: float) -> SlowRun:
-    """Submit one job and measure it."""
+def run_job(bed: Bed, way: Way, hosts: int, figures: SharedFigures, latency_ms: float) -> Iterator[SlowRun]:
+    """Submit one job and measure its clusters."""
     there = f"/home/admin/slow-{time.time_ns():x}"
     here = bed.path(LOGIN, there)
     here.mkdir()
     shutil.copy(REPOSITORY / "benchmarks/task_driver.py", here)
-    driver = shlex.join([f"{way.environment}/bin/python", f"{there}/task_driver.py", there, str(hosts)])
-    body = way.command.format(hosts=hosts, driver=driver, bin=way.environment / "bin", options="")
-    script = f"""#!/bin/bash
-export PATH={way.environment}/bin:$PATH
-printf %s "$EPOCHREALTIME" > {there}/begun.part && mv {there}/begun.part {there}/begun
-{body}
-"""
+    script = f"#!/bin/bash\nexport PATH={way.environment}/bin:$PATH\n"
+    for number in range(len(way.clusters)):
+        stamps = f"{there}/{number}"
+        driver = shlex.join([f"{way.environment}/bin/python", f"{there}/task_driver.py", stamps, str(hosts)])
+        body = way.command.format(hosts=hosts, driver=driver, bin=way.environment / "bin", options="")
+        script += f"mkdir {stamps}\n"
+        script += f'printf %s "$EPOCHREALTIME" > {stamps}/begun.part\nmv {stamps}/begun.part {stamps}/begun\n'
+        script += f"{body}\n"
     options = [f"--nodes={hosts}", "--ntasks-per-node=1", "--cpus-per-task=2", f"--output={there}/output"]
     figures.latency_s = latency_ms / 1000
-    before = figures.operations
     job = bed.run(LOGIN, ["sbatch", "--parsable", *options], stdin=script, check=True).stdout.strip()
-    stamps: dict[str, float] = {}
-    operations = 0
     try:
-        for name in ("begun", "first", "tasks"):
-            stamps[name] = stamp_of(here / name, bed, job, deadline_s=DEADLINE_S)
-            operations = figures.operations - before
+        for number, name in enumerate(way.clusters):
+            yield _cluster(bed, job, here / str(number), name, figures, latency_ms)
     except TimeoutError as error:
         text = (here / "output").read_text(errors="replace") if (here / "output").exists() else ""
         print(f"{way.name}, {latency_ms:g} ms: {error}\n{text[-1500:]}", file=sys.stderr)
+    finally:
+        print((here / "output").read_text(errors="replace")[-3000:], file=sys.stderr)
+        figures.latency_s = 0.0
         bed.run(LOGIN, ["scancel", job])
-    figures.latency_s = 0.0
-    bed.run(LOGIN, ["scancel", job])
-    until_free(bed, job)
-    begun = stamps.get("begun", 0.0)
-    return SlowRun(
-        way.name,
-        latency_ms,
-        stamps["first"] - begun if "first" in stamps else None,
-        stamps["tasks"] - begun if "tasks" in stamps else None,
-        operations,
-    )
+        until_free(bed, job)
+        for host in bed.spec.nodes:  # what --keep-env has left
+            bed.run(host, ["sh", "-c", "rm -rf /tmp/rce-*"])
+
+
+def _cluster(
+    bed: Bed, job: str, stamps: Path, name: str, figures: SharedFigures, latency_ms: float
+) -> SlowRun:
+    """Measure one cluster of a job.  Raises TimeoutError."""
+    begun = stamp_of(stamps / "begun", bed, job, deadline_s=DEADLINE_S)
+    before = figures.operations
+    first = stamp_of(stamps / "first", bed, job, deadline_s=DEADLINE_S)
+    first_operations = figures.operations - before
+    tasks = stamp_of(stamps / "tasks", bed, job, deadline_s=DEADLINE_S)
+    operations = figures.operations - before
+    return SlowRun(name, latency_ms, first - begun, tasks - begun, first_operations, operations)
 
 
 def table(runs: Sequence[SlowRun]) -> str:
     """Medians, in Markdown.
 
-    >>> print(table([SlowRun("a", 3.0, 1.0, 2.0, 10), SlowRun("a", 3.0, 3.0, None, 30)]).splitlines()[-1])
-    | 3 | a | 2 | 2.0 (1.0 to 3.0) | 2.0 | 20 |
+    >>> print(table([SlowRun("a", 3, 1, 2, 5, 10), SlowRun("a", 3, 3, 4, 7, 30)]).splitlines()[-1])
+    | 3 | a | 2 | 2.0 (1.0 to 3.0) | 6 | 3.0 (2.0 to 4.0) | 20 |
     """
     groups: dict[tuple[float, str], list[SlowRun]] = defaultdict(list)
     for run in runs:
         groups[run.latency_ms, run.way].append(run)
     lines = [
-        "| latency (ms) | way | runs | srun → first line (s) | srun → tasks (s) | operations |",
-        "|---|---|---|---|---|---|",
+        "| latency (ms) | way | runs | srun → first line (s) | operations | srun → tasks (s) | operations |",
+        "|---|---|---|---|---|---|---|",
     ]
     for (latency_ms, way), group in sorted(groups.items(), key=lambda item: item[0][0]):
-        first = [run.first_s for run in group if run.first_s is not None]
-        tasks = [run.tasks_s for run in group if run.tasks_s is not None]
         cells = (
-            *(f"{latency_ms:g}", way, str(len(group)), _median(first), _median(tasks)),
+            *(f"{latency_ms:g}", way, str(len(group)), _median([run.first_s for run in group])),
+            f"{statistics.median(run.first_operations for run in group):.0f}",
+            _median([run.tasks_s for run in group]),
             f"{statistics.median(run.operations for run in group):.0f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
@@ -195,8 +209,6 @@ def table(runs: Sequence[SlowRun]) -> str:
 
 
 def _median(values: Sequence[float]) -> str:
-    if not values:
-        return "–"
     median = f"{statistics.median(values):.1f}"
     return median if len(values) == 1 else f"{median} ({min(values):.1f} to {max(values):.1f})"
 

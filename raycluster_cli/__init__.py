@@ -8,13 +8,12 @@ it is first used, so that `import raycluster_cli` costs nothing.
 ``__all__`` is the public API: what is not in it may change in any release.
 """
 
-from __future__ import annotations
-
-from ._version import __version__
-
-TYPE_CHECKING = False  # not typing's: a start that reads a bundle of modules does without its files
+# Nothing is imported here, not even from __future__: each module would be further files of a start.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from ._version import __version__
 
 __all__ = [
     "AsyncSlurmCluster",
@@ -76,7 +75,11 @@ if TYPE_CHECKING:
     from .model.group_status import GroupStatus
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
+    if name == "__version__":
+        from ._version import __version__
+
+        return __version__
     if name in _ELSEWHERE:
         from importlib import import_module
 

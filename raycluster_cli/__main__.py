@@ -1,7 +1,5 @@
 """The console script: forks off the keeper where a node is started, then runs the command line."""
 
-from __future__ import annotations
-
 import os
 import sys
 

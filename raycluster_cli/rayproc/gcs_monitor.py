@@ -11,11 +11,11 @@ after a cable was cut.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..model.value import Value
+from ..system.jitter import between
 from .failure import StartFailure
 from .health import HealthChannel
 
@@ -141,7 +141,7 @@ async def _check_on_one_connection(
             if await channel.check(timeout_s=CHECK_TIMEOUT_S):
                 failed = 0
                 answered()
-                pause_s = interval_s * random.uniform(0.8, 1.0)  # not all nodes in the same moment
+                pause_s = interval_s * between(0.8, 1.0)  # not all nodes in the same moment
                 if await channel.closed_within(pause_s):
                     return 0, Loss(channel.error, silent=False)
             elif channel.closed.is_set():

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from ..model.address import join_host_port
 from ..model.value import Value
+from ..system.network import plain_host
 from ..system.waiting import done_within, in_thread, within
 
 if TYPE_CHECKING:
@@ -98,9 +99,9 @@ async def _probe(host: str, port: int) -> Probe:
     flags = socket.AI_NUMERICHOST if _is_address(host) else 0
     # A numeric address is resolved here and now; a name in a thread, since DNS may hang.
     if flags:
-        places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+        places = socket.getaddrinfo(plain_host(host), port, type=socket.SOCK_STREAM, flags=flags)
     else:
-        places = await in_thread(partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM))
+        places = await in_thread(partial(socket.getaddrinfo, plain_host(host), port, type=socket.SOCK_STREAM))
     for family, kind, proto, _, where in places:
         with socket.socket(family, kind, proto) as sock:
             sock.setblocking(False)

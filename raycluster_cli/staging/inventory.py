@@ -70,9 +70,14 @@ class Changed(Exception):
 
 
 def run_in_threads(
-    tasks: Iterable[Callable[[], Iterable[Callable[[], object]] | None]], threads: int
+    tasks: Iterable[Callable[[], Iterable[Callable[[], object]] | None]],
+    threads: int,
+    step: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run tasks, and the tasks that they return, in threads; the first exception of one is raised."""
+    """Run tasks, and the tasks that they return, in threads; the first exception of one is raised.
+
+    ``step`` is called after each task, by its thread.
+    """
     waiting = deque(tasks)
     condition = threading.Condition()
     running = 0
@@ -92,6 +97,7 @@ def run_in_threads(
             more: Iterable[Callable[[], object]] | None = None
             try:
                 more = task()
+                step()
             except BaseException as error:
                 failures.append(error)
             with condition:
@@ -119,7 +125,13 @@ def tells_changes(path: str) -> bool:
     return path.endswith(("/RECORD", "/pyvenv.cfg", ".pth", "/conda-meta/history"))
 
 
-def take_inventory(sources: Sequence[Source], threads: int = THREADS, *, whole: bool = True) -> Inventory:
+def take_inventory(
+    sources: Sequence[Source],
+    threads: int = THREADS,
+    *,
+    whole: bool = True,
+    step: Callable[[], None] = lambda: None,
+) -> Inventory:
     """Find all files of the sources.  Raises OSError.
 
     Not ``whole``: only their names, and what :func:`tells_changes`; the digest is the same, at a tenth of
@@ -129,6 +141,7 @@ def take_inventory(sources: Sequence[Source], threads: int = THREADS, *, whole: 
     run_in_threads(
         [lambda source=source: _listed(source, "", found, whole) for source in sources],  # type: ignore[misc]
         threads,
+        step,
     )
     found.sort(key=lambda entry: entry.path)
     for source in sources:

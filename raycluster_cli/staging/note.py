@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..model.errors import RayclusterError
 from ..state.files import read_bytes, write_whole
 from ..system.removal import remove_tree
 
@@ -22,6 +25,9 @@ DIRECTORY = ".environments"
 SEARCHING, PACKING, READY, SHARED = "searching", "packing", "ready", "shared"
 
 POLL_S = 0.2
+
+#: How often a head changes its note.
+BEAT_S = 2.0
 
 #: How long notes and packs of another start are left alone.
 KEEP_S = 3 * 86400.0
@@ -48,21 +54,50 @@ def remove_old(directory: Path, *, older_than_s: float = KEEP_S, now: float | No
 
 
 class NoteWriter:
-    """The head's side."""
+    """The head's side.
 
-    def __init__(self, path: Path | None) -> None:
+    As a context it writes the note anew every two seconds in which something was done: on a slow file system
+    a look at all files takes minutes, and on one that does not answer it takes for ever.
+    """
+
+    def __init__(self, path: Path | None, *, beat_s: float = BEAT_S) -> None:
         self.path = path
         self._content: dict[str, Any] = {}
         self._beat = 0
+        self._done = 0
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._beating = threading.Thread(target=self._go_on, args=(beat_s,), daemon=True)
+
+    def __enter__(self) -> NoteWriter:
+        self._beating.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._beating.join()
 
     def write(self, **changes: Any) -> None:
         """Change the note.  Raises RayclusterError where it cannot be written."""
         if self.path is None:
             return
-        self._beat += 1
-        self._content |= changes
-        os.makedirs(self.path.parent, mode=0o700, exist_ok=True)
-        write_whole(self.path, json.dumps(self._content | {"beat": self._beat}).encode())
+        with self._lock:
+            self._beat += 1
+            self._content |= changes
+            os.makedirs(self.path.parent, mode=0o700, exist_ok=True)
+            write_whole(self.path, json.dumps(self._content | {"beat": self._beat}).encode())
+
+    def moved(self) -> None:
+        """A part of the work is done.  May be called by any thread."""
+        self._done += 1
+
+    def _go_on(self, beat_s: float) -> None:
+        told = -1
+        while not self._over.wait(beat_s):
+            if self._done != told:
+                told = self._done
+                with contextlib.suppress(RayclusterError, OSError):
+                    self.write()
 
 
 class NoHead(Exception):

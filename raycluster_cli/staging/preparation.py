@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from .inventory import Changed, Entry, Inventory, run_in_threads
@@ -30,7 +30,9 @@ def path_pairs(sources: Sequence[Source], copy: str) -> list[tuple[str, str]]:
     )
 
 
-def prepare(inventory: Inventory, sources: Sequence[Source], copy: str) -> list[str]:
+def prepare(
+    inventory: Inventory, sources: Sequence[Source], copy: str, step: Callable[[], None] = lambda: None
+) -> list[str]:
     """Rewrite the entries of an inventory for a copy under ``copy``.
 
     Returns the directories outside of the copy that .pth files and editable installs name.  Raises OSError,
@@ -53,7 +55,7 @@ def prepare(inventory: Inventory, sources: Sequence[Source], copy: str) -> list[
             entry.replaces = replaces
         elif mode or is_path_file(relative) or is_script(relative, entry.size):
             tasks.append(partial(_rewrite, entry, pairs, roots, outside))
-    run_in_threads(tasks, 16)
+    run_in_threads(tasks, 16, step)
     return sorted(dict.fromkeys(outside))
 
 

@@ -34,9 +34,6 @@ FIRST_NOTE_S, OTHER_STEP_NOTE_S = 60.0, 15.0
 #: How long a head may not change its note before workers take it for dead.
 SILENT_S = 60.0
 
-#: How often a head that copies changes its note.
-BEAT_S = 2.0
-
 #: How long a process waits for another one on this node that makes the same copy.
 OTHER_MAKER_S = 1800.0
 
@@ -116,7 +113,8 @@ def _as_head(request: Request, python: Interpreter, making: Making, say: Callabl
         if request.note is not None:
             with contextlib.suppress(OSError):  # two heads may do so at once
                 remove_old(request.note.parent.parent)
-        return _found_and_copied(request, python, making, writer)
+        with writer:
+            return _found_and_copied(request, python, making, writer)
     except BaseException as error:
         with contextlib.suppress(RayclusterError, OSError):
             writer.write(state=SHARED, why=str(error))
@@ -130,7 +128,7 @@ def _found_and_copied(request: Request, python: Interpreter, making: Making, wri
     sources = find_sources(python, request.env, is_remote=base.type in NETWORK)
     if not sources:
         raise NotStaged(f"Python and its packages are part of the operating system ({python.prefix})")
-    inventory = take_inventory(sources, whole=False)
+    inventory = take_inventory(sources, whole=False, step=writer.moved)
     tail = hashlib.sha256(f"{request.job}\0{inventory.digest}".encode()).hexdigest()[:8]
     name = copy_name(os.geteuid(), tail)
     found = places(request.value, request.env, mounts, size_bytes=0, files=0)
@@ -141,7 +139,7 @@ def _found_and_copied(request: Request, python: Interpreter, making: Making, wri
         pairs = path_pairs(sources, str(existing))
         writer.write(state=READY, pack="", path=str(existing), pairs=pairs, python=_identity(python), **known)
         return Staged(existing, tuple(pairs), f"{known['what']} is on {request.host} already: {existing}")
-    digest, inventory = inventory.digest, take_inventory(sources)
+    digest, inventory = inventory.digest, take_inventory(sources, step=writer.moved)
     if inventory.digest != digest:
         raise Changed("files came or went")
     size_bytes, files = inventory.size_bytes, inventory.files
@@ -167,13 +165,12 @@ def _found_and_copied(request: Request, python: Interpreter, making: Making, wri
         return Staged(path, tuple(pairs), f"{what} is on {request.host} already: {path}")
     pack = request.note.with_suffix(".pack") if request.note else None
     try:
-        outside = prepare(inventory, sources, str(path))
+        outside = prepare(inventory, sources, str(path), writer.moved)
         if pack is not None:
             pack.unlink(missing_ok=True)
             _check_room(pack.parent, size_bytes)
         writer.write(state=PACKING, pack="", **common)
-        beat = _Beat(writer, inventory.size_bytes)
-        index = copy_and_pack(inventory, path, pack, progress=beat)
+        index = copy_and_pack(inventory, path, pack, progress=lambda _: writer.moved())
         took_s = time.monotonic() - begun
         write_about(path, _about(request, common, path))
         writer.write(state=READY, pack=str(pack or ""), index=index)
@@ -327,18 +324,3 @@ def _megabytes(size_bytes: int) -> str:
     '412 MB'
     """
     return f"{size_bytes / 1e6:,.0f} MB"
-
-
-class _Beat:
-    """Tells the workers now and then how far the head is."""
-
-    def __init__(self, writer: NoteWriter, size_bytes: int) -> None:
-        self._writer, self._size_bytes, self._done, self._last = writer, size_bytes, 0, time.monotonic()
-
-    def __call__(self, copied_bytes: int) -> None:
-        self._done += copied_bytes
-        now = time.monotonic()
-        if now - self._last > BEAT_S:
-            self._last = now
-            with contextlib.suppress(RayclusterError, OSError):
-                self._writer.write(done=self._done)

@@ -8,7 +8,6 @@ they do not say that the right one listens there.
 from __future__ import annotations
 
 import asyncio
-import random
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -24,7 +23,8 @@ from ..rayproc.health import Outcome, Probe, tcp_probe
 from ..slurm.allocation import Allocation
 from ..state.catalogue import list_records
 from ..state.record import Record
-from ..system.network import RESOLVE_S
+from ..system.jitter import between
+from ..system.network import RESOLVE_S, plain_host
 from ..system.waiting import in_thread, within
 from .head_proof import ProvenHead, find_proven_head
 from .head_record import RECORD_LOOK_S, HeadRecord
@@ -86,7 +86,7 @@ class Pace:
     slowest_probe_s: float
     poll_s: float
     slowest_poll_s: float
-    jitter: Callable[[], float] = field(default=lambda: random.uniform(0.7, 1.3))
+    jitter: Callable[[], float] = field(default=lambda: between(0.7, 1.3))
 
     @classmethod
     def of(cls, nodes: int) -> Pace:
@@ -310,7 +310,7 @@ class Discovery:
 async def numeric_address(host: str) -> str:
     """The address that a host name stands for, as Ray and the identity check need it; itself if unknown."""
     try:
-        asking = in_thread(partial(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM))
+        asking = in_thread(partial(socket.getaddrinfo, plain_host(host), None, type=socket.SOCK_STREAM))
         found = await within(asking, RESOLVE_S)
     except (OSError, asyncio.TimeoutError):
         return host  # the probe says why

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
 from collections.abc import Mapping
 
@@ -22,6 +21,7 @@ from ..policy.worker_wait import TASK_ENDED_HINT
 from ..slurm.allocation import Allocation
 from ..slurm.task_probe import TASK_PROBE_S, TaskProbe, hosts_without_task
 from ..state.record import Record
+from ..system.jitter import between
 from ..system.process import Reaper
 from ..system.report import Report
 from .report_writer import ReportWriter
@@ -121,7 +121,7 @@ class HeadRecord:
         now = asyncio.get_running_loop().time()
         if now < self._next_refusal_read:
             return
-        self._next_refusal_read = now + (1.0 + self.nodes / 500) * random.uniform(0.8, 1.2)
+        self._next_refusal_read = now + (1.0 + self.nodes / 500) * between(0.8, 1.2)
         if self._symmetric and self._launch:
             end = await self._reports.ask(
                 record.read_refusal, self._launch, timeout_s=RECORD_LOOK_S, default=None
@@ -151,7 +151,7 @@ class HeadRecord:
     async def until_ended(self, record: Record | None) -> EndReport:
         """Returns when ``record`` says that the cluster has ended; never without a record."""
         while True:
-            await asyncio.sleep((0.3 + self.nodes / 500) * random.uniform(0.7, 1.3))
+            await asyncio.sleep((0.3 + self.nodes / 500) * between(0.7, 1.3))
             if record is not None:
                 end = await self._reports.ask(record.read_end, timeout_s=RECORD_LOOK_S, default=None)
                 if end is not None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -27,6 +26,7 @@ from ..model.record import ClusterUsage, NodeUsage
 from ..model.status import Role
 from ..rayproc.failure import StartFailure
 from ..state.record import Record
+from ..system.jitter import between
 from ..system.proctree import PROC, descendants
 from .run import NodeRun
 
@@ -92,7 +92,7 @@ async def _tell_node_usage(run: NodeRun, record: Record, pause_s: float) -> None
     while True:
         # To measure is to look through all of /proc: more seldom than to look whether to.
         wait_s = max(pause_s, MEASURE_NODE_S) if watched else pause_s
-        await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))
+        await asyncio.sleep(wait_s * between(0.8, 1.2))
         watched = False
         with contextlib.suppress(RayclusterError, OSError):
             watched = await run.reports.submit(watchers.is_there)

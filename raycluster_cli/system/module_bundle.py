@@ -5,10 +5,9 @@ the compiled modules, raycluster's own and those of Python's library, in one fil
 starts read the modules from there; Python imports what it does not hold, or no longer holds, as usual.
 
 A bundle is used if it names this Python's version and build, and the times at which its library and
-raycluster's directories were changed last.  This module imports nothing that Python has not loaded already.
+raycluster's directories were changed last.  This module imports nothing that Python has not loaded already,
+not even annotations from __future__.
 """
-
-from __future__ import annotations
 
 import _frozen_importlib_external as external
 import _imp
@@ -39,7 +38,7 @@ _INSTALLED = ("site-packages", "dist-packages")
 class Bundle:
     """An open bundle: finds and loads modules for Python (PEP 451)."""
 
-    def __init__(self, fd: int, tables: Mapping[str, Any], begin: int) -> None:
+    def __init__(self, fd: int, tables: "Mapping[str, Any]", begin: int) -> None:
         """``begin``: where in the file the code begins."""
         self._fd = fd
         self._begin = begin
@@ -52,8 +51,8 @@ class Bundle:
         self.tables = tables
 
     def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+        self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
+    ) -> "ModuleSpec | None":
         if name in self._modules:
             root, below, is_package, _, _ = self._modules[name]
             file = f"{self._roots[root]}/{below}"
@@ -71,7 +70,7 @@ class Bundle:
             )
         return None
 
-    def code(self, name: str) -> CodeType:
+    def code(self, name: str) -> "CodeType":
         """Raises OSError, ValueError, EOFError or TypeError where the file does not give it."""
         _, _, _, offset, length = self._modules[name]
         text = self._read[offset : offset + length]
@@ -97,7 +96,7 @@ class _Loader(external.SourceFileLoader):
         super().__init__(name, path)
         self._bundle = bundle
 
-    def get_code(self, fullname: str) -> CodeType | None:
+    def get_code(self, fullname: str) -> "CodeType | None":
         try:
             code = self._bundle.code(fullname)
         except (OSError, ValueError, EOFError, TypeError):
@@ -106,7 +105,7 @@ class _Loader(external.SourceFileLoader):
         return code
 
 
-def use_bundle(env: Mapping[str, str]) -> Bundle | None:
+def use_bundle(env: "Mapping[str, str]") -> "Bundle | None":
     """Import from the bundle from now on, where there is one that fits."""
     if not is_installed(PACKAGE):
         return None
@@ -128,7 +127,7 @@ def forget_code() -> None:
             finder.forget()
 
 
-def open_bundle(path: str) -> Bundle | None:
+def open_bundle(path: str) -> "Bundle | None":
     """None for one that does not fit.  Raises OSError, or another error for a file that is broken."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -160,7 +159,7 @@ def is_installed(package: str) -> bool:
     return os.path.basename(os.path.dirname(package)) in _INSTALLED
 
 
-def places(env: Mapping[str, str]) -> list[str]:
+def places(env: "Mapping[str, str]") -> list[str]:
     """Where a bundle may be: beside Python's own compiled modules, or with the user's records.
 
     The second is for an installation that its user may not write to.
@@ -184,7 +183,7 @@ def python() -> tuple[str, int, int]:
     return sys.version, int.from_bytes(external.MAGIC_NUMBER, "little"), sys.flags.optimize
 
 
-def times(named: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+def times(named: "Mapping[tuple[str, str], int]") -> dict[tuple[str, str], int]:
     """When each directory or file was last changed, in nanoseconds; each is a root and a path below it."""
     there = roots()
     return {(root, below): os.stat(f"{there[root]}/{below}").st_mtime_ns for root, below in named}

@@ -34,6 +34,15 @@ RESOLVE_S = 10.0
 _ELSEWHERE = ("192.0.2.1", "2001:db8::1")
 
 
+def plain_host(host: str) -> str | bytes:
+    """A host for `socket.getaddrinfo`: for a text Python would import what international names need.
+
+    >>> plain_host("10.0.0.1"), plain_host("büro")
+    (b'10.0.0.1', 'büro')
+    """
+    return host.encode() if host.isascii() else host
+
+
 class InterfaceAddress(Value):
     """One address of one interface of this node."""
 

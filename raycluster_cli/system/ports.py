@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import random
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from types import TracebackType
 
 from ..model.errors import RayclusterError, UsageError
 from ..model.wording import count
+from .jitter import between
 from .port_locks import UNIT, PortLocks
 from .port_map import HEAD_ONLY, LAYOUT, PortMap
 from .port_probe import first_ephemeral_port, port_error, port_holder
@@ -232,7 +232,7 @@ def _find_run(
                 locks.release(set(got) - set(run))
                 return run, free
         locks.release(got)
-        time.sleep(random.uniform(0.01, 0.03) * (attempt + 1))
+        time.sleep(between(0.01, 0.03) * (attempt + 1))
     raise RayclusterError(
         f"no free ports on this node: every unit of {UNIT} ports between {lowest} and {highest - 1} is "
         "locked by another raycluster or used by other servers; at least one is needed.",

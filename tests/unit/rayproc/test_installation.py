@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,32 @@ def test_another_build_is_another_installation(ray: Path, path: str, data: bytes
     (ray / path).write_bytes(data)
     after = find_installation({"PATH": "/nowhere"})
     assert after and after != before
+
+
+def test_the_first_package_of_the_path_counts(
+    ray: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As for `import ray`: a directory of that name that is no package is passed over."""
+    for number, files in enumerate(((), ("__init__.py",))):
+        first = tmp_path / str(number) / "ray"
+        first.mkdir(parents=True)
+        for name in files:
+            (first / name).write_text("")
+        monkeypatch.syspath_prepend(str(first.parent))
+        found = find_installation({})
+        assert (f" {ray} " in found) if not files else (found == "")
+
+
+def test_an_editable_installation_is_found(ray: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finder knows where it is; no directory of the path has it."""
+
+    class Finder:
+        def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+            return spec_from_file_location(name, ray / "__init__.py") if name == "ray" else None
+
+    monkeypatch.setattr(sys, "path", [part for part in sys.path if not Path(part, "ray").exists()])
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    assert f" {ray} " in find_installation({})
 
 
 @pytest.mark.parametrize("missing", ["_version.py", "core/src/ray/raylet/raylet"])

@@ -7,18 +7,23 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from raycluster_cli.node.staged_copy import read_about
 from raycluster_cli.staging import stage as module
+from raycluster_cli.staging.inventory import Inventory, take_inventory
 from raycluster_cli.staging.note import NoHead, NoteWriter, note_path, remove_old, wait_for_note
 from raycluster_cli.staging.removal import clear_copy
 from raycluster_cli.staging.sources import Interpreter, find_sources
 from raycluster_cli.staging.stage import NotStaged, Request, Staged, stage
 from tests.unit.staging.environments import make_environment
+from tests.waiting import wait_until
 
 
 class Bench:
@@ -111,6 +116,37 @@ def test_workers_wait_until_the_head_has_packed(bench: Bench) -> None:
     worker = bench.stage(is_head=False, host="n2")
     thread.join()
     assert worker.path == found[0].path
+
+
+def test_workers_wait_for_a_head_that_looks_for_long(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 3 ms for each operation the look at all files took minutes, and workers took the head for dead."""
+
+    def slowly(*arguments: Any, step: Callable[[], None], **options: Any) -> Inventory:
+        for _ in range(30):
+            time.sleep(0.05)
+            step()
+        return take_inventory(*arguments, step=step, **options)
+
+    monkeypatch.setattr(module, "SILENT_S", 0.5)
+    monkeypatch.setattr(module, "NoteWriter", partial(NoteWriter, beat_s=0.05))
+    monkeypatch.setattr(module, "take_inventory", slowly)
+    found: list[Staged] = []
+    thread = threading.Thread(target=lambda: found.append(bench.stage()))
+    thread.start()
+    worker = bench.stage(is_head=False, host="n2")
+    thread.join()
+    assert worker.path == found[0].path
+
+
+def test_a_head_whose_file_system_does_not_answer_reports_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a/note.json"
+    with NoteWriter(path, beat_s=0.02) as writer:
+        writer.write(state="searching")
+        wait_until(lambda: json.loads(path.read_text())["beat"] == 2, timeout_s=10, what="a beat")
+        time.sleep(0.2)
+        assert json.loads(path.read_text())["beat"] == 2
+        writer.moved()
+        wait_until(lambda: json.loads(path.read_text())["beat"] == 3, timeout_s=10, what="a beat")
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,20 @@ def test_where_the_installation_may_not_be_written_to_the_bundle_lies_with_the_r
     assert not installation.start()["used"]
 
 
+def test_little_is_imported_before_the_bundle_is_open(installation: Installation) -> None:
+    """Each module costs a start six paths of a shared file system."""
+    code = """
+import os, sys  # as Python's own start
+before = {*sys.modules}
+import raycluster_cli.__main__, raycluster_cli.system.module_bundle
+print(*sorted({*sys.modules} - before))
+"""
+    assert installation.python(code).split() == [
+        *("raycluster_cli", "raycluster_cli.__main__"),
+        *("raycluster_cli.system", "raycluster_cli.system.module_bundle"),
+    ]
+
+
 def test_none_is_written_where_python_is_to_write_none(installation: Installation) -> None:
     assert installation.refresh(PYTHONDONTWRITEBYTECODE="1") == ""
     assert not list(installation.package.glob("__pycache__/*.bundle"))
