@@ -66,8 +66,8 @@ def make_environment(checkout: Path, there: Path, seen_as: Path) -> None:
 def _unneeded(installed: Iterable[Distribution]) -> set[str]:
     """What lies in site-packages only for distributions that raycluster does not need."""
     by_name = {canonicalize_name(one.metadata["Name"]): one for one in installed}
-    needed: set[str] = set()
-    work = ["raycluster", "pip", "setuptools"]
+    needed = set()
+    work = [canonicalize_name(name) for name in ("raycluster", "pip", "setuptools")]
     while work:
         if (name := work.pop()) in needed or name not in by_name:
             continue

@@ -69,6 +69,8 @@ class HeadInfo:
     """The head's --on-worker-loss, which counts for all nodes."""
     installation: str = ""
     """Of Ray on the head (rayproc.installation): workers with the same one find a template; else empty."""
+    gpus: str = ""
+    """Of the head (node.accelerators): workers with the same ones find a template, too."""
     head_recovery: bool = False
     with_dashboard: bool = False
     dashboard_port_at: str = ""

@@ -1,6 +1,7 @@
 """Devices that Ray looks for by itself: GPUs, TPUs, Gaudi, Trainium, Ascend and others.
 
-On a node that has one of them Ray has to look itself: it adds resources and labels of their own.
+Ray adds resources and labels of their own for them.  Of NVIDIA's GPUs a head's template says what these are,
+for workers with GPUs of the same model; on a node with anything else Ray has to look itself.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..model.value import Value
 from ..slurm.allocation import Allocation
-from .gpus import granted_gpus
+from .figures import read
+from .gpus import granted_gpus, has_driver
 
 #: Names in /dev of the devices that Ray's accelerator managers know.
 _NAMES = re.compile(
@@ -19,16 +22,48 @@ _NAMES = re.compile(
 )
 
 
-def accelerator(
-    env: Mapping[str, str], allocation: Allocation | None, num_gpus: int | None, *, root: str = "/"
-) -> str:
-    """What of this node Ray has to look at itself; empty when there is no such thing.
+#: What the GPUs of a node are where Slurm or an option gives some and no driver is seen (containers, tests).
+NO_DRIVER = "no driver"
 
-    ``num_gpus``: --num-gpus.  Blocks on /dev, /proc and /sys.
-    """
-    if num_gpus if num_gpus is not None else granted_gpus(env, allocation, Path(root))[0].value:
-        return "this node has GPUs"
-    return special_devices(os.path.join(root, "dev"))
+
+class Accelerators(Value):
+    """What a node has, as far as it decides how its Ray is started."""
+
+    gpus: str = ""
+    """The model of its GPUs, or NO_DRIVER; empty for a node that has none."""
+    doubt: str = ""
+    """What Ray has to look at itself, in words; empty when there is no such thing."""
+
+
+def find_accelerators(
+    env: Mapping[str, str], allocation: Allocation | None, num_gpus: int | None, *, root: str = "/"
+) -> Accelerators:
+    """What this node has.  ``num_gpus``: --num-gpus.  Blocks on /dev, /proc and /sys."""
+    doubt = special_devices(os.path.join(root, "dev"))
+    grant, devices = granted_gpus(env, allocation, Path(root))
+    count = grant.value if num_gpus is None else num_gpus
+    if doubt or not count:
+        return Accelerators(doubt=doubt)
+    if devices.vendor not in ("", "nvidia"):
+        return Accelerators(doubt=f"the GPUs of this node are not NVIDIA's ({devices.vendor})")
+    if devices.visible is not None and count > len(devices.visible):
+        return Accelerators(doubt=f"{devices.variable} shows fewer GPUs than this node shall have")
+    models = gpu_models(root)
+    if len(models) > 1:
+        return Accelerators(doubt=f"this node has GPUs of several models ({', '.join(models)})")
+    if not models and has_driver(Path(root)):
+        return Accelerators(doubt="the driver does not say of which model the GPUs of this node are")
+    return Accelerators(gpus=models[0] if models else NO_DRIVER)
+
+
+def gpu_models(root: str = "/") -> list[str]:
+    """The models of all NVIDIA GPUs of the machine as their driver names them, as NVML does."""
+    found = set()
+    directory = os.path.join(root, "proc/driver/nvidia/gpus")
+    for name in _list(directory):
+        text = read(Path(directory, name, "information")) or ""
+        found.update(re.findall(r"^Model:\s*(\S.*?)\s*$", text, re.MULTILINE))
+    return sorted(found)
 
 
 def special_devices(dev: str = "/dev") -> str:

@@ -69,6 +69,11 @@ def _driver_devices(root: Path) -> dict[str, int]:
     return found
 
 
+def has_driver(root: Path) -> bool:
+    """Whether the kernel driver of any vendor shows a GPU."""
+    return bool(_driver_devices(root))
+
+
 def granted_gpus(env: Mapping[str, str], allocation: Allocation | None, root: Path) -> tuple[Grant, Devices]:
     drivers = _driver_devices(root)
     devices = _devices(env, drivers)

@@ -21,6 +21,7 @@ from ..rayproc.failure import StartFailure
 from ..rayproc.installation import ray_variables
 from ..rayproc.plan import NodePlan
 from ..rayproc.raylet_log import is_registered
+from ..rayproc.spill_directory import make_spill_directory
 from ..rayproc.template import File, Template, fill, free_bytes
 from ..system.process import Child, Reaper
 from ..system.removal import remove_tree
@@ -39,20 +40,22 @@ async def start_by_template(
     plan: NodePlan,
     *,
     installation: str,
+    gpus: str,
     given: Mapping[str, str],
     reaper: Reaper,
     timeout_s: float,
 ) -> tuple[Started, Child]:
     """Start this worker's raylet and wait until it is registered.
 
-    ``given``: the environment of this process.  Raises StartFailure, with nothing left of the start.
+    ``installation``, ``gpus``: of this node, as the template has them; ``given``: the environment of this
+    process.  Raises StartFailure, with nothing left of the start.
     """
     facts = in_thread(lambda: (special_devices(), free_bytes()))
     if not await done_within(facts, FILES_S):
         raise StartFailure("ray", "/dev does not answer")
     devices, shm_bytes = facts.result()
     reason = devices or template.refusal(
-        plan, installation=installation, variables=ray_variables(given), shm_bytes=shm_bytes
+        plan, installation=installation, variables=ray_variables(given), gpus=gpus, shm_bytes=shm_bytes
     )
     if reason:
         raise StartFailure("ray", reason)
@@ -61,8 +64,8 @@ async def start_by_template(
     session_dir = f"{plan.temp_dir}/{template.session}"
     child: Child | None = None
     try:
-        launch = fill(template.launch, plan, node_id, os.cpu_count() or 1)
-        making = in_thread(make_files, Path(plan.temp_dir), launch.files)
+        launch = fill(template.launch, plan, node_id, os.cpu_count() or 1, template.accelerator_type)
+        making = in_thread(make_files, Path(plan.temp_dir), launch.files, plan.spill_dir)
         if not await done_within(making, FILES_S):
             raise StartFailure("ray", f"{plan.temp_dir} does not answer")
         making.result()
@@ -90,9 +93,13 @@ async def start_by_template(
     return Started(processes={"raylet": child.pid}, raw=started, **started), child  # type: ignore[arg-type]
 
 
-def make_files(root: Path, files: Sequence[File]) -> None:
-    """What Ray makes in its directory of the node.  Raises OSError."""
+def make_files(root: Path, files: Sequence[File], spill_dir: str | None = None) -> None:
+    """What Ray makes in its directory of the node, and the one for spilled objects.
+
+    Raises OSError, StartFailure.
+    """
     root.mkdir(exist_ok=True)
+    make_spill_directory(spill_dir)
     for file in files:
         path = root / file.path
         if file.kind == "link":

@@ -13,7 +13,7 @@ from ..rayproc.template import Launch, Template
 from ..system.process import Child, Reaper
 from ..system.report import Report
 from ..system.waiting import done_within, in_thread
-from .accelerators import accelerator
+from .accelerators import Accelerators, find_accelerators
 from .companion import NodeCompanion
 from .raylet_launch import start_by_template
 from .setup import NodeSetup
@@ -25,7 +25,7 @@ FIND_S = 30.0
 MAKE_S = 60.0
 
 #: What the companion says of a template besides its text.
-_FACTS = ("ray_version", "session", "cluster_id", "gcs_address", "node_id_bytes")
+_FACTS = ("ray_version", "session", "cluster_id", "gcs_address", "node_id_bytes", "accelerator_type")
 
 
 class NodeTemplates:
@@ -37,7 +37,7 @@ class NodeTemplates:
         self._reaper = reaper
         self._report = report
         self._installation: str | None = None
-        self._accelerator: str | None = None
+        self._accelerators: Accelerators | None = None
 
     async def installation(self) -> str:
         """Which Ray is installed here (rayproc.installation); empty when that cannot be told."""
@@ -46,14 +46,15 @@ class NodeTemplates:
             self._installation = finding.result() if await done_within(finding, FIND_S) else ""
         return self._installation
 
-    async def accelerator(self) -> str:
-        """What keeps this node from starting by any template: GPUs or other accelerators.  Else empty."""
-        if self._accelerator is None:
+    async def accelerators(self) -> Accelerators:
+        """GPUs and other accelerators of this node."""
+        if self._accelerators is None:
             setup = self._setup
-            looking = in_thread(partial(accelerator, setup.env, setup.allocation, setup.settings.num_gpus))
+            find = partial(find_accelerators, setup.env, setup.allocation, setup.settings.num_gpus)
+            looking = in_thread(find)
             done = await done_within(looking, FIND_S)
-            self._accelerator = looking.result() if done else "/dev does not answer"
-        return self._accelerator
+            self._accelerators = looking.result() if done else Accelerators(doubt="/dev does not answer")
+        return self._accelerators
 
     async def make(self, plan: NodePlan, identity: str) -> dict[str, Any]:
         """What the workers of this head, which runs, may execute their raylets with.  Raises StartFailure."""
@@ -65,6 +66,8 @@ class NodeTemplates:
             installation=await self.installation(),
             variables=ray_variables(self._setup.env),
             agent_at_once=plan.agent_at_once,
+            gpus=(await self.accelerators()).gpus if made["describes_gpus"] else "",
+            spills=bool(plan.spill_dir),
             launch=Launch.from_json(made["launch"]),
             **{name: made[name] for name in _FACTS},
         ).as_json()
@@ -78,6 +81,7 @@ class NodeTemplates:
                 template,
                 plan,
                 installation=await self.installation(),
+                gpus=(await self.accelerators()).gpus,
                 given=self._setup.env,
                 reaper=self._reaper,
                 timeout_s=timeout_s,

@@ -105,10 +105,11 @@ class NotATemplate(Exception):
 _OF_THE_HEAD = ("RAY_NODE_TYPE_NAME",)
 
 
-def example_plans(plan: NodePlan, directories: tuple[str, str]) -> tuple[NodePlan, NodePlan]:
-    """Two workers of the head's cluster whose values occur nowhere else and differ in all that may differ.
+def example_plans(plan: NodePlan, directories: tuple[str, str, str]) -> tuple[NodePlan, NodePlan, NodePlan]:
+    """Workers of the head's cluster whose values occur nowhere else and differ in all that may differ.
 
-    ``directories``: for Ray's files, one each; not longer than a real node's.
+    ``directories``: for Ray's files, one each; not longer than a real node's.  The third worker has as many
+    GPUs as the head.  They spill objects to directories of their own where the head does.
     """
     from dataclasses import replace
 
@@ -126,8 +127,7 @@ def example_plans(plan: NodePlan, directories: tuple[str, str]) -> tuple[NodePla
             node_name=f"example-node-{number}",
             ports=ports,
             temp_dir=directory,
-            num_gpus=0,
-            spill_dir=None,
+            spill_dir=f"{directory}-spilled" if plan.spill_dir else None,
             dashboard_host="127.0.0.1",
             client_server=False,
             system_config={},
@@ -143,6 +143,7 @@ def example_plans(plan: NodePlan, directories: tuple[str, str]) -> tuple[NodePla
             0,
             directories[0],
             num_cpus=731_073,
+            num_gpus=0,
             memory_bytes=7_310_000_003,
             object_store_bytes=97_310_007,
             resources={"example": 7.0, "other": 9.0},
@@ -152,20 +153,34 @@ def example_plans(plan: NodePlan, directories: tuple[str, str]) -> tuple[NodePla
             1,
             directories[1],
             num_cpus=2,
+            num_gpus=0,
             memory_bytes=8_310_000_011,
             object_store_bytes=98_310_013,
             resources={},
             labels={},
         ),
+        example(
+            2,
+            directories[2],
+            num_cpus=3,
+            num_gpus=plan.num_gpus,
+            memory_bytes=9_310_000_013,
+            object_store_bytes=99_310_019,
+            resources={"example": 2.0},
+            labels={"example": "two"},
+        ),
     )
 
 
-#: CPUs of the machine in the first and in the second example: fewer and more than the node's.
-EXAMPLE_CPUS = (617_017, 1009)
+#: CPUs of the machine in the examples: fewer and more than the node's.
+EXAMPLE_CPUS = (617_017, 1009, 1013)
 
 
-def values_of(plan: NodePlan, node_id: str, machine_cpus: int) -> dict[str, str]:
-    """The values of a worker by their names in a template, as Ray writes them."""
+def values_of(plan: NodePlan, node_id: str, machine_cpus: int, accelerator_type: str = "") -> dict[str, str]:
+    """The values of a worker by their names in a template, as Ray writes them.
+
+    ``accelerator_type``: Ray's name for the model of its GPUs; empty where Ray does not know it.
+    """
     ports = plan.ports
     values = {
         "node_ip": plan.node_ip,
@@ -174,21 +189,31 @@ def values_of(plan: NodePlan, node_id: str, machine_cpus: int) -> dict[str, str]
         "node_id": node_id,
         "num_cpus": str(plan.num_cpus),
         "startup": str(max(1, min(machine_cpus, plan.num_cpus))),
-        "resources": resource_list(plan),
-        "labels": json.dumps(dict(plan.labels)) if plan.labels else "",
+        "resources": resource_list(plan, accelerator_type),
+        "labels": _labels(plan, accelerator_type),
         "object_store_bytes": str(plan.object_store_bytes),
         "worker_low": str(ports.get("worker_low") or 0),
         "worker_high": str(ports.get("worker_high") or 0),
         "worker_list": worker_port_list(ports) or "",
     }
+    if plan.spill_dir:
+        values["spill_dir"] = plan.spill_dir
     return values | {f"port.{name}": str(ports[name]) for name in _PORTS}
 
 
-def resource_list(plan: NodePlan) -> str:
+def _labels(plan: NodePlan, accelerator_type: str) -> str:
+    labels = dict(plan.labels)
+    if plan.num_gpus and accelerator_type:
+        labels = {"ray.io/accelerator-type": accelerator_type, **labels}
+    return json.dumps(labels) if labels else ""
+
+
+def resource_list(plan: NodePlan, accelerator_type: str = "") -> str:
     """The raylet's resources as Ray lists them; those of which there are none are left out."""
     resources = {
         **plan.resources,
         f"node:{plan.node_ip}": 1.0,
+        f"accelerator_type:{accelerator_type}": int(bool(plan.num_gpus and accelerator_type)),
         "CPU": plan.num_cpus,
         "GPU": plan.num_gpus,
         "memory": plan.memory_bytes,
@@ -218,9 +243,23 @@ def make_template(first: Example, second: Example) -> Launch:
     return template
 
 
-def fill(template: Launch, plan: NodePlan, node_id: str, machine_cpus: int) -> Launch:
+def accelerator_type_of(third: Example) -> str:
+    """What Ray calls the GPUs of the example that has some; empty where it does not know."""
+    found = re.findall(r"\baccelerator_type:([^,]+),1\b", " ".join(third.launch.argv))
+    return str(found[0]) if found else ""
+
+
+def describes(template: Launch, third: Example) -> bool:
+    """Whether the template, filled in, is what Ray made of an example with GPUs."""
+    kind = accelerator_type_of(third)
+    return fill(template, third.plan, third.node_id, third.machine_cpus, kind) == third.launch
+
+
+def fill(
+    template: Launch, plan: NodePlan, node_id: str, machine_cpus: int, accelerator_type: str = ""
+) -> Launch:
     """What this worker's raylet is executed with.  Raises KeyError for a name that is not known."""
-    values = values_of(plan, node_id, machine_cpus)
+    values = values_of(plan, node_id, machine_cpus, accelerator_type)
     filled = template.mapped(lambda text: _NAME.sub(lambda match: values[match[1]], text))
     # An argument that is there only where the node has such a list.
     return filled.but(argv=tuple(part for part in filled.argv if part != "--worker_port_list="))
@@ -258,6 +297,12 @@ class Template(Value):
     node_id_bytes: int
     """How many random bytes a node's id has."""
     launch: Launch
+    gpus: str
+    """Which GPUs its workers may have (node.accelerators), besides none."""
+    accelerator_type: str
+    """What Ray calls these."""
+    spills: bool
+    """Whether its workers have a directory for spilled objects."""
 
     def as_json(self) -> dict[str, Any]:
         return dict(vars(self)) | {"launch": self.launch.as_json()}
@@ -271,10 +316,10 @@ class Template(Value):
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def refusal(self, plan: NodePlan, *, installation: str, variables: str, shm_bytes: int) -> str:
+    def refusal(self, plan: NodePlan, *, installation: str, variables: str, gpus: str, shm_bytes: int) -> str:
         """Why this template does not describe the worker of this plan; empty when it does.
 
-        ``variables``: as :attr:`variables`, of this node; ``shm_bytes``: free in /dev/shm.
+        ``variables``, ``gpus``: as the attributes, of this node; ``shm_bytes``: free in /dev/shm.
         """
         ports = plan.ports
         amounts = (*plan.resources.values(), plan.num_cpus, plan.num_gpus)
@@ -284,9 +329,9 @@ class Template(Value):
             "the installation of Ray differs from the head's": self.installation != installation,
             "variables that Ray reads differ from the head's": self.variables != variables,
             "the address is of another kind": (":" in plan.node_ip) != ("[" in self.gcs_address),
-            "this node has GPUs": plan.num_gpus != 0,
+            "the GPUs of this node are not described": plan.num_gpus != 0 and gpus != (self.gpus or None),
             "an amount of a resource is not a whole number": any(one != int(one) for one in amounts),
-            "--spill-dir is given": bool(plan.spill_dir),
+            "--spill-dir is not given here and on the head": bool(plan.spill_dir) != self.spills,
             "a port is missing": not all(ports.get(name) for name in (*_PORTS, "worker_low", "worker_high")),
             "the dashboard's agent starts in another way": self.agent_at_once != plan.agent_at_once,
             "/dev/shm is too small for the object store": plan.object_store_bytes > shm_bytes,

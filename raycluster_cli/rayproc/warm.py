@@ -29,7 +29,7 @@ class WarmCompanion(Value):
 def worth_it(arguments: Sequence[str], env: Mapping[str, str], has_copy: bool = False) -> bool:
     """Whether this command line probably starts a Ray node here that needs Ray imported.
 
-    A worker without GPUs probably does not: it starts by its head's template.  With --stage-env Ray is
+    A worker probably does not: it starts by its head's template.  With --stage-env Ray is
     imported from the copy of the environment; ``has_copy``: that is where this process runs from.
     """
     options = arguments[1 : arguments.index("--")] if "--" in arguments else arguments[1:]
@@ -50,8 +50,7 @@ def worth_it(arguments: Sequence[str], env: Mapping[str, str], has_copy: bool = 
     )
     # Of several tasks on a node only the first joins.
     joins = arguments[:1] in (["worker"], ["run"]) and env.get("SLURM_LOCALID", "0") == "0"
-    has_gpus = env.get("SLURM_GPUS_ON_NODE", "0") != "0" or bool(env.get("SLURM_STEP_GPUS"))  # indices
-    return not asks and (head or (joins and (other_way or has_gpus)))
+    return not asks and (head or (joins and other_way))
 
 
 def begin(env: Mapping[str, str]) -> WarmCompanion | None:

@@ -55,7 +55,7 @@ class HeadStart:
             if token and run.rules.expected
             else None
         )
-        self._installation = ""
+        self._installation = self._gpus = ""
         self.claimed = False
         """Whether the record is ours: until then it may be another head's, whose end is not ours to write."""
         self.refused_by: Record | None = None
@@ -100,6 +100,7 @@ class HeadStart:
         has_workers = bool(run.rules.expected or run.groups)
         if wants_template(settings, has_record=run.record is not None, has_workers=has_workers):
             self._installation = await node.templates.installation()
+            self._gpus = (await node.templates.accelerators()).gpus
         # Written before Ray is up: workers then probe the port itself and do not ask the file server.
         self.entry.create(self._head_info(node))
         await self._prove()
@@ -263,6 +264,7 @@ class HeadStart:
             launch=context.launch,
             on_worker_loss=settings.on_worker_loss,
             installation=self._installation,
+            gpus=self._gpus,
             head_recovery=settings.head_recovery,
             with_dashboard=settings.dashboard,
             worker_hosts=format_hostlist(context.worker_hosts),

@@ -6,6 +6,7 @@ import asyncio
 from typing import Protocol
 
 from ..model.settings import Settings
+from ..node.accelerators import Accelerators
 from ..rayproc.template import Template
 from .discovery import Discovery, Pace, Target
 from .head_record import RECORD_LOOK_S
@@ -20,14 +21,14 @@ HEAD_LOOK_S = 1.0
 
 def may_be_described(settings: Settings) -> bool:
     """Whether these settings let a worker start by a template."""
-    return settings.quick == "auto" and not settings.spill_dir
+    return settings.quick == "auto"
 
 
 class Installed(Protocol):
     """What is needed to know which Ray this node has (node.templates)."""
 
     async def installation(self) -> str: ...
-    async def accelerator(self) -> str: ...
+    async def accelerators(self) -> Accelerators: ...
 
 
 class TemplateWait:
@@ -49,8 +50,6 @@ class TemplateWait:
         settings, head = self._settings, target.head
         if settings.quick != "auto":
             return f"--quick {settings.quick} is given"
-        if settings.spill_dir:
-            return "--spill-dir is given"
         if head is None or target.proven or self._discovery.record is None:
             return "the head's record is not visible here"
         if not head.installation:
@@ -59,7 +58,10 @@ class TemplateWait:
             return (
                 f"the installation here ({mine or 'unknown'}) differs from the head's ({head.installation})"
             )
-        return await here.accelerator()
+        found = await here.accelerators()
+        if found.gpus and found.gpus != head.gpus:
+            return f"the GPUs of this node ({found.gpus}) are not the head's ({head.gpus or 'none'})"
+        return found.doubt
 
     async def read(self, target: Target, here: Installed) -> Template | None:
         """The template, once it is there; None when there will be none, or it takes too long (:attr:`why`).

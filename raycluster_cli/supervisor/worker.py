@@ -85,7 +85,8 @@ class WorkerRun(NodeRun):
             await head_record.remember_ended_cluster()
             node = await self.make_node()
             self.keep(node_root=str(node.root.path))
-            if not may_be_described(settings) or self.record is None or await node.templates.accelerator():
+            described = may_be_described(settings) and self.record is not None
+            if not described or (await node.templates.accelerators()).doubt:
                 node.begin_import()  # else the head's template may make it unnecessary
             self.enter_phase(NodePhase.WAITING, node_root=str(node.root.path))
             self.joiner = Joiner(

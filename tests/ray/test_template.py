@@ -19,7 +19,7 @@ from raycluster_cli.system.process import Child
 
 from .nodes import Nodes, environment, nodes, run
 
-_FACTS = ("ray_version", "session", "cluster_id", "gcs_address", "node_id_bytes")
+_FACTS = ("ray_version", "session", "cluster_id", "gcs_address", "node_id_bytes", "accelerator_type")
 
 TASKS = """
 import os, ray
@@ -33,8 +33,8 @@ print("found", id, len(data), node["NodeName"], node["Resources"]["CPU"], node["
 """
 
 
-async def template_of(cluster: Nodes) -> Template:
-    """As a head makes it."""
+async def template_of(cluster: Nodes, gpus: str = "") -> Template:
+    """As a head makes it.  ``gpus``: what its GPUs are."""
     assert cluster.head is not None
     made = await cluster.companions[0].template(cluster.head)
     return Template(
@@ -42,27 +42,38 @@ async def template_of(cluster: Nodes) -> Template:
         installation=find_installation(environment()),
         variables=ray_variables(environment()),
         agent_at_once=False,
+        gpus=gpus if made["describes_gpus"] else "",
+        spills=bool(cluster.head.spill_dir),
         launch=Launch.from_json(made["launch"]),
         **{name: made[name] for name in _FACTS},
     )
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{}, {"num_cpus": 0}, {"num_cpus": 3, "resources": {"fast": 2.0}, "labels": {"rack": "b"}}],
+    ("head", "changes"),
+    [
+        ({}, {}),
+        ({}, {"num_cpus": 0}),
+        ({}, {"num_cpus": 3, "resources": {"fast": 2.0}, "labels": {"rack": "b"}}),
+        ({"spill_dir": "/tmp/rct-spilled-head"}, {"spill_dir": "/tmp/rct-spilled"}),
+        # No driver shows them, so Ray knows no type; of which types there are is a unit test.
+        ({"num_gpus": 2}, {"num_gpus": 3, "labels": {"rack": "b"}}),
+    ],
 )
-def test_the_template_is_what_ray_itself_executes(changes: dict[str, Any]) -> None:
+def test_the_template_is_what_ray_itself_executes(head: dict[str, Any], changes: dict[str, Any]) -> None:
     async def test() -> None:
         async with nodes() as cluster:
-            await cluster.start(0)
-            template = await template_of(cluster)
+            await cluster.start(0, **head)
+            template = await template_of(cluster, "no driver")
+            assert template.gpus == ("no driver" if "num_gpus" in head else "")
             assert "0123456789abcdef" not in str(template.as_json())  # no secret goes into the record
             plan = replace(cluster.plan(1), **changes)
             client = cluster.companion()
             await client.ready(60)
             worker = await client.start(plan, 60)
             raylet = Path(f"/proc/{worker.processes['raylet']}")
-            launch = fill(template.launch, plan, worker.node_id, os.cpu_count() or 1)
+            kind = template.accelerator_type
+            launch = fill(template.launch, plan, worker.node_id, os.cpu_count() or 1, kind)
             assert raylet.joinpath("cmdline").read_text().split("\0")[:-1] == list(launch.argv)
             pairs = (pair.partition("=") for pair in raylet.joinpath("environ").read_text().split("\0")[:-1])
             env = {name: text for name, _, text in pairs}
@@ -112,6 +123,7 @@ async def join(cluster: Nodes, template: Template, plan: NodePlan) -> tuple[Star
         template,
         plan,
         installation=template.installation,
+        gpus="",
         given=environment(),
         reaper=cluster.reaper,
         timeout_s=60.0,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
 
+from raycluster_cli.model.status import IMPORTED
 from tests.bed.bed import REPOSITORY
 from tests.bed.spec import LOGIN
-from tests.slurm.batches import NODES, submit
+from tests.slurm.batches import NODES, read, record, submit
 from tests.slurm.jobs import Job, JobEnd, Slurm
 
 SCRIPTS = sorted(path.name for path in (REPOSITORY / "slurm").glob("*.sbatch"))
@@ -30,6 +32,9 @@ def test_gpus_are_those_of_the_job(strict_slurm: Slurm) -> None:
     job = submit(strict_slurm, "gpu.sbatch", options=("--nodelist=n2,n3",), user="alice")
     assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
     assert "4 GPUs: n2 GPU 0, n2 GPU 1, n3 GPU 0, n3 GPU 1" in job.output()
+    worker = read(record(strict_slurm.bed, job) / "nodes/n3.json") or {}
+    # The head's template describes the worker's GPUs: Ray is imported for the log monitor, not to join.
+    assert worker["phases"].get(IMPORTED, math.inf) > worker["phases"]["joined"]
     strict_slurm.assert_nothing_left()
 
 

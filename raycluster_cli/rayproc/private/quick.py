@@ -18,6 +18,7 @@ from .. import worker_process
 from ..environment import start_environment
 from ..failure import StartFailure
 from ..plan import NodePlan, worker_port_list
+from ..spill_directory import make_spill_directory
 from .command import start_by_command
 from .gcs import Cluster, apply_settings, growing_pauses
 from .known import NOT_AS_KNOWN, RAY_VERSION, TRIED, WITH_STORAGE, PrivateMissing, release
@@ -34,6 +35,7 @@ def start(plan: NodePlan, report: Report) -> dict[str, Any]:
         raise StartFailure(
             "ray", f"A head that can come back needs Ray 2.58 or newer; this is {RAY_VERSION}."
         )
+    make_spill_directory(plan.spill_dir)
     clock = Phases()
     env = start_environment(plan, os.environ)
     os.environ.clear()

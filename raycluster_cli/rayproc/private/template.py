@@ -23,6 +23,8 @@ from ..template import (
     File,
     Launch,
     NotATemplate,
+    accelerator_type_of,
+    describes,
     example_plans,
     make_template,
 )
@@ -48,26 +50,40 @@ def worker_template(plan: NodePlan) -> dict[str, Any]:
         raise StartFailure("ray", "RAY_START_HOOK may change what a raylet is started with")
     root = Path(plan.temp_dir).parent
     # Names as short as that of Ray's real directory: the paths of sockets are limited.
-    directories = (str(root / "u"), str(root / "v"))
+    directories = (str(root / "u"), str(root / "v"), str(root / "w"))
+    plans = example_plans(plan, directories)
+    made = [path for one in plans for path in (one.temp_dir, one.spill_dir) if path]
     try:
-        for directory in directories:
+        for directory in made:
             shutil.rmtree(directory, ignore_errors=True)  # of a start that was killed
             os.mkdir(directory, 0o700)
         apply_settings(start_environment(plan, imported))
-        plans = example_plans(plan, directories)
         first, session = _example(plans[0], EXAMPLE_CPUS[0], given, imported)
         second, _ = _example(plans[1], EXAMPLE_CPUS[1], given, imported)
         launch = make_template(first, second)
         if f"--plasma_directory={PLASMA_DIRECTORY}" not in launch.argv:
             raise NotATemplate("objects are not kept in /dev/shm")
+        gpus = _gpus(launch, plans[2], given, imported)
     except NOT_AS_KNOWN as e:
         raise StartFailure("ray", f"{type(e).__name__}: {e}") from e
     except NotATemplate as e:
         raise StartFailure("ray", str(e)) from e
     finally:
-        for directory in directories:
+        for directory in made:
             shutil.rmtree(directory, ignore_errors=True)
-    return {"launch": launch.as_json(), "ray_version": RAY_VERSION, **session}
+    return {"launch": launch.as_json(), "ray_version": RAY_VERSION, **gpus, **session}
+
+
+def _gpus(
+    launch: Launch, plan: NodePlan, given: Mapping[str, str], imported: Mapping[str, str]
+) -> dict[str, Any]:
+    """Whether a template also describes workers with GPUs like the head's, and what Ray calls these."""
+    if plan.num_gpus:
+        with contextlib.suppress(*NOT_AS_KNOWN, NotATemplate):
+            third, _ = _example(plan, EXAMPLE_CPUS[2], given, imported)
+            if describes(launch, third):
+                return {"describes_gpus": True, "accelerator_type": accelerator_type_of(third)}
+    return {"describes_gpus": False, "accelerator_type": ""}
 
 
 class _Made(BaseException):

@@ -77,6 +77,9 @@ def start(
         cluster_id="ab",
         gcs_address="127.0.0.1:20480",
         node_id_bytes=4,
+        gpus="",
+        accelerator_type="",
+        spills="spill_dir" in changes,
         launch=Launch(
             ("/bin/sh", "-c", script, "raylet", "@{temp_dir}", "@{node_id}"),
             {"RAY_CLIENT_MODE": "0"},
@@ -96,6 +99,7 @@ def start(
             template,
             replace(plan(root), **changes),
             installation="here",
+            gpus="",
             given=given,
             reaper=reaper,
             timeout_s=timeout_s,
@@ -132,7 +136,7 @@ def test_a_raylet_is_executed_as_the_template_says(tmp_path: Path) -> None:
         (DIES, {}, "Another process uses a port of this node"),
         ("exit 4", {}, r"ended during its start \(code 4\)"),
         (SAYS_NOTHING, {"timeout_s": 0.5}, "does not say within"),
-        (GOOD, {"num_gpus": 1}, "has GPUs"),
+        (GOOD, {"num_gpus": 1}, "GPUs of this node are not described"),
     ],
 )
 def test_of_a_start_that_fails_nothing_is_left(

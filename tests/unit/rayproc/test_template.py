@@ -17,6 +17,8 @@ from raycluster_cli.rayproc.template import (
     Launch,
     NotATemplate,
     Template,
+    accelerator_type_of,
+    describes,
     example_plans,
     fill,
     make_template,
@@ -55,19 +57,31 @@ WORKER = replace(
 )
 
 
-def ray(plan: NodePlan, node_id: str, cpus: int, prestart: int = 0) -> Launch:
-    """What Ray makes of a worker; ``prestart``: worker processes that this Ray starts besides."""
+DIRECTORIES = ("/tmp/rc-1-ab/e1", "/tmp/rc-1-ab/e2", "/tmp/rc-1-ab/e3")
+
+
+def ray(
+    plan: NodePlan, node_id: str, cpus: int, prestart: int = 0, kind: str = "", resource: str = ""
+) -> Launch:
+    """What Ray makes of a worker; ``prestart``: worker processes that this Ray starts besides.
+
+    ``kind``, ``resource``: what it calls the GPUs, as label and as resource.
+    """
     session = f"{plan.temp_dir}/session_2026-11-28_1"
+    labels = dict(plan.labels)
+    if kind:
+        labels = {"ray.io/accelerator-type": kind} | labels
     argv = [
         "/env/python3.17/ray/raylet",
         f"--raylet_socket_name={session}/sockets/raylet",
         f"--node_id={node_id}",
         f"--node_manager_port={plan.ports['node_manager']}",
         f"--maximum_startup_concurrency={max(1, min(cpus, plan.num_cpus))}",
-        f"--static_resource_list={resource_list(plan)}",
+        f"--static_resource_list={resource_list(plan, resource or kind)}",
         f"--python_worker_command=python worker.py --node-ip-address={plan.node_ip} --gcs={plan.gcs_address}",
         f"--min_worker_port={plan.ports['worker_low']}",
-        f"--labels={json.dumps(dict(plan.labels)) if plan.labels else ''}",
+        f"--labels={json.dumps(labels) if labels else ''}",
+        f"--fallback_directory={plan.spill_dir or session}",
     ]
     if listed := plan.ports.get("worker_list"):
         argv.append(f"--worker_port_list={','.join(map(str, listed))}")
@@ -80,8 +94,8 @@ def ray(plan: NodePlan, node_id: str, cpus: int, prestart: int = 0) -> Launch:
     return Launch(tuple(argv), {"RAY_CLIENT_MODE": "0"}, files)
 
 
-def examples(prestart: tuple[int, int] = (0, 0)) -> tuple[Example, Example]:
-    first, second = example_plans(HEAD, ("/tmp/rc-1-ab/e1", "/tmp/rc-1-ab/e2"))
+def examples(prestart: tuple[int, int] = (0, 0), head: NodePlan = HEAD) -> tuple[Example, Example]:
+    first, second, _ = example_plans(head, DIRECTORIES)
     ids = ("0a" * 28, "0b" * 28)
     return (
         Example(first, ids[0], EXAMPLE_CPUS[0], ray(first, ids[0], EXAMPLE_CPUS[0], prestart[0])),
@@ -104,6 +118,31 @@ def test_a_filled_template_is_what_ray_makes_of_the_worker(changes: dict[str, An
     worker = replace(WORKER, **changes)
     template = make_template(*examples())
     assert fill(template, worker, "cd" * 28, 64) == ray(worker, "cd" * 28, 64)
+
+
+def test_a_directory_for_spilled_objects_is_the_workers_own() -> None:
+    worker = replace(WORKER, spill_dir="/scratch/spilled")
+    template = make_template(*examples(head=replace(HEAD, spill_dir="/local/spilled")))
+    assert fill(template, worker, "cd" * 28, 64) == ray(worker, "cd" * 28, 64)
+
+
+@pytest.mark.parametrize("kind", ["H200", "RTX-PRO-6000", ""])
+def test_gpus_like_the_heads_are_described(kind: str) -> None:
+    template = make_template(*examples())
+    plan = example_plans(replace(HEAD, num_gpus=4), DIRECTORIES)[2]
+    assert plan.num_gpus == 4
+    third = Example(plan, "0c" * 28, 1013, ray(plan, "0c" * 28, 1013, kind=kind))
+    assert accelerator_type_of(third) == kind
+    assert describes(template, third)
+    worker = replace(WORKER, num_gpus=8, labels={"rack": "b"})
+    assert fill(template, worker, "cd" * 28, 64, kind) == ray(worker, "cd" * 28, 64, kind=kind)
+
+
+def test_gpus_that_ray_describes_otherwise_are_not() -> None:
+    template = make_template(*examples())
+    plan = example_plans(replace(HEAD, num_gpus=4), DIRECTORIES)[2]
+    launch = ray(plan, "0c" * 28, 1013, kind="H200", resource="H200-141GB")
+    assert not describes(template, Example(plan, "0c" * 28, 1013, launch))
 
 
 def test_it_goes_through_the_record() -> None:
@@ -150,6 +189,9 @@ TEMPLATE = Template(
     gcs_address="10.17.2.9:20480",
     node_id_bytes=28,
     launch=Launch((), {}, ()),
+    gpus="NVIDIA H200",
+    accelerator_type="H200",
+    spills=False,
 )
 
 
@@ -163,6 +205,9 @@ TEMPLATE = Template(
         ({}, {"variables": "87654321"}, "variables"),
         ({"node_ip": "fd00::7"}, {}, "address"),
         ({"num_gpus": 1}, {}, "GPUs"),
+        ({"num_gpus": 1}, {"gpus": "NVIDIA A100"}, "GPUs"),
+        ({"num_gpus": 1}, {"gpus": "NVIDIA H200"}, ""),
+        ({}, {"gpus": "NVIDIA A100"}, ""),  # --num-gpus 0
         ({"resources": {"fast": 0.5}}, {}, "whole number"),
         ({"spill_dir": "/scratch"}, {}, "--spill-dir"),
         ({"ports": {**WORKER.ports, "runtime_env_agent": 0}}, {}, "port"),
@@ -172,7 +217,8 @@ TEMPLATE = Template(
     ],
 )
 def test_any_doubt_refuses_it(changes: dict[str, Any], facts: dict[str, Any], why: str) -> None:
-    known: dict[str, Any] = {"installation": "ray 2.60.0", "variables": "12345678", "shm_bytes": 2 << 30}
+    known: dict[str, Any] = {"installation": "ray 2.60.0", "variables": "12345678"}
+    known |= {"gpus": "", "shm_bytes": 2 << 30}
     reason = TEMPLATE.refusal(replace(WORKER, **changes), **{**known, **facts})
     assert (why in reason) and bool(reason) == bool(why)
 
@@ -185,7 +231,22 @@ def test_an_incomplete_one_is_none(text: bytes | None) -> None:
     assert Template.from_json(json.dumps(TEMPLATE.as_json()).encode()) == TEMPLATE
 
 
+@pytest.mark.parametrize(("spills", "here"), [(True, None), (False, "/scratch")])
+def test_a_directory_for_spilled_objects_is_given_on_all_nodes_or_none(
+    spills: bool, here: str | None
+) -> None:
+    template = TEMPLATE.but(spills=spills)
+    facts = {"installation": "ray 2.60.0", "variables": "12345678", "gpus": "", "shm_bytes": 2 << 30}
+    assert "--spill-dir" in template.refusal(replace(WORKER, spill_dir=here), **facts)
+    assert not template.refusal(replace(WORKER, spill_dir=None if here else "/scratch"), **facts)
+
+
+def test_a_template_without_gpus_describes_none() -> None:
+    facts = {"installation": "ray 2.60.0", "variables": "12345678", "gpus": "", "shm_bytes": 2 << 30}
+    assert "GPUs" in TEMPLATE.but(gpus="").refusal(replace(WORKER, num_gpus=1), **facts)
+
+
 def test_the_node_type_of_a_head_of_worker_groups_is_not_in_the_examples() -> None:
     env = {"RAY_enable_autoscaler_v2": "1", "RAY_NODE_TYPE_NAME": "head"}
-    plans = example_plans(replace(HEAD, env=env), ("/tmp/rc-1-ab/u", "/tmp/rc-1-ab/v"))
-    assert [dict(plan.env) for plan in plans] == [{"RAY_enable_autoscaler_v2": "1"}] * 2
+    plans = example_plans(replace(HEAD, env=env), DIRECTORIES)
+    assert [dict(plan.env) for plan in plans] == [{"RAY_enable_autoscaler_v2": "1"}] * 3

@@ -15,6 +15,7 @@ import pytest
 from raycluster_cli.model.errors import WorkersMissingError
 from raycluster_cli.model.record import EndReport, HeadInfo, NodeReport
 from raycluster_cli.model.settings import Settings
+from raycluster_cli.node.accelerators import Accelerators
 from raycluster_cli.rayproc.companion_client import Started
 from raycluster_cli.rayproc.failure import StartFailure
 from raycluster_cli.rayproc.health import Outcome, Probe
@@ -45,7 +46,7 @@ class Node:
     tls: TlsFiles | None = None
     address: NodeAddress = field(default_factory=lambda: NodeAddress("10.77.0.2", "eth0", "test"))
     installed: str = "ray 2.60.0"
-    has: str = ""
+    has: Accelerators = field(default_factory=Accelerators)
     done: list[str] = field(default_factory=list)
     started: list[dict[str, Any]] = field(default_factory=list)
 
@@ -56,7 +57,7 @@ class Node:
     async def installation(self) -> str:
         return self.installed
 
-    async def accelerator(self) -> str:
+    async def accelerators(self) -> Accelerators:
         return self.has
 
     def begin_import(self) -> None:
@@ -191,6 +192,9 @@ TEMPLATE = {
     "session": "session_1",
     "cluster_id": "ab",
     "gcs_address": "10.77.0.1:20480",
+    "gpus": "NVIDIA H200",
+    "accelerator_type": "H200",
+    "spills": False,
     "node_id_bytes": 28,
     "launch": {"argv": ["/raylet", "--node_id=@{node_id}"], "variables": {}, "files": []},
 }
@@ -221,7 +225,6 @@ def test_a_raylet_that_has_died_is_not_started_by_the_template_again(record: Rec
         (HEAD, {}, "the head leaves no template"),
         (replace(HEAD, installation="ray 2.60.0"), {"quick": "node"}, "--quick node is given"),
         (replace(HEAD, installation="ray 2.60.0"), {"quick": "ray-start"}, "--quick ray-start is given"),
-        (replace(HEAD, installation="ray 2.60.0"), {"spill_dir": "/scratch"}, "--spill-dir is given"),
     ],
 )
 def test_other_workers_import_ray_at_once(
@@ -237,14 +240,26 @@ def test_other_workers_import_ray_at_once(
     assert f"n2 starts its raylet by Ray's own code: no template is used ({why}" in said.getvalue()
 
 
-def test_a_worker_with_gpus_imports_ray_while_its_head_starts(record: Record) -> None:
+@pytest.mark.parametrize(
+    ("has", "of_the_head", "way"),
+    [
+        (Accelerators(gpus="NVIDIA H200"), "NVIDIA H200", "template"),
+        (Accelerators(), "NVIDIA H200", "template"),
+        (Accelerators(gpus="NVIDIA H200"), "", "import"),
+        (Accelerators(gpus="NVIDIA H200"), "NVIDIA A100", "import"),
+        (Accelerators(doubt="this node has /dev/neuron0"), "", "import"),
+    ],
+)
+def test_a_worker_with_other_gpus_than_the_heads_imports_ray_while_its_head_starts(
+    record: Record, has: Accelerators, of_the_head: str, way: str
+) -> None:
     record.make_token()
-    record.write_head(replace(HEAD, installation="ray 2.60.0"))
+    record.write_head(replace(HEAD, installation="ray 2.60.0", gpus=of_the_head))
     record.write_template(TEMPLATE)
-    node = Node(has="this node has GPUs")
+    node = Node(has=has)
     join(node, record)
-    assert node.done[0] == "import"
-    assert node.started[0]["template"] is None
+    assert ("import" in node.done) is (way == "import")
+    assert (node.started[0]["template"] is None) is (way == "import")
 
 
 def test_a_head_can_take_its_promise_of_a_template_back(

@@ -1,0 +1,24 @@
+"""The directory for spilled objects is there before Ray starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raycluster_cli.rayproc.failure import StartFailure
+from raycluster_cli.rayproc.spill_directory import make_spill_directory
+
+
+def test_it_is_made_as_ray_makes_directories(tmp_path: Path) -> None:
+    make_spill_directory(None)
+    path = tmp_path / "scratch/spilled"
+    for _ in range(2):
+        make_spill_directory(str(path))
+        assert path.stat().st_mode & 0o777 == 0o777
+
+
+def test_one_that_cannot_be_made_fails_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StartFailure, match=r"--spill-dir .*/file/spilled cannot be made: Not a directory"):
+        make_spill_directory(str(tmp_path / "file/spilled"))
