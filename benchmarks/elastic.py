@@ -3,11 +3,12 @@
     python -m benchmarks.elastic [--workers 1 8 32] [--idle 10] [--work 60] [--hosts 33] [--side-by-side 5]
 
 For each number of worker jobs the driver of a cluster of a head alone makes so many actors and one more, and
-kills them a minute after all have a node.  Measured:
+kills them a minute after all have a node.  With --burst N it asks Ray for the nodes alone
+(request_resources), N more at a time: no worker processes start, so more nodes fit on a machine.  Measured:
 
-demand to sbatch    from the actors' creation until sbatch is called
+demand to sbatch    from the actors' creation, or the first request, until sbatch is called
 start to joined     from a worker job's first process until its node is in the cluster, by its report
-idle to gone        from the end of the actors until Slurm has no worker job, less the idle time-out
+idle to gone        from the end of the demand until Slurm has no worker job, less the idle time-out
 squeue              calls from the first sbatch until all have joined, and in a minute of work after that
 engine              the CPU and the memory (Pss) of the autoscaler's process, while all have work
 load                that of the machine when all have joined
@@ -47,7 +48,7 @@ HOME = "/home/admin"
 _DRIVER = """
 import json, sys, time
 import ray
-number, work_s = int(sys.argv[1]), float(sys.argv[2])
+number, work_s, burst = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 
 @ray.remote(num_cpus=1)
 class Busy:
@@ -56,15 +57,27 @@ class Busy:
 
 ray.init(log_to_driver=False)
 told = lambda **facts: print("TOLD", json.dumps({"when": time.time(), **facts}), flush=True)
+alive = lambda: sum(node["Alive"] for node in ray.nodes())
 told(what="demand")
-actors = [Busy.remote() for _ in range(number + 1)]
-nodes = ray.get([one.node.remote() for one in actors])
-told(what="all", nodes=len(set(nodes)))
+if burst:
+    from ray.autoscaler.sdk import request_resources
+    for wanted in [*range(burst, number, burst), number]:
+        request_resources(bundles=[{"CPU": 1}] * (wanted + 1))
+        while alive() <= wanted:
+            time.sleep(0.1)
+        told(what="burst", nodes=alive())
+else:
+    actors = [Busy.remote() for _ in range(number + 1)]
+    ray.get([one.node.remote() for one in actors])
+told(what="all", nodes=alive())
 time.sleep(work_s)
 told(what="idle")
-for one in actors:
-    ray.kill(one)
-while sum(node["Alive"] for node in ray.nodes()) > 1:
+if burst:
+    request_resources(bundles=[])
+else:
+    for one in actors:
+        ray.kill(one)
+while alive() > 1:
     time.sleep(0.1)
 told(what="alone")
 time.sleep(600)
@@ -94,8 +107,8 @@ class Result:
     engine_bytes: int
 
 
-def measure(bed: Bed, workers: int, idle_s: float, work_s: float = WORK_S) -> Result:
-    """Run one cluster of so many workers."""
+def measure(bed: Bed, workers: int, idle_s: float, work_s: float = WORK_S, burst: int = 0) -> Result:
+    """Run one cluster of so many workers.  ``burst``: how many are asked for at a time; 0: all, by actors."""
     there = f"{HOME}/elastic-{time.time_ns():x}"
     here = bed.path(LOGIN, there)
     (here / "bin").mkdir(parents=True)
@@ -109,7 +122,7 @@ def measure(bed: Bed, workers: int, idle_s: float, work_s: float = WORK_S) -> Re
     words = [
         *("raycluster", "submit", "-N", "1", "-c", "1", "--mem=1000", "--time=30", f"--output={there}/out"),
         *(f"--max-nodes={workers + 1}", f"--worker-idle-timeout={idle_s:g}", "--"),
-        *("python", f"{there}/driver.py", str(workers), str(work_s)),
+        *("python", f"{there}/driver.py", str(workers), str(work_s), str(burst)),
     ]
     path = f"{there}/bin:{os.path.dirname(sys.executable)}:/usr/bin:/bin"
     done = bed.run(LOGIN, ["env", f"PATH={path}", *words], wd=there, check=True)
@@ -249,6 +262,7 @@ def main() -> None:
     parser.add_argument("--idle", type=float, default=10.0)
     parser.add_argument("--work", type=float, default=WORK_S)
     parser.add_argument("--hosts", type=int, default=0)
+    parser.add_argument("--burst", type=int, default=0)
     parser.add_argument("--side-by-side", type=int, default=0)
     options = parser.parse_args()
     spec = BedSpec(cpus=(64,), memory_mib=(64000,))
@@ -259,7 +273,10 @@ def main() -> None:
         if options.side_by_side:
             table = side_by_side(bed, options.side_by_side)
         else:
-            table = lines([measure(bed, number, options.idle, options.work) for number in options.workers])
+            results = [
+                measure(bed, number, options.idle, options.work, options.burst) for number in options.workers
+            ]
+            table = lines(results)
     finally:
         bed.down()
     print("\n".join(table), f"\nload {os.getloadavg()[0]:.1f}")
