@@ -219,7 +219,7 @@ def wake(gate: str) -> bool:
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket as the agent itself would make it."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    family, kind, protocol, _, address = socket.getaddrinfo(host.encode(), port, type=socket.SOCK_STREAM)[0]
     server = socket.socket(family, kind, protocol)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     server.bind(address)

@@ -265,7 +265,7 @@ def _resolved(host: str, timeout_s: float, resolve: Callable[..., list[Any]]) ->
 
     def ask(flags: int = 0) -> None:
         with contextlib.suppress(OSError, UnicodeError):
-            found.append(resolve(host, 9, type=socket.SOCK_DGRAM, flags=flags))
+            found.append(resolve(plain_host(host), 9, type=socket.SOCK_DGRAM, flags=flags))
 
     ask(socket.AI_NUMERICHOST)
     if not found:  # a name; the thread is left behind if the name server hangs
@@ -283,7 +283,7 @@ def addresses_of(names: Iterable[str]) -> tuple[str, ...]:
     found: list[str] = []
     for name in names:
         try:
-            places = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+            places = socket.getaddrinfo(plain_host(name), None, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
             continue
         found += [str(place[4][0]).partition("%")[0] for place in places]

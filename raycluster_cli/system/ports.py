@@ -266,7 +266,7 @@ def _check_address(address: str) -> None:
     """Raise UsageError unless the address is one of this node's."""
     try:
         family, kind, _, _, where = socket.getaddrinfo(
-            address, 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+            address.encode(), 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
         )[0]
         with socket.socket(family, kind) as sock:
             sock.bind(where)
