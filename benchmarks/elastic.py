@@ -8,7 +8,8 @@ kills them a minute after all have a node.  With --burst N it asks Ray for the n
 
 demand to sbatch    from the actors' creation, or the first request, until sbatch is called
 start to joined     from a worker job's first process until its node is in the cluster, by its report
-idle to gone        from the end of the demand until Slurm has no worker job, less the idle time-out
+idle to gone        from the end of the demand until Slurm has no worker job, less the idle time-out (with
+                    --burst all of it: the nodes were idle before)
 squeue              calls from the first sbatch until all have joined, and in a minute of work after that
 engine              the CPU and the memory (Pss) of the autoscaler's process, while all have work
 load                that of the machine when all have joined
@@ -162,7 +163,8 @@ def measure(bed: Bed, workers: int, idle_s: float, work_s: float = WORK_S, burst
         demand_to_sbatch_s=sbatch[0] - demand,
         sbatch_calls=len(sbatch),
         start_to_joined_s=statistics.median(starts),
-        idle_to_gone_s=gone - idle - idle_s,
+        # Nodes that were only asked for have been idle all the time.
+        idle_to_gone_s=gone - idle - (0.0 if burst else idle_s),
         squeue_growing=sum(sbatch[0] <= one <= everyone for one in squeue),
         squeue_working=sum(everyone + 6 < one < idle for one in squeue),
         others_working=sum(everyone + 6 < one < idle for one in rest),
