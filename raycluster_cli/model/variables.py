@@ -26,6 +26,7 @@ OWN = frozenset(
             "LOGS_HERE",
             "SERVE_HTTP_PORT",
             "SERVE_GRPC_PORT",
+            "SERVE_STATUS",
         ),
     )
 )
@@ -39,7 +40,10 @@ CONTAINER = ("container", "container_runtime", "container_mounts", "container_wo
 #: another cluster that the driver starts.
 OF_A_DRIVER = tuple(
     PREFIX + name
-    for name in ("DRIVER_RESTARTS", "SERVICE_PORT", "SERVICE_HOST", "SERVE_HTTP_PORT", "SERVE_GRPC_PORT")
+    for name in (
+        *("DRIVER_RESTARTS", "SERVICE_PORT", "SERVICE_HOST"),
+        *("SERVE_HTTP_PORT", "SERVE_GRPC_PORT", "SERVE_STATUS"),
+    )
 )
 
 

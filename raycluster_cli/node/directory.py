@@ -75,6 +75,11 @@ class NodeRoot:
         return self.path / RAY_DIR
 
     @property
+    def serve_status(self) -> Path:
+        """With --service: what Ray Serve's controller says of its applications."""
+        return self.path / "serve.json"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 

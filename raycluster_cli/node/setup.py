@@ -367,7 +367,10 @@ class NodeSetup:
         ports = self.port_map(restarts)
         if settings.service:
             ports = ports_with_server(ports)
-            own |= variables_with_server(settings.service_host, self.env)
+            status = str(self.directory.serve_status) if self.role is Role.HEAD else ""
+            own |= variables_with_server(
+                settings.service_host, self.env, own_port=not settings.service_port, status=status
+            )
         return NodePlan(
             role=self.role,
             node_ip=address.ip,

@@ -196,6 +196,8 @@ class ServerSilent(Value):
     """A health check of the server has failed."""
 
     why: str
+    for_ever: bool = False
+    """It will not be ready, however long one waits."""
 
 
 class ServerCleared(Value):

@@ -4,7 +4,9 @@
 State          Event                            What follows
 =============  ===============================  ==========================================================
 starting       it answers                       ready
-starting       --ready-timeout is over          it is started again, or the job ends with code 5
+starting       --ready-timeout is over, or a    it is started again, or the job ends with code 5
+               check finds that it will never
+               be ready
 ready          no answer for PATIENCE_S         unhealthy: told, and no more; a busy server comes back
 unhealthy      it answers                       ready
 unhealthy      --unhealthy-after is over        it is started again, or (--driver-restarts used up) the job
@@ -180,7 +182,7 @@ class ServiceRules:
         if isinstance(event, on.ServerAnswered):
             return self._answered(state, server, now)
         if isinstance(event, on.ServerSilent):
-            return self._silent(rules, state, server, event.why, now)
+            return self._silent(rules, state, server, event, now)
         if isinstance(event, on.ServerIdle) and server.state is ServiceState.READY:
             text = f"the server had no work for {duration(event.idle_s)} (--idle-timeout)"
             return finish(rules, state, End(ExitCode.OK, text, EndReason.IDLE.value))
@@ -202,12 +204,19 @@ class ServiceRules:
             Arm(STEADY, now + STEADY_S),
         ]
 
-    def _silent(self, rules: HeadRules, state: HeadState, server: Server, why: str, now: float) -> Step:
+    def _silent(
+        self, rules: HeadRules, state: HeadState, server: Server, event: on.ServerSilent, now: float
+    ) -> Step:
+        starts = server.state is ServiceState.STARTING
+        if starts and event.for_ever and state.phase is Phase.RUNNING:
+            return self._restart_or_end(rules, state, f"the server will not be ready: {event.why}")
         first = server.failing_since is None and server.state is ServiceState.READY
-        server = replace(server, why=why, failing_since=now if first else server.failing_since)
-        actions: list[Action] = (
-            [Arm(UNHEALTHY, now + PATIENCE_S), Arm(GIVE_UP, now + self.unhealthy_after_s)] if first else []
-        )
+        actions: list[Action] = []
+        if first:
+            actions = [Arm(UNHEALTHY, now + PATIENCE_S), Arm(GIVE_UP, now + self.unhealthy_after_s)]
+        elif event.why != server.why and starts:
+            actions = [ReportServer(server.state, event.why)]
+        server = replace(server, why=event.why, failing_since=now if first else server.failing_since)
         state = replace(state, server=server)
         for name in (UNHEALTHY, GIVE_UP):  # the timers have no effect while the head recovers
             state, more = self.timer(rules, state, name, now) or (state, [])

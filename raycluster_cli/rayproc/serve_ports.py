@@ -15,7 +15,14 @@ WORKER_GRPC = "RAY_SERVE_WORKER_PROXY_GRPC_PORT"
 
 CALLBACK = "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH"
 """Serve's own: what its controller calls at its start."""
-FUNCTION = "raycluster_cli.rayproc.private.serve:use_ports_of_cluster"
+FUNCTION = "raycluster_cli.rayproc.private.serve:in_controller"
+
+STATUS = "RAYCLUSTER_SERVE_STATUS"
+"""With --service, on the head: the file in which Serve's controller reports the state of its applications."""
+
+DEFAULT_HOST = "RAY_SERVE_DEFAULT_HTTP_HOST"
+REUSE_PORT = "SERVE_SOCKET_REUSE_PORT_ENABLED"
+"""Serve's own: where it listens, and whether a port may be shared with other processes of the user."""
 
 
 def serve_variables(ports: Mapping[str, Any], env: Mapping[str, str], *, is_head: bool) -> dict[str, str]:
@@ -38,14 +45,18 @@ def ports_with_server(ports: Mapping[str, Any]) -> dict[str, Any]:
     return {**ports, "serve_http": ports["service"]} if "service" in ports else dict(ports)
 
 
-def variables_with_server(host: str, env: Mapping[str, str]) -> dict[str, str]:
+def variables_with_server(
+    host: str, env: Mapping[str, str], *, own_port: bool = True, status: str = ""
+) -> dict[str, str]:
     """With --service: on which addresses Serve listens, where the application does not say.
 
-    The port is in this node's block, where no other job listens: a new proxy may share it with connections
-    that the last one has closed.
+    ``own_port``: the port is in this node's block, where no other job listens: a new proxy may share it with
+    connections that the last one has closed.  One that the user has chosen may be another job's too.
+    ``status``: on the head, the file for the state of Serve's applications.
     """
-    wanted = {"RAY_SERVE_DEFAULT_HTTP_HOST": host, "SERVE_SOCKET_REUSE_PORT_ENABLED": "1"}
-    return {name: value for name, value in wanted.items() if name not in env}
+    wanted = {DEFAULT_HOST: host} | ({REUSE_PORT: "1"} if own_port else {})
+    wanted = {name: value for name, value in wanted.items() if name not in env}
+    return wanted | ({STATUS: status} if status else {})
 
 
 def ports_for_driver(ports: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, str]:

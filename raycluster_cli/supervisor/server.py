@@ -22,8 +22,10 @@ from ..policy import events as on
 from ..policy.service import ServiceRules
 from ..rayproc.failure import StartFailure
 from ..service.clients import Clients
+from ..service.health import Health, NeverReady
 from ..service.idle import IdleWatch
 from ..service.probe import NoAnswer, Probe
+from ..service.serve import ServeReports
 from .driver import Driver
 
 if TYPE_CHECKING:
@@ -100,17 +102,19 @@ class Server:
     def report(self, action: do.ReportServer) -> None:
         """Write the server's state into the record."""
         now, run = time.time(), self._run
-        ready_at = self._report.ready_at if self._report is not None else 0.0
+        before, restarts = self._report, run.state.driver_restarts
+        ready_at = before.ready_at if before is not None else 0.0
+        same = before is not None and (before.state, before.restarts) == (action.state.value, restarts)
         if action.state is ServiceState.READY:
             ready_at = ready_at or now
         self._report = ServiceReport(
             state=action.state.value,
-            since=now,
+            since=before.since if same and before is not None else now,
             ip=run.node.address.ip,
             port=self.port,
             listens_on=self._settings.service_host,
             health_path=self._settings.health_path,
-            restarts=run.state.driver_restarts,
+            restarts=restarts,
             message=action.message,
             ready_at=ready_at,
         )
@@ -126,12 +130,13 @@ class Server:
         """Post what the health checks see, for as long as the head runs."""
         host = probed_host(self._settings.service_host, self._run.node.address.ip)
         probe = Probe(host, self.port, self._settings.health_path)
+        health = Health(probe, ServeReports(self._run.node.root.serve_status))
         while True:
             driver = self._driver()
             if driver is None:
                 await asyncio.sleep(START_CHECK_S)
             else:
-                await self._watch_one(driver, probe)
+                await self._watch_one(driver, probe, health)
 
     def _driver(self) -> Driver | None:
         """The server's process, where it runs and is not being ended."""
@@ -146,7 +151,7 @@ class Server:
         server = self._run.state.server
         return server.state if server is not None else None
 
-    async def _watch_one(self, driver: Driver, probe: Probe) -> None:
+    async def _watch_one(self, driver: Driver, probe: Probe, health: Health) -> None:
         """The same until this driver has ended or is being ended."""
         clock = asyncio.get_running_loop().time
         idle = None
@@ -160,7 +165,7 @@ class Server:
         check_at = 0.0
         while self._driver() is driver:
             if clock() >= check_at:
-                well = await self._check(driver, probe)
+                well = await self._check(driver, health)
                 check_at = clock() + self._rest_s(well)
             rest_s = max(check_at - clock(), 0.0)
             if idle is not None:
@@ -177,15 +182,15 @@ class Server:
             return START_CHECK_S
         return CHECK_S if well else AGAIN_S
 
-    async def _check(self, driver: Driver, probe: Probe) -> bool:
-        why = ""
+    async def _check(self, driver: Driver, health: Health) -> bool:
+        found: on.ServerAnswered | on.ServerSilent = on.ServerAnswered()
         try:
-            await probe.check()
+            await health.check(since=driver.started, ready=self._state is ServiceState.READY)
         except NoAnswer as error:
-            why = str(error)
+            found = on.ServerSilent(str(error), for_ever=isinstance(error, NeverReady))
         if self._driver() is driver:  # otherwise it was about a server that is no more
-            self._run.post(on.ServerSilent(why) if why else on.ServerAnswered())
-        return not why
+            self._run.post(found)
+        return isinstance(found, on.ServerAnswered)
 
     # -- its end before a restart ----------------------------------------------------------------
 

@@ -74,19 +74,22 @@ def serve_pid(slurm: Slurm) -> int:
 
 
 def test_serve_run_as_a_service(slurm: Slurm) -> None:
-    """`serve run` without a port listens where the server is expected, and comes back after kill -9."""
+    """`serve run` without a port listens where the server is expected, and comes back after kill -9.
+
+    Without --health-path it is ready when Serve says that its application runs.
+    """
     program = f"exec serve run --address $RAY_ADDRESS --app-dir {DRIVERS} serve_app:app"
-    options = (*SHAPE, "--service", "--health-path=/-/healthz", "--driver-restarts=5")
+    options = (*SHAPE, "--service", "--driver-restarts=5")
     done = raycluster(slurm, "submit", *options, "--", "sh", "-c", program)
     service = Service(slurm, submitted(slurm, done.stdout))
     try:
-        service.is_in("ready")
+        service.is_in("ready", timeout_s=200)
         url = f"{service.url()}/"
-        assert wait_until(lambda: where(slurm, url, LOGIN), timeout_s=60, what="an answer") in HOSTS
+        assert where(slurm, url, LOGIN) in HOSTS
         slurm.run("n1", ["kill", "-9", str(serve_pid(slurm))], check=True)
         service.is_in("ready", restarts=1)
         assert service.url() + "/" == url
-        assert wait_until(lambda: where(slurm, url, LOGIN), timeout_s=60, what="an answer") in HOSTS
+        assert where(slurm, url, LOGIN) in HOSTS
     finally:
         slurm.run(LOGIN, ["scancel", service.job.id])
     service.job.wait()
@@ -95,7 +98,6 @@ def test_serve_run_as_a_service(slurm: Slurm) -> None:
 
 CONFIGURATION = f"""
 proxy_location: EveryNode
-http_options: {{host: 0.0.0.0, port: 8124}}
 applications:
 - name: where
   route_prefix: /
@@ -104,15 +106,56 @@ applications:
 """
 
 
+def configuration(slurm: Slurm, text: str) -> str:
+    """The path of a configuration file for `serve run`."""
+    place = f"{home('alice')}/serve-{uuid.uuid4().hex[:8]}.yaml"
+    slurm.bed.run(LOGIN, ["sh", "-c", f"cat > {place}"], user="alice", stdin=text, check=True)
+    return place
+
+
+def test_configuration_files_without_a_port_do_not_meet_at_8000(slurm: Slurm) -> None:
+    """Two clusters of a user on the same hosts, each with its own answers, on all three hosts."""
+    shape = ("--nodes=3", "--ntasks-per-node=1", "--cpus-per-task=4", "--mem=5000", "--time=10")
+    servers = []
+    for name in ("one", "two"):
+        text = CONFIGURATION.replace("name: where", f"name: {name}").replace("prefix: /", f"prefix: /{name}")
+        place = configuration(slurm, text)
+        done = raycluster(slurm, "submit", *shape, "--service", "--", "serve", "run", place)
+        servers.append((name, Service(slurm, submitted(slurm, done.stdout))))
+    try:
+        for _, service in servers:
+            service.is_in("ready", timeout_s=250)
+        for name, service in servers:
+            assert service.status()["port"] != 8000
+            for _ in range(20):
+                assert where(slurm, f"{service.url()}/{name}", LOGIN) in HOSTS
+        assert ":1F40 00000000" not in slurm.run("n2", ["cat", "/proc/net/tcp"]).stdout
+    finally:
+        for _, service in servers:
+            slurm.run(LOGIN, ["scancel", service.job.id])
+    for _, service in servers:
+        service.job.wait()
+    slurm.assert_nothing_left()
+
+
+def test_an_application_that_fails_to_deploy_ends_the_wait(slurm: Slurm) -> None:
+    """`serve run FILE` goes on for ever then, and its proxies answer their health checks."""
+    place = configuration(slurm, CONFIGURATION.replace("serve_app:app", "serve_app:nothing"))
+    options = (*SHAPE, "--service", "--wait-ready")
+    done = raycluster(slurm, "submit", *options, "--", "serve", "run", place)
+    assert done.returncode == 5, done.stderr
+    assert "server is starting: Ray Serve's application where is DEPLOYING" in done.stderr
+    assert "the server will not be ready: Ray Serve's application where is DEPLOY_FAILED" in done.stderr
+    assert "has no attribute 'nothing'" in done.stderr
+
+
 def test_a_configuration_file_with_a_port_of_its_own(slurm: Slurm) -> None:
-    place = f"{home('alice')}/serve.yaml"
-    slurm.bed.run(LOGIN, ["sh", "-c", f"cat > {place}"], user="alice", stdin=CONFIGURATION, check=True)
-    # A route of the application: /-/healthz answers 200 although the application failed to deploy.
-    options = (*SHAPE, "--service", "--health-path=/", "--service-port=8124")
+    place = configuration(slurm, f"http_options: {{host: 0.0.0.0, port: 8124}}{CONFIGURATION}")
+    options = (*SHAPE, "--service", "--service-port=8124")
     done = raycluster(slurm, "submit", *options, "--", "serve", "run", place)
     service = Service(slurm, submitted(slurm, done.stdout))
     try:
-        service.is_in("ready")
+        service.is_in("ready", timeout_s=200)
         for host in HOSTS:
             url = f"http://{slurm.bed.spec.address(host)}:8124/"
             wait_until(lambda url=url: where(slurm, url, LOGIN), timeout_s=60, what=f"an answer of {url}")

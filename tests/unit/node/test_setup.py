@@ -277,6 +277,9 @@ def test_the_plan_says_what_was_found(base: Path, tmp_path: Path) -> None:
         assert "SERVE_SOCKET_REUSE_PORT_ENABLED" not in plan.env
         one.settings = replace(settings, service=True)
         assert make().env["SERVE_SOCKET_REUSE_PORT_ENABLED"] == "1"
+        assert make().env["RAYCLUSTER_SERVE_STATUS"] == str(root.path / "serve.json")
+        one.settings = replace(settings, service=True, service_port=8124)
+        assert "SERVE_SOCKET_REUSE_PORT_ENABLED" not in make().env
         assert one.ports is not None
         one.ports.close()
         await one.remove_directory(asyncio.Event())

@@ -17,6 +17,9 @@ from .play import Around, Event, Played, all_in, join, leave, node, play, rules
 
 ANSWERED, SILENT = on.ServerAnswered(), on.ServerSilent("nothing listens on 10.0.0.1:20491")
 
+HOPELESS = on.ServerSilent("Ray Serve's application default is DEPLOY_FAILED", for_ever=True)
+STARTING = ServiceState.STARTING
+
 
 def serving(loss: str = "fail", **service: Any) -> HeadRules:
     return rules(loss=loss, service=ServiceRules(**service))
@@ -37,9 +40,32 @@ READY: list[Event] = [*all_in(), (9, ANSWERED)]
 
 def test_it_starts_and_is_ready_once_it_answers() -> None:
     played = play(serving(), *all_in(), (2, SILENT), (3, SILENT), (9, ANSWERED), (14, ANSWERED))
-    assert states(played) == ["starting", "ready"]
+    reports = played.of(do.ReportServer)
+    # What it waits for is in the record, written once.
+    assert reports[:2] == [do.ReportServer(STARTING), do.ReportServer(STARTING, SILENT.why)]
+    assert states(played)[2:] == ["ready"]
     assert "the server is ready after 8.0 s" in played.told
     assert played.running
+
+
+@pytest.mark.parametrize(
+    ("restarts", "events", "code"),
+    [
+        (0, [(9, HOPELESS)], 5),
+        (0, [(8, SILENT), (9, HOPELESS)], 5),
+        (1, [(9, HOPELESS)], None),
+        # One that was ready may come back: a new version of the application failed, for example.
+        (0, [(9, ANSWERED), (14, HOPELESS), (40, HOPELESS)], None),
+    ],
+)
+def test_one_that_will_never_be_ready(restarts: int, events: list[Event], code: int | None) -> None:
+    played = play(serving(restarts=restarts), *all_in(), *events)
+    text = f"the server will not be ready: {HOPELESS.why}"
+    if code is None:
+        assert played.running
+        assert (text in played.told) == bool(restarts)
+    else:
+        assert played.end == End(code, text, "service", failed_host="n1")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from raycluster_cli.rayproc.serve_ports import (
     FUNCTION,
     GRPC,
     HTTP,
+    STATUS,
     WORKER_GRPC,
     WORKER_HTTP,
     ports_for_driver,
@@ -53,3 +54,5 @@ def test_serve_as_the_server_listens_where_the_server_is_expected() -> None:
     assert variables_with_server("0.0.0.0", {"SERVE_SOCKET_REUSE_PORT_ENABLED": "0"}) == {
         "RAY_SERVE_DEFAULT_HTTP_HOST": "0.0.0.0"
     }
+    chosen = variables_with_server("0.0.0.0", {STATUS: "/tmp/of-another"}, own_port=False, status="/tmp/f")
+    assert chosen == {"RAY_SERVE_DEFAULT_HTTP_HOST": "0.0.0.0", STATUS: "/tmp/f"}

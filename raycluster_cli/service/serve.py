@@ -1,0 +1,121 @@
+"""What Ray Serve says of its applications: a server that answers may have none that runs.
+
+Serve's controller on the head writes it into a file (rayproc/private/serve_report.py).  Serve's own route for
+health checks, /-/healthz, says only that a proxy has heard of a route: it answers 200 also where all replicas
+failed to start (`ProxyRouter.ready_for_traffic` in Ray 2.60).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..model.text import printable
+
+#: A controller that has not written for so long does not run, or hangs.
+SILENT_S = 30.0
+
+#: Serve's states of an application, the worst first; Serve does not try again after the first.
+FAILED = "DEPLOY_FAILED"
+BAD = (FAILED, "UNHEALTHY")
+WAITS = ("NOT_STARTED", "DEPLOYING", "DELETING")
+
+#: The proxies' own route for health checks.
+HEALTH_PATH = "/-/healthz"
+
+#: The most of Serve's message that is shown.
+_SHOWN = 240
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What Serve's controller says of the server."""
+
+    known: bool = False
+    """Whether there is a controller of the present server."""
+    why: str = ""
+    """Why it is not well; empty when it is, and when nothing is known."""
+    failed: bool = False
+    """It will not be well: an application could not be deployed."""
+    port: int = 0
+    """Where Serve's proxies listen; 0: not known."""
+    tls: bool = False
+
+
+UNKNOWN = Verdict()
+
+
+@dataclass
+class ServeReports:
+    """The file that the controller writes."""
+
+    path: Path
+    clock: Callable[[], float] = field(default=time.time)
+    """Unix seconds."""
+
+    def verdict(self, *, since: float, ready: bool) -> Verdict:
+        """``since``: Unix seconds at which the server was started; ``ready``: it was so at the last check."""
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
+            found = json.loads(self.path.read_bytes())
+            if float(found["at"]) >= since:
+                return judge(found, age_s=self.clock() - float(found["at"]), ready=ready)
+        return UNKNOWN
+
+
+def judge(found: Mapping[str, Any], *, age_s: float, ready: bool) -> Verdict:
+    """What a report of the controller means.
+
+    A server that is ready stays so while a new version is deployed, or its last application is deleted.
+
+    >>> where = {"name": "where", "status": "DEPLOYING", "message": ""}
+    >>> judge({"applications": [where]}, age_s=1, ready=False).why
+    "Ray Serve's application where is DEPLOYING"
+    >>> judge({"applications": [where]}, age_s=1, ready=True).why
+    ''
+    """
+    if found.get("error"):
+        return UNKNOWN
+    port, tls = int(found.get("port") or 0), bool(found.get("tls"))
+    if age_s > SILENT_S:
+        return Verdict(True, f"Ray Serve's controller has not reported for {age_s:.0f} s", port=port, tls=tls)
+    applications = found["applications"]
+    if not applications and not ready:
+        return Verdict(True, "Ray Serve has no application yet", port=port, tls=tls)
+    for status in BAD if ready else (*BAD, *WAITS):
+        for one in applications:
+            if one["status"] == status:
+                return Verdict(True, describe(one), status == FAILED, port, tls)
+    return Verdict(True, port=port, tls=tls)
+
+
+def describe(application: Mapping[str, Any]) -> str:
+    """An application that does not run, with Serve's own message: that of a deployment says more."""
+    text = f"Ray Serve's application {application['name']} is {application['status']}"
+    parts = [
+        one for one in application.get("deployments", ()) if one["status"] not in ("HEALTHY", "UPSCALING")
+    ]
+    for one in parts:
+        if one["message"]:
+            return printable(f"{text}: deployment {one['name']}: {shortened(one['message'])}")
+    message = shortened(application.get("message") or "")
+    return printable(f"{text}: {message}" if message else text)
+
+
+def shortened(message: str) -> str:
+    """The first sentence of Serve's message, and the last line of the traceback that follows.
+
+    >>> shortened("The deployment failed to start 3 times. Logs say more. Error:\\nray::A\\n  f()\\nKeyError: 1")
+    'The deployment failed to start 3 times: KeyError: 1'
+    """
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    if not lines:
+        return ""
+    text = lines[0].partition(". ")[0].rstrip(".:") if len(lines) > 1 else lines[0].rstrip(".")
+    if len(lines) > 1:
+        text = f"{text}: {lines[-1]}"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
