@@ -242,7 +242,8 @@ class Settings:
     )
     health_path: str = setting(
         "",
-        "Path that answers with HTTP 200 when the server is well, such as /health (default: TCP connects).",
+        "Path that answers with HTTP 200 when the server is well, such as /health (default: TCP connects; of "
+        "Ray Serve its own status).",
         ("head", "run"),
         metavar="PATH",
     )

@@ -109,8 +109,8 @@ def describe(application: Mapping[str, Any]) -> str:
 def shortened(message: str) -> str:
     """The first sentence of Serve's message, and the last line of the traceback that follows.
 
-    >>> shortened("The deployment failed to start 3 times. Logs say more. Error:\\nray::A\\n  f()\\nKeyError: 1")
-    'The deployment failed to start 3 times: KeyError: 1'
+    >>> shortened("It failed to start 3 times. Logs say more. Error:\\nray::A\\n  f()\\nKeyError: 1")
+    'It failed to start 3 times: KeyError: 1'
     """
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     if not lines:
