@@ -18,13 +18,24 @@ _HARMFUL = re.compile(
 )
 
 #: The last words of an option's or variable's name whose value is a secret: --hf-token, DB_PASSWORD.
-_SECRET = re.compile(
-    r"(?:^|[-_.])(?:token|secret|password|passwd|passphrase|credentials?|"
-    r"(?:api|access|secret|private|auth)[-_]?key)$",
-    re.IGNORECASE,
+_LAST_WORDS = (
+    r"(?:token|secret|password|passwd|passphrase|credentials?|(?:api|access|secret|private|auth)[-_]?key)"
 )
+_SECRET = re.compile(rf"(?:^|[-_.]){_LAST_WORDS}$", re.IGNORECASE)
 
+#: A name of that kind within a longer text, and a value there: quoted as a shell, JSON or Python has it, or not.
+_NAMED = rf"(?<![\w.-])(?:[\w.-]*[-_.])?{_LAST_WORDS}"
+_VALUE = r"""(?:'[^']*'|"[^"]*"|[^\s'";,&|()]+)"""
+
+#: For words that are programs themselves: sh -c "HF_TOKEN=… vllm serve …", a runtime environment in JSON.
 _IN_TEXT = (
+    (re.compile(rf"(?<!\S)(-[\w.-]*[-_.]{_LAST_WORDS})(\s+)(?!-){_VALUE}", re.IGNORECASE), rf"\1\2{MASK}"),
+    (
+        re.compile(
+            rf"""({_NAMED})(["']?\s*(?:=(?!=)|:(?!//))\s*)(?!(?:Bearer|Basic)\s){_VALUE}""", re.IGNORECASE
+        ),
+        rf"\1\2{MASK}",
+    ),
     (re.compile(r"\b(Bearer|Basic)\s+[^\s'\"]+", re.IGNORECASE), rf"\1 {MASK}"),
     (re.compile(r"(://[^/\s:@]*):[^/\s@]+@"), rf"\1:{MASK}@"),
 )
@@ -70,7 +81,7 @@ def without_secrets(argv: Sequence[str]) -> list[str]:
         is_option = word.startswith("-")
         if next_is_secret and not is_option:
             shown.append(MASK)
-        elif equals and value and _SECRET.search(name):
+        elif equals and value and _SECRET.search(name) and not re.search(r"\s", name):
             shown.append(f"{name}={MASK}")
         else:
             for pattern, masked in _IN_TEXT:

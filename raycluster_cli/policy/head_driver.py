@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..model.record import NEVER_CONNECTED
 from ..model.status import EndReason, NodePhase
-from ..model.wording import describe_code, duration, shell_code
+from ..model.wording import count, describe_code, duration, shell_code
 from . import events as on
 from .actions import Arm, AskForDriver, Note, ReadReports, Warn
 from .head_end import finish
@@ -56,8 +56,11 @@ def driver_failed(rules: HeadRules, state: HeadState, loss: tuple[str, str] | No
     assert state.driver_exit is not None
     code = state.driver_exit.code
     text = f"the driver {describe_code(code)} after {duration(state.driver_exit.ran_s)}"
-    if rules.service is not None and (taken := rules.service.failed(rules, state, text, loss)):
-        return taken
+    if rules.service is not None:
+        if taken := rules.service.failed(rules, state, text, loss):
+            return taken
+        if state.driver_restarts:
+            text = f"{text}; it was started again {count(state.driver_restarts, 'time')}"
     if code == 0 and state.driver_connected is False:
         text = f"{text}; {NEVER_CONNECTED}"
     failed_host = rules.host if code else ""

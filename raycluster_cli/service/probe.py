@@ -1,7 +1,9 @@
 """One health check of a server: over HTTP where it has a path for it, else by a TCP connection.
 
-A connection is reset at its end (SO_LINGER 0).  One that the server closes would stay in TIME_WAIT on the
-server's port for a minute, and Ray Serve could not open it again after a crash (seen with Ray 2.60).
+A connection that the server may close first is reset at its end (SO_LINGER 0).  It would stay in TIME_WAIT on
+the server's port for a minute, and Ray Serve could not open it again after a crash (seen with Ray 2.60).  All
+others are closed from here in the usual way: servers of Python's http.server, Flask's among them, print a
+traceback for each connection that is reset.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import struct
 from dataclasses import dataclass, field
 
 from ..model.address import join_host_port
+from ..model.value import Value
 from ..system.waiting import within
 
 #: The most that is read of an answer.
@@ -63,6 +66,7 @@ class Probe:
 
     async def _get(self, path: str, body: bool) -> tuple[str, bytes]:
         reader, writer = await self._open()
+        kept = False
         try:
             host = join_host_port(self.host, self.port)
             lines = (f"GET {path} HTTP/1.1", f"Host: {host}", "Accept: */*")
@@ -71,8 +75,13 @@ class Probe:
             version, _, status = line.partition(" ")
             if not version.startswith("HTTP/") or not re.fullmatch(r"\d{3}( .*)?", status, re.ASCII):
                 raise ValueError(f"it says {line[:80]!r}" if line else "it closes the connection")
-            return status, await _body(reader) if body else b""
+            head = await _head(reader, version)
+            found = await _body(reader, head) if body or head.size is not None else b""
+            kept = head.kept and (body or head.size is not None)
+            return status, found
         finally:
+            if not kept:
+                _reset(writer)
             await _close(writer)
 
     async def _connected(self) -> None:
@@ -89,8 +98,6 @@ class Probe:
             raise NoAnswer(await self._nobody_listens()) from None
         except OSError as error:
             raise NoAnswer(f"no connection to {self.host}:{self.port}: {error.strerror or error}") from error
-        socket_of = writer.get_extra_info("socket")
-        socket_of.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.own_ports = [*self.own_ports, writer.get_extra_info("sockname")[1]][-_OWN_PORTS:]
         return reader, writer
 
@@ -109,23 +116,44 @@ class Probe:
         return text
 
 
-async def _body(reader: asyncio.StreamReader) -> bytes:
-    """The rest of an answer; of one in chunks with the lines that give their lengths."""
+class _Head(Value):
+    """What an answer's head says of the rest."""
+
+    size: int | None
+    """Bytes of the body, where they are given."""
+    chunked: bool
+    kept: bool
+    """The server does not close the connection after the answer."""
+
+
+async def _head(reader: asyncio.StreamReader, version: str) -> _Head:
     size: int | None = None
-    chunked = False
+    chunked, kept = False, version != "HTTP/1.0"
     while line := (await reader.readline()).decode("latin-1").strip().lower():
         name, _, value = line.partition(":")
         if name == "content-length":
             size = min(int(value), _ANSWER_MAX_BYTES)
         chunked = chunked or (name == "transfer-encoding" and "chunked" in value)
-    if size is not None:
-        return await reader.readexactly(size)
+        kept = kept and not (name == "connection" and "close" in value)
+    return _Head(size, chunked, kept and not reader.at_eof())
+
+
+async def _body(reader: asyncio.StreamReader, head: _Head) -> bytes:
+    """The rest of an answer; of one in chunks with the lines that give their lengths."""
+    if head.size is not None:
+        return await reader.readexactly(head.size)
     found = b""
-    while len(found) < _ANSWER_MAX_BYTES and not (chunked and found.endswith(b"0\r\n\r\n")):
+    while len(found) < _ANSWER_MAX_BYTES and not (head.chunked and found.endswith(b"0\r\n\r\n")):
         if not (more := await reader.read(1 << 16)):
             break
         found += more
     return found
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Let the end of the connection be a reset."""
+    linger = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:

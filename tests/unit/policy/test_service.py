@@ -128,6 +128,7 @@ def test_one_that_crashes_is_started_again_with_longer_rests() -> None:
     assert rests == [1, 2, 4]
     assert [action.restarts for action in played.of(do.StartDriver)] == [0, 1, 2, 3]  # type: ignore[union-attr]
     assert (played.end.code, played.end.reason) == (137, "driver")
+    assert played.end.message.endswith("; it was started again 3 times")
 
 
 def test_an_hour_of_health_resets_the_count() -> None:

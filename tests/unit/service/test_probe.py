@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
 import socket
+import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -126,12 +128,43 @@ def test_a_check_leaves_nothing_on_the_servers_port(path: str) -> None:
         port = server.sockets[0].getsockname()[1]
         for _ in range(5):
             await Probe("127.0.0.1", port, path).check()
+        await asyncio.sleep(0.2)  # the server sees the end of the last one
         server.close()
         await server.wait_closed()
         with socket.socket() as again:
             again.bind(("127.0.0.1", port))
 
     asyncio.run(work())
+
+
+@pytest.mark.parametrize("path", ["", "/health"])
+@pytest.mark.parametrize("protocol", ["HTTP/1.0", "HTTP/1.1"])
+def test_pythons_own_server_has_nothing_to_complain_of(
+    path: str, protocol: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It prints a traceback for a connection that is reset while it waits for a request."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = protocol
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = False
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        for _ in range(5):
+            asyncio.run(Probe("127.0.0.1", server.server_port, path).check())
+        server.shutdown()
+        thread.join()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_body_in_chunks_of_a_server_that_keeps_the_connection() -> None:
