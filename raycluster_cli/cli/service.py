@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 #: A line of progress that is longer is cut.
 _LINE = 150
 
+#: For so long after a job was submitted it is no news that raycluster has not started in it.
+_STARTS_S = 30.0
+_STARTS = "the job runs; raycluster has not started in it yet"
+
 _TUNNEL_JOB = typer.Argument(..., metavar="JOB", help=JOB_HELP, autocompletion=complete_job)
 
 
@@ -176,11 +180,14 @@ class Progress:
         self._on_terminal = sys.stderr.isatty()
 
     def tell(self, status: ClusterStatus) -> None:
+        from ..model.cluster_status import ClusterPhase
         from ..ops.server_readiness import last_line
         from .safe_status import safe_text
 
-        text = safe_text(status.headline)
-        waited = duration(self._clock() - self._began)
+        waited_s = self._clock() - self._began
+        waited = duration(waited_s)
+        early = status.phase is ClusterPhase.NO_RECORD and waited_s < _STARTS_S
+        text = _STARTS if early else safe_text(status.headline)
         if self._on_terminal:
             said = last_line(status, self._where, self._env)
             text = f"{waited}: {text}{f' | {said}' if said else ''}"

@@ -23,7 +23,7 @@ _LAST_WORDS = (
 )
 _SECRET = re.compile(rf"(?:^|[-_.]){_LAST_WORDS}$", re.IGNORECASE)
 
-#: A name of that kind within a longer text, and a value there: quoted as a shell, JSON or Python has it, or not.
+#: A name of that kind within a longer text, and a value: quoted as shells, JSON or Python have it, or not.
 _NAMED = rf"(?<![\w.-])(?:[\w.-]*[-_.])?{_LAST_WORDS}"
 _VALUE = r"""(?:'[^']*'|"[^"]*"|[^\s'";,&|()]+)"""
 

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from raycluster_cli.cli.service import url
+from raycluster_cli.cli.service import Progress, url
 from raycluster_cli.model.record import EndReport
 from raycluster_cli.model.service import ServiceReport
+from raycluster_cli.ops.clusters import job_without_record
+from raycluster_cli.slurm.queue import Job
 from raycluster_cli.state.record import Record
 from tests.unit.cli.test_commands import Call, call, said, slurm
 from tests.unit.records_by_hand import write_record
@@ -148,3 +150,20 @@ def test_status_shows_the_server(call: Call, tmp_path: Path) -> None:
     page = " ".join(call("status", record.key, COLUMNS="140").output.split())
     assert "Server is unhealthy: no answer" in page or "server is unhealthy: no answer" in page
     assert "unhealthy: " in call("status", COLUMNS="140").output
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "text"),
+    [
+        (1.0, "job 4711: the job runs; raycluster has not started in it yet (1.0 s)"),
+        (40.0, "job 4711: Slurm says running, but there is no record of a cluster: raycluster has not"),
+    ],
+)
+def test_a_job_that_has_just_begun_is_no_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], waited_s: float, text: str
+) -> None:
+    times = iter([0.0, waited_s])
+    job = Job("4711", "4711", "RUNNING")
+    with Progress(tmp_path, {}, clock=lambda: next(times)) as progress:
+        progress.tell(job_without_record(job))
+    assert text in capsys.readouterr().err

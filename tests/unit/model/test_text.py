@@ -52,8 +52,8 @@ def test_everything_else_is_left_alone(text: str) -> None:
         # in a program that is one word
         (["sh", "-c", "vllm serve m --api-key abc-d --port 1; x --hf-token='a b' --api-key=\"c d\" -v"],
          "sh -c 'vllm serve m --api-key REDACTED --port 1; x --hf-token=REDACTED --api-key=REDACTED -v'"),
-        (["sh", "-c", "export HF_TOKEN=abc; HF_TOKEN=abc DB_PASSWORD=abc& exec train --token\tabc"],
-         "sh -c 'export HF_TOKEN=REDACTED; HF_TOKEN=REDACTED DB_PASSWORD=REDACTED& exec train --token\\tREDACTED'"),
+        (["sh", "-c", "export HF_TOKEN=abc; DB_PASSWORD=abc& exec train --token\tabc"],
+         "sh -c 'export HF_TOKEN=REDACTED; DB_PASSWORD=REDACTED& exec train --token\\tREDACTED'"),
         (["ray", "--runtime-env-json", '{"env_vars":{"HF_TOKEN":"abc","A": 1, "API_KEY": "abc"}}'],
          """ray --runtime-env-json '{"env_vars":{"HF_TOKEN":REDACTED,"A": 1, "API_KEY": REDACTED}}'"""),
         (["python", "-c", "f(api_key = 'abc')"], "python -c 'f(api_key = REDACTED)'"),
