@@ -2,7 +2,8 @@
 
 vLLM 0.32 refuses Ray as executor there ("current platform cpu does not support ray") since the platform names
 no resource of Ray's to place a worker on.  Each node of the tests has a GPU by name only (--num-gpus 1).
-Between workers it uses shared memory, also where they are on different hosts ("open shm in SHMManager failed").
+Between workers it uses shared memory, also where they are on different hosts ("open shm in SHMManager
+failed").
 """
 
 from vllm.platforms.cpu import CpuPlatform
