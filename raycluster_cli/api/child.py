@@ -31,6 +31,12 @@ POLL_S = 0.2
 INTERRUPT_S = 10.0
 TERM_S = 10.0
 
+#: How long a killed child may take to end; one in a hung system call never does.
+KILL_WAIT_S = 10.0
+
+#: How long the kernel may take to hand over the exit code of a child that has ended.
+REAP_S = 1.0
+
 #: How long the rest of its process group gets when the child itself has ended: a shell's programs.
 GROUP_S = 1.0
 
@@ -73,6 +79,11 @@ def run_streamed(
         _end(child)
         for copy in copies:
             copy.join(REST_S)
+    if child.returncode is None:
+        raise RayclusterError(
+            f"{argv[0]} (process {child.pid}) was killed and has not ended: it hangs in a system call.",
+            "A file system or a device may not respond.",
+        )
     return shell_code(child.returncode)
 
 
@@ -131,18 +142,22 @@ def _copy(source: IO[bytes], target: Callable[[], IO[str]], start_error: StartEr
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """End a child that has not ended, and its process group: SIGINT, SIGTERM, SIGKILL."""
+    """End a child that has not ended, and its process group: SIGINT, SIGTERM, SIGKILL.
+
+    A child that SIGKILL does not end, since it hangs in a system call, is left.
+    """
     if child.poll() is not None:
         return
-    for number, wait_s in ((signal.SIGINT, INTERRUPT_S), (signal.SIGTERM, TERM_S), (signal.SIGKILL, None)):
+    steps = ((signal.SIGINT, INTERRUPT_S), (signal.SIGTERM, TERM_S), (signal.SIGKILL, KILL_WAIT_S))
+    for number, wait_s in steps:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, number)
         if _group_ended(child, wait_s):
             break
-    child.wait()
+    _ended(child, REAP_S)
 
 
-def _group_ended(child: subprocess.Popen[bytes], wait_s: float | None) -> bool:
+def _group_ended(child: subprocess.Popen[bytes], wait_s: float) -> bool:
     """Whether all processes of the group have ended; looks until then, or ``wait_s``.
 
     The child is not collected meanwhile, so that its process id names this group and no other.
@@ -158,12 +173,12 @@ def _group_ended(child: subprocess.Popen[bytes], wait_s: float | None) -> bool:
             child_ended = now
         if child_ended is not None and now - child_ended >= GROUP_S:
             return False
-        if wait_s is not None and now - began >= wait_s:
+        if now - began >= wait_s:
             return False
         time.sleep(GROUP_POLL_S)
 
 
-def _ended(child: subprocess.Popen[bytes], wait_s: float | None) -> bool:
+def _ended(child: subprocess.Popen[bytes], wait_s: float) -> bool:
     try:
         child.wait(wait_s)
     except subprocess.TimeoutExpired:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from ..model.cluster_status import ClusterPhase, ClusterStatus
+from ..model.cluster_status import ClusterStatus
 from ..model.errors import (
     ClusterUnhealthyError,
     ExitCode,
@@ -20,7 +20,6 @@ from ..model.errors import (
 )
 from ..model.group_status import GroupStatus
 from ..model.settings import Settings
-from ..model.wording import duration
 from ..ops.clusters import find_record, own
 from ..ops.inside import choose_live_node, dashboard_address, entering, live_head
 from ..ops.lookup import Looker
@@ -37,14 +36,9 @@ from .child import output_of, run_streamed
 from .client import CLIENT_SERVER_S, Connection, Route, check, route_to
 from .display import as_html, as_text
 from .options import check_command
+from .start_wait import wait_until_running
 
 C = TypeVar("C", bound="Cluster")
-
-#: How often the record is read while waiting; Slurm is asked more seldom (Looker).
-POLL_S = 0.5
-
-#: How long a job may be known to nobody: just submitted, or forgotten by Slurm.
-UNKNOWN_S = 60.0
 
 ERRORS: dict[int, type[RayclusterError]] = {
     ExitCode.USAGE: UsageError,
@@ -177,32 +171,20 @@ class Cluster:
                 self._undo_sigterm()
 
     def _wait_until_running(self) -> None:
-        began = time.monotonic()
-        told, unknown_since = "", None
-        while True:
-            status = self._look()
-            waited_s = time.monotonic() - began
-            if status is None:
-                unknown_since = unknown_since if unknown_since is not None else waited_s
-                if waited_s - unknown_since > UNKNOWN_S:
-                    raise self._unknown()
-            else:
-                unknown_since = None
-                if status.is_over:
-                    self._end_told = status.headline
-                    raise self._failed(status)
-                if status.headline != told:
-                    told = status.headline
-                    self._tell(f"{self._title}: {told} ({duration(waited_s)})")
-                if status.phase in (ClusterPhase.RUNNING, ClusterPhase.DEGRADED):
-                    return
-            if self._start_timeout_s is not None and waited_s > self._start_timeout_s:
-                raise WorkersMissingError(
-                    f"{self._title} was not ready within {self._start_timeout_s:g} s: {told or 'not known'}.",
-                    "Give a longer start_timeout_s; without one it waits as long as Slurm's queue takes.",
-                )
-            if cancelled().wait(POLL_S):
-                raise RayclusterError(f"the start of {self._title} was cancelled.")
+        def failed(status: ClusterStatus) -> RayclusterError:
+            self._end_told = status.headline
+            return self._failed(status)
+
+        wait_until_running(
+            self._look,
+            title=self._title,
+            tell=self._tell,
+            failed=failed,
+            unknown=self._unknown,
+            timeout_s=self._start_timeout_s,
+            clock=time.monotonic,
+            sleep=lambda seconds: self._sleep(seconds, "start of"),
+        )
 
     def _failed(self, status: ClusterStatus) -> RayclusterError:
         """The error for a cluster that ended before it was ready."""
@@ -290,9 +272,9 @@ class Cluster:
             raise ClusterUnhealthyError(f"{self._title} has no server that is ready: {why}.")
         return status.service.url
 
-    def _sleep(self, seconds: float) -> None:
+    def _sleep(self, seconds: float, what: str = "wait for") -> None:
         if cancelled().wait(seconds):
-            raise RayclusterError(f"the wait for {self._title} was cancelled.")
+            raise RayclusterError(f"the {what} {self._title} was cancelled.")
 
     # -- what it does ----------------------------------------------------------------------------
 

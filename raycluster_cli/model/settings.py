@@ -20,8 +20,9 @@ from .errors import UsageError
 from .loss_policy import WorkerLossPolicy
 from .option_text import PREFIX as PREFIX
 from .option_text import option_name as option_name
-from .option_text import parse_pairs, parse_size_bytes
+from .option_text import parse_pairs
 from .option_text import variable_name as variable_name
+from .setting_value import check_value
 
 #: Commands that start Ray on this node.
 STARTERS = ("head", "worker", "run")
@@ -317,7 +318,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            self._check(one.name, getattr(self, one.name), one.metadata)
+            check_value(option_name(one.name), getattr(self, one.name), one.metadata)
         self.worker_loss  # noqa: B018 - raises UsageError
         check_resources(parse_pairs("--resources", self.resources))
         check_labels(parse_pairs("--labels", self.labels))
@@ -366,31 +367,6 @@ class Settings:
             raise UsageError(
                 f"{given[0]} is for a driver that is a server, but --service is not given.", "Add --service."
             )
-
-    @staticmethod
-    def _check(name: str, value: Any, meta: Any) -> None:
-        option = option_name(name)
-        if meta.get("unit") == "port" and value is not None and not 1 <= value <= 65535:
-            raise UsageError(
-                f"{option} is {value}; a port is a number from 1 to 65535.",
-                "Leave the option out, and raycluster chooses a free port.",
-            )
-        if meta.get("unit") == "span" and value and value != meta["usual"]:
-            from .time_span import parse_span_s  # a start without such an option does not import it
-
-            parse_span_s(option, value)
-        if meta.get("unit") == "size" and value:
-            parse_size_bytes(option, value)
-        if isinstance(value, bool):
-            return
-        least = meta.get("least", 0)
-        if isinstance(value, float) and not (math.isfinite(value) and value >= least):
-            raise UsageError(f"{option} is {value:g}; it must be a number of seconds, {least:g} or more.")
-        if isinstance(value, int) and value < least:
-            raise UsageError(f"{option} is {value}; it must be {least:g} or more.")
-        choices = meta.get("choices")
-        if choices and value not in choices:
-            raise UsageError(f"{option} is {value!r}; it must be one of {', '.join(choices)}.")
 
 
 def option_words(field_name: str, value: Any) -> list[str]:

@@ -22,11 +22,11 @@ from ..model.errors import RayclusterError
 from ..model.status import Role
 from ..model.wording import describe_code
 from ..rayproc.boot import stand_in_command
-from ..rayproc.companion_client import Started
 from ..rayproc.environment import start_environment
 from ..rayproc.failure import StartFailure
 from ..rayproc.lazy_agent import wake
 from ..rayproc.plan import NodePlan
+from ..rayproc.started import Started
 from ..system.port_probe import connected_users
 from ..system.process import Child, Reaper
 from ..system.report import Report

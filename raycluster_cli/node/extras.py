@@ -7,9 +7,9 @@ import contextlib
 import os
 
 from ..model.status import Role
-from ..rayproc.companion_client import Started
 from ..rayproc.failure import StartFailure
 from ..rayproc.plan import NodePlan
+from ..rayproc.started import Started
 from ..system.report import Report
 from ..system.waiting import done_within
 from .background import OnFailure, in_background

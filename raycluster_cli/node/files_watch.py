@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 
-from ..rayproc.companion_client import Started
+from ..rayproc.started import Started
 from ..system.waiting import done_within, in_thread
 
 #: How often they are looked at: a stat of three names takes 10 µs.

@@ -10,18 +10,18 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..model.errors import RayclusterError
 from ..model.status import Role
 from ..rayproc.client import remove_client, write_client
-from ..rayproc.companion_client import CompanionClient, Started
+from ..rayproc.companion_client import CompanionClient
 from ..rayproc.environment import client_environment, driver_environment
 from ..rayproc.failure import StartFailure
 from ..rayproc.gcs_monitor import while_gcs_answers
 from ..rayproc.plan import NodePlan, TlsFiles
 from ..rayproc.raylet_log import read_drain_reason
+from ..rayproc.started import Started
 from ..rayproc.template import Template
 from ..rayproc.tls import client_context
 from ..rayproc.warm import WarmCompanion
@@ -43,6 +43,7 @@ from .grants import HostFacts
 from .processes import NodeProcesses
 from .resources import ResourcePlan
 from .setup import NodeSetup
+from .start_spec import StartSpec
 from .templates import NodeTemplates
 
 if TYPE_CHECKING:
@@ -249,19 +250,7 @@ class RayNode:
 
     # -- the start -------------------------------------------------------------------------------
 
-    async def start(
-        self,
-        timeout_s: float,
-        *,
-        identity: str,
-        gcs_address: str = "",
-        expected_nodes: int = 1,
-        storage: Path | None = None,
-        gcs_reconnect_s: int | None = None,
-        agent_at_once: bool = False,
-        session_name: str | None = None,
-        template: Template | None = None,
-    ) -> Started:
+    async def start(self, timeout_s: float, spec: StartSpec, template: Template | None = None) -> Started:
         """Start Ray here and wait until the node is registered with its GCS.
 
         By the ``template`` where there is one and it describes this node, else by the companion.
@@ -270,16 +259,10 @@ class RayNode:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         self.plan = self.setup.plan(
-            identity=identity,
-            gcs_address=gcs_address,
-            expected_nodes=expected_nodes,
+            spec,
             no_proxy=await self.setup.hosts_without_proxy(),
             token_path=await self.setup.write_token(self.token),
             restarts=self._resets,
-            storage=storage,
-            gcs_reconnect_s=gcs_reconnect_s,
-            agent_at_once=agent_at_once,
-            session_name=session_name,
         )
         self.dashboard.hold(self.plan)
         started = await self._start_by_template(template, timeout_s) if template else None

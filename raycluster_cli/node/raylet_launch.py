@@ -14,7 +14,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..rayproc.companion_client import Started
 from ..rayproc.daemon_signals import ignore_user_signals
 from ..rayproc.environment import start_environment
 from ..rayproc.failure import StartFailure
@@ -22,6 +21,7 @@ from ..rayproc.installation import ray_variables
 from ..rayproc.plan import NodePlan
 from ..rayproc.raylet_log import is_registered
 from ..rayproc.spill_directory import make_spill_directory
+from ..rayproc.started import Started
 from ..rayproc.template import File, Template, fill, free_bytes
 from ..system.process import Child, Reaper
 from ..system.removal import remove_tree

@@ -13,19 +13,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ..model.address import is_loopback, join_host_port
+from ..model.address import join_host_port
 from ..model.errors import RayclusterError
 from ..model.settings import Settings
 from ..model.status import Role
-from ..model.value import Value
 from ..rayproc.environment import SCRUBBED, uses_proxy
 from ..rayproc.plan import NodePlan, TlsFiles, ports_for_restart
 from ..rayproc.serve_ports import ports_with_server, variables_with_server
 from ..rayproc.tls import make_authority, make_certificate
 from ..rayproc.worker_process import MARK as WORKER_MARK
 from ..slurm.allocation import Allocation
-from ..system.limits import raise_limits
-from ..system.network import InterfacesDownError, NodeAddress, addresses_of, node_address
+from ..system.network import InterfacesDownError, addresses_of
 from ..system.ports import PortClaim, claim_ports
 from ..system.process import Reaper
 from ..system.proctree import ProcessRef
@@ -33,11 +31,10 @@ from ..system.report import Report
 from ..system.waiting import done_within, in_thread
 from .common_path import make_common_path
 from .directory import ENV_MARK, NodeRoot, make_node_root
-from .grants import HostFacts, read_host
 from .handover import Handover
-from .memory import is_in_memory
+from .measure import Measured, measure_node
 from .places import TMP_DIR, has_tmpdir
-from .resources import ResourcePlan, plan_from_settings
+from .start_spec import StartSpec
 
 #: How long making the node's directory, or writing a file in it, may take: 2 ms on a disk that works.
 DIRECTORY_S = 30.0
@@ -59,51 +56,6 @@ RESOLVED_NODES, RESOLVE_S = 128, 3.0
 
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
-
-
-class Measured(Value):
-    """What this node grants and the address that the cluster uses for it."""
-
-    address: NodeAddress
-    facts: HostFacts
-    grant: ResourcePlan
-    warnings: tuple[str, ...] = ()
-
-
-def measure_node(
-    *,
-    settings: Settings,
-    role: Role,
-    env: Mapping[str, str],
-    allocation: Allocation | None,
-    node_ip: str,
-    directory: Path,
-    route_to: str | None,
-) -> Measured:
-    """Find the node's address and grants, and raise this process's limits.
-
-    Blocks while the name server does.  Raises UsageError for options that cannot be met.
-    """
-    if node_ip:
-        address = NodeAddress(node_ip, "lo", "a cluster on this machine")
-    else:
-        address = node_address(
-            interface=settings.interface or None,
-            network=settings.network or None,
-            route_to=route_to,
-            env=env,
-            local=is_loopback(settings.master_ip),
-        )
-    facts = read_host(env, allocation)
-    grant = plan_from_settings(
-        facts,
-        settings,
-        head=role is Role.HEAD,
-        # Where the directory is in memory, spilled objects are charged to the job twice.
-        spill_in_memory=is_in_memory(Path(settings.spill_dir) if settings.spill_dir else directory),
-    )
-    limits = raise_limits(num_cpus=grant.num_cpus)
-    return Measured(address, facts, grant, (*grant.warnings, *limits.warnings))
 
 
 class NodeSetup:
@@ -345,21 +297,8 @@ class NodeSetup:
         """The ports of this node by name, for a raylet that was started again so often."""
         return ports_for_restart(self.ports.ports.as_dict(), restarts) if self.ports else {}
 
-    def plan(
-        self,
-        *,
-        identity: str,
-        gcs_address: str,
-        expected_nodes: int,
-        no_proxy: Sequence[str],
-        token_path: str,
-        restarts: int,
-        storage: Path | None,
-        gcs_reconnect_s: int | None,
-        agent_at_once: bool,
-        session_name: str | None,
-    ) -> NodePlan:
-        """What Ray is started with on this node.  ``gcs_address`` is '' on the head."""
+    def plan(self, spec: StartSpec, *, no_proxy: Sequence[str], token_path: str, restarts: int) -> NodePlan:
+        """What Ray is started with on this node, which was started so often before."""
         settings, grant, address = self.settings, self.found.grant, self.found.address
         own = address.environment(self.env)
         if "VLLM_HOST_IP" in own:
@@ -375,7 +314,7 @@ class NodeSetup:
             role=self.role,
             node_ip=address.ip,
             node_name=self.host,
-            gcs_address=gcs_address or join_host_port(address.ip, self.gcs_port),
+            gcs_address=spec.gcs_address or join_host_port(address.ip, self.gcs_port),
             ports=ports,
             temp_dir=str(self.directory.ray_dir),
             num_cpus=grant.num_cpus,
@@ -385,8 +324,8 @@ class NodeSetup:
             resources=grant.resources,
             labels=grant.labels,
             system_config=grant.system_config,
-            identity=identity,
-            agent_at_once=agent_at_once,
+            identity=spec.identity,
+            agent_at_once=spec.agent_at_once,
             client_server=settings.client_server,
             dashboard_host=settings.dashboard_host,
             auth_token_path=self._in_common(token_path) or None,
@@ -394,10 +333,10 @@ class NodeSetup:
             and TlsFiles(*(self._in_common(path) for path in (self.tls.cert, self.tls.key, self.tls.ca))),
             tmp_dir=None if has_tmpdir(self.env) else self._in_common(str(self.directory.path / TMP_DIR)),
             spill_dir=settings.spill_dir or None,
-            gcs_storage_path=str(storage) if storage else None,
-            session_name=session_name,
-            expected_nodes=expected_nodes,
-            gcs_reconnect_s=gcs_reconnect_s,
+            gcs_storage_path=str(spec.storage) if spec.storage else None,
+            session_name=spec.session_name,
+            expected_nodes=spec.expected_nodes,
+            gcs_reconnect_s=spec.gcs_reconnect_s,
             no_proxy=tuple(no_proxy),
             unset=("RAYCLUSTER_TOKEN", *grant.unset),
             scrub=SCRUBBED if settings.scrub_env else (),

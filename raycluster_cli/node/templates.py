@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from ..rayproc.companion_client import Started
 from ..rayproc.failure import StartFailure
 from ..rayproc.installation import find_installation, ray_variables
 from ..rayproc.plan import NodePlan
+from ..rayproc.started import Started
 from ..rayproc.template import Launch, Template
 from ..system.process import Child, Reaper
 from ..system.report import Report

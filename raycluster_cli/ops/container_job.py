@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import pwd
 import shlex
-import shutil
-import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..model.settings import Settings
 from ..model.value import Value
+from ..slurm.answer import answer_of
 from ..system.container_runtime import GPU_WORDS, PROGRAMS, ContainerRun, choose_runtime, container_run
 from ..system.image import check_lines, check_words, worker_groups_refused
+from ..system.programs import find_program
 
 #: Options of sbatch that ask for GPUs.
 GPU_OPTIONS = ("--gpus-per-node", "-G", "--gpus", "--gres", "--gpus-per-task", "--gpus-per-socket")
@@ -91,18 +91,8 @@ def shell_words(container: ContainerRun, *, gpus: bool) -> str:
 
 def is_there(runtime: str, env: Mapping[str, str]) -> bool:
     """Whether this host has a container runtime; pyxis shows in the help of srun."""
-    program = shutil.which(PROGRAMS[runtime], path=env.get("PATH"))
+    program = find_program(PROGRAMS[runtime], env)
     if program is None or runtime != "pyxis":
         return program is not None
-    try:
-        done = subprocess.run(
-            [program, "--help"],
-            env=dict(env),
-            capture_output=True,
-            text=True,
-            timeout=SRUN_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return "--container-image" in done.stdout
+    done = answer_of([program, "--help"], env, timeout_s=SRUN_TIMEOUT_S)
+    return done is not None and "--container-image" in done.stdout

@@ -14,16 +14,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from ..model.status import ANSWERED, IMPORTED, RAYLET
 from ..system.waiting import done_within
 from .boot import companion_command
 from .failure import StartFailure
 from .plan import NodePlan
 from .protocol import ONGOING, Event, Lines, encode
+from .started import Started
 
 
 class CompanionChild(Protocol):
@@ -47,36 +46,6 @@ CLEAR_ANSWER_S = 15.0
 
 Spawn = Callable[..., CompanionChild]
 """As process.Reaper.spawn: spawn(argv, name, **arguments of Popen)."""
-
-
-@dataclass(frozen=True)
-class Started:
-    """A node that is up: registered with its GCS."""
-
-    how: str
-    """"node" or "ray-start"."""
-    processes: Mapping[str, int]
-    """Process ids by name: raylet, on the head also gcs_server, and what else was asked for."""
-    session: str
-    session_dir: str
-    node_id: str
-    cluster_id: str
-    gcs_address: str
-    phases: Mapping[str, float]
-    """Unix seconds at which each step of the start was done."""
-    raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    def steps(self, ready: Event) -> dict[str, float]:
-        """When the steps that the record names were done, in Unix seconds; `ray start` does not tell all.
-
-        ``ready`` is the answer of :meth:`CompanionClient.ready`.
-        """
-        found = {
-            IMPORTED: ready.get("imported"),
-            ANSWERED: self.phases.get("gcs listening") or self.phases.get("checked"),
-            RAYLET: self.phases.get("raylet spawned"),
-        }
-        return {name: float(when) for name, when in found.items() if when}
 
 
 class CompanionClient:

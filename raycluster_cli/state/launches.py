@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..model.record import encode, read_json, value_of
 from ..model.worker_job import LaunchReply, LaunchRequest
-from .files import needs, read_bytes, write_whole
+from .files import needs, read_bytes, stamp_of, write_whole
 
 #: squeue's answer is long: some ten thousand jobs.
 REPLY_MAX_BYTES = 64 << 20
@@ -113,17 +113,3 @@ def made(path: Path) -> Path:
     except OSError as error:
         raise needs(path, error, "make") from error
     return path
-
-
-def stamp_of(path: Path) -> int | None:
-    """When a file was last written; it is opened, since an NFS client answers stat(2) from its cache."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        return os.fstat(fd).st_mtime_ns
-    except OSError:
-        return None
-    finally:
-        os.close(fd)

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from ..model.record import ClusterUsage, NodeUsage, decode
-from .files import part, read_bytes, write_whole
+from .files import part, read_bytes, stamp_of, write_whole
 from .secrets import Secrets
 
 
@@ -37,20 +37,8 @@ class UsageFiles(Secrets):
         return True
 
     def watching_stamp(self) -> int | None:
-        """When somebody last said that they watch, in the file server's nanoseconds; None: never.
-
-        The file is opened, not just looked at: an NFS client answers stat(2) from its cache for a minute.
-        """
-        try:
-            fd = os.open(self.path / "watching", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            return os.fstat(fd).st_mtime_ns
-        except OSError:
-            return None
-        finally:
-            os.close(fd)
+        """When somebody last said that they watch, in the file server's nanoseconds; None: never."""
+        return stamp_of(self.path / "watching")
 
     def write_usage(self, usage: ClusterUsage) -> None:
         write_whole(self.path / "usage.json", self._encoded(usage))

@@ -26,8 +26,8 @@ from ..model.record import encode, read_json, value_of
 from ..model.worker_group import GroupBounds, GroupsReport, WorkerGroup
 from ..model.worker_job import GroupState, WorkerJob, WorkerJobsReport
 from .events import EventLog
-from .files import read_bytes, write_whole
-from .launches import LaunchFiles, made, stamp_of
+from .files import read_bytes, stamp_of, write_whole
+from .launches import LaunchFiles, made
 
 #: A job takes 0.4 KB of worker-jobs.json, and a cluster may have had some ten thousand in the queue.
 JOBS_MAX_BYTES = 64 << 20

@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..model.errors import RayclusterError, UsageError
-from ..model.loss_policy import WorkerLossPolicy
 from ..model.record import EndReport
 from ..model.status import EndReason, NodePhase
 from ..model.wording import count, duration
@@ -17,18 +16,17 @@ from ..node.processes import ESSENTIAL
 from ..policy import actions as do
 from ..policy import events as on
 from ..policy import head as policy
-from ..policy.head_state import HeadRules
 from ..policy.values import End, Worker
 from ..rayproc.failure import StartFailure
 from ..slurm.job_calls import requeue
 from ..system.cgroups import oom_kills
 from ..system.process import Child
-from ..system.proctree import has_terminal
 from ..system.report import command_text
 from .bundle_refresh import BundleRefresh
 from .context import Context
 from .driver import Driver, find_driver, uv_note, with_restarts
 from .head_guards import HeadGuards
+from .head_rules import head_rules
 from .head_start import HeadStart, restart_head
 from .losses import cause_of_loss
 from .run import NodeRun
@@ -355,55 +353,3 @@ class HeadRun(NodeRun):
         assert allocation is not None
         self.report.say(f"the driver asks for a requeue (code {end.code})")
         await requeue(allocation.job_id, self.context.env, self.reaper)
-
-
-def head_rules(context: Context) -> HeadRules:
-    """What the policy needs to know of settings and allocation."""
-    settings = context.settings
-    expected = _expected_workers(context)
-    service = None
-    if settings.service:
-        from .server import service_rules  # other runs do not pay for it
-
-        if not context.driver:
-            raise UsageError(
-                "--service is given, but no driver.", "Put the server after `--`: … -- vllm serve MODEL."
-            )
-        service = service_rules(settings)
-    return HeadRules(
-        host=context.host,
-        expected=expected,
-        quorum=settings.min_workers if settings.min_workers is not None else expected,
-        loss=WorkerLossPolicy.parse(settings.on_worker_loss),
-        min_workers=settings.min_workers,
-        hosts=tuple(context.worker_hosts),
-        timeout_s=settings.timeout,
-        settle_s=settings.settle,
-        grace_s=settings.grace,
-        stop_before_s=settings.stop_before,
-        has_driver=bool(context.driver),
-        in_job=context.allocation is not None,
-        head_recovery=settings.head_recovery,
-        max_restarts=settings.max_restarts,
-        requeue_on_preempt=settings.requeue_on_preempt,
-        requeue_code=settings.requeue_code,
-        at_terminal=_cluster_name(context) if has_terminal() else "",
-        service=service,
-    )
-
-
-def _cluster_name(context: Context) -> str:
-    """As `raycluster status` shows it."""
-    return context.key + (f"+{context.settings.name}" if context.settings.name else "")
-
-
-def _expected_workers(context: Context) -> int:
-    """How many workers to wait for: as told, or the nodes that Slurm gave less the head's."""
-    if context.settings.expected_workers is not None:
-        return context.settings.expected_workers
-    if context.allocation is None or not context.allocation.job_nodes:
-        raise UsageError(
-            "the number of workers is not known: there is no Slurm job here and no --expected-workers.",
-            "Run it in an sbatch script or under srun, or give --expected-workers N.",
-        )
-    return len(context.worker_hosts)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._version import __version__
@@ -18,12 +17,13 @@ from ..model.status import HeadState, NodePhase
 from ..model.text import without_secrets
 from ..model.variables import unknown_variables
 from ..node.ray_node import RayNode
+from ..node.start_spec import StartSpec
 from ..policy import events as on
 from ..policy.stopping import LOST_GRACE_S
-from ..rayproc.companion_client import Started
 from ..rayproc.environment import uses_proxy
 from ..rayproc.failure import StartFailure
 from ..rayproc.requirements import refuse_recovery
+from ..rayproc.started import Started
 from ..slurm.allocation import Allocation
 from ..state.record import Record
 from .driver import find_driver_within
@@ -318,15 +318,14 @@ def unused_nodes(allocation: Allocation) -> str:
 async def start_ray(run: HeadRun, session_name: str | None = None) -> Started:
     """The head's GCS and raylet; again, after they died, with the session that they had."""
     settings, node = run.settings, run.node
-    storage: Path | None = node.root.path / "gcs" if settings.head_recovery else None
-    return await node.start(
-        settings.start_timeout,
+    spec = StartSpec(
+        run.begin.identity,
         expected_nodes=run.rules.expected + 1,
-        identity=run.begin.identity,
-        storage=storage,
+        storage=node.root.path / "gcs" if settings.head_recovery else None,
         agent_at_once=settings.dashboard,
         session_name=session_name,
     )
+    return await node.start(settings.start_timeout, spec)
 
 
 async def restart_head(run: HeadRun) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import math
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from ..model.errors import ExitCode, WorkersMissingError
@@ -14,11 +13,12 @@ from ..model.settings import Settings
 from ..model.status import NodePhase
 from ..model.value import Value
 from ..model.wording import duration
+from ..node.start_spec import StartSpec
 from ..policy.values import End
 from ..policy.worker import end_of_cluster
-from ..rayproc.companion_client import Started
 from ..rayproc.failure import StartFailure
 from ..rayproc.plan import TlsFiles
+from ..rayproc.started import Started
 from ..rayproc.template import Template
 from ..state.record import Record
 from ..system.network import NodeAddress
@@ -69,18 +69,7 @@ class JoiningNode(Protocol):
     def port_map(self) -> dict[str, Any]: ...
     async def make_common_path(self, head_root: str) -> None: ...
     async def certify(self, authority: str) -> None: ...
-    async def start(
-        self,
-        timeout_s: float,
-        *,
-        identity: str,
-        gcs_address: str = "",
-        expected_nodes: int = 1,
-        storage: Path | None = None,
-        gcs_reconnect_s: int | None = None,
-        agent_at_once: bool = False,
-        template: Template | None = None,
-    ) -> Started: ...
+    async def start(self, timeout_s: float, spec: StartSpec, template: Template | None = None) -> Started: ...
 
 
 class Joined(Value):
@@ -257,15 +246,14 @@ class Joiner:
             )
         self._reports.phase(NodePhase.STARTING, ip=node.address.ip, ports=node.port_map())
         left_s = max(deadline - asyncio.get_running_loop().time(), 1.0)
-        start = node.start(
-            min(self._settings.start_timeout, left_s),
+        spec = StartSpec(
+            head.identity if head else "",
             gcs_address=target.address,
-            identity=head.identity if head else "",
             expected_nodes=head.expected_workers + 1 if head else 1,
             gcs_reconnect_s=GCS_RECONNECT_S if head is not None and head.head_recovery else None,
             agent_at_once=head is not None and head.with_dashboard,
-            template=template,
         )
+        start = node.start(min(self._settings.start_timeout, left_s), spec, template)
         try:
             await self._unless_it_ends(start)
         except StartFailure as failed:

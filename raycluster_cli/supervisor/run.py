@@ -18,8 +18,8 @@ import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NoReturn, TypeVar
 
-from ..model.errors import ExitCode, RayclusterError, UsageError, error_text
-from ..model.record import NodeReport, ProcessDeath
+from ..model.errors import ExitCode, RayclusterError, error_text
+from ..model.record import ProcessDeath
 from ..model.status import EndReason, NodePhase
 from ..model.text import hide
 from ..node.files_watch import removed_file
@@ -30,16 +30,17 @@ from ..policy import actions as do
 from ..policy import events as on
 from ..policy.values import End
 from ..rayproc.boot import orphaned_command
-from ..rayproc.companion_client import Started
+from ..rayproc.started import Started
 from ..state.record import Record
 from ..system.cgroups import oom_kills
 from ..system.heap import use_one_heap
 from ..system.module_bundle import forget_code
 from ..system.process import Child, Reaper, Signals
-from ..system.proctree import become_subreaper, identify
+from ..system.proctree import become_subreaper
 from ..system.report import Report
 from ..system.waiting import done_within, in_thread
 from .context import Context
+from .own_record import first_report, open_record, report_rest_s
 from .parent_link import ParentLink
 from .report_writer import ReportWriter
 from .tasks import Tasks
@@ -130,7 +131,7 @@ class NodeRun:
         self.signals.attach(loop, self.context.keeper)
         self.parent.attach(loop, lambda orderly: self.post(on.ParentEnded(orderly)))
         self.reports = ReportWriter(
-            None, self._first_report(), rest_s=report_rest_s(self.context.nodes_in_job)
+            None, first_report(self.context), rest_s=report_rest_s(self.context.nodes_in_job)
         )
         self.signals.listen(self._on_signal)
         self.tasks.start("start", self._start())
@@ -294,25 +295,8 @@ class NodeRun:
         self.reports.phase(phase, message, deaths=tuple(self.deaths), **facts)
 
     async def open_record(self) -> None:
-        """Open the job's record; without one the node still works, but nobody can see it."""
-        context = self.context
-        arguments = (context.state_dir, context.slurm_cluster, context.key, context.settings.name)
-        try:
-            self.record = await self.on_record(Record.create, *arguments)
-            self.record.hide(context.own_token)
-        except RayclusterError as error:
-            if context.settings.state_dir:
-                raise
-            if context.needs_record:
-                raise UsageError(
-                    f"no record can be kept, and workers cannot join without one: {error.message}",
-                    "Give a directory that all nodes share with --state-dir, or export "
-                    "RAYCLUSTER_TOKEN=$(openssl rand -hex 32) in the batch script.",
-                ) from error
-            self.report.warn(
-                f"no record can be kept: {error.message} `raycluster status` and other commands will not "
-                f"find this cluster. {error.hint}"
-            )
+        """Open the job's record; a node may work without, unseen.  Raises RayclusterError."""
+        self.record = await open_record(self.context, self.on_record, self.report.warn)
         self.reports.use(self.record)
 
     async def on_record(self, call: Callable[..., T], *args: Any) -> T:
@@ -334,19 +318,6 @@ class NodeRun:
                 loop.call_soon_threadsafe(self.report.note, text)
 
         return self.reports.submit(work)
-
-    def _first_report(self) -> NodeReport:
-        context = self.context
-        me = identify(os.getpid())
-        return NodeReport(
-            host=context.host,
-            role=context.role.value,
-            phase=NodePhase.LAUNCHED.value,
-            phases={"process started": context.launched},
-            pid=os.getpid(),
-            create_time=me.start_ticks if me else 0,
-            het_group=context.allocation.het_component if context.allocation else None,
-        )
 
     def keep(self, **notes: object) -> None:
         """Tell the keeper what it must clear if this process is killed; and the node, if both are."""
@@ -384,15 +355,6 @@ class NodeRun:
             self.report.warn(f"logs of {host} were not all kept: {record.path} was too slow")
         elif target := copying.result():
             self.reports.add(log_path=target)
-
-
-def report_rest_s(nodes: int) -> float:
-    """Between a node's reports: none up to 50 nodes, 2 s at 1,000; then 500 reports a second in all.
-
-    >>> report_rest_s(50), report_rest_s(1000)
-    (0.0, 2.0)
-    """
-    return nodes / 500 if nodes > 50 else 0.0
 
 
 def run_and_exit(run: NodeRun) -> NoReturn:

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from raycluster_cli.model.status import Role
-from raycluster_cli.rayproc.companion_client import CompanionClient, Started
+from raycluster_cli.rayproc.companion_client import CompanionClient
 from raycluster_cli.rayproc.environment import client_environment
 from raycluster_cli.rayproc.plan import NodePlan
+from raycluster_cli.rayproc.started import Started
 from raycluster_cli.system.ports import PortClaim, claim_ports
 from raycluster_cli.system.process import Child, Reaper, end_tree
 from raycluster_cli.system.proctree import PR_SET_CHILD_SUBREAPER, become_subreaper, descendants

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from raycluster_cli.rayproc.companion_client import Started
 from raycluster_cli.rayproc.failure import StartFailure
 from raycluster_cli.rayproc.lazy_agent import wake
 from raycluster_cli.rayproc.plan import TlsFiles, ports_for_restart
 from raycluster_cli.rayproc.raylet_log import read_drain_reason
+from raycluster_cli.rayproc.started import Started
 from raycluster_cli.system.proctree import descendants, is_running
 from tests.ray.nodes import Nodes, nodes, ray_version, run
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from raycluster_cli.node.raylet_launch import start_by_template
-from raycluster_cli.rayproc.companion_client import Started
 from raycluster_cli.rayproc.environment import start_environment
 from raycluster_cli.rayproc.installation import find_installation, ray_variables
 from raycluster_cli.rayproc.plan import NodePlan
+from raycluster_cli.rayproc.started import Started
 from raycluster_cli.rayproc.template import Launch, Template, fill
 from raycluster_cli.system.process import Child
 

@@ -14,8 +14,8 @@ import pytest
 from raycluster_cli.model.status import Role
 from raycluster_cli.node import extras
 from raycluster_cli.node.extras import LogMonitor
-from raycluster_cli.rayproc.companion_client import Started
 from raycluster_cli.rayproc.plan import NodePlan
+from raycluster_cli.rayproc.started import Started
 
 
 class Companion:

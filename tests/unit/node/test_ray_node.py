@@ -24,6 +24,7 @@ from raycluster_cli.model.settings import Settings
 from raycluster_cli.model.status import IMPORTED, RAYLET, Role
 from raycluster_cli.node.ray_node import RayNode
 from raycluster_cli.node.setup import NodeSetup
+from raycluster_cli.node.start_spec import StartSpec
 from raycluster_cli.rayproc.client import read_client
 from raycluster_cli.rayproc.failure import StartFailure
 from raycluster_cli.system.process import Child, Reaper
@@ -151,7 +152,7 @@ class Scene:
     async def start(self, **more: Any) -> None:
         if self.node.role is Role.WORKER:
             more.setdefault("gcs_address", "127.0.0.1:20000")
-        await self.node.start(30, identity="ours", **more)
+        await self.node.start(30, StartSpec("ours", **more))
 
 
 @asynccontextmanager
@@ -244,7 +245,7 @@ def test_a_failed_start_leaves_nothing_and_another_one_works() -> None:
     async def test() -> None:
         async with scene() as one:
             with pytest.raises(StartFailure, match="not ours"):
-                await one.node.start(30, identity="wrong")
+                await one.node.start(30, StartSpec("wrong"))
             assert one.node.companion is None
             assert one.node.children == {}
             await one.start()
@@ -433,7 +434,7 @@ def test_a_raylet_that_is_started_again_finds_the_port_of_the_dashboard_held() -
             await ask_dashboard(one)
             await one.node.reset()
             one.node.begin_import()
-            await one.node.start(30, identity="ours")
+            await one.node.start(30, StartSpec("ours"))
             assert "dashboard" not in one.node.children
             assert "200" in await ask_dashboard(one)
 

@@ -13,10 +13,10 @@ import pytest
 
 from raycluster_cli.model.status import Role
 from raycluster_cli.node.raylet_launch import start_by_template
-from raycluster_cli.rayproc.companion_client import Started
 from raycluster_cli.rayproc.failure import StartFailure
 from raycluster_cli.rayproc.installation import ray_variables
 from raycluster_cli.rayproc.plan import NodePlan
+from raycluster_cli.rayproc.started import Started
 from raycluster_cli.rayproc.template import File, Launch, Template
 from raycluster_cli.system.process import Child, Reaper
 

@@ -19,8 +19,10 @@ from raycluster_cli.model.errors import RayclusterError
 from raycluster_cli.model.settings import Settings
 from raycluster_cli.model.status import Role
 from raycluster_cli.node.directory import ENV_MARK, NodeRoot, make_node_root
+from raycluster_cli.node.measure import Measured, measure_node
 from raycluster_cli.node.resources import plan_from_settings
-from raycluster_cli.node.setup import Measured, NodeSetup, measure_node
+from raycluster_cli.node.setup import NodeSetup
+from raycluster_cli.node.start_spec import StartSpec
 from raycluster_cli.slurm.allocation import Allocation
 from raycluster_cli.system.network import InterfacesDownError, NodeAddress
 from raycluster_cli.system.report import Report
@@ -255,16 +257,16 @@ def test_the_plan_says_what_was_found(base: Path, tmp_path: Path) -> None:
         assert one.gcs_port == first
         make = partial(
             one.plan,
-            identity="f00d",
-            gcs_address="",
-            expected_nodes=3,
+            StartSpec(
+                "f00d",
+                expected_nodes=3,
+                storage=Path("/scratch/gcs"),
+                gcs_reconnect_s=60,
+                session_name="session_1",
+            ),
             no_proxy=["n2"],
             token_path="/t",
             restarts=1,
-            storage=Path("/scratch/gcs"),
-            gcs_reconnect_s=60,
-            agent_at_once=False,
-            session_name="session_1",
         )
         plan = make()
         assert plan.gcs_address == f"127.0.0.1:{first}"

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -16,10 +16,11 @@ from raycluster_cli.model.errors import WorkersMissingError
 from raycluster_cli.model.record import EndReport, HeadInfo, NodeReport
 from raycluster_cli.model.settings import Settings
 from raycluster_cli.node.accelerators import Accelerators
-from raycluster_cli.rayproc.companion_client import Started
+from raycluster_cli.node.start_spec import StartSpec
 from raycluster_cli.rayproc.failure import StartFailure
 from raycluster_cli.rayproc.health import Outcome, Probe
 from raycluster_cli.rayproc.plan import TlsFiles
+from raycluster_cli.rayproc.started import Started
 from raycluster_cli.rayproc.template import Template
 from raycluster_cli.slurm.allocation import Allocation
 from raycluster_cli.state.record import Record
@@ -36,6 +37,14 @@ TOKEN = "0123456789abcdef" * 4
 HEAD = HeadInfo(host="n1", address_ip="10.77.0.1", port=20480, identity="the head's", state="up")
 
 
+class OneStart(NamedTuple):
+    """What a start of Ray was asked for, and the token that the node had by then."""
+
+    spec: StartSpec
+    template: Template | None
+    token: str
+
+
 @dataclass
 class Node:
     """Notes what it is asked to do; ``fails`` are the failures of its first starts."""
@@ -48,7 +57,7 @@ class Node:
     installed: str = "ray 2.60.0"
     has: Accelerators = field(default_factory=Accelerators)
     done: list[str] = field(default_factory=list)
-    started: list[dict[str, Any]] = field(default_factory=list)
+    started: list[OneStart] = field(default_factory=list)
 
     @property
     def templates(self) -> Node:
@@ -76,9 +85,9 @@ class Node:
     async def certify(self, authority: str) -> None:
         self.done.append(f"certify {authority}")
 
-    async def start(self, timeout_s: float, **how: Any) -> Started:
+    async def start(self, timeout_s: float, spec: StartSpec, template: Template | None = None) -> Started:
         self.done.append("start")
-        self.started.append({**how, "token": self.token})
+        self.started.append(OneStart(spec, template, self.token))
         if self.hangs:
             await asyncio.Event().wait()
         if self.fails:
@@ -170,17 +179,7 @@ def test_the_token_and_the_identity_come_from_the_record(record: Record) -> None
     assert joined.target.address == "10.77.0.1:20480"
     assert joined.record is record
     assert node.done == ["import", "measure 10.77.0.1", "ports", "start"]
-    assert node.started == [
-        {
-            "gcs_address": "10.77.0.1:20480",
-            "identity": "the head's",
-            "expected_nodes": 1,
-            "gcs_reconnect_s": None,
-            "agent_at_once": False,
-            "template": None,
-            "token": token,
-        }
-    ]
+    assert node.started == [OneStart(StartSpec("the head's", gcs_address="10.77.0.1:20480"), None, token)]
 
 
 TEMPLATE = {
@@ -206,7 +205,7 @@ def test_a_worker_with_the_heads_installation_waits_for_its_template(record: Rec
     node = Node()
     join(node, record, meanwhile=lambda: record.write_template(TEMPLATE))
     assert node.done == ["measure 10.77.0.1", "ports", "start"]  # Ray is not imported
-    assert node.started[0]["template"] == Template.from_json(json.dumps(TEMPLATE).encode())
+    assert node.started[0].template == Template.from_json(json.dumps(TEMPLATE).encode())
 
 
 def test_a_raylet_that_has_died_is_not_started_by_the_template_again(record: Record) -> None:
@@ -215,7 +214,7 @@ def test_a_raylet_that_has_died_is_not_started_by_the_template_again(record: Rec
     record.write_template(TEMPLATE)
     node = Node()
     join(node, record, again=True)
-    assert [one["template"] is None for one in node.started] == [False, True]
+    assert [one.template is None for one in node.started] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -236,7 +235,7 @@ def test_other_workers_import_ray_at_once(
     node, said = Node(), io.StringIO()
     join(node, record, said=said, verbose=True, **settings)
     assert node.done[0] == "import"
-    assert node.started[0]["template"] is None
+    assert node.started[0].template is None
     assert f"n2 starts its raylet by Ray's own code: no template is used ({why}" in said.getvalue()
 
 
@@ -259,7 +258,7 @@ def test_a_worker_with_other_gpus_than_the_heads_imports_ray_while_its_head_star
     node = Node(has=has)
     join(node, record)
     assert ("import" in node.done) is (way == "import")
-    assert (node.started[0]["template"] is None) is (way == "import")
+    assert (node.started[0].template is None) is (way == "import")
 
 
 def test_a_head_can_take_its_promise_of_a_template_back(
@@ -271,14 +270,14 @@ def test_a_head_can_take_its_promise_of_a_template_back(
     record.write_template({**TEMPLATE, "identity": "of an earlier cluster"})
     node = Node()
     join(node, record, meanwhile=lambda: record.write_head(HEAD))
-    assert node.started[0]["template"] is None
+    assert node.started[0].template is None
 
 
 def test_the_token_of_the_environment_where_the_record_has_none(record: Record) -> None:
     record.write_head(HEAD)
     node = Node()
     join(node, record, own_token=TOKEN)
-    assert node.started[0]["token"] == TOKEN
+    assert node.started[0].token == TOKEN
 
 
 def test_the_records_own_token_counts_where_there_are_two(record: Record) -> None:
@@ -286,15 +285,15 @@ def test_the_records_own_token_counts_where_there_are_two(record: Record) -> Non
     record.write_head(HEAD)
     node = Node()
     join(node, record, own_token=TOKEN)
-    assert node.started[0]["token"] == token
+    assert node.started[0].token == token
 
 
 def test_a_proven_head_gets_the_token_that_it_has_proved(record: Record) -> None:
     node = Node()
     joined = join(node, None, own_token=TOKEN, proven=ProvenHead("bed/7+", HEAD), master_ip="10.77.0.1")
     assert joined.target.proven
-    assert node.started[0]["token"] == TOKEN
-    assert node.started[0]["identity"] == "the head's"
+    assert node.started[0].token == TOKEN
+    assert node.started[0].spec.identity == "the head's"
 
 
 def test_a_head_in_the_record_without_any_token(record: Record) -> None:
@@ -347,7 +346,7 @@ def test_without_authentication_no_token_is_used(record: Record) -> None:
     record.write_head(replace(HEAD, auth=False))
     node = Node()
     join(node, record, own_token=TOKEN)
-    assert node.started[0]["token"] == ""
+    assert node.started[0].token == ""
 
 
 def test_with_tls_the_authority_comes_from_the_record(record: Record) -> None:
@@ -366,7 +365,7 @@ def test_a_head_that_recovers_is_waited_for_by_the_raylet(record: Record) -> Non
     record.write_head(replace(HEAD, head_recovery=True))
     node = Node()
     join(node, record)
-    assert node.started[0]["gcs_reconnect_s"] == 60
+    assert node.started[0].spec.gcs_reconnect_s == 60
 
 
 def test_a_worker_is_started_for_as_many_nodes_as_the_head_waits_for(record: Record) -> None:
@@ -375,7 +374,7 @@ def test_a_worker_is_started_for_as_many_nodes_as_the_head_waits_for(record: Rec
     record.write_head(replace(HEAD, expected_workers=511))
     node = Node()
     join(node, record)
-    assert node.started[0]["expected_nodes"] == 512
+    assert node.started[0].spec.expected_nodes == 512
 
 
 def test_with_a_dashboard_the_agent_starts_with_the_raylet(record: Record) -> None:
@@ -383,7 +382,7 @@ def test_with_a_dashboard_the_agent_starts_with_the_raylet(record: Record) -> No
     record.write_head(replace(HEAD, with_dashboard=True))
     node = Node()
     join(node, record)
-    assert node.started[0]["agent_at_once"]
+    assert node.started[0].spec.agent_at_once
 
 
 def test_a_start_that_fails_is_tried_again_with_new_ports(record: Record) -> None:
@@ -440,7 +439,7 @@ def test_started_again_against_the_same_head(record: Record) -> None:
     record.write_head(HEAD)
     node = Node()
     join(node, record, again=True)
-    assert [one["gcs_address"] for one in node.started] == ["10.77.0.1:20480"] * 2
+    assert [one.spec.gcs_address for one in node.started] == ["10.77.0.1:20480"] * 2
 
 
 @pytest.mark.parametrize(

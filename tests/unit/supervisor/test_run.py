@@ -24,7 +24,8 @@ from raycluster_cli.policy.values import End
 from raycluster_cli.policy.worker import WorkerRules, WorkerState
 from raycluster_cli.state.record import Record
 from raycluster_cli.supervisor.context import Context
-from raycluster_cli.supervisor.run import Finished, NodeRun, report_rest_s
+from raycluster_cli.supervisor.own_record import report_rest_s
+from raycluster_cli.supervisor.run import Finished, NodeRun
 
 
 class Run(NodeRun):
