@@ -1,10 +1,11 @@
 # raycluster: everything that a fresh clone needs.  Needs Python 3.10 or newer, pip, git and make.
 #
 #   make demo          a head and two workers on this machine, with a real workload
-#   make test          lint, unit tests, tests on a local Ray, tests on a real Slurm (skipped without Slurm or root)
+#   make test          lint, unit tests, tests of processes, on a local Ray, on a real Slurm (skipped without Slurm or root)
 #   make lint          ruff and mypy
 #   make unit          unit tests only (seconds)
-#   make unit-long     unit tests with random input, 200 inputs each
+#   make processes     tests that start processes of raycluster's own, and those with random input
+#   make processes-long  the tests with random input, 200 inputs each
 #   make ray           tests on a local Ray
 #   make ray-oldest    the Ray tests and those of the commands on the oldest dependencies, in a virtual environment of its own
 #   make ray-versions  the same tests on the last release of each version of Ray in between (an hour)
@@ -40,7 +41,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit unit-long ray ray-oldest ray-versions ray-default slurm chaos soak libraries vllm train lint format docs import-graph packaging bench clean slurm-versions cgroup2
+.PHONY: help venv demo test unit processes processes-long ray ray-oldest ray-versions ray-default slurm chaos soak libraries vllm train lint format docs import-graph packaging bench clean slurm-versions cgroup2
 
 help:
 	@awk '!/^#/ {exit} {sub(/^# ?/, ""); print}' Makefile
@@ -72,14 +73,17 @@ $(DEV): $(RUN)
 demo: $(RUN)
 	$(BIN)/raycluster run --local 2 -- $(BIN)/python examples/pronounce.py --nodes 3
 
-test: lint unit
+test: lint unit processes
 	$(BIN)/python -m pytest tests/ray tests/slurm $(PYTEST_ARGS)
 
 unit: $(DEV)
-	$(BIN)/python -m pytest tests/unit -n 3 --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/unit -n 3 --dist loadfile $(PYTEST_ARGS)
 
-unit-long: $(DEV)
-	RAYCLUSTER_EXAMPLES=200 $(BIN)/python -m pytest tests/unit/ops/test_broken_records.py -n 3 $(PYTEST_ARGS)
+processes: $(DEV)
+	$(BIN)/python -m pytest tests/processes -n 3 --dist loadfile $(PYTEST_ARGS)
+
+processes-long: $(DEV)
+	RAYCLUSTER_EXAMPLES=200 $(BIN)/python -m pytest tests/processes/ops/test_broken_records.py -n 3 $(PYTEST_ARGS)
 
 ray: $(DEV)
 	$(BIN)/python -m pytest tests/ray $(PYTEST_ARGS)
@@ -94,7 +98,7 @@ $(OLDEST)/.installed: pyproject.toml $(DEV)
 	@touch $@
 
 ray-oldest: $(OLDEST)/.installed
-	$(OLDEST)/bin/python -m pytest tests/unit/cli tests/ray -m "not slow" $(PYTEST_ARGS)
+	$(OLDEST)/bin/python -m pytest tests/unit/cli tests/processes/cli tests/ray -m "not slow" $(PYTEST_ARGS)
 
 # Not part of CI.  A version that fails does not keep the next ones from being tested.
 RAYS ?= 2.53.0 2.54.1 2.55.1 2.56.1 2.57.1 2.58.1 2.59.0

@@ -211,11 +211,16 @@ def modules() -> list[str]:
     for package, duty in PACKAGES.items():
         lines += ["", f"## {package}", "", f"{duty[0].upper()}{duty[1:]}.", "", "| Module | |", "|---|---|"]
         for path in sorted((root / package).rglob("*.py")):
-            about = ast.get_docstring(ast.parse(path.read_text())) or ""
-            if about:
+            if about := _docstring(path.read_text()):
                 name = str(path.relative_to(root / package)).removesuffix(".py").replace("/", ".")
                 lines.append(f"| `{name.removesuffix('.__init__')}` | {_cell(_first(about))} |")
     return [*lines, ""]
+
+
+def _docstring(source: str) -> str:
+    """A module's docstring, '' for none; the code behind it is not parsed."""
+    end = source.find('"""', 3)
+    return (ast.get_docstring(ast.parse(source[: end + 3])) or "") if source.startswith('"""') else ""
 
 
 def _first(docstring: str) -> str:

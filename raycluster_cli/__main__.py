@@ -40,7 +40,7 @@ def main() -> None:
         if handover := Handover.taken(env):
             keeper, copy = handover.keeper, handover.copy
     if keeper is None and arguments and arguments[0] in _KEPT:
-        # Before everything else: the keeper shall stay as small as a bare Python is.
+        # Before everything else, so that the keeper stays as small as a bare Python is.
         from .supervisor.spare_task import hold_first_place, is_spare, wait_for_first_task
 
         if is_spare(arguments, env):

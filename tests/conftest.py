@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,19 @@ PR_GET_CHILD_SUBREAPER = 37  # <linux/prctl.h>
 # A shell without a terminal ignores SIGINT for what it starts with `&`, and so would all that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_PRCTL = ctypes.CDLL(None).prctl
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist is not there beside the oldest dependencies
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """As `make unit` and `make processes` share out their tests; another --dist is left as it is."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from .sharing import ByModule
+
+    return ByModule(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -24,5 +38,5 @@ def not_a_subreaper() -> Iterator[None]:
     """
     yield
     found = ctypes.c_int()
-    ctypes.CDLL(None).prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(found), 0, 0, 0)
+    _PRCTL(PR_GET_CHILD_SUBREAPER, ctypes.byref(found), 0, 0, 0)
     assert not found.value, "the test left the process of the test run a child subreaper"

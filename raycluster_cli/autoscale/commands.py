@@ -22,7 +22,7 @@ from ..slurm.worker_command import COMMAND_TIMEOUT_S, run_for_workers
 from ..state.worker_jobs import WorkerJobFiles
 from ..system.programs import find_program
 
-#: A server that has not reported for so long is gone (it reports every 5 s).
+#: A server that has not reported for this long is gone (it reports every 5 s).
 SERVER_STALE_S = 20.0
 
 #: How long the answer to a request may take: the server looks once a second, and the command has a deadline.

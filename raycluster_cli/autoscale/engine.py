@@ -90,7 +90,6 @@ def main(request: Mapping[str, Any], emit: Emit, make_jobs: Callable[..., Jobs] 
     rounds(
         engine,
         submitter,
-        node_types_now,
         lambda texts: emit({"event": "said", "kind": "unplaceable", "texts": texts}),
     )
 
@@ -140,7 +139,7 @@ class NodeTypes:
                 self._submitter.resume(name)
 
 
-def rounds(engine: Any, submitter: Submitter, node_types_now: NodeTypes, tell_unplaceable: Any) -> None:
+def rounds(engine: Any, submitter: Submitter, tell_unplaceable: Any) -> None:
     """Round after round; returns never."""
     told: list[str] = []
     jobs_at = unplaceable_at = 0.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ..model.value import Value
 from ..model.worker_job import GroupState
 
-#: So many failed starts in a row pause a group.
+#: This many failed starts in a row pause a group.
 FAILURES_TO_PAUSE = 3
 
 #: The first pause; each further one without a start in between is twice as long.

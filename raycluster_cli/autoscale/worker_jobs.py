@@ -35,7 +35,7 @@ QUIET_INTERVAL_S = 30.0
 #: Most jobs of one scancel: its command line has a limit.
 CANCEL_AT_ONCE = 500
 
-#: After an sbatch without an answer, its jobs are looked for in the queue for so long.
+#: After an sbatch without an answer, its jobs are looked for in the queue for this long.
 LOOK_FOR_LOST_S = 60.0
 
 #: How far a job's output is read for the reason of a failed start, from its end.

@@ -10,7 +10,7 @@ from .drawing import clock_of
 from .node_table import last_report
 from .safe_status import safe_status
 
-#: A line with the state is printed at least so often, so that the log shows that the monitor runs.
+#: A line with the state is printed at least this often, so that the log shows that the monitor runs.
 QUIET_S = 60.0
 
 

@@ -106,7 +106,7 @@ def fit(text: str | Text, width: int, glyphs: Glyphs = UNICODE) -> Text:
 
 
 def wrapped(text: str, width: int, style: str, most: int, glyphs: Glyphs) -> list[Text]:
-    """The text in at most so many lines, each with a leading blank."""
+    """The text in at most this many lines, each with a leading blank."""
     room = max(width - 2, 10)
     parts = textwrap.wrap(" ".join(text.split()), room, max_lines=most, placeholder=f" {glyphs.ellipsis}")
     return [fit(Text(f" {part}", style), width, glyphs) for part in parts]

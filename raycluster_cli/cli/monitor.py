@@ -28,7 +28,7 @@ from .feed import Feed
 from .screen import View, live_screen, report
 from .terminal import FullScreen, glyphs_of, make_console, pressed_keys, print_lines
 
-#: A record that has not been read for so long is told on the screen.
+#: A record that has not been read for this long is told on the screen.
 STALE_S = 6.0
 
 #: How long `--once` waits for measurements where nobody has watched before.

@@ -207,7 +207,7 @@ def live_screen(
 
 
 def _group_part(status: ClusterStatus, width: int, space: int, glyphs: Glyphs) -> list[Text]:
-    """The worker groups, and jobs that are not in the cluster yet, in at most so many lines."""
+    """The worker groups, and jobs that are not in the cluster yet, in at most this many lines."""
     if not status.groups or space < 5:
         return []
     lines = [rule("WORKER GROUPS", width, glyphs)]
@@ -219,7 +219,7 @@ def _group_part(status: ClusterStatus, width: int, space: int, glyphs: Glyphs) -
 def _node_part(
     status: ClusterStatus, width: int, space: int, view: View, glyphs: Glyphs
 ) -> tuple[list[Text], int, int]:
-    """The nodes in so many lines; the first and last of those that have a line of their own."""
+    """The nodes in this many lines; the first and last of those that have a line of their own."""
     nodes = ordered(status)
     if not nodes or space < 2:
         return [], 0, 0

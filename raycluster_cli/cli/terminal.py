@@ -64,7 +64,7 @@ class FullScreen:
 
 @contextlib.contextmanager
 def pressed_keys() -> Iterator[Callable[[float], list[str]]]:
-    """Keys as they are pressed: a function that waits so long for some."""
+    """Keys as they are pressed: a function that waits this long for some."""
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
     tty.setcbreak(fd)

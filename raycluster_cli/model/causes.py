@@ -341,7 +341,7 @@ class Found:
 #: so in the job's output.
 BY_SLURM = ("time limit", "preempted", "node failed", "srun killed")
 
-#: A line written so long after the end is no cause; a longer time is another time zone's.
+#: A line written this long after the end is no cause; a longer time is another time zone's.
 AFTER_S, OTHER_ZONE_S = 2.0, 900.0
 
 

@@ -57,7 +57,7 @@ def unknown_variables(env: Mapping[str, str]) -> str:
     unknown = sorted(name for name in env if name.startswith(PREFIX) and name not in known)
     if not unknown:
         return ""
-    from difflib import get_close_matches  # not on the way of a start without such variables
+    from difflib import get_close_matches  # a start without such variables does without
 
     verb, noun = ("has", "this name") if len(unknown) == 1 else ("have", "these names")
     near = dict.fromkeys(

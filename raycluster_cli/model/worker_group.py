@@ -36,7 +36,7 @@ class WorkerGroup:
     """sbatch's options for one job of this group, such as `--partition=gpu`."""
     idle_timeout_s: float = IDLE_TIMEOUT_S
     drain_before_s: float = DRAIN_BEFORE_S
-    """So long before a job's time limit its nodes get no new work; 0: they work until it."""
+    """This long before a job's time limit its nodes get no new work; 0: they work until it."""
     nodes_per_job: int = 1
     """Nodes of one job; they start and end together."""
     resources: Mapping[str, float] = field(default_factory=dict)

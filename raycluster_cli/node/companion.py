@@ -18,7 +18,7 @@ from ..system.process import Reaper
 from ..system.report import Report
 from .setup import NodeSetup
 
-#: With so many nodes expected the companion polls the list of nodes every 50 ms.
+#: With this many nodes expected the companion polls the list of nodes every 50 ms.
 MORE_THAN_THERE_ARE = 1_000_000
 
 Nodes = list[Mapping[str, Any]]

@@ -136,7 +136,7 @@ class NodeSetup:
     async def make_common_path(self, head_root: str, timeout_s: float = DIRECTORY_S) -> None:
         """Make this node's directory reachable under the path of the head's.  Never raises.
 
-        Without it the cluster works, except for copied environments: so it is told and no more.
+        Without it the cluster works, except for copied environments: so a failure is only reported.
         """
         own = self.directory.path
         making = in_thread(make_common_path, own, head_root)
@@ -294,11 +294,11 @@ class NodeSetup:
         return self.ports.ports.gcs
 
     def port_map(self, restarts: int) -> dict[str, object]:
-        """The ports of this node by name, for a raylet that was started again so often."""
+        """The ports of this node by name, for a raylet that was started again ``restarts`` times."""
         return ports_for_restart(self.ports.ports.as_dict(), restarts) if self.ports else {}
 
     def plan(self, spec: StartSpec, *, no_proxy: Sequence[str], token_path: str, restarts: int) -> NodePlan:
-        """What Ray is started with on this node, which was started so often before."""
+        """What Ray is started with on this node; ``restarts`` counts the starts before this one."""
         settings, grant, address = self.settings, self.found.grant, self.found.address
         own = address.environment(self.env)
         if "VLLM_HOST_IP" in own:

@@ -24,7 +24,7 @@ from .places import NETWORK, mount_of, mountinfo, parse_mountinfo
 
 ABOUT = "about.json"
 
-#: A copy whose maker is not seen yet is left alone for so long.
+#: A copy whose maker is not seen yet is left alone for this long.
 _YOUNG_S = 60.0
 
 

@@ -26,7 +26,7 @@ from .directory import ENV_MARK, root_name
 from .places import NETWORK, asked_for, mount_of, mountinfo, parse_mountinfo, unique
 
 _YOUNG_S = 60.0
-"""A root without about.json is left alone for so long: the process that makes it may be about to lock it."""
+"""A root without about.json is left alone for this long: who makes it may be about to lock it."""
 
 
 class Swept(Value):

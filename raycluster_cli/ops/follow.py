@@ -214,7 +214,7 @@ class CopiedOutput:
     """A job's output as it is copied: what goes to Slurm's StdOut to stdout, StdErr to stderr.
 
     Files that were there before the job started are an earlier job's, until they change.  ``appended``: the
-    job goes on with them (sbatch --open-mode=append), and had them with so many bytes when it was submitted.
+    job appends to them (sbatch --open-mode=append); they had this many bytes when it was submitted.
     """
 
     def __init__(self, appended: Mapping[Path, int] | None = None) -> None:

@@ -10,7 +10,7 @@ from ..model.worker_group import GroupBounds, WorkerGroup
 from ..model.worker_job import GroupState, WorkerJob, WorkerJobState
 from ..state.worker_jobs import WorkerJobFiles
 
-#: So many jobs that have ended are kept of each group: what ended last may say why no node comes.
+#: This many jobs that have ended are kept of each group: what ended last may say why no node comes.
 ENDED_KEPT = 5
 
 

@@ -61,13 +61,11 @@ def serve(
                 if said_at is None or clock() - said_at >= REPORT_INTERVAL_S:
                     files.launches.say_serving()
                     said_at = clock()
-                for request in _taken(files):
-                    reply = _answer(request, env, run)
+                for request, reply in answers(files, env, run=run):
                     if request.program == "sbatch" and reply.code == 0:
                         last = next(iter(job_ids(reply.stdout, 1)), "")
                     if line := _told(request, reply):
                         report(line)
-                    files.launches.write_reply(reply)
                 problem = ""
             except RayclusterError as error:
                 if error_text(error) != problem:
@@ -85,20 +83,15 @@ def serve(
         report(f"the cluster has ended: {_in_words('scancel', ids, done)}")
 
 
-def serve_once(files: WorkerJobFiles, env: Mapping[str, str], *, run: Run = subprocess.run) -> list[str]:
-    """Answer the requests that are there; returns one line for each."""
-    lines = []
-    for request in _taken(files):
-        reply = _answer(request, env, run)
-        files.launches.write_reply(reply)
-        lines.append(_told(request, reply))
-    return [line for line in lines if line]
-
-
-def _taken(files: WorkerJobFiles) -> Iterator[LaunchRequest]:
+def answers(
+    files: WorkerJobFiles, env: Mapping[str, str], *, run: Run = subprocess.run
+) -> Iterator[tuple[LaunchRequest, LaunchReply]]:
+    """Answer the requests that are there, one after the other.  Raises RayclusterError."""
     for number in files.launches.pending_requests():
         if (request := files.launches.take_request(number)) is not None:
-            yield request
+            reply = _answer(request, env, run)
+            yield request, reply
+            files.launches.write_reply(reply)
 
 
 def _told(request: LaunchRequest, reply: LaunchReply) -> str:

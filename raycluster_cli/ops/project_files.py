@@ -117,7 +117,7 @@ def _text(path: Path) -> str | None:
 
 
 def next_steps(directory: Path, kinds: Sequence[str]) -> list[tuple[str, str]]:
-    """Commands to go on with, each with what it does."""
+    """The commands to run next, each with what it does."""
     go = [] if directory == Path(".") else [(f"cd {shlex.quote(str(directory))}", "")]
     more = {
         "gpu": ("sbatch gpu.sbatch", "on GPU nodes"),

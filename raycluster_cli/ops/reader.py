@@ -26,7 +26,7 @@ from ..state.record import Record
 from .groups import read_groups
 from .next_run import as_next_run, is_another_run
 
-#: A head touches its lease every 30 s: after so long without, and nobody else to ask, it is lost.
+#: A head touches its lease every 30 s: after this long without, and nobody else to ask, it is lost.
 SILENT_S = 180.0
 
 #: A heartbeat that is older than this is late, by the next one and half of a period.
@@ -39,10 +39,10 @@ SILENT_UNKNOWN_S = 75.0
 USAGE_FRESH_S = 15.0
 NODE_USAGE_FRESH_S = 90.0
 
-#: After the end was written, nodes have so long to report theirs.
+#: After the end was written, nodes have this long to report theirs.
 ENDING_S = 45.0
 
-#: A file of a record that cannot be read for so long is not just being written.
+#: A file of a record that cannot be read for this long is not just being written.
 UNREADABLE_S = 5.0
 
 _FINAL = (NodePhase.GONE, NodePhase.FAILED)

@@ -91,7 +91,7 @@ def bounds_after(words: Sequence[str], groups: Sequence[GroupStatus]) -> dict[st
 
 
 def _whole_jobs(group: GroupStatus, word: str, least: int, most: int) -> GroupBounds:
-    """The bounds.  Raises UsageError where no number of jobs has so many nodes."""
+    """The bounds.  Raises UsageError where no number of jobs has this many nodes."""
     if each := next((size for size in (least, most) if size % group.nodes_per_job), None):
         raise UsageError(
             f"{word}: jobs of worker group {group.name} have {group.nodes_per_job} nodes each, and {each} is "

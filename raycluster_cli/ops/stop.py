@@ -42,14 +42,14 @@ POLL_S = 0.2
 #: How often Slurm is asked while waiting.
 ASK_S = 10.0
 
-#: A head reads requests twice a second.  One that has not begun to end after so long, and whose heartbeat is
+#: A head reads requests twice a second.  One that has not begun to end after this long, with a heartbeat
 #: older than SILENT_HEAD_S (it comes every 30 s), is on a host without power or network.
 HEARD_S, SILENT_HEAD_S = 20.0, 45.0
 
 #: How long Slurm, or a signalled head, gets after the deadline: KillWait is 30 s by default.
 FORCED_S = 45.0
 
-#: A head under the same kernel gets so long between SIGTERM and SIGKILL.
+#: A head under the same kernel gets this long between SIGTERM and SIGKILL.
 TERM_S = 10.0
 
 #: What the end of a head takes beyond its driver's --grace: draining, logs, Ray.

@@ -177,7 +177,6 @@ class RestartRaylet(Value):
     """Start Ray again on this node."""
 
     delay_s: float
-    attempt: int
 
 
 Action = (

@@ -208,7 +208,7 @@ class ServerCleared(Value):
 
 
 class ServerIdle(Value):
-    """The server has had no work for so long as --idle-timeout says."""
+    """The server has had no work for as long as --idle-timeout says."""
 
     idle_s: float
 

@@ -20,7 +20,7 @@ RAYLET_DEATH_S = 0.2
 #: The timer at which that wait is over.
 DRIVER_FAILED = "driver-failed"
 
-#: After so long a driver of several nodes has usually connected; who has not may never do.
+#: After this long a driver of several nodes has usually connected; who has not may never do.
 CONNECTS_WITHIN_S = 60.0
 
 #: The timer at which the GCS is asked.

@@ -7,7 +7,7 @@ starting       it answers                       ready
 starting       --ready-timeout is over, or a    it is started again, or the job ends with code 5
                check finds that it will never
                be ready
-ready          no answer for PATIENCE_S         unhealthy: told, and no more; a busy server comes back
+ready          no answer for PATIENCE_S         unhealthy: only reported; a busy server comes back
 unhealthy      it answers                       ready
 unhealthy      --unhealthy-after is over        it is started again, or (--driver-restarts used up) the job
                                                 ends with code 5; without --driver-restarts it is left alone
@@ -41,7 +41,7 @@ from .values import End, Phase
 #: How long a server that was ready may be silent before it counts as unhealthy.
 PATIENCE_S = 15.0
 
-#: A server that was healthy for so long may fail as often as a new one.
+#: A server that was healthy for this long may fail as often as a new one.
 STEADY_S = 3600.0
 
 #: The rest before a server is started again, doubled each time, and the longest.

@@ -215,7 +215,7 @@ def _after_raylet(rules: WorkerRules, state: WorkerState, event: on.RayletDied) 
     restarts = state.restarts + 1
     warning = Warn(f"{text}; starting it again in {delay_s:g} s ({restarts} of {rules.max_restarts})")
     state = replace(state, phase=Phase.RECOVERING, restarts=restarts)
-    return state, [warning, RestartRaylet(delay_s, restarts)]
+    return state, [warning, RestartRaylet(delay_s)]
 
 
 def _restart_failed(rules: WorkerRules, state: WorkerState, event: on.RestartFailed, now: float) -> Step:

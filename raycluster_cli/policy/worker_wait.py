@@ -13,11 +13,11 @@ from .values import WorkerReport
 #: When a person is told for whom the head waits, and how often after that.
 FIRST_TOLD_S, TOLD_AGAIN_S = 10.0, 30.0
 
-#: So many hosts are named one by one; the others as a hostlist.
+#: This many hosts are named one by one; the others as a hostlist.
 NAMED = 8
 
 
-#: So many failed workers are told with their reason.
+#: This many failed workers are told with their reason.
 EXPLAINED = 3
 
 #: The hint for a task that ended before it could report why.

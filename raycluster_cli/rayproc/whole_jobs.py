@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 
 def jobs_of(nodes: int, per_job: int) -> int:
-    """So many jobs have this number of nodes.
+    """This many jobs have this number of nodes.
 
     >>> jobs_of(4, 2), jobs_of(5, 2)
     (2, 3)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ..model.errors import UsageError
 from ..model.value import Value
@@ -82,7 +82,6 @@ class Allocation(Value):
     job_name: str = ""
     user: str = ""
     partition: str = ""
-    submit_dir: str = ""
     job_cpus_per_node: tuple[int, ...] = ()
     """The job's CPUs on each of ``job_nodes``; empty when unknown."""
     step_id: str | None = None
@@ -103,13 +102,10 @@ class Allocation(Value):
     """True in the shell that salloc starts on the first node (LaunchParameters=use_interactive_step)."""
     cpus_on_node: int | None = None
     """CPUs of this step (in the batch script, of the job) on this node."""
-    cpus_per_task: int | None = None
     mem_per_node_mib: int | None = None
     mem_per_cpu_mib: int | None = None
     mem_per_gpu_mib: int | None = None
     gpus_on_node: int | None = None
-    gpus_per_task: int | None = None
-    """GPUs requested for each task; each task then sees only its own."""
     het_size: int = 1
     """Number of components of a heterogeneous job; 1 for any other job."""
     het_component: int | None = None
@@ -120,8 +116,6 @@ class Allocation(Value):
     """The port on which this step's srun listens: the same in all tasks of one component."""
     end_time: float | None = None
     """When the time limit ends the job, in Unix seconds; Slurm sets it since 23.02."""
-    launch_node_ip: str | None = None
-    """IP address of the host that ran srun, as the nodes see it."""
     topology_addr: str | None = None
     topology_addr_pattern: str | None = None
 
@@ -184,7 +178,6 @@ class Allocation(Value):
             job_name=env.get("SLURM_JOB_NAME", ""),
             user=env.get("SLURM_JOB_USER", ""),
             partition=env.get(own("SLURM_JOB_PARTITION"), env.get("SLURM_JOB_PARTITION", "")),
-            submit_dir=env.get("SLURM_SUBMIT_DIR", ""),
             job_cpus_per_node=job_cpus if len(job_cpus) == len(job_nodes) else (),
             step_id=step_id,
             step_nodes=step_nodes,
@@ -198,18 +191,15 @@ class Allocation(Value):
             node_name=node_name,
             is_interactive_step=interactive,
             cpus_on_node=_whole_number(env, "SLURM_CPUS_ON_NODE", least=1),
-            cpus_per_task=_whole_number(env, own("SLURM_CPUS_PER_TASK"), least=1),
             mem_per_node_mib=memory("SLURM_MEM_PER_NODE"),
             mem_per_cpu_mib=memory("SLURM_MEM_PER_CPU"),
             mem_per_gpu_mib=memory("SLURM_MEM_PER_GPU"),
             gpus_on_node=parse_gpu_count(gpus_on_node, source="SLURM_GPUS_ON_NODE") if gpus_on_node else None,
-            gpus_per_task=_gpus_per_task(env, own),
             het_size=het_size,
             het_component=component,
             start_time=_whole_number(env, "SLURM_JOB_START_TIME"),
             launcher_port=_whole_number(env, "SLURM_STEP_LAUNCHER_PORT") if step_id else None,
             end_time=float(end_time) if end_time else None,
-            launch_node_ip=env.get("SLURM_LAUNCH_NODE_IPADDR", "").strip() or None,
             topology_addr=env.get("SLURM_TOPOLOGY_ADDR", "").strip() or None,
             topology_addr_pattern=env.get("SLURM_TOPOLOGY_ADDR_PATTERN", "").strip() or None,
         )
@@ -354,12 +344,3 @@ def _component_nodes(env: Mapping[str, str], het_size: int) -> list[tuple[str, .
 def _component_of(node_name: str | None, components: Sequence[Sequence[str]]) -> int | None:
     mine = [n for n, nodes in enumerate(components) if node_name in nodes]
     return mine[0] if len(mine) == 1 else None  # on a node of two components it is unknown
-
-
-def _gpus_per_task(env: Mapping[str, str], own: Callable[[str], str]) -> int | None:
-    """From SLURM_GPUS_PER_TASK (until 23.02) or SLURM_TRES_PER_TASK (since 23.11)."""
-    text = env.get(own("SLURM_GPUS_PER_TASK"), "").strip()
-    if text:
-        return parse_gpu_count(text, source=own("SLURM_GPUS_PER_TASK"))
-    text = env.get(own("SLURM_TRES_PER_TASK"), "").strip()
-    return (parse_gpu_count(text, source=own("SLURM_TRES_PER_TASK")) or None) if "gpu" in text else None

@@ -193,7 +193,7 @@ def _tasks_per_node(given: Mapping[str, str | None]) -> int:
 
 
 def _times(text: str, factor: int) -> str:
-    """An amount, of a type or not, so many times.
+    """An amount, of a type or not, multiplied.
 
     >>> _times("a100:2", 4), _times("2", 1), _times("all", 2)
     ('a100:8', '2', 'all')

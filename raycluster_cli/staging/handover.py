@@ -34,7 +34,7 @@ def hand_over(
 
     ``arguments``: of this command; ``driver``: the last of them, a driver's.
     """
-    done = _in_child(request, keeper, report)
+    done = _in_child(request, keeper)
     if "why" in done:
         if done["why"]:
             report.warn(f"{request.host}: the shared environment is used: {done['why']}")
@@ -47,7 +47,7 @@ def hand_over(
     _execute(done, request.env, arguments, driver, keeper)
 
 
-def _in_child(request: Request, keeper: Keeper, report: Report) -> dict[str, Any]:
+def _in_child(request: Request, keeper: Keeper) -> dict[str, Any]:
     """{path, pairs, text, lock} of the copy, or {why}."""
     from_read, from_write = os.pipe()
     to_read, to_write = os.pipe()

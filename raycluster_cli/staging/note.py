@@ -40,7 +40,7 @@ def note_path(state_dir: Path, slurm_cluster: str, key: str, launch: str) -> Pat
 
 
 def remove_old(directory: Path, *, older_than_s: float = KEEP_S, now: float | None = None) -> list[Path]:
-    """Remove notes and packs of heads whose nodes lost power: their directories, unchanged for so long.
+    """Remove notes and packs of heads whose nodes lost power: their directories, unchanged for this long.
 
     ``directory``: of one Slurm cluster.  A worker that still wants such a pack makes its own copy.
     """

@@ -21,7 +21,6 @@ class Interpreter(Value):
     executable: str
     prefix: str
     base_prefix: str
-    base_executable: str
     version: str
     """As in lib/python3.11."""
     user_site: str = ""
@@ -56,7 +55,6 @@ def this_interpreter() -> Interpreter:
         executable=sys.executable,
         prefix=sys.prefix,
         base_prefix=sys.base_prefix,
-        base_executable=getattr(sys, "_base_executable", None) or sys.executable,
         version=f"python{sys.version_info[0]}.{sys.version_info[1]}",
         user_site=user if user in sys.path else "",
     )

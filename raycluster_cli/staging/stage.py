@@ -80,7 +80,7 @@ def stage(request: Request, python: Interpreter, making: Making, say: Callable[[
         raise NotStaged("raycluster runs in a container, whose image already is one file")
     try:
         as_role = _as_head if request.is_head or request.note is None else _as_worker
-        staged = as_role(request, python, making, say)
+        staged = as_role(request, python, making)
         return staged.but(keep=_is_kept(request, staged.path))
     except Changed as error:
         raise NotStaged(f"the environment changed while it was copied: {error}") from error
@@ -106,7 +106,7 @@ def is_in_container(env: Mapping[str, str]) -> bool:
     return any(env.get(name) for name in names) or os.path.exists("/.singularity.d")
 
 
-def _as_head(request: Request, python: Interpreter, making: Making, say: Callable[[str], None]) -> Staged:
+def _as_head(request: Request, python: Interpreter, making: Making) -> Staged:
     writer = NoteWriter(request.note)
     try:
         writer.write(state=SEARCHING)
@@ -191,7 +191,7 @@ def _identity(python: Interpreter) -> list[str]:
     return [python.executable, python.prefix, python.version]
 
 
-def _as_worker(request: Request, python: Interpreter, making: Making, say: Callable[[str], None]) -> Staged:
+def _as_worker(request: Request, python: Interpreter, making: Making) -> Staged:
     assert request.note is not None
     begun = time.monotonic()
     first_s = FIRST_NOTE_S if request.same_step else OTHER_STEP_NOTE_S

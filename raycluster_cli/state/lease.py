@@ -22,9 +22,9 @@ from .files import needs, read_bytes, write_whole
 HEARTBEAT_S = 30.0
 """How often the head touches its lease (:meth:`Leases.beat`)."""
 KEPT_LEASES = 8
-"""So many leases stay in a record."""
+"""This many leases stay in a record."""
 LEASE_STALE_S = 180.0
-"""A lease that has not been touched for so long has expired, if its holder cannot be seen from this host."""
+"""A lease not touched for this long has expired, if its holder cannot be seen from this host."""
 
 
 class Leases:

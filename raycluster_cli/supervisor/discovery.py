@@ -90,7 +90,7 @@ class Pace:
 
     @classmethod
     def of(cls, nodes: int) -> Pace:
-        """For a job of so many nodes."""
+        """For a job of this many nodes."""
         return cls(0.02 + nodes / 10_000, 0.04 + nodes / 2_000, 0.02 + nodes / 4_000, 0.25 + nodes / 500)
 
     def next_probe_s(self) -> float:

@@ -94,7 +94,7 @@ def uv_note(argv: Sequence[str], env: Mapping[str, str]) -> str:
 
 
 def with_restarts(env: Mapping[str, str], restarts: int) -> dict[str, str]:
-    """The environment of a driver that was started again so often; at its first start without the variable.
+    """The environment of a driver that was started again ``restarts`` times; 0: without the variable.
 
     A value that is there is that of --driver-restarts, whose variable has the same name.
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 #: holds a detached actor never leaves by itself.
 DRAIN_S = 1.0
 
-#: So many workers that are slow to leave are looked after one by one.
+#: This many workers that are slow to leave are looked after one by one.
 FEW = 32
 
 #: How long the nodes' reports may take to be read at the end.

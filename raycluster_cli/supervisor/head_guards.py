@@ -36,7 +36,7 @@ RECORD_LOOK_S = 2.0
 #: How often the head looks into the record for what others leave there: a stop, a lost raylet.
 RECORD_POLL_S = 0.5
 
-#: Of so many silent nodes at most Slurm is asked for their tasks: of a thousand, a few tell enough.
+#: Slurm is asked for the tasks of at most this many silent nodes: of a thousand, a few tell enough.
 ASKED_AFTER = 64
 
 #: Reports that are older than the head by more than this are an earlier cluster's; clocks may differ.

@@ -3,10 +3,10 @@
 Both have RAYCLUSTER_TOKEN.  The worker connects and sends 32 random bytes, the nonce; whoever has the token
 answers with where the head's GCS is and an HMAC-SHA256 of nonce and answer, with the token as the key.  The
 worker sends nothing secret before it has checked that.  It then goes to the address in the answer, not to
-the one that answered: whoever passes question and answer on gains nothing.
+the one that answered: relaying question and answer gains nothing.
 
 The head listens on the first free of a few ports that follow from the token (:func:`proof_ports`), so that
-nobody without the token knows them beforehand.  A connection gets one answer of less than 1 KiB; one that
+nobody without the token can predict them.  A connection gets one answer of less than 1 KiB; one that
 does not ask within :data:`ASK_TIMEOUT_S` is closed, and when there are too many the oldest is.
 
 See docs/decisions/0016-no-secret-to-a-guessed-address.md.
@@ -59,7 +59,7 @@ class ProvenHead(Value):
 
 def _mac(token: str, use: str, *parts: bytes) -> bytes:
     """HMAC-SHA256 with the token as the key; ``use`` keeps the MACs of different uses apart."""
-    import hmac  # not on the way of a start that has a record
+    import hmac  # a start that has a record does without
 
     message = b"".join(len(part).to_bytes(4, "big") + part for part in (use.encode(), *parts))
     return hmac.digest(token.encode(), message, "sha256")

@@ -76,7 +76,7 @@ def guard(  # noqa: RET503  # _keep never returns
 
 
 def _be_killed_before_the_keeper() -> None:
-    """If memory is short, the kernel shall take any process of this node rather than the keeper.
+    """Makes the kernel, where memory is short, kill any process of this node rather than the keeper.
 
     All that this process starts inherits it.  A process may only make itself more likely to be killed.
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: How often the head looks for notices, and how long a look may take.
 POLL_S, LOOK_S = 0.5, 2.0
 
-#: So long after its deadline a notice of a node that is not in the cluster is read no more; clocks differ.
+#: This long after its deadline a notice of a node that is not in the cluster is read no more; clocks differ.
 OVER_S = 300.0
 
 #: How often files of worker jobs that are over are removed from the record.

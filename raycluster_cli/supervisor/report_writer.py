@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from ..model.errors import RayclusterError, UsageError
-from ..model.record import NodeReport, ProcessDeath
+from ..model.record import NodeReport
 from ..model.status import NodePhase
 from ..state.record import Record
 
@@ -34,8 +34,6 @@ class ReportWriter:
         self._next_at = 0.0
         self._later: asyncio.TimerHandle | None = None
         self.now = first
-        self.deaths: list[ProcessDeath] = []
-        """Processes of this node that ended though nobody wanted them to: for the post-mortem."""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="record")
         self._number = 0
 

@@ -304,7 +304,7 @@ class NodeRun:
         return await self.reports.need(call, *args, where=self.context.state_dir)
 
     def record_quietly(self, call: Callable[..., object], *args: Any) -> asyncio.Future[Any]:
-        """A call on the record whose failure is told and no more.
+        """A call on the record whose failure is only reported.
 
         A record that cannot be written (a full disk) is no reason to end a cluster that works.
         """

@@ -14,7 +14,7 @@ from typing import Any
 #: How often a guard may fail, and the rest before it is started again, doubled each time.
 GUARD_TRIES, GUARD_REST_S = 4, 0.25
 
-#: A guard that worked for so long may fail as often again.
+#: A guard that worked for this long may fail as often again.
 GUARD_WORKED_S = 60.0
 
 #: When a task that was cancelled and goes on is cancelled again.

@@ -38,7 +38,7 @@ NODE_S = 1.5
 MEASURE_NODE_S = 5.0
 NODES_A_SECOND = 20.0
 
-#: A watcher that has not touched its file for so long has gone.
+#: A watcher that has not touched its file for this long has gone.
 WATCHED_S = 15.0
 
 

@@ -49,7 +49,7 @@ class WorkerRun(NodeRun):
         settings = context.settings
         self.rules = WorkerRules(
             host=context.host,
-            loss=WorkerLossPolicy.parse(settings.on_worker_loss),
+            loss=settings.worker_loss,
             max_restarts=settings.max_restarts,
             grace_s=settings.grace,
         )
@@ -148,7 +148,7 @@ class WorkerRun(NodeRun):
 
     def loss_policy(self, heads: str) -> WorkerLossPolicy:
         """What counts for this worker's own raylet; ``heads`` is the head's --on-worker-loss."""
-        return WorkerLossPolicy.parse(heads or self.settings.on_worker_loss)
+        return WorkerLossPolicy.parse(heads) if heads else self.settings.worker_loss
 
     def joined(self) -> None:
         """Our raylet is registered: what the head says counts from now on."""

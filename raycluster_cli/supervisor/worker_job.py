@@ -142,7 +142,7 @@ class WorkerJobRun(WorkerRun):
         self.reports.use(record)
 
     async def _find_record(self) -> Record:
-        """The record; waited for while the job that shall make it is in the queue or starts."""
+        """The record; waited for while the job that makes it is in the queue or starts."""
         job, state_dir = self.settings.cluster, self.context.state_dir
         loop = asyncio.get_running_loop()
         began = ask_at = loop.time()
@@ -312,7 +312,7 @@ class WorkerJobRun(WorkerRun):
 
 
 def own_record(state_dir: Path, job: str) -> Record:
-    """The record of a cluster of this user: whoever can write it says what runs here.
+    """The record of a cluster of this user: anyone who can write it decides what runs here.
 
     Root finds the records of others, to look at them.  Raises NoRecordError, and UsageError for one of them.
     """

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 #: How long squeue and scancel may take each at the end of the cluster.
 SLURM_S = 8.0
 
-#: A server that reported in the last so many seconds cancels what is left when it sees the end.
+#: A server that has reported within this many seconds cancels what is left when it sees the end.
 SERVER_S = 60.0
 
 #: How long a file of the record may take.

@@ -105,7 +105,7 @@ def claim_ports(
                 "(net.ipv4.ip_local_port_range), so one of them may take a port before Ray opens it."
             )
     locks = PortLocks(lock_name, abstract)
-    _check_given(given, address, head, first_ephemeral, locks, warnings, proc)
+    _check_given(given, first_ephemeral, locks, warnings, proc)
     avoid = {port // UNIT for port in given.values()}
     if "worker_low" in given:
         worker_ports = 0
@@ -278,13 +278,7 @@ def _check_address(address: str) -> None:
 
 
 def _check_given(
-    given: Mapping[str, int],
-    address: str,
-    head: bool,
-    first_ephemeral: int,
-    locks: PortLocks,
-    warnings: list[str],
-    proc: Path,
+    given: Mapping[str, int], first_ephemeral: int, locks: PortLocks, warnings: list[str], proc: Path
 ) -> None:
     """Check ports set by the user: known, distinct, free.  Lock their units where possible, or warn."""
     workers = [name for name in ("worker_low", "worker_high") if name in given]

@@ -165,7 +165,7 @@ PAIR_S = 1.0
 #: How many requests are remembered.
 REQUESTS_KEPT = 16
 
-#: A request that only the keeper has got for so long was sent to the keeper alone: Slurm signals it last, so
+#: A request that only the keeper has got for this long was sent to it alone: Slurm signals it last, so
 #: this process has its copy by then.  One that only this process has got waits for PAIR_S: on a busy machine
 #: slurmstepd, which looks through /proc for each process, comes to the keeper late.
 SETTLE_S = 0.2

@@ -100,9 +100,20 @@ def test_the_sdist_has_every_file_of_the_checkout(sdist: Path) -> None:
     assert sorted(set(missing) - left_out) == []
 
 
-def test_the_sdist_passes_its_unit_tests(sdist: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "3", "--dist", "loadgroup", "tests/unit"]
-    command += ["-p", "no:cacheprovider"]
+def test_the_sdist_passes_its_tests(sdist: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "3",
+        "--dist",
+        "loadfile",
+        "-p",
+        "no:cacheprovider",
+    ]
+    command += ["tests/unit", "tests/processes"]
     done = subprocess.run(
         command, cwd=sdist, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )

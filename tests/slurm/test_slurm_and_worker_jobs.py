@@ -16,7 +16,7 @@ import pytest
 
 from raycluster_cli.autoscale.worker_jobs import HeadJob, LaunchRefusedError, RayNode, WorkerJobs
 from raycluster_cli.model.worker_group import WorkerGroup
-from raycluster_cli.ops.launch_server import serve_once
+from raycluster_cli.ops.launch_server import answers
 from raycluster_cli.slurm.sbatch_variables import DROPPED, KEPT
 from raycluster_cli.state.record import Record
 from raycluster_cli.state.worker_jobs import WorkerJobFiles
@@ -79,7 +79,7 @@ class Workers:
     def serve(self, _: float) -> None:
         """`raycluster scale --serve` on the login host has a look."""
         self.files.launches.say_serving()
-        serve_once(self.files, {"PATH": "/usr/bin"}, run=self.runner(LOGIN))
+        list(answers(self.files, {"PATH": "/usr/bin"}, run=self.runner(LOGIN)))
 
     def fails_on(self, *hosts: str) -> None:
         (self.record.path / "fails-on").write_text("".join(f"{host}\n" for host in hosts))

@@ -1,25 +1,42 @@
-"""How pytest-xdist shares out the unit tests: a module stays in one process, and so does all of system."""
+"""Unit tests are fast: none starts a Python or forks.  Those that do are in tests/processes."""
 
 from __future__ import annotations
 
-import functools
-from pathlib import Path
+import os
+import sys
+from collections.abc import Generator
+from typing import Any
 
 import pytest
-import typer.main
-import typer.testing
 
-#: Ports are the whole machine's: tests that count those in use must not run at a time.
-TOGETHER = Path(__file__).parent / "system"
+from tests import typer_once as typer_once
 
-#: Typer makes all commands anew for each call, which is most of the time that it takes.
-typer.main.get_command = functools.cache(typer.main.get_command)
-typer.testing._get_command = typer.main.get_command
+#: How Python starts a process; what happens in it may be seen by no unit test.
+FORKS = ("os.fork", "os.forkpty", "os.posix_spawn", "os.system")
+
+#: Programs that start another and are slow, besides Python's own.
+SLOW = ("unshare",)
+
+_running: list[str] = []
+"""The test that runs, while one does."""
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.pluginmanager.has_plugin("xdist"):
-        return  # not there beside the oldest dependencies
-    for item in items:
-        group = TOGETHER if TOGETHER in item.path.parents else item.path
-        item.add_marker(pytest.mark.xdist_group(str(group)))
+def _guard(event: str, arguments: tuple[Any, ...]) -> None:
+    if not _running or (event != "subprocess.Popen" and event not in FORKS):
+        return
+    program = os.path.basename(os.fsdecode(arguments[0])) if event == "subprocess.Popen" else event
+    if event in FORKS or program in SLOW or program.startswith("python"):
+        raise AssertionError(f"{_running[-1]} starts {program}: tests that do belong into tests/processes")
+
+
+sys.addaudithook(_guard)
+
+
+@pytest.hookimpl(wrapper=True)  # not a fixture: it would cost as much as the shortest tests
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Fails a test that does; short shell scripts in the place of Slurm's commands are fine."""
+    _running.append(item.nodeid)
+    try:
+        return (yield)
+    finally:
+        _running.pop()

@@ -1,4 +1,4 @@
-"""The documentation agrees with the code: generated pages, picture of the packages, links, batch scripts."""
+"""The documentation agrees with the code: generated pages, links, batch scripts."""
 
 from __future__ import annotations
 
@@ -27,11 +27,6 @@ def test_generated_pages(name: str) -> None:
 def test_examples(module: ModuleType) -> None:
     found = doctest.testmod(module)
     assert (found.failed, found.attempted > 0) == (0, True)
-
-
-def test_the_picture_has_the_imports_of_the_code() -> None:
-    drawn = import_graph.edges_of_the_picture(import_graph.PICTURE.read_text())
-    assert drawn == import_graph.without_shortcuts(import_graph.edges_of_the_code()), "run: make import-graph"
 
 
 def test_documented_packages() -> None:

@@ -12,11 +12,12 @@ import raycluster_cli
 
 ROOT = Path(raycluster_cli.__file__).parent
 
-#: By their files: pkgutil.walk_packages imports the packages, and with rayproc.private Ray.
+#: Those that have examples.  By their files: pkgutil.walk_packages imports the packages, and with
+#: rayproc.private Ray.
 MODULES = sorted(
     ".".join((ROOT.name, *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
     for path in ROOT.rglob("*.py")
-    if "private" not in path.parts
+    if "private" not in path.parts and ">>>" in path.read_text()
 )
 
 NOT_HERE = ("__main__",)

@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import ast
 import functools
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 import raycluster_cli
 
@@ -52,6 +48,12 @@ MODULES = {
 }
 
 
+def statements_in(statement: ast.AST) -> Iterator[ast.AST]:
+    """The statements right below one, and the handlers and cases with more of them; no expressions."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        yield from getattr(statement, name, ())
+
+
 @functools.cache
 def imported(module: str) -> frozenset[str]:
     """The package's modules that a module imports, at its top or later, but for type checkers only."""
@@ -60,8 +62,8 @@ def imported(module: str) -> frozenset[str]:
     if path.parent == ROOT:
         package = []
 
-    def walk(node: ast.AST) -> Iterator[str]:
-        for child in ast.iter_child_nodes(node):
+    def walk(statement: ast.AST) -> Iterator[str]:
+        for child in statements_in(statement):
             if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
                 continue
             if isinstance(child, ast.ImportFrom):
@@ -114,65 +116,13 @@ def test_every_package_has_its_place() -> None:
     assert {path.name for path in ROOT.iterdir() if path.is_file()} == AT_THE_TOP
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_no_module_is_too_long_to_read(module: str) -> None:
-    lines = len(MODULES[module].read_text().splitlines())
-    assert lines <= MAX_LINES
+def test_no_module_is_too_long_to_read() -> None:
+    lines = {module: len(path.read_text().splitlines()) for module, path in MODULES.items()}
+    assert {module: count for module, count in lines.items() if count > MAX_LINES} == {}
 
 
-def test_only_a_run_with_a_server_imports_what_servers_need() -> None:
-    code = "import sys, raycluster_cli.supervisor.head, raycluster_cli.cli.plain; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    found = set(done.stdout.split())
-    assert "raycluster_cli.policy.head" in found
-    servers = ("service", "model.service", "model.time_span", "policy.service", "supervisor.server")
-    assert found.isdisjoint(f"raycluster_cli.{name}" for name in servers)
+def test_the_picture_has_the_imports_of_the_code() -> None:
+    from docs import import_graph  # which imports this module
 
-
-def test_only_a_cluster_that_can_grow_imports_what_worker_groups_need() -> None:
-    code = "import sys, raycluster_cli.supervisor.head, raycluster_cli.supervisor.worker; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    found = set(done.stdout.split())
-    growing = ("config", "autoscale", "model.worker_group", "state.worker_jobs", "supervisor.worker_groups")
-    assert found.isdisjoint([*(f"raycluster_cli.{name}" for name in growing), "tomllib", "tomli"])
-
-
-def test_only_a_head_with_worker_groups_imports_what_the_autoscaler_needs() -> None:
-    code = "import sys, raycluster_cli.supervisor.head, raycluster_cli.cli.plain; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    found = set(done.stdout.split())
-    assert "raycluster_cli.supervisor.head_guards" in found
-    assert not [name for name in found if name.startswith("raycluster_cli.autoscale")]
-    assert found.isdisjoint({"raycluster_cli.supervisor.autoscaler", "raycluster_cli.model.node_type"})
-
-
-@pytest.mark.parametrize(
-    "module", ["supervisor.launch", "cli.plain", "supervisor.head", "supervisor.worker", "supervisor.local"]
-)
-def test_a_supervisor_imports_nothing_large(module: str) -> None:
-    heavy = {"ray", "rich", "typer", "shutil", "tempfile", "argparse"}
-    code = f"import sys, raycluster_cli.{module}; print(*(set(sys.modules) & {heavy}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
-
-
-def test_a_supervisor_does_without_ssl() -> None:
-    code = """
-import sys
-from raycluster_cli.supervisor.launch import import_asyncio_without_ssl
-import_asyncio_without_ssl()
-import asyncio, raycluster_cli.supervisor.head, raycluster_cli.supervisor.worker
-print(*{"ssl", "_ssl"} & {*sys.modules})
-import ssl
-print(ssl.SSLContext.__name__)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n") == ["", "SSLContext", ""]
-
-
-def test_the_keeper_is_made_before_anything_large_is_imported() -> None:
-    """It forks off the supervisor, so what is imported by then stays in its memory."""
-    heavy = {"asyncio", "ssl", "shutil", "socket", "subprocess"}
-    code = f"import sys, raycluster_cli.supervisor.keeper; print(*(set(sys.modules) & {heavy}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
+    drawn = import_graph.edges_of_the_picture(import_graph.PICTURE.read_text())
+    assert drawn == import_graph.without_shortcuts(import_graph.edges_of_the_code()), "run: make import-graph"

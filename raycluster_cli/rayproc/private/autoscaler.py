@@ -38,7 +38,7 @@ from .scheduler import WholeJobsScheduler
 #: "Without a limit", for settings of Ray's that take no other value: 30 years, a million nodes.
 LONG_S, MANY = 1_000_000_000, 1_000_000
 
-#: So many rounds in a row may fail; the autoscaler keeps state in which an assertion can fail for ever.
+#: This many rounds in a row may fail; its state can be such that an assertion fails in every round.
 FAILED_ROUNDS = 30
 
 LOG_BYTES = 10_000_000

@@ -130,7 +130,7 @@ def _example(
 
 @contextlib.contextmanager
 def _instead_of_processes(cpus: int) -> Iterator[None]:
-    """Where Ray would execute a process, what with is raised; the machine seems to have so many CPUs."""
+    """Where Ray would execute a process, what with is raised; the machine seems to have this many CPUs."""
     spawn, machine = ray_services.ConsolePopen, ray_services.multiprocessing
 
     def made(command: list[str], **kwargs: Any) -> None:

@@ -21,7 +21,7 @@ from raycluster_cli.autoscale.commands import (
 from raycluster_cli.autoscale.worker_jobs import HeadJob, LaunchRefusedError, WorkerJobs
 from raycluster_cli.model.worker_group import WorkerGroup
 from raycluster_cli.model.worker_job import LaunchReply, LaunchRequest, WorkerJobsReport
-from raycluster_cli.ops.launch_server import serve, serve_once
+from raycluster_cli.ops.launch_server import answers, serve
 from raycluster_cli.state.record import Record
 from raycluster_cli.state.worker_jobs import WorkerJobFiles
 from tests.waiting import wait_until
@@ -229,7 +229,7 @@ def test_a_record_that_cannot_be_written_for_a_while_is_told_once(
 def test_a_server_runs_nothing_else(files: WorkerJobFiles, slurm: FakeSlurm) -> None:
     for number, program in enumerate(("sh", "../bin/sbatch", "/bin/sh", "scontrol"), 1):
         files.launches.write_request(LaunchRequest(number, program, ("-c", "true"), 1.0))
-    assert len(serve_once(files, slurm.env, run=slurm)) == 4
+    assert len(list(answers(files, slurm.env, run=slurm))) == 4
     assert slurm.calls == []
     reply = files.launches.read_reply(1)
     assert reply is not None

@@ -47,10 +47,10 @@ class Cluster:
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
-    def run_for(self, seconds: float) -> None:
-        """Polls once a second."""
-        for _ in range(int(seconds)):
-            self.now += 1
+    def run_for(self, seconds: float, every_s: float = 1) -> None:
+        """Polls once a second, or as often as told."""
+        for _ in range(int(seconds / every_s)):
+            self.now += every_s
             self.jobs.poll(self.nodes)
 
     def states(self) -> dict[str, str]:
@@ -253,7 +253,7 @@ def test_one_squeue_in_five_seconds_for_all_jobs_and_none_while_nothing_changes(
         cluster.join(name)
     cluster.run_for(1)
     before = cluster.slurm.count("squeue")
-    cluster.run_for(3600)
+    cluster.run_for(3600, every_s=10)
     assert cluster.slurm.count("squeue") == before
     assert {*cluster.states().values()} == {"ready"}
 
@@ -262,7 +262,7 @@ def test_jobs_that_are_pending_for_hours_cost_two_squeues_a_minute(cluster: Clus
     cluster.jobs.launch(GPU, 4)
     cluster.run_for(700)
     before = cluster.slurm.count("squeue")
-    cluster.run_for(3600)
+    cluster.run_for(3600, every_s=2)
     assert 119 <= cluster.slurm.count("squeue") - before <= 121
     assert {*cluster.states().values()} == {"pending: Priority"}
     assert len(cluster.said) == 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -141,17 +139,6 @@ def test_the_dry_run_shows_every_value_with_its_source(project: Path) -> None:
         "setup=ulimit -c 0  (raycluster.toml, [profiles.slow])",
     ):
         assert line in shown.stderr.splitlines()
-
-
-def test_a_start_without_files_imports_nothing_for_them(project: Path) -> None:
-    (project / "raycluster.toml").unlink()
-    line = "from raycluster_cli.cli.plain import read_line; read_line(['run'], {})"
-    code = f"import sys; {line}; print(*sys.modules)"
-    words = [sys.executable, "-c", code]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
-    found = set(done.stdout.split())
-    assert "raycluster_cli.cli.plain" in found
-    assert found.isdisjoint({"raycluster_cli.config", "raycluster_cli.ops", "tomllib", "tomli"})
 
 
 def test_init_does_not_write_to_the_state_directory_of_a_file(project: Path) -> None:

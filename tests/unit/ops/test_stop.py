@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from raycluster_cli.model.cluster_status import ClusterPhase
-from raycluster_cli.model.record import EndReport, HeadInfo
+from raycluster_cli.model.record import EndReport
 from raycluster_cli.model.status import NodePhase
 from raycluster_cli.ops.reader import read_cluster
 from raycluster_cli.ops.stop import Outcome, Surroundings, running_clusters, stop_cluster
 from raycluster_cli.slurm.queue import Job
 from raycluster_cli.state.record import Record
-from raycluster_cli.system.proctree import identify
 from tests.unit.records_by_hand import write_record
 
 
@@ -204,42 +199,6 @@ def test_a_lost_cluster_is_cleared(tmp_path: Path, world: World) -> None:
     assert stop_cluster(record, world.around) is Outcome.CLEARED
     assert world.cancelled == ["4711"]
     assert read_cluster(record).phase is ClusterPhase.FAILED
-
-
-@pytest.fixture
-def stubborn(tmp_path: Path) -> Iterator[tuple[Record, subprocess.Popen[bytes]]]:
-    """A head on this machine that reacts neither to the record nor to SIGTERM."""
-    code = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    process.stdout.readline()
-    record = Record.create(tmp_path, "local", "local-7")
-    me = identify(process.pid)
-    assert me is not None
-    record.take_lease(host="here", pid=process.pid)
-    record.write_head(
-        HeadInfo("here", "127.0.0.1", 1, started=time.time(), pid=process.pid, create_time=me.start_ticks)
-    )
-    yield record, process
-    process.kill()
-    process.wait()
-
-
-def test_a_stubborn_head_here_is_killed(
-    stubborn: tuple[Record, subprocess.Popen[bytes]], world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record, process = stubborn
-    monkeypatch.setattr("raycluster_cli.ops.stop.sweep_here", lambda *_: [])
-    real = world.around.sleep
-
-    def sleep(seconds: float) -> None:
-        time.sleep(0.01)
-        process.poll()  # reaps it
-        real(seconds)
-
-    world.around.sleep = sleep
-    assert stop_cluster(record, world.around, deadline_s=1) is Outcome.FORCED
-    assert process.wait(5) == -signal.SIGKILL
 
 
 def test_running_clusters(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_raylet_is_started_again_and_each_time_after_a_longer_rest() -> None:
     deaths = [died(-9, at) for at in (9, 29, 49, 69)]
     played = play(given, *JOINED, *deaths)
     assert played.of(do.RestartRaylet) == [
-        do.RestartRaylet(0.5, 1), do.RestartRaylet(1.0, 2), do.RestartRaylet(2.0, 3)
+        do.RestartRaylet(0.5), do.RestartRaylet(1.0), do.RestartRaylet(2.0)
     ]  # fmt: skip
     assert "the raylet on n2 was killed by SIGKILL; starting it again in 0.5 s (1 of 3)" in played.told
     assert played.phases == [
@@ -230,7 +230,7 @@ def test_a_head_that_is_lost_while_ray_starts_again_here() -> None:
 def test_a_raylet_that_ends_while_the_head_is_away_is_started_again() -> None:
     given = worker_rules(loss="wait:60", max_restarts=3)
     played = play(given, *JOINED, (8.9, on.GcsAway("closed")), died(-9), (12, on.GcsBack()), until=60)
-    assert played.of(do.RestartRaylet) == [do.RestartRaylet(0.5, 1)]
+    assert played.of(do.RestartRaylet) == [do.RestartRaylet(0.5)]
     assert played.state.phase is Phase.RUNNING
 
 

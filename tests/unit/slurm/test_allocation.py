@@ -61,7 +61,7 @@ SHAPES: list[tuple[str, dict[str, Any]]] = [
     (
         "three-nodes.task2",
         {"step_id": "0", "step_nodes": ("n1", "n2", "n3"), "nodeid": 2, "localid": 0, "node_name": "n3"}
-        | {"head_node": "n1", "cpus_per_task": 2, "launch_node_ip": "10.77.0.1", "topology_addr": "n3"},
+        | {"head_node": "n1", "topology_addr": "n3"},
     ),
     (
         # NODEID counts from the step's first node, which is the job's second.
@@ -72,22 +72,22 @@ SHAPES: list[tuple[str, dict[str, Any]]] = [
     (
         "two-tasks-a-node.task3",
         {"procid": 3, "localid": 1, "nodeid": 1, "is_first_task_on_node": False, "tasks_here": 2}
-        | {"step_tasks": 4, "cpus_on_node": 2, "cpus_per_task": 1},
+        | {"step_tasks": 4, "cpus_on_node": 2},
     ),
     ("two-tasks-a-node.task2", {"localid": 0, "is_first_task_on_node": True}),
     (
         "gpus-gres.task1",
-        {"gpus_on_node": 2, "gpus_per_task": None, "mem_per_cpu_mib": 1500, "mem_per_node_mib": None},
+        {"gpus_on_node": 2, "mem_per_cpu_mib": 1500, "mem_per_node_mib": None},
     ),
-    ("gpus-per-task.task1", {"gpus_on_node": 1, "gpus_per_task": 1}),
+    ("gpus-per-task.task1", {"gpus_on_node": 1}),
     ("array.task0", {"array_job_id": "6", "array_task_id": "0", "job_id": "7", "key": "7"}),
     (
         # The plain variables are the first component's on every node.
         "het.task1",
-        {"het_size": 2, "het_component": 1, "mem_per_node_mib": 2000, "cpus_per_task": 2, "gpus_on_node": 1}
+        {"het_size": 2, "het_component": 1, "mem_per_node_mib": 2000, "gpus_on_node": 1}
         | {"job_cpus_per_node": (1, 2, 2), "job_cpus_here": 2, "job_id": "8", "head_node": "n1"},
     ),
-    ("het.task0", {"het_component": 0, "mem_per_node_mib": 1000, "cpus_per_task": 1, "gpus_on_node": None}),
+    ("het.task0", {"het_component": 0, "mem_per_node_mib": 1000, "gpus_on_node": None}),
     (
         # The batch script's own nodes are the first component's; the job has three.
         "het.batch",
@@ -117,10 +117,10 @@ def test_shapes_of_job(version: str, shape: str, expected: dict[str, Any]) -> No
         ("20.11/het.task1", {"het_component": 1, "mem_per_node_mib": 2000}),
         ("22.05/three-nodes.task1", {"end_time": None, "restart_count": 0}),
         ("23.11/three-nodes.task1", {"end_time": 1795405510.0}),
-        ("23.11/gpus-per-task.task1", {"gpus_per_task": 1}),
+        ("23.11/gpus-per-task.task1", {"gpus_on_node": 1}),
         ("23.11/requeued.task1", {"restart_count": 2, "key": "1.r2", "job_id": "1"}),
-        ("23.11/four-tasks-four-gpus.task0", {"gpus_on_node": 4, "gpus_per_task": 1, "tasks_here": 4}),
-        ("24.11/gpus-per-task.task1", {"gpus_per_task": 1}),
+        ("23.11/four-tasks-four-gpus.task0", {"gpus_on_node": 4, "tasks_here": 4}),
+        ("24.11/gpus-per-task.task1", {"gpus_on_node": 1}),
         ("25.05/three-nodes.task1", {"topology_addr_pattern": "switch.switch.node"}),
         (
             "25.05/interactive-step.shell",
@@ -175,7 +175,6 @@ def test_a_missing_rank_is_never_taken_as_0(name: str, value: str | None) -> Non
         "SLURM_LOCALID",
         "SLURM_NODEID",
         "SLURM_CPUS_ON_NODE",
-        "SLURM_CPUS_PER_TASK",
         "SLURM_STEP_NUM_TASKS",
         "SLURM_STEP_TASKS_PER_NODE",
         "SLURM_JOB_CPUS_PER_NODE",
@@ -183,7 +182,6 @@ def test_a_missing_rank_is_never_taken_as_0(name: str, value: str | None) -> Non
         "SLURM_MEM_PER_CPU",
         "SLURM_MEM_PER_GPU",
         "SLURM_GPUS_ON_NODE",
-        "SLURM_GPUS_PER_TASK",
         "SLURM_RESTART_COUNT",
         "SLURM_HET_SIZE",
         "SLURM_JOB_END_TIME",

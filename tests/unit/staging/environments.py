@@ -33,6 +33,5 @@ def make_environment(shared: Path) -> Interpreter:
         executable=f"{env}/bin/python",
         prefix=str(env),
         base_prefix=str(base),
-        base_executable=f"{base}/bin/python3.11",
         version="python3.11",
     )

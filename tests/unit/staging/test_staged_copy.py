@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -126,22 +124,6 @@ def test_a_process_removes_the_copy_that_it_runs_from(tmp_path: Path, keep: bool
     assert open_copy(tmp_path / NAME) is not None
     remove_own_copy(str(tmp_path / NAME / "env"))
     assert (tmp_path / NAME).exists() == keep
-
-
-def test_a_copy_that_others_use_stays(tmp_path: Path) -> None:
-    os.close(made(tmp_path / NAME))
-    code = (
-        "import sys, pathlib, raycluster_cli.node.staged_copy as s; s.open_copy(pathlib.Path(sys.argv[1]));"
-    )
-    code += "print('locked', flush=True); sys.stdin.read()"
-    command = [sys.executable, "-c", code, str(tmp_path / NAME)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None and other.stdout.readline() == b"locked\n"
-        remove_own_copy(str(tmp_path / NAME / "env"))
-        assert (tmp_path / NAME).exists()
-        other.communicate()
-    remove_own_copy(str(tmp_path / NAME / "env"))
-    assert not (tmp_path / NAME).exists()
 
 
 def test_a_process_that_runs_from_no_copy_removes_nothing(tmp_path: Path) -> None:

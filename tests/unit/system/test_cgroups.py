@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -168,10 +167,3 @@ def test_unreadable_numbers_are_no_limit(tmp_path: Path) -> None:
 def test_this_machine_can_be_asked() -> None:
     """No more than that nothing is raised here and what is said is a limit."""
     assert all(limit.value > 0 for limit in [*memory_limits(), *cpu_quotas(), *process_limits()])
-
-
-def test_reading_takes_no_imports_of_weight() -> None:
-    heavy = "{'ray', 'psutil', 'typer'}"
-    code = f"import sys, raycluster_cli.system.cgroups; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

@@ -2,30 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import pytest
 
 from raycluster_cli.system.cgroups import Limit
 from raycluster_cli.system.limits import limit_warnings
-
-CODE = """
-import json, resource
-soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-from raycluster_cli.system.limits import raise_limits
-print(json.dumps([hard, resource.getrlimit(resource.RLIMIT_NPROC)[1], vars(raise_limits())]))
-"""
-
-
-def test_soft_limits_become_the_hard_ones() -> None:
-    """In a process of its own, so that this one keeps its limits."""
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
-    hard_files, hard_processes, report = json.loads(done.stdout)
-    assert (report["files_before"], report["files"]) == (256, hard_files)
-    assert report["processes"] == hard_processes
 
 
 @pytest.mark.parametrize(

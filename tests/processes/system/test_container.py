@@ -22,8 +22,8 @@ possible = pytest.mark.skipif(
     reason="this machine lets nobody make a user namespace",
 )
 
-#: A container is found by its process's number in it and the time of its start: one after the other.
-pytestmark = pytest.mark.xdist_group("containers")
+# A container is found by its process's number in it and the time of its start: these tests run one after the
+# other, as all of this directory do (tests/sharing.py).
 
 
 @contextmanager

@@ -110,8 +110,9 @@ wait; wait
 """
 
 
-def test_the_programs_of_a_shell_end_with_it(tmp_path: Path) -> None:
+def test_the_programs_of_a_shell_end_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One in the background ignores SIGINT."""
+    monkeypatch.setattr(child, "INTERRUPT_S", 0.5)
     cancelled = threading.Event()
     argv = ["bash", "-c", f"cd {tmp_path} && {SHELL}"]
     thread = threading.Thread(target=lambda: run_streamed(argv, ENV, cancelled=cancelled))
@@ -124,6 +125,23 @@ def test_the_programs_of_a_shell_end_with_it(tmp_path: Path) -> None:
     assert not thread.is_alive()
     left = read_stat(program)
     assert left is None or left.state in "ZX"
+
+
+def test_one_that_even_sigkill_does_not_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hangs in a call of the kernel; here no signal is sent to it."""
+    for name in ("INTERRUPT_S", "TERM_S", "KILL_WAIT_S", "REAP_S", "REST_S"):
+        monkeypatch.setattr(child, name, 0.05)
+    sent: list[int] = []
+    monkeypatch.setattr(child.os, "killpg", lambda pid, number: sent.append(pid))
+    cancelled = threading.Event()
+    cancelled.set()
+    try:
+        with pytest.raises(RayclusterError, match=r"^sleep \(process \d+\) was killed and has not ended"):
+            run_streamed(["sleep", "600"], ENV, cancelled=cancelled)
+        assert len(sent) == 3
+    finally:
+        os.kill(sent[0], signal.SIGKILL)
+        os.waitpid(sent[0], 0)
 
 
 def test_the_reason_why_it_did_not_start_is_taken_out_of_its_output() -> None:

@@ -16,8 +16,7 @@ from raycluster_cli.model.errors import RayclusterError
 from raycluster_cli.system.port_locks import UNIT
 from raycluster_cli.system.port_probe import port_error
 from raycluster_cli.system.ports import FIXED, derived_gcs_ports
-
-from .conftest import HIGH, LOW, Claimer, everything, worker_ports
+from tests.unit.system.conftest import HIGH, LOW, Claimer, everything, worker_ports
 
 
 @pytest.mark.parametrize("abstract", [True, False], ids=["abstract sockets", "guard ports"])

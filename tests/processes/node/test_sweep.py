@@ -16,8 +16,7 @@ import pytest
 from raycluster_cli.node.directory import ENV_MARK, NodeRoot
 from raycluster_cli.node.sweep import Swept, processes_of, sweep_root, sweep_stale, why_part_of
 from raycluster_cli.system.proctree import identify
-
-from .roots import LOCAL, NOBODY, needs_root
+from tests.unit.node.roots import LOCAL, NOBODY, needs_root
 
 
 def sweep(base: Path) -> list[Swept]:

@@ -130,27 +130,24 @@ def test_a_change_is_noticed_at_the_latest_by_the_next_head(
     assert (after["used"], after["marker"]) == (True, "changed")
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda path: path.write_bytes(path.read_bytes()[:-1]),
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(b"rcbundle2\n" + bytes(64)),
-        lambda path: path.write_bytes(
-            path.read_bytes().replace(sys.version.encode(), b"0" * len(sys.version))
-        ),
-        lambda path: path.unlink(),
-    ],
-    ids=["cut off", "empty", "no tables", "another Python", "removed"],
-)
-def test_without_a_bundle_that_fits_python_imports_as_usual(
-    installation: Installation, damage: Callable[[Path], object]
-) -> None:
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "empty": lambda path: path.write_bytes(b""),
+    "no tables": lambda path: path.write_bytes(b"rcbundle2\n" + bytes(64)),
+    "another Python": lambda path: path.write_bytes(
+        path.read_bytes().replace(sys.version.encode(), b"0" * len(sys.version))
+    ),
+    "removed": lambda path: path.unlink(),
+}
+
+
+def test_without_a_bundle_that_fits_python_imports_as_usual(installation: Installation) -> None:
     path = Path(installation.refresh())
-    damage(path)
-    assert not installation.start()["used"]
-    assert installation.refresh() == str(path)
-    assert installation.start()["used"]
+    for what, damage in DAMAGES.items():
+        damage(path)
+        assert not installation.start()["used"], what
+        assert installation.refresh() == str(path), what
+        assert installation.start()["used"], what
 
 
 def test_code_that_cannot_be_read_comes_from_the_module(installation: Installation) -> None:

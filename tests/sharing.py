@@ -1,0 +1,29 @@
+"""How pytest-xdist shares out tests among its processes (`--dist loadfile`)."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from xdist.scheduler import LoadFileScheduling
+
+#: Ports are the whole machine's: tests that count those in use must not run at a time.
+TOGETHER = "system"
+
+
+class ByModule(LoadFileScheduling):
+    """A module's tests run in one process, one after the other; all of a directory `system` do."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+def group_of(nodeid: str) -> str:
+    """What runs together.
+
+    >>> group_of("tests/unit/slurm/test_queue.py::test_one[a::b]")
+    'tests/unit/slurm/test_queue.py'
+    >>> group_of("tests/unit/system/test_ports.py::test_one")
+    'tests/unit/system'
+    """
+    module = PurePosixPath(nodeid.split("::", 1)[0])
+    return str(module.parent if module.parent.name == TOGETHER else module)
