@@ -18,12 +18,6 @@ class ByModule(LoadFileScheduling):
 
 
 def group_of(nodeid: str) -> str:
-    """What runs together.
-
-    >>> group_of("tests/unit/slurm/test_queue.py::test_one[a::b]")
-    'tests/unit/slurm/test_queue.py'
-    >>> group_of("tests/unit/system/test_ports.py::test_one")
-    'tests/unit/system'
-    """
+    """What runs together: a module, or all modules of a directory `system`."""
     module = PurePosixPath(nodeid.split("::", 1)[0])
     return str(module.parent if module.parent.name == TOGETHER else module)
