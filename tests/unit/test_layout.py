@@ -1,4 +1,4 @@
-"""Imports go one way, from package to package and from module to module; a start imports only what it uses.
+"""Imports go one way, from package to package and from module to module; no module is too long to read.
 
 docs/architecture.md has the picture: `make import-graph` draws it from the same table.
 """

@@ -1,4 +1,4 @@
-"""The companion that a command starts before anything else."""
+"""Which commands start a companion before anything else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A supervisor that is told of a copy executes its Python, in a process of its own: it does not return."""
+"""What a supervisor that runs from a copy of the environment was handed over."""
 
 from __future__ import annotations
 

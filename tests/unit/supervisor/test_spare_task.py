@@ -1,4 +1,4 @@
-"""Spare tasks: the command line itself, with the variables of a step of two tasks on each node."""
+"""Spare tasks: which task of a step is one, and for whom it waits."""
 
 from __future__ import annotations
 
