@@ -11,18 +11,15 @@ import contextlib
 import json
 import math
 import os
-import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..model.errors import ExitCode, RayclusterError, UsageError
+from ..model.errors import RayclusterError, UsageError
 from ..model.loss_policy import WorkerLossPolicy
 from ..model.option_text import parse_pairs
-from ..model.record import EndReport, HeadInfo
-from ..model.status import EndReason
 from ..model.worker_group import NAME
 from ..model.worker_job import instance_id, node_name
 from ..node.labels import GROUP_LABEL, JOB_LABEL
@@ -32,11 +29,10 @@ from ..policy.values import End
 from ..rayproc.gcs_monitor import Loss
 from ..slurm.departures import grace_end
 from ..slurm.job_calls import KnownJob, job_end_time, known_job
-from ..slurm.queue import WAITING
 from ..state.catalogue import NoClusterError, NoRecordError, record_of
-from ..state.files import user
 from ..state.notices import Notice, write_notice
 from ..state.record import Record
+from .cluster_of_worker import SILENT_S, dead_head, end_before, job_in, no_record_error
 from .context import Context
 from .discovery import ClusterKey, Discovery
 from .head_record import HeadRecord
@@ -54,8 +50,8 @@ LIMIT_AGAIN_S, LIMIT_LOOK_S = 300.0, 1.0
 #: How long Slurm may take to say how long a preempted job has left.
 GRACE_ANSWER_S = 2.0
 
-#: How long a head that is up may not answer before a worker that came gives up, and how often Slurm is asked.
-SILENT_S, ASK_AGAIN_S = 12.0, 3.0
+#: How often Slurm is asked for the job of a head that does not answer a worker that came.
+ASK_AGAIN_S = 3.0
 
 #: When a worker that has joined asks Slurm for the job of a head that recovers (--head-recovery) and is away,
 #: and how often again: most are back sooner, and all workers of the cluster would ask.
@@ -339,74 +335,3 @@ def look_again_s(left_s: float, before_s: float) -> float:
     (1.0, 300.0, 21600.0)
     """
     return min(max(left_s - before_s, LIMIT_LOOK_S), max(LIMIT_AGAIN_S, min(left_s, 86400.0) / 4))
-
-
-def end_before(end: EndReport | None, head: HeadInfo | None, cluster: str) -> End | None:
-    """The end of a worker that comes after its cluster has ended: there is nothing left to do.
-
-    >>> end_before(EndReport(9.0, 1, message="the driver ended"), None, "4711").message
-    'cluster 4711 has ended: the driver ended'
-    """
-    if end is None or (head is not None and head.started > end.when):
-        return None
-    return End(0, f"cluster {cluster} has ended: {end.message}", EndReason.ENDED.value)
-
-
-def dead_head(
-    cluster: str,
-    restart: int,
-    known: KnownJob | None,
-    *,
-    asked: bool,
-    silent_s: float,
-    limit_s: float = SILENT_S,
-) -> End | None:
-    """What a head means that does not answer; None: it may still do so.
-
-    ``known`` is what Slurm says of its job, if it was ``asked`` with success; ``restart`` is that of the
-    cluster.  A host that lost its power leaves no end in the record.  ``limit_s``: how long a head may be
-    silent whose job runs.
-    """
-    if asked and (known is None or known.is_over or known.state == "COMPLETING"):
-        said = f"Slurm says that its job is over ({known.state})" if known else "Slurm does not know its job"
-        return End(0, f"cluster {cluster} has ended: {said}", EndReason.ENDED.value)
-    if asked and known is not None and (known.restarts > restart or known.state in WAITING):
-        text = f"cluster {cluster} has ended: its job was requeued, which makes another cluster"
-        return End(0, text, EndReason.ENDED.value)
-    if silent_s < limit_s:
-        return None
-    text = f"the head of cluster {cluster} has not answered for {silent_s:.0f} s, and its job has not ended"
-    return End(ExitCode.WORKERS_MISSING, text, EndReason.HEAD_LOST.value)
-
-
-def job_in(cluster: str) -> str | None:
-    """The job id in what a person calls a cluster; None where there is none, as in a name.
-
-    >>> job_in("4711"), job_in("tux/4711.r2+tune"), job_in("4711_3"), job_in("train")
-    ('4711', '4711', '4711_3', None)
-    """
-    match = re.fullmatch(r"(?:[^/]+/)?(\d+(?:_\d+)?)(?:\.r\d+)?(?:\+.*)?", cluster)
-    return match[1] if match else None
-
-
-def no_record_error(job: str, known: KnownJob | None, uid: int) -> UsageError | None:
-    """Why a job without a record will not have one for this user; None where it may.
-
-    An empty message: there is nothing to add to that there is no record.
-
-    >>> no_record_error("7", KnownJob("RUNNING", uid=1001), uid=1000).message[:26]
-    'job 7 belongs to uid 1001,'
-    """
-    if known is None:
-        return UsageError("")
-    if known.uid is not None and known.uid != uid:
-        return UsageError(
-            f"job {job} belongs to {user(known.uid)}, and this worker to {user(uid)}.",
-            "A worker joins clusters of its own user only.",
-        )
-    if known.is_over:
-        return UsageError(
-            f"job {job} has ended ({known.state}), and there is no record of a cluster in it.",
-            "`raycluster status` lists all clusters; --state-dir searches another directory.",
-        )
-    return None

@@ -19,16 +19,9 @@ from raycluster_cli.slurm.allocation import Allocation
 from raycluster_cli.slurm.job_calls import KnownJob, parse_known_job
 from raycluster_cli.state.catalogue import NoRecordError
 from raycluster_cli.state.record import Record
+from raycluster_cli.supervisor.cluster_of_worker import dead_head, end_before, job_in, no_record_error
 from raycluster_cli.supervisor.context import Context
-from raycluster_cli.supervisor.worker_job import (
-    WorkerJobRun,
-    dead_head,
-    end_before,
-    in_worker_job,
-    job_in,
-    no_record_error,
-    own_record,
-)
+from raycluster_cli.supervisor.worker_job import WorkerJobRun, in_worker_job, own_record
 
 JOB = Allocation("4714", ("n7", "n8"), node_name="n8", array_job_id="4711", array_task_id="3")
 
