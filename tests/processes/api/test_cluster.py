@@ -44,4 +44,4 @@ def test_importing_the_package_imports_none_of_it() -> None:
         "import sys, raycluster_cli; print(sum(name.startswith('raycluster_cli.') for name in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "1\n"
+    assert done.stdout == "0\n"
