@@ -25,8 +25,9 @@ _ANSWER_MAX_BYTES = 4 << 20
 #: A server that was asked to close the connection and does not: it is closed from here.
 _CLOSE_S = 1.0
 
-#: How many of our own connections are remembered, to tell them from clients'.
-_OWN_PORTS = 64
+#: How many of our own connections are remembered, to tell them from clients': more than are made within the
+#: minute in which the kernel keeps those that are over.
+_OWN_PORTS = 1024
 
 
 class NoAnswer(Exception):

@@ -113,7 +113,7 @@ class Service:
 @pytest.mark.versions
 def test_a_server_is_ready_answers_comes_back_and_ends_when_idle(slurm: Slurm) -> None:
     service = Service.submit(
-        slurm, "--driver-restarts=2", "--idle-timeout=8s", server=(*SERVER, "--api-key=s3cret-key-1")
+        slurm, "--driver-restarts=2", "--idle-timeout=15s", server=(*SERVER, "--api-key=s3cret-key-1")
     )
     service.is_in("ready")
     service.ask(5, key="s3cret-key-1")
@@ -121,7 +121,7 @@ def test_a_server_is_ready_answers_comes_back_and_ends_when_idle(slurm: Slurm) -
     service.is_in("ready", restarts=1)
     service.ask(5, key="s3cret-key-1")
     # One that takes longer than the idle time is answered to its end.
-    service.ask(key="s3cret-key-1", delay_s=12)
+    service.ask(key="s3cret-key-1", delay_s=20)
     end = service.job.wait()
     assert (end.state, end.exit_code) == ("COMPLETED", 0)
     output = service.job.output()

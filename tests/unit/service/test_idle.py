@@ -143,6 +143,29 @@ def test_a_connection_between_two_looks_is_work(closes_first: str) -> None:
         assert clients.count() == 0
 
 
+def test_health_checks_are_no_clients() -> None:
+    """Also those that are over for a while: the kernel keeps them for a minute."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async def work() -> list[int]:
+        server = await asyncio.start_server(answer, "127.0.0.1")
+        probe = Probe("127.0.0.1", server.sockets[0].getsockname()[1])
+        clients = Clients(probe.port, lambda: probe.own_ports)
+        found = []
+        for _ in range(3):
+            for _ in range(50):
+                await probe.check()
+            await asyncio.sleep(0.1)
+            found.append(clients.count())
+        server.close()
+        return found
+
+    assert asyncio.run(work()) == [0, 0, 0]
+
+
 #: What `vllm serve` 0.32.0 (for CPUs) answers after one request for 8 tokens; the lines about requests.
 VLLM = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
