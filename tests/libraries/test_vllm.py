@@ -59,7 +59,9 @@ def test_vllm_serve_as_a_service_ends_when_idle(slurm: Slurm) -> None:
     model = place("alice")
     make = f"import sys; sys.path.insert(0, {str(DRIVERS)!r}); import vllm_on_each_node as v, pathlib; "
     make += f"v.make_model(pathlib.Path({model!r}))"
-    slurm.run(LOGIN, [sys.executable, "-c", make, model], user="alice", timeout_s=200, check=True)
+    # PyTorch leaves a cache in TMPDIR.
+    making = ["env", f"TMPDIR={home('alice')}", sys.executable, "-c", make, model]
+    slurm.run(LOGIN, making, user="alice", timeout_s=200, check=True)
     shape = ("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=8", "--mem=9000", "--time=15")
     options = ("--service", "--health-path=/health", "--idle-timeout=30s", "--wait-ready")
     serve = ("vllm", "serve", model, "--served-model-name=tiny", "--host={host}", "--port={port}")
