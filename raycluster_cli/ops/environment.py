@@ -26,6 +26,7 @@ from ..node.directory import make_node_root
 from ..node.grants import HostFacts, read_host
 from ..node.resources import ResourcePlan, plan_from_settings
 from ..slurm.allocation import Allocation
+from ..slurm.cluster_name import slurm_cluster_name
 from ..system.cgroups import process_limits
 from ..system.limits import LimitReport, raise_limits
 from ..system.network import NodeAddress, describe, interface_addresses, node_address
@@ -94,7 +95,7 @@ def look_around(
             f"this shell runs on {host}, which is not a node of job {allocation.job_id}: the values are "
             "those of this machine; `srun -N1 -n1 raycluster env` shows those of a node."
         )
-    key = _key(settings, allocation, host)
+    key = _key(settings, allocation, host, slurm_cluster_name(allocation, env))
     attempt(lambda: _ports(found, settings, key, head))
     attempt(lambda: _directories(found, settings, env, state_dir, key))
     found.versions = _versions()
@@ -107,8 +108,7 @@ def look_around(
     return found
 
 
-def _key(settings: Settings, allocation: Allocation | None, host: str) -> str:
-    cluster = (allocation.cluster_name if allocation else "") or "local"
+def _key(settings: Settings, allocation: Allocation | None, host: str, cluster: str) -> str:
     job = allocation.key if allocation else f"{host}-{os.getpid()}"
     return f"{cluster}/{job}+{settings.name}"
 

@@ -14,6 +14,7 @@ from ..model.token import own_token
 from ..model.value import Value
 from ..rayproc.warm import WarmCompanion
 from ..slurm.allocation import Allocation
+from ..slurm.cluster_name import slurm_cluster_name
 from ..state.location import state_dir
 from ..system.keeper_link import Keeper
 
@@ -111,7 +112,7 @@ class Launcher(Value):
             role=Role(kind),
             key=given or (allocation.key if allocation else f"{host}-{os.getpid()}"),
             key_given=bool(given),
-            slurm_cluster=(allocation.cluster_name if allocation else "") or "local",
+            slurm_cluster=slurm_cluster_name(allocation, env),
             host=host,
             node_ip=env.get("RAYCLUSTER_NODE_IP", ""),
             state_dir=state_dir(settings, env),

@@ -13,6 +13,7 @@ from ..model.settings import Settings
 from ..node.staged_copy import copy_of
 from ..rayproc.warm import WarmCompanion
 from ..slurm.allocation import Allocation
+from ..slurm.cluster_name import slurm_cluster_name
 from ..staging.handover import hand_over
 from ..staging.note import note_path
 from ..staging.stage import Request
@@ -39,7 +40,7 @@ def start_from_copy(
     allocation = Allocation.from_environ(launcher.env)
     host = (allocation.node_name if allocation else None) or socket.gethostname().partition(".")[0]
     key = launcher.env.get("RAYCLUSTER_KEY", "") or (allocation.key if allocation else "")
-    cluster = (allocation.cluster_name if allocation else "") or "local"
+    cluster = slurm_cluster_name(allocation, launcher.env)
     symmetric = command == "run"
     is_head = command == "head" or (symmetric and (settings.local is not None or not _rank(allocation)))
     alone = settings.local is not None or not key or bool(settings.cluster)

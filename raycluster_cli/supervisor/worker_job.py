@@ -27,6 +27,7 @@ from ..policy import actions as do
 from ..policy import events as on
 from ..policy.values import End
 from ..rayproc.gcs_monitor import Loss
+from ..slurm.cluster_name import LOCAL
 from ..slurm.departures import grace_end
 from ..slurm.job_calls import KnownJob, job_end_time, known_job
 from ..state.catalogue import NoClusterError, NoRecordError, record_of
@@ -56,9 +57,6 @@ ASK_AGAIN_S = 3.0
 #: When a worker that has joined asks Slurm for the job of a head that recovers (--head-recovery) and is away,
 #: and how often again: most are back sooner, and all workers of the cluster would ask.
 AWAY_ASK_S, AWAY_AGAIN_S = 8.0, 10.0
-
-#: The Slurm cluster of records that no Slurm job has made.
-LOCAL = "local"
 
 #: How long the record is looked for where Slurm cannot say whether the job will still make one.
 UNKNOWN_S = 10.0
