@@ -24,8 +24,24 @@ def _may_be_for_container(arguments: list[str], env: dict[str, str]) -> bool:
     )
 
 
+def _open_closed_streams() -> None:
+    """Opens /dev/null in place of stdin, stdout and stderr that were closed (`>&-`, cron, some daemons).
+
+    Otherwise Python has None there, and the next file that is opened gets the number: what the driver prints
+    would be written into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+
+
 def main() -> None:
     """Entry point of `raycluster` and of `python -m raycluster_cli`."""
+    _open_closed_streams()
     arguments = sys.argv[1:]
     env = dict(os.environ)
     keeper = warm = copy = None

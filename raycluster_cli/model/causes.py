@@ -169,6 +169,13 @@ CAUSES: tuple[Cause, ...] = (
         "Raise it before sbatch: ulimit -f unlimited; or in the batch script, up to the hard limit.",
     ),
     Cause(
+        "CPU time limit",
+        r"SIGXCPU|CPU time limit exceeded|Cputime limit exceeded",
+        "A process used more CPU time than the limit allows (ulimit -t), which sbatch takes over from the "
+        "shell in which it is called: login nodes often have such a limit.",
+        "Submit from a shell without the limit, or with --propagate=NONE.",
+    ),
+    Cause(
         "server port taken",
         r"Failed to bind to address '",
         "Ray Serve cannot listen on its port: another job's server, or an earlier one, has it on this node.",

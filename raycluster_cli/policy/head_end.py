@@ -25,7 +25,6 @@ from .actions import (
 from .head_state import HeadRules, HeadState, Step, then
 from .stopping import (
     ENDING,
-    HANDED_ON,
     bug_end,
     driver_grace_s,
     driver_signal,
@@ -50,12 +49,10 @@ def start_ended(rules: HeadRules, state: HeadState, event: on.StartEnded, now: f
 
 
 def signal_received(rules: HeadRules, state: HeadState, event: on.SignalReceived, now: float) -> Step:
-    if event.number in HANDED_ON:
+    if event.number not in ENDING:
         if state.driver_running:
             return replace(state, told=True), [TellDriver(event.number)]
         return state, [Note(f"{signal.Signals(event.number).name} ignored: no driver is running")]
-    if event.number not in ENDING:
-        return state, []
     stopping = state.phase is Phase.STOPPING
     hurrying, actions = on_ending_signal(event, state.hurrying, now, stopping=stopping, grace_s=rules.grace_s)
     by_hand = event.number == signal.SIGINT and event.count == 1

@@ -11,11 +11,8 @@ from .actions import Action, Arm, Hurry, Say
 from .events import SignalReceived
 from .values import End
 
-#: Signals that ask for the end, in the order of the exit codes 128 + N.
+#: Signals that ask for the end, in the order of the exit codes 128 + N; all others are for the driver.
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-
-#: Signals that are handed on to the driver.
-HANDED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 
 #: After a signal that asks for the end everything is over within this time (or --grace and RESERVE_S, if that
 #: is more): Slurm's KillWait is 30 s by default, and what it kills cannot clean up.

@@ -35,7 +35,6 @@ from .actions import (
 from .loss import worker_restarts
 from .stopping import (
     ENDING,
-    HANDED_ON,
     HURRY,
     Hurrying,
     bug_end,
@@ -306,10 +305,8 @@ def _while_away(rules: WorkerRules, state: WorkerState, actions: list[Action], n
 
 
 def _signal_received(rules: WorkerRules, state: WorkerState, event: on.SignalReceived, now: float) -> Step:
-    if event.number in HANDED_ON:
-        return state, [Note(f"{signal.Signals(event.number).name} ignored: the driver runs on the head")]
     if event.number not in ENDING:
-        return state, []
+        return state, [Note(f"{signal.Signals(event.number).name} ignored: the driver runs on the head")]
     if rules.elastic and event.number == signal.SIGTERM and state.phase is Phase.RUNNING:
         end = signal_end(event.number, rules.host)
         if state.terminated is not None:

@@ -18,6 +18,7 @@ import time
 import traceback
 from pathlib import Path
 
+from ..system.keeper_link import IGNORED_BY_RAY
 from .branch import Branch, Work, clear, move_output, serve, start, start_extra, template
 from .lazy_modules import UNUSED_BY_A_START, import_later
 from .protocol import ONGOING, Emit, Event, Lines, Writer, answer, failure
@@ -122,7 +123,7 @@ def main() -> int:
         watch_with_public_api(again)
         return 0
     began = time.time()
-    for number in (signal.SIGUSR1, signal.SIGUSR2):
+    for number in IGNORED_BY_RAY:
         # `--signal=USR1@300` reaches every process of a step and would end Ray's daemons; they inherit this.
         signal.signal(number, signal.SIG_IGN)
     stdin, stdout = os.dup(0), os.dup(1)

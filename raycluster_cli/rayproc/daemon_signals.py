@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import signal
 
+from ..system.keeper_link import IGNORED_BY_RAY
+
 
 def ignore_user_signals() -> None:
-    """For a child before its exec: SIGINT is blocked, SIGUSR1 and SIGUSR2 are ignored.
+    """For a child before its exec: SIGINT is blocked, what is meant for the driver is ignored.
 
     As Ray and the companion have it for GCS and raylet.  `--signal=USR1@300` and `scancel --signal=INT` reach
     every process of a step.  Neither call needs a lock that another thread may hold.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    for number in (signal.SIGUSR1, signal.SIGUSR2):
+    for number in IGNORED_BY_RAY:
         signal.signal(number, signal.SIG_IGN)

@@ -37,14 +37,16 @@ exec scancel "$0"
 """
 
 
-def cancelling_step(allocation: Allocation, node: str, pid: int) -> list[str]:
+def cancelling_step(allocation: Allocation, node: str, pid: int, reported_s: int = REPORTED_S) -> list[str]:
     """The srun command of the other step: it waits for the end of ``pid`` on this node, then cancels ours.
+
+    ``reported_s``: how long it waits after that end.
 
     >>> words = cancelling_step(Allocation("7", ("n1", "n2"), step_id="0"), "n1", 4711)
     >>> words[:4], words[-2:]
     (['srun', '--jobid=7', '--overlap', '--nodelist=n1'], ['7.0', '4711'])
     """
-    script = _SCRIPT.format(tries=WAIT_S * 10, reported=REPORTED_S)
+    script = _SCRIPT.format(tries=WAIT_S * 10, reported=reported_s)
     return [
         *("srun", f"--jobid={allocation.job_id}", "--overlap", f"--nodelist={node}"),
         *("--nodes=1", "--ntasks=1", "--mem=0", "--cpu-bind=none", "--quiet", "--kill-on-bad-exit=0"),
@@ -53,13 +55,19 @@ def cancelling_step(allocation: Allocation, node: str, pid: int) -> list[str]:
 
 
 async def cancel_step_after(
-    pid: int, allocation: Allocation, node: str, env: Mapping[str, str], reaper: Reaper
+    pid: int,
+    allocation: Allocation,
+    node: str,
+    env: Mapping[str, str],
+    reaper: Reaper,
+    *,
+    reported_s: int = REPORTED_S,
 ) -> None:
-    """Have this step cancelled once the process ``pid`` of this node has ended.
+    """Have this step cancelled ``reported_s`` after the process ``pid`` of this node has ended.
 
     Returns when the step that does so has begun.  Raises RayclusterError where it does not begin.
     """
-    command = cancelling_step(allocation, node, pid)
+    command = cancelling_step(allocation, node, pid, reported_s)
     program = await find_within(command[0], env)
     if program is None:
         raise RayclusterError("srun was not found in PATH (in a container it is often missing).")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import sys
 import time
@@ -25,7 +26,7 @@ from ..system.proctree import (
     identify,
     send_signal,
 )
-from ..system.programs import find_program
+from ..system.programs import find_program, missing_interpreter
 from ..system.waiting import FIND_S, call_within, set_within
 
 #: In the environment of the driver's processes: which supervisor started it.
@@ -50,12 +51,27 @@ def find_driver(argv: Sequence[str], env: Mapping[str, str]) -> str:
     """
     program = argv[0]
     found = find_program(program, env)
+    if found and (interpreter := missing_interpreter(found)):
+        hint = "Correct the first line of the script, or run it by an interpreter: -- bash SCRIPT."
+        if interpreter.endswith("\r"):
+            hint = f"Its lines end as Windows has them: sed -i 's/\\r$//' {shlex.quote(program)}"
+        raise UsageError(f"the driver {program!r} needs {interpreter!r}, which does not exist.", hint)
     if found:
         return found
     if os.path.isfile(program):
         raise UsageError(
             f"the driver {program!r} is a file but is not executable.",
             f"Make it executable, or run it by its interpreter: -- python {program}.",
+        )
+    if "/" in program and os.path.isdir(program):
+        raise UsageError(
+            f"the driver {program!r} is a directory.",
+            "Give the program after `--`, as in: -- python train.py.",
+        )
+    if " " in program and find_program(program.split()[0], env):
+        raise UsageError(
+            f"the driver {program!r} was not found: it is one word, with a space in it.",
+            f"Give program and arguments as words of their own: -- {program}.",
         )
     if "/" in program:
         raise UsageError(
@@ -206,7 +222,7 @@ class Driver:
         programs break off their own clean end.  Whether a signal did reach it is known a moment
         after it came (Signals.undecided_s): until then nothing is sent.
 
-        A signal that does not ask for the end (SIGUSR1, SIGUSR2) goes to those processes that handle it: it
+        A signal that does not ask for the end (SIGUSR1, SIGQUIT) goes to those processes that handle it: it
         kills all others, such as the shell that runs the program.  When none does it goes to the driver's own
         process, as Slurm would send it.
         """

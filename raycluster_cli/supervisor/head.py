@@ -30,7 +30,7 @@ from .head_rules import head_rules
 from .head_start import HeadStart, restart_head
 from .losses import cause_of_loss
 from .run import NodeRun
-from .silent_hosts import cancel_step_without
+from .silent_hosts import cancel_step_without, limit_wait_for_hung
 from .tasks import cancel
 
 if TYPE_CHECKING:
@@ -161,7 +161,8 @@ class HeadRun(NodeRun):
             self.driver = Driver.start([self.program, *driver[1:]], env, self.reaper, self.signals)
         except OSError as error:
             text = f"the driver could not be started: {error.strerror or error}."
-            self.post(on.StartEnded(self.end_of_error(UsageError(text, "Is it a program for this machine?"))))
+            hint = "Is it a program for this machine? A script needs a first line such as #!/bin/bash."
+            self.post(on.StartEnded(self.end_of_error(UsageError(text, hint))))
             return
         self._in_background("the driver", self._watch_driver(self.driver))
         self.node.start_extras()
@@ -270,7 +271,11 @@ class HeadRun(NodeRun):
         if leave.requeue:
             await self.try_to("requeueing the job", self._requeue(end))
         await self._bundle.over()
-        await self.try_to("cancelling the step", cancel_step_without(self, self._lost))
+        await self.try_to("cancelling the step", self._limit_wait_of_srun())
+
+    async def _limit_wait_of_srun(self) -> None:
+        if not await cancel_step_without(self, self._lost):
+            await limit_wait_for_hung(self)
 
     async def _cancel_worker_jobs(self, joined: list[str]) -> None:
         if self.groups:

@@ -1,6 +1,8 @@
-"""Hosts of this step that have stopped responding: srun would wait for their tasks.
+"""Nodes of this step that do not end: srun would wait for their tasks.
 
-The last act of one node, when all others have ended: the step is cancelled (slurm.step_cancel).
+The last act of one node, when all others have ended: the step is cancelled (slurm.step_cancel).  At once
+where only hosts that have stopped responding are left; after :data:`HUNG_S` where a host responds and its
+task does not end: its supervisor hangs, for example in a call on a file system.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ..model.hostlist import format_hostlist
 from ..model.status import NodePhase
 from ..slurm.step_cancel import cancel_step_after
 from ..system.waiting import within
 
 if TYPE_CHECKING:
+    from ..state.record import Record
     from .run import NodeRun
 
 #: How long the other nodes get to end: Slurm kills what still runs in a step that is cancelled.
@@ -23,6 +27,19 @@ OTHERS_END_S = 15.0
 
 #: How often their reports are read.
 POLL_S = 0.5
+
+#: How long a worker that was told of the end may take to report its own before srun's wait gets a limit; and
+#: per node of the step, as the reports of large steps come later.
+PATIENCE_S, PATIENCE_PER_NODE_S = 3.0, 0.01
+
+#: The first pause between two looks at these reports: the end of a run takes no longer for them.
+FIRST_POLL_S = 0.02
+
+#: That limit.  Longer than a worker takes to keep its logs and end its processes.
+HUNG_S = 60
+
+#: The phases of a node whose supervisor has nothing left to do.
+ENDED = (NodePhase.GONE.value, NodePhase.FAILED.value)
 
 #: A host that has power and network answers within this time, if only by a refusal.
 PROBE_S = 2.0
@@ -38,8 +55,10 @@ async def cancel_step_without(
     probe: Callable[[str], Awaitable[bool]] | None = None,
     others_end_s: float = OTHERS_END_S,
     poll_s: float = POLL_S,
-) -> None:
+) -> bool:
     """Have this step cancelled if all that keeps it running is tasks on hosts that do not respond.
+
+    Returns whether it will be.
 
     ``lost``: the address of each host that was lost, by name.  ``probe`` says whether the host at an address
     responds (:func:`responds`).  ``others_end_s``: how long the other nodes get to report their end, which is
@@ -49,19 +68,20 @@ async def cancel_step_without(
     context = run.context
     allocation = context.allocation
     if not lost or not context.symmetric or allocation is None or allocation.step_id is None:
-        return
+        return False
     if allocation.het_size > 1 or not allocation.step_nodes:
-        return
+        return False
     me = allocation.node_name or context.host
     others = [host for host in allocation.step_nodes if host != me]
     if not (silent := await _only_silent_left(run, others, lost, probe or responds, others_end_s, poll_s)):
-        return
+        return False
     pid = os.getppid() if context.keeper is not None else os.getpid()
     await cancel_step_after(pid, allocation, me, context.env, run.reaper)
     run.report.say(
         f"{', '.join(silent)} does not respond, and srun waits for its task: the step is cancelled, so that "
         "srun ends within KillWait + 2 s and not only when Slurm marks the node as down"
     )
+    return True
 
 
 async def _only_silent_left(
@@ -78,11 +98,7 @@ async def _only_silent_left(
     while run.record is not None and loop.time() < deadline:
         left_s = deadline - loop.time()
         reports = await run.reports.ask(run.record.read_nodes, timeout_s=left_s, default=None)
-        ended = {
-            host
-            for host, report in (reports or {}).items()
-            if report.phase in (NodePhase.GONE.value, NodePhase.FAILED.value)
-        }
+        ended = {host for host, report in (reports or {}).items() if report.phase in ENDED}
         running = [host for host in others if host not in ended]
         if not running:
             return []
@@ -91,6 +107,63 @@ async def _only_silent_left(
             if not any(answers):
                 return running
         await asyncio.sleep(poll_s)
+    return []
+
+
+async def limit_wait_for_hung(
+    run: NodeRun, *, patience_s: float | None = None, first_poll_s: float = FIRST_POLL_S
+) -> None:
+    """Have this step cancelled :data:`HUNG_S` after its head's end if a worker's task has not ended by then.
+
+    Only nodes that have joined are waited for, and only where the record has the end, so that they can read
+    it.  Waits ``patience_s`` for their reports: the step is not cancelled when all have come.
+    Raises RayclusterError.
+    """
+    context, record = run.context, run.record
+    allocation = context.allocation
+    if record is None or not context.symmetric or allocation is None or allocation.step_id is None:
+        return
+    if allocation.het_size > 1 or not allocation.step_nodes:
+        return
+    me = allocation.node_name or context.host
+    others = {host for host in allocation.step_nodes if host != me}
+    if patience_s is None:
+        patience_s = PATIENCE_S + PATIENCE_PER_NODE_S * len(others)
+    if not (hung := await _without_end(run, record, others, patience_s, first_poll_s)):
+        return
+    pid = os.getppid() if context.keeper is not None else os.getpid()
+    await cancel_step_after(pid, allocation, me, context.env, run.reaper, reported_s=HUNG_S)
+    names = format_hostlist(hung)
+    run.report.say(
+        f"{names} has not reported its end, and srun waits for its task: if that has not ended in "
+        f"{HUNG_S} s, the step is cancelled"
+    )
+
+
+async def _without_end(
+    run: NodeRun, record: Record, others: set[str], patience_s: float, poll_s: float
+) -> list[str]:
+    """The nodes of ``others`` that have joined and not reported their end within ``patience_s``."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience_s
+    if not await run.reports.ask(record.read_end, timeout_s=patience_s, default=None):
+        return []
+    running: list[str] = []
+    while not run.hurry.is_set():
+        left_s = deadline - loop.time()
+        reports = await run.reports.ask(record.read_nodes, timeout_s=max(left_s, 0.0), default=None)
+        if reports is not None:
+            running = sorted(
+                host
+                for host, report in reports.items()
+                if host in others and report.phase not in ENDED and report.updated >= run.context.launched
+            )
+            if not running:
+                break
+        if left_s <= 0:
+            return running
+        await asyncio.sleep(min(poll_s, left_s))
+        poll_s = min(poll_s * 1.5, POLL_S)
     return []
 
 

@@ -18,6 +18,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ..system.keeper_link import RELAYED
+
 if TYPE_CHECKING:
     import socket
 
@@ -85,7 +87,7 @@ def wait_for_first_task(env: Mapping[str, str], wait_s: float = FIRST_TASK_S) ->
             file=sys.stderr,
             flush=True,
         )
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for number in RELAYED:
         signal.signal(number, signal.SIG_IGN)
     import socket
 

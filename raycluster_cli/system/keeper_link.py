@@ -9,8 +9,19 @@ from collections.abc import MutableMapping
 
 from ..model.value import Value
 
+#: Signals that mean nothing to raycluster and Ray, and may mean something to the driver: sbatch's `--signal`
+#: and `scancel --signal` may name any of them, and SIGQUIT is Ctrl-\\ in a terminal.
+FOR_THE_DRIVER = (
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT),
+    *(signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGXCPU),
+)
+
+#: Those that Ray's daemons, and with them worker processes, ignore.  Timers keep their default action there:
+#: programs in tasks rely on it.
+IGNORED_BY_RAY = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT, signal.SIGXCPU)
+
 #: Signals that reach the keeper and are told to the supervisor.
-RELAYED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+RELAYED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *FOR_THE_DRIVER)
 
 
 class Keeper(Value):

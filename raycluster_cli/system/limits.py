@@ -1,8 +1,8 @@
-"""Limits on open files and processes: raised to the hard limit, with a warning where that is too low.
+"""Limits on files, processes and CPU time: raised to the hard limit, with a warning where that is too low.
 
 Slurm passes the soft limits of the submitting host on, often 1024 open files.  Ray opens a few files for each
 worker process and connection, and starts tens of threads in each process.  Its errors ("pthread_create
-failed", "Too many open files") do not name the limit.
+failed", "Too many open files") do not name the limit.  Login nodes often limit the CPU time of each process.
 """
 
 from __future__ import annotations
@@ -42,17 +42,18 @@ def raise_limits(*, num_cpus: int = 1, pids_limits: Sequence[Limit] | None = Non
         pids_limits = process_limits()
     files_before, files = _raise(resource.RLIMIT_NOFILE)
     processes_before, processes = _raise(resource.RLIMIT_NPROC)
+    _, cpu_s = _raise(resource.RLIMIT_CPU)
     return LimitReport(
         files=files,
         files_before=files_before,
         processes=processes,
         processes_before=processes_before,
-        warnings=limit_warnings(files, processes, num_cpus=num_cpus, pids_limits=pids_limits),
+        warnings=limit_warnings(files, processes, cpu_s, num_cpus=num_cpus, pids_limits=pids_limits),
     )
 
 
 def limit_warnings(
-    files: int, processes: int, *, num_cpus: int, pids_limits: Sequence[Limit] = ()
+    files: int, processes: int, cpu_s: int = -1, *, num_cpus: int, pids_limits: Sequence[Limit] = ()
 ) -> tuple[str, ...]:
     """A sentence for each limit that is too low, with what to do.  -1 means no limit.
 
@@ -71,6 +72,12 @@ def limit_warnings(
             f"the hard limit on processes and threads of this user (ulimit -Hu) is {processes}, Ray with "
             f"{num_cpus} CPUs can need {threads}: ask the site to raise it, or set OMP_NUM_THREADS=1 and "
             "RAY_worker_num_grpc_internal_threads=1."
+        )
+    if cpu_s >= 0:
+        warnings.append(
+            f"the hard limit on CPU time (ulimit -Ht) is {cpu_s} s: the kernel kills each process that has "
+            "used so much, Ray's too. sbatch takes it over from the shell in which it is called: submit from "
+            "one without this limit, or with --propagate=NONE."
         )
     lowest = min(pids_limits, key=lambda limit: limit.value, default=None)
     if lowest is not None and lowest.value < threads:

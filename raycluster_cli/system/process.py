@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from .keeper_link import RELAYED, Keeper
+from .keeper_link import FOR_THE_DRIVER, RELAYED, Keeper
 from .proctree import ProcessRef, Stat, TreeEnd, identify, send_signal
 from .waiting import done_within
 
@@ -157,7 +157,7 @@ ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 #: A signal that comes again so soon is the same request: at the time limit and at preemption Slurm sends
 #: SIGTERM twice within milliseconds, once for the step and once for the job (seen on 22.05).
-SAME_REQUEST_S: dict[int, float] = {signal.SIGTERM: 2.0, signal.SIGUSR1: 0.2, signal.SIGUSR2: 0.2}
+SAME_REQUEST_S: dict[int, float] = {signal.SIGTERM: 2.0, **dict.fromkeys(FOR_THE_DRIVER, 0.2)}
 
 #: What keeper and supervisor get within this time belongs to one request.
 PAIR_S = 1.0

@@ -26,3 +26,19 @@ def find_program(name: str, env: Mapping[str, str]) -> str | None:
         if os.path.isfile(file) and os.access(file, os.X_OK):
             return file
     return None
+
+
+def missing_interpreter(file: str) -> str:
+    """The interpreter that the first line of a script names, if it is not there; else ''.
+
+    Blocks as :func:`find_program` does.
+    """
+    try:
+        with open(file, "rb") as script:
+            line = script.read(256).partition(b"\n")[0]
+    except OSError:
+        return ""  # a program may be executable and not readable
+    interpreter = line.removeprefix(b"#!").strip(b" \t").split(b" ")[0].split(b"\t")[0]
+    if not line.startswith(b"#!") or not interpreter or os.path.exists(interpreter):
+        return ""
+    return os.fsdecode(interpreter)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from raycluster_cli.supervisor.silent_hosts import HUNG_S
 from tests.bed.bed import REPOSITORY
 from tests.bed.spec import BedSpec
 from tests.slurm.cluster import DRIVER, SLACK_S, Cluster
@@ -48,6 +49,27 @@ def test_keeper_and_supervisor_of_a_worker_are_killed_at_once(slurm: Slurm) -> N
     assert cluster.known_after_s()["n1"] < 2.0 + SLACK_S
     assert "supervisor and keeper on n2 were killed" in cluster.node("n2")["message"]
     slurm.assert_nothing_left()
+
+
+@chaos
+def test_srun_does_not_wait_for_ever_for_a_supervisor_that_hangs(slurm: Slurm) -> None:
+    """As in a call on a file system that does not return.  Its host responds, and its raylet leaves."""
+    go = slurm.bed.path("login", "/home/admin/go")
+    driver = "import os, sys, time\nprint('DRIVING', flush=True)"
+    wait = "while not os.path.exists('/home/admin/go'): time.sleep(0.1)\nsys.exit(7)"
+    cluster = Cluster.start(slurm, wait, preamble=driver, nodes=2).driving()
+    cluster.signal("n2", "supervisor", "STOP")
+    go.touch()
+    try:
+        cluster.wait_end()
+        end = cluster.job.wait(timeout_s=HUNG_S + 60)
+    finally:
+        go.unlink()
+    output = cluster.job.output()
+    assert "n2 has not reported its end, and srun waits for its task: if that has not ended" in output
+    assert "Job step aborted" in output
+    assert (end.exit_code or 128 + end.signal) == 137, output
+    assert (cluster.end["exit_code"], cluster.end["reason"]) == (7, "driver")
 
 
 def test_keeper_and_supervisor_of_the_head_are_killed_at_once(slurm: Slurm) -> None:

@@ -34,7 +34,7 @@ def got(number, frame):
         time.sleep(3)
         say("SAVED")
         os._exit(0)
-for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGQUIT, signal.SIGALRM):
     signal.signal(number, got)
 say("RUNS")
 while True:
@@ -47,6 +47,9 @@ os.execv("/bin/bash", ["bash", "-c", f"(setsid {run} helper &); {run} train TRAI
 """
 
 NAMES = ("train", "helper")
+
+#: Signals that raycluster hands on, of those that the programs handle.
+FOR_THE_DRIVER = ("USR1", "QUIT", "ALRM")
 
 
 def start(
@@ -80,13 +83,15 @@ def test_scancel_lets_all_of_the_driver_save(slurm: Slurm) -> None:
 def test_scancel_where_slurm_signals_the_task_alone(strict_slurm: Slurm) -> None:
     """proctrack/cgroup: only the process that slurmstepd started, the keeper, gets the signal."""
     cluster = start(strict_slurm)
-    cluster.job.cancel("--signal=USR1")
-    for name in NAMES:
-        cluster.job.wait_for(f"{name} GOT SIGUSR1")
+    for number in FOR_THE_DRIVER:
+        cluster.job.cancel(f"--signal={number}")
+        for name in NAMES:
+            cluster.job.wait_for(f"{name} GOT SIG{number}")
     cluster.job.cancel()
     assert cluster.wait_end()["exit_code"] == 143
     check_saved(cluster)
-    assert cluster.job.output().count("GOT SIGUSR1") == len(NAMES)
+    for number in FOR_THE_DRIVER:
+        assert cluster.job.output().count(f"GOT SIG{number}") == len(NAMES)
 
 
 def test_stop_waits_for_the_grace_of_the_head(slurm: Slurm) -> None:
@@ -118,17 +123,20 @@ def test_programs_that_a_driver_leaves_running_may_save(slurm: Slurm) -> None:
     check_saved(cluster)
 
 
-@pytest.mark.parametrize("number", ["USR1", "INT"])
-def test_a_signal_to_the_step_comes_once(slurm: Slurm, number: str) -> None:
+@pytest.mark.parametrize("numbers", [("USR1", "QUIT"), ("INT",)])
+def test_a_signal_to_the_step_comes_once(slurm: Slurm, numbers: tuple[str, ...]) -> None:
+    """Every process of the step gets it; Ray's ignore those that are meant for the driver."""
     cluster = start(slurm, options="--grace 1")
-    slurm.run(LOGIN, ["scancel", f"--signal={number}", f"{cluster.job.id}.0"], check=True)
-    for name in NAMES:
-        cluster.job.wait_for(f"{name} GOT SIG{number}")
-    if number == "USR1" and not cluster.end:
+    for number in numbers:
+        slurm.run(LOGIN, ["scancel", f"--signal={number}", f"{cluster.job.id}.0"], check=True)
+        for name in NAMES:
+            cluster.job.wait_for(f"{name} GOT SIG{number}")
+    if numbers != ("INT",) and not cluster.end:
         cluster.job.cancel()
     cluster.job.wait()
-    for name in NAMES:
-        assert cluster.job.output().count(f"{name} GOT SIG{number}") == 1
+    for number in numbers:
+        for name in NAMES:
+            assert cluster.job.output().count(f"{name} GOT SIG{number}") == 1
     slurm.assert_nothing_left()
 
 

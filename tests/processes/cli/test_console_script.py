@@ -79,3 +79,30 @@ def test_output_that_cannot_be_written_is_told_in_a_line() -> None:
         "raycluster: error: cannot write the output: No space left on device. Free "
     )
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", ">&-", "2>&-"])
+def test_streams_that_are_closed_are_dev_null(closed: str) -> None:
+    """As in cron, and in some daemons: no file that is opened later gets their numbers."""
+    program = (
+        "import os, sys, raycluster_cli.__main__ as script; script._open_closed_streams(); "
+        "print('out', flush=True); print('err', file=sys.stderr, flush=True); "
+        "sys.exit(os.open('/dev/null', os.O_RDONLY))"
+    )
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, program],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    assert done.stdout == ("" if ">&-" in closed.split() else "out\n")
+    assert done.stderr == ("" if "2>&-" in closed else "err\n")
+
+
+def test_an_error_is_told_by_its_code_where_stderr_is_closed() -> None:
+    line = f"exec {sys.executable} -m raycluster_cli run --local 1 -- ./no-such-driver <&- >&- 2>&-"
+    done = subprocess.run(["sh", "-c", line], timeout=60, check=False)
+    assert done.returncode == 2

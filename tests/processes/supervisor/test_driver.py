@@ -294,10 +294,17 @@ async def test_a_script_that_signals_its_group_hits_only_itself(scene: Scene) ->
         ("no-such-program", "was not found in PATH", "python train.py"),
         ("./nothing", "does not exist", "a path that exists"),
         ("{directory}/train.py", "is not executable", "-- python"),
+        ("{directory}", "is a directory", "-- python train.py"),
+        ("sh train.sh", "one word, with a space in it", "-- sh train.sh"),
+        ("{directory}/old.sh", "needs '/no/such/sh', which does not exist", "first line of the script"),
+        ("{directory}/dos.sh", r"needs '/bin/sh\\r', which does not exist", "sed -i 's/\\r$//' /"),
     ],
 )
 def test_a_program_that_cannot_be_run(tmp_path: Path, program: str, message: str, hint: str) -> None:
     (tmp_path / "train.py").write_text("")
+    for name, first in (("old.sh", "#! /no/such/sh -e"), ("dos.sh", "#!/bin/sh\r")):
+        (tmp_path / name).write_text(f"{first}\n")
+        (tmp_path / name).chmod(0o755)
     with pytest.raises(UsageError, match=message) as caught:
         find_driver([program.format(directory=tmp_path)], {"PATH": "/usr/bin:/bin"})
     assert hint in caught.value.hint

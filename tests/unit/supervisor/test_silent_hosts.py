@@ -16,7 +16,13 @@ import pytest
 from raycluster_cli.model.errors import RayclusterError
 from raycluster_cli.model.record import NodeReport
 from raycluster_cli.slurm.allocation import Allocation
-from raycluster_cli.supervisor.silent_hosts import cancel_step_without, refuses, responds
+from raycluster_cli.supervisor.silent_hosts import (
+    HUNG_S,
+    cancel_step_without,
+    limit_wait_for_hung,
+    refuses,
+    responds,
+)
 from raycluster_cli.system.process import Reaper
 
 STEP = Allocation("7", ("n1", "n2", "n3"), step_id="0", step_nodes=("n1", "n2", "n3"), node_name="n1")
@@ -37,11 +43,12 @@ def run_of(directory: Path, phases: Mapping[str, str], says: str, **context: Any
     write = f'for word; do echo "$word"; done >{directory}/arguments'
     program.write_text(f"#!/bin/sh\n{write}\necho {says}\nsleep 60\n")
     program.chmod(0o755)
-    reports = {host: NodeReport(host, "worker", phase) for host, phase in phases.items()}
-    given = {"symmetric": True, "allocation": STEP, "keeper": None, **context}
+    reports = {host: NodeReport(host, "worker", phase, updated=9.0) for host, phase in phases.items()}
+    given = {"symmetric": True, "allocation": STEP, "keeper": None, "launched": 8.0, **context}
     return SimpleNamespace(
         context=SimpleNamespace(host="n1", env={"PATH": f"{directory}:{os.environ['PATH']}"}, **given),
-        record=SimpleNamespace(read_nodes=lambda: reports),
+        record=SimpleNamespace(read_nodes=lambda: reports, read_end=lambda: True),
+        hurry=asyncio.Event(),
         reports=Reports(),
         reaper=Reaper(),
         report=SimpleNamespace(say=lambda text: (directory / "said").write_text(text)),
@@ -50,19 +57,19 @@ def run_of(directory: Path, phases: Mapping[str, str], says: str, **context: Any
 
 def cancel(
     run: Any, lost: Mapping[str, str] = LOST, responding: bool = False, others_end_s: float = 30.0
-) -> None:
+) -> bool:
     async def probe(address: str) -> bool:
         return responding
 
-    async def work() -> None:
+    async def work() -> bool:
         run.reaper.attach(asyncio.get_running_loop())
-        await cancel_step_without(run, lost, probe=probe, others_end_s=others_end_s, poll_s=0.05)
+        return await cancel_step_without(run, lost, probe=probe, others_end_s=others_end_s, poll_s=0.05)
 
-    asyncio.run(work())
+    return asyncio.run(work())
 
 
 def test_only_a_host_that_is_gone_keeps_the_step_running(tmp_path: Path) -> None:
-    cancel(run_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready"))
+    assert cancel(run_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready"))
     arguments = (tmp_path / "arguments").read_text().splitlines()
     assert arguments[:3] == ["--jobid=7", "--overlap", "--nodelist=n1"]
     assert arguments[-2:] == ["7.0", str(os.getpid())]
@@ -84,7 +91,66 @@ def test_only_a_host_that_is_gone_keeps_the_step_running(tmp_path: Path) -> None
 def test_otherwise_the_step_is_left_alone(
     tmp_path: Path, phases: dict[str, str], lost: dict[str, str], responding: bool, context: dict[str, Any]
 ) -> None:
-    cancel(run_of(tmp_path, phases, "ready", **context), lost, responding, others_end_s=0.2)
+    assert not cancel(run_of(tmp_path, phases, "ready", **context), lost, responding, others_end_s=0.2)
+    assert not (tmp_path / "arguments").exists()
+
+
+def limit(run: Any, patience_s: float) -> None:
+    async def work() -> None:
+        run.reaper.attach(asyncio.get_running_loop())
+        await limit_wait_for_hung(run, patience_s=patience_s)
+
+    asyncio.run(work())
+
+
+def test_a_worker_that_reports_no_end_is_waited_for_with_a_limit(tmp_path: Path) -> None:
+    limit(run_of(tmp_path, {"n1": "joined", "n2": "gone", "n3": "joined", "n9": "joined"}, "ready"), 0.2)
+    arguments = (tmp_path / "arguments").read_text().splitlines()
+    assert arguments[-2:] == ["7.0", str(os.getpid())]
+    assert f"sleep {HUNG_S}" in arguments
+    assert (tmp_path / "said").read_text().startswith("n3 has not reported its end, and srun waits")
+
+
+@pytest.mark.parametrize(
+    ("phases", "context"),
+    [
+        ({"n2": "gone", "n3": "failed"}, {}),
+        ({"n2": "gone"}, {}),
+        ({"n2": "gone", "n3": "joined"}, {"launched": 10.0}),
+        ({"n2": "gone", "n3": "joined"}, {"symmetric": False}),
+        ({"n2": "gone", "n3": "joined"}, {"allocation": None}),
+    ],
+    ids=["all ended", "n3 never reported", "n3 in an earlier cluster", "a step of its own", "no Slurm"],
+)
+def test_otherwise_srun_waits_without_a_limit(
+    tmp_path: Path, phases: dict[str, str], context: dict[str, Any]
+) -> None:
+    limit(run_of(tmp_path, phases, "ready", **context), 0.2)
+    assert not (tmp_path / "arguments").exists()
+
+
+@pytest.mark.parametrize("broken", ["no record", "its end is not there", "it hangs"])
+def test_without_a_record_of_the_end_nobody_is_waited_for(tmp_path: Path, broken: str) -> None:
+    class Hangs(Reports):
+        async def ask(self, call: Any, *, timeout_s: float, default: object) -> object:
+            return default
+
+    run = run_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready")
+    if broken == "no record":
+        run.record = None
+    elif broken == "it hangs":
+        run.reports = Hangs()
+    else:
+        run.record.read_end = lambda: None
+    limit(run, 60.0)
+    assert not (tmp_path / "arguments").exists()
+
+
+def test_a_worker_that_ends_meanwhile_is_not_waited_for_longer(tmp_path: Path) -> None:
+    run = run_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready")
+    answers = iter([run.record.read_nodes(), {}])
+    run.record.read_nodes = lambda: next(answers)
+    limit(run, 60.0)
     assert not (tmp_path / "arguments").exists()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raycluster_cli.system.programs import find_program
+from raycluster_cli.system.programs import find_program, missing_interpreter
 
 
 @pytest.fixture
@@ -44,3 +44,25 @@ def test_an_empty_path_is_not_the_working_directory(
 
 def test_without_path_the_systems_own_directories() -> None:
     assert find_program("sh", {}) in ("/bin/sh", "/usr/bin/sh")
+
+
+@pytest.mark.parametrize(
+    ("content", "missing"),
+    [
+        (b"#!/bin/sh\n", ""),
+        (b"#!/bin/sh", ""),
+        (b"#! /no/such/python -u\n", "/no/such/python"),
+        (b"#!/bin/sh\r\n", "/bin/sh\r"),
+        (b"#!/no/\xff\n", "/no/\udcff"),
+        (b"#!\n", ""),
+        (b"\x7fELF", ""),
+        (b"", ""),
+    ],
+)
+def test_the_interpreter_of_a_script_is_looked_for(tmp_path: Path, content: bytes, missing: str) -> None:
+    (tmp_path / "script").write_bytes(content)
+    assert missing_interpreter(str(tmp_path / "script")) == missing
+
+
+def test_a_file_that_cannot_be_read_names_no_interpreter(tmp_path: Path) -> None:
+    assert missing_interpreter(str(tmp_path / "nothing")) == ""
