@@ -236,10 +236,16 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 def ready_record(job: str, directory: str, env: Mapping[str, str], node: str, wait_s: float) -> Record:
     """The record of a cluster once programs can run on it.  Raises RayclusterError."""
     from ..ops.clusters import find_record, own
+    from ..ops.no_record import refuse_job_of_others
     from ..ops.readiness import wait_until_ready
+    from ..state.catalogue import NoRecordError
 
     where = state_dir(directory, env)
-    return wait_until_ready(lambda: own(find_record(where, job, env)), node, wait_s)
+    try:
+        return wait_until_ready(lambda: own(find_record(where, job, env)), node, wait_s)
+    except NoRecordError:
+        refuse_job_of_others(job, where, env)
+        raise
 
 
 def running_record(job: str, directory: str, env: Mapping[str, str]) -> Record:

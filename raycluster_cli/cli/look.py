@@ -206,16 +206,20 @@ def await_record(
     from ..model.cluster_status import ClusterPhase
     from ..ops.clusters import NO_RECORD_HINT, find_record
     from ..ops.lookup import without_record_yet
+    from ..ops.no_record import refuse_job_of_others
     from ..slurm.queue import query_jobs
+    from ..state.catalogue import NoRecordError
     from ..system.report import say
 
     told = ""
     while True:
         try:
             return find_record(where, job, env)
-        except UsageError:
+        except UsageError as error:
             found = without_record_yet(job, where, query_jobs(env))
             if found is None:
+                if isinstance(error, NoRecordError):
+                    refuse_job_of_others(job, where, env)
                 raise
             if once:
                 hint = "" if found.phase is ClusterPhase.PENDING else NO_RECORD_HINT.format(job=found.job)

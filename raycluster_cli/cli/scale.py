@@ -65,7 +65,7 @@ def scale(
       raycluster scale 4711 -1
       raycluster scale 4711 --serve
     """
-    from ..ops.clusters import find_record
+    from ..ops.clusters import find_once
     from ..ops.scaling import change_groups, groups_of, is_change
 
     env = dict(os.environ)
@@ -75,7 +75,7 @@ def scale(
         job, words = "", [job, *words]
     if unknown := [word for word in (job, *words) if word.startswith("--")]:
         raise UsageError(f"there is no option {unknown[0]}.", "`raycluster scale --help` lists the options.")
-    record = find_record(where, job, env)
+    record = find_once(where, job, env)
     groups = change_groups(record, words) if words or serve else groups_of(record)
     if serve:
         _serve(record, env)

@@ -117,11 +117,11 @@ def tunnel(
       raycluster tunnel 4711 6006
     """
     from ..ops import tunnel as core
-    from ..ops.clusters import find_record
+    from ..ops.clusters import find_once
     from ..ops.inside import live_head
 
     env = dict(os.environ)
-    record = find_record(state_dir(directory, env), job, env)
+    record = find_once(state_dir(directory, env), job, env)
     head = live_head(record)
     service = record.read_service() if head.service else None
     if target is None and service is None:

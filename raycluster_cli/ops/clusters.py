@@ -12,10 +12,10 @@ from pathlib import Path
 from ..model.cluster_status import ClusterPhase, ClusterStatus
 from ..model.errors import UsageError
 from ..slurm.queue import Job, query_jobs
-from ..state.catalogue import check_readable, list_records, owner_of, record_of
+from ..state.catalogue import NoRecordError, check_readable, list_records, owner_of, record_of
 from ..state.files import user
 from ..state.record import Record
-from .no_record import JobWithoutRecord, phase_of_end
+from .no_record import JobWithoutRecord, phase_of_end, refuse_job_of_others
 from .reader import SILENT_S, hosts_of, read_cluster, waiting_message
 
 #: What to do about a job that runs and has no record.
@@ -121,6 +121,15 @@ def find_record(state_dir: Path, job: str, env: Mapping[str, str]) -> Record:
     if records:
         return records[0]
     raise no_records(state_dir, env)
+
+
+def find_once(state_dir: Path, job: str, env: Mapping[str, str]) -> Record:
+    """As :func:`find_record`; where JOB has no record, Slurm is asked whether it is another user's."""
+    try:
+        return find_record(state_dir, job, env)
+    except NoRecordError:
+        refuse_job_of_others(job, state_dir, env)
+        raise
 
 
 def _not_over(records: list[Record], jobs: Mapping[str, Job] | None) -> list[Record]:

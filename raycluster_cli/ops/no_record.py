@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,15 +159,27 @@ def job_without_record(
         return None
     state = ask(job_id, env)
     if state is not None and not state.is_of(owner_of(state_dir)):
-        raise UsageError(
-            f"no record of job {job_id} in {state_dir}: the job belongs to {state.user.partition('(')[0]}.",
-            "Only its owner can read its record.",
-        )
+        owner = state.user.partition("(")[0]
+        hint = "Only its owner can read its record, and stop or enter the cluster."
+        if os.geteuid() == 0:
+            hint = f"Root can look at it: --state-dir ~{owner}/.raycluster, or where {owner} keeps records."
+        raise UsageError(f"no record of job {job_id} in {state_dir}: the job belongs to {owner}.", hint)
     remembered = (state_dir / "submitted" / job_id).exists()
     if not remembered and (state is None or is_worker_job(state_dir, job_id)):
         return None
     output = output_of(state_dir, job_id) or (state.output if state is not None else "")
     return JobWithoutRecord(job_id, state, output)
+
+
+def refuse_job_of_others(
+    job: str,
+    state_dir: Path,
+    env: Mapping[str, str],
+    *,
+    ask: Callable[[str, Mapping[str, str]], JobState | None] = job_state,
+) -> None:
+    """For a JOB that has no record: raise UsageError if it is another user's.  Asks Slurm."""
+    job_without_record(job, state_dir, env, ask=ask)
 
 
 def page(job: JobWithoutRecord, width: int = 100) -> str:

@@ -16,9 +16,10 @@ from ..model.errors import UsageError
 from ..model.wording import duration
 from ..slurm.queue import Job
 from ..slurm.site import query_config
-from ..state.catalogue import NoClusterError, record_of
+from ..state.catalogue import NoClusterError, NoRecordError, record_of
 from ..state.record import Record
 from .follow import job_state
+from .no_record import refuse_job_of_others
 from .reader import read_cluster
 from .stop import POLL_S, Outcome, Surroundings, stop_cluster
 
@@ -103,10 +104,12 @@ def named(
             record = record_of(where, name)
         except NoClusterError:
             raise
-        except UsageError:
+        except UsageError as error:
             known = (around.jobs() or {}).values()
             job = next((one for one in known if name in (one.id, one.shown_id)), None)
             if job is None or job.is_ended:
+                if isinstance(error, NoRecordError):
+                    refuse_job_of_others(name, where, around.env)
                 raise
             jobs.append(job)
             continue

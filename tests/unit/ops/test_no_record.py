@@ -162,6 +162,25 @@ def test_the_commands_agree(tmp_path: Path) -> None:
     assert (document["state"], document["exit_code"], document["reason"]) == ("failed", 181, "no-record")
 
 
+LOOKS = ("status 9", "why 9", "logs 9", "monitor --once 9", "url 9")
+ENTERS = ("stop 9", "exec 9 -- id", "attach 9", "submit-job 9 -- id", "dashboard 9", "tunnel 9", "scale 9")
+
+
+@pytest.mark.parametrize("line", [*LOOKS, *ENTERS])
+def test_every_command_says_whose_a_job_is(tmp_path: Path, line: str) -> None:
+    slurm = SlurmCommands(tmp_path / "slurm")
+    slurm.answer("squeue", "")
+    slurm.answer(
+        "scontrol", "JobId=9 JobName=x UserId=ada(4294967) JobState=RUNNING Reason=None StdOut=/a/b\n"
+    )
+    env = {"PATH": slurm.path, "RAYCLUSTER_STATE_DIR": str(tmp_path), "SLURM_JOB_ID": ""}
+    done = CliRunner().invoke(app, line.split(), env=env)
+    assert isinstance(done.exception, UsageError | SystemExit), done.exception
+    told = str(done.exception) + done.output
+    assert "the job belongs to ada." in told, told
+    assert ("--state-dir ~ada/.raycluster" in told) is (os.geteuid() == 0)
+
+
 def test_a_job_as_scontrol_prints_it() -> None:
     text = (
         "JobId=9 UserId=ada(1001) GroupId=x(1) JobState=FAILED "
