@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from typing import NamedTuple
 
@@ -52,6 +53,9 @@ _LOST_BY_SLURM = {
         "`scancel` without --signal, or `raycluster stop`, gives the driver time to end.",
     ),
 }
+
+#: What slurmstepd writes where nothing says why (DUE TO …).
+_STEP_CANCELLED = re.compile(r"\*\*\* STEP \S+ ON \S+ CANCELLED AT \S+ \*\*\*")
 
 #: In the message of an end that is written where both were killed, by what is left on the host.
 _BOTH_KILLED = "raycluster's supervisor and keeper"
@@ -166,6 +170,15 @@ def _without_end(post: PostMortem) -> LikelyCause:
         )
     if post.oom_kills:
         return _out_of_memory(post)
+    if post.output is not None and _STEP_CANCELLED.search(post.output.all_text):
+        return LikelyCause(
+            "The job's step was cancelled, and Slurm killed all of its processes at once: by scancel JOB.STEP, "
+            f"or because srun was told to end (`timeout`, `kill`, Ctrl-C). {_silent_nodes(post)}".strip(),
+            (
+                "For a limit on the driver's time: srun raycluster run -- timeout 1h python train.py; "
+                "`raycluster stop` and `scancel JOB` give the driver time to end.",
+            ),
+        )
     if post.found:
         return _by_text(post, before=f"{_sentence(status.message)} ")
     return LikelyCause(

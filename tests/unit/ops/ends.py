@@ -388,6 +388,10 @@ CASES = [
         JobState("CANCELLED", signal=9), WARNINGS + told_by_slurm(""), nodes=LOST,
     ),
     Case(
+        "lost, srun was told to end by timeout", None, "lost", 124, "The job's step was cancelled", _failed(124),
+        WARNINGS + told_by_slurm(""), nodes=LOST, shows=("-- timeout 1h python train.py",),
+    ),
+    Case(
         "lost, time limit", None, "lost", 143, "reached its time limit, and was killed before", JobState("TIMEOUT"), WARNINGS,
         nodes=LOST,
     ),
