@@ -173,7 +173,8 @@ def _without_end(post: PostMortem) -> LikelyCause:
     if post.output is not None and _STEP_CANCELLED.search(post.output.all_text):
         return LikelyCause(
             "The job's step was cancelled, and Slurm killed all of its processes at once: by scancel "
-            f"JOB.STEP, or because srun was told to end (`timeout`, `kill`, Ctrl-C). {_silent_nodes(post)}".strip(),
+            "JOB.STEP, or because srun was told to end (`timeout`, `kill`, Ctrl-C). "
+            f"{_silent_nodes(post)}".strip(),
             (
                 "For a limit on the driver's time: srun raycluster run -- timeout 1h python train.py; "
                 "`raycluster stop` and `scancel JOB` give the driver time to end.",

@@ -217,6 +217,20 @@ class Record(EventLog, UsageFiles):
             report = dataclasses.replace(report, updated=time.time())
         write_whole(self._node_path(report.host), self._encoded(report))
 
+    def head_wrote_since(self, host: str, before_s: float) -> bool:
+        """Whether the head wrote here since ``host`` wrote its report, or up to ``before_s`` seconds earlier.
+
+        By the file server's clock, whatever those of the nodes say.
+        """
+        written = [self.leases.last_heartbeat() or 0.0]
+        for name in ("events.log", "end.json"):
+            with contextlib.suppress(OSError):
+                written.append(os.stat(self.path / name).st_mtime)
+        try:
+            return max(written) >= os.stat(self._node_path(host)).st_mtime - before_s
+        except OSError:
+            return False
+
     def read_node(self, host: str) -> NodeReport | None:
         return decode(NodeReport, read_bytes(self._node_path(host)))
 

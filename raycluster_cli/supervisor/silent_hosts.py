@@ -41,6 +41,9 @@ HUNG_S = 60
 #: The phases of a node whose supervisor has nothing left to do.
 ENDED = (NodePhase.GONE.value, NodePhase.FAILED.value)
 
+#: So soon a head that lives has written that a worker has ended: it looks every half second.
+REACTS_S = 3.0
+
 #: A host that has power and network answers within this time, if only by a refusal.
 PROBE_S = 2.0
 
@@ -53,6 +56,7 @@ async def cancel_step_without(
     lost: Mapping[str, str],
     *,
     probe: Callable[[str], Awaitable[bool]] | None = None,
+    lives: Callable[[], bool] = lambda: False,
     others_end_s: float = OTHERS_END_S,
     poll_s: float = POLL_S,
 ) -> bool:
@@ -61,8 +65,9 @@ async def cancel_step_without(
     Returns whether it will be.
 
     ``lost``: the address of each host that was lost, by name.  ``probe`` says whether the host at an address
-    responds (:func:`responds`).  ``others_end_s``: how long the other nodes get to report their end, which is
-    looked for every ``poll_s``.
+    responds (:func:`responds`).  ``lives``: whether the record shows that a lost host lives all the same, and
+    that only this node cannot reach it; asked for :data:`REACTS_S`.  ``others_end_s``: how long the other
+    nodes get to report their end, which is looked for every ``poll_s``.
     Raises RayclusterError.
     """
     context = run.context
@@ -75,6 +80,8 @@ async def cancel_step_without(
     others = [host for host in allocation.step_nodes if host != me]
     if not (silent := await _only_silent_left(run, others, lost, probe or responds, others_end_s, poll_s)):
         return False
+    if await _shows_life(run, lives, poll_s):
+        return False
     pid = os.getppid() if context.keeper is not None else os.getpid()
     await cancel_step_after(pid, allocation, me, context.env, run.reaper)
     run.report.say(
@@ -82,6 +89,16 @@ async def cancel_step_without(
         "srun ends within KillWait + 2 s and not only when Slurm marks the node as down"
     )
     return True
+
+
+async def _shows_life(run: NodeRun, lives: Callable[[], bool], poll_s: float) -> bool:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + REACTS_S
+    while (left_s := deadline - loop.time()) > 0:
+        if await run.reports.ask(lives, timeout_s=left_s, default=False):
+            return True
+        await asyncio.sleep(min(poll_s, left_s))
+    return False
 
 
 async def _only_silent_left(

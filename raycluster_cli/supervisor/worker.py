@@ -36,6 +36,10 @@ RECOVERY_WAIT_S = 50.0
 #: How often the record is asked again for an end that is waited for.
 LOOK_S = 0.1
 
+#: A head that wrote so short a time before this node's report of its loss has not stopped responding: that
+#: is known after two checks of 4 s.
+WROTE_BEFORE_S = 5.0
+
 
 class WorkerRun(NodeRun):
     """`raycluster worker`, and the ranks above 0 of `raycluster run`."""
@@ -280,7 +284,15 @@ class WorkerRun(NodeRun):
         if end.reason == EndReason.HEAD_LOST.value and self._is_first_without_head():
             target = self.cluster.target
             lost = {self.rules.head_host: target.ip}
-            await self.try_to("cancelling the step", cancel_step_without(self, lost))
+            await self.try_to("cancelling the step", cancel_step_without(self, lost, lives=self._head_lives))
+
+    def _head_lives(self) -> bool:
+        """Whether the head writes into the record: then this node alone cannot reach it, and others can."""
+        record, me = self.record, self.context.host
+        own = record.read_node(me) if record is not None else None
+        if record is None or own is None or own.phase != NodePhase.STOPPING.value:
+            return False  # our report of the loss is not there yet
+        return record.head_wrote_since(me, WROTE_BEFORE_S)
 
     def _is_first_without_head(self) -> bool:
         """Whether the head stopped responding, and this node is the first of those that are left."""

@@ -196,3 +196,19 @@ def test_the_first_who_asks_for_the_end_stands(record: Record) -> None:
     record.request_stop("me too", by="bob@login2")
     asked = Record.open(record.path).stop_requested()
     assert asked is not None and (asked.by, asked.reason) == ("ann@login1", "tired")
+
+
+def test_whether_the_head_wrote_since_a_node_did(tmp_path: Path) -> None:
+    """By the files' times, which are the file server's."""
+    record = Record.create(tmp_path, "tux", "4711")
+    assert not record.head_wrote_since("n2", 5.0)
+    record.write_node(NodeReport("n2", "worker", "stopping"))
+    assert not record.head_wrote_since("n2", 5.0)
+    (record.path / "events.log").write_text("{}")
+    reported = (record.path / "nodes/n2.json").stat().st_mtime
+    for seconds, wrote in ((-60.0, False), (-8.0, False), (-4.0, True), (3.0, True)):
+        os.utime(record.path / "events.log", (reported + seconds, reported + seconds))
+        assert record.head_wrote_since("n2", 5.0) is wrote
+    os.utime(record.path / "events.log", (reported - 60, reported - 60))
+    record.write_end(EndReport(1.0, 0, "driver"))
+    assert record.head_wrote_since("n2", 5.0)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,14 +56,20 @@ def run_of(directory: Path, phases: Mapping[str, str], says: str, **context: Any
 
 
 def cancel(
-    run: Any, lost: Mapping[str, str] = LOST, responding: bool = False, others_end_s: float = 30.0
+    run: Any,
+    lost: Mapping[str, str] = LOST,
+    responding: bool = False,
+    others_end_s: float = 30.0,
+    lives: Callable[[], bool] = lambda: False,
 ) -> bool:
     async def probe(address: str) -> bool:
         return responding
 
     async def work() -> bool:
         run.reaper.attach(asyncio.get_running_loop())
-        return await cancel_step_without(run, lost, probe=probe, others_end_s=others_end_s, poll_s=0.05)
+        return await cancel_step_without(
+            run, lost, probe=probe, lives=lives, others_end_s=others_end_s, poll_s=0.05
+        )
 
     return asyncio.run(work())
 
@@ -74,6 +80,14 @@ def test_only_a_host_that_is_gone_keeps_the_step_running(tmp_path: Path) -> None
     assert arguments[:3] == ["--jobid=7", "--overlap", "--nodelist=n1"]
     assert arguments[-2:] == ["7.0", str(os.getpid())]
     assert (tmp_path / "said").read_text().startswith("n3 does not respond, and srun waits for its task")
+
+
+def test_a_host_that_shows_life_in_the_record_is_only_cut_off_from_here(tmp_path: Path) -> None:
+    """Of networks that are not Slurm's: the cluster goes on without this node (--on-worker-loss)."""
+    looks = iter([False, True])
+    run = run_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready")
+    assert not cancel(run, lives=lambda: next(looks))
+    assert not (tmp_path / "arguments").exists()
 
 
 @pytest.mark.parametrize(
