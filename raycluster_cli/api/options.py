@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any, get_type_hints
@@ -11,8 +11,7 @@ from typing import Any, get_type_hints
 from ..model.errors import UsageError
 from ..model.option_text import parse_flag
 from ..model.settings import Settings, option_words, settings_of, variable_name
-from ..model.variables import CONTAINER
-from ..ops.chosen_settings import Chosen, with_files
+from ..ops.chosen_settings import Chosen, with_files, with_variable
 from ..ops.job_profile import refuse_words
 from ..ops.submit import CommandLine, split_line
 
@@ -22,6 +21,7 @@ _TYPES: dict[Any, tuple[str, tuple[type, ...]]] = {
     str: ("a string", (str,)),
     float: ("a number", (int, float)),
 }
+_WHOLE = ("a whole number", (int,))
 
 
 # What sbatch(1) takes.
@@ -53,7 +53,7 @@ def settings_from(given: Mapping[str, Any], command: str, *, service: bool = Fal
                 f"{name!r} is no setting of a cluster.",
                 f"Did you mean {near[0]!r}?" if near else "`raycluster run --help` lists them.",
             )
-        kind, types = _TYPES.get(hints[name], ("a whole number", (int,)))
+        kind, types = _TYPES.get(hints[name], _WHOLE)
         if not isinstance(value, types) or (isinstance(value, bool) and types != (bool,)):
             raise UsageError(f"the setting {name} is {value!r}; it must be {kind}.")
     return Settings(**given, service=service)
@@ -67,32 +67,67 @@ def settings_with_files(
     profile: str = "",
     service: bool = False,
 ) -> Chosen:
-    """Settings by their names, and below them those of configuration files and of the profile.
+    """Settings by their names; below them RAYCLUSTER_ variables, then configuration files and the profile.
 
-    RAYCLUSTER_PROFILE, RAYCLUSTER_CONFIG_FILES and those of containers count as they do for commands.  The
-    job inherits the variables of other settings.  Raises UsageError.
+    Raises UsageError, also for a variable that cannot be used: else each node would find that.
     """
     settings_from(given, command, service=service)
     if not isinstance(profile, str):
         raise UsageError(f"the profile is {profile!r}; it must be the name of one.")
     if profile and given.get("profile", profile) != profile:
         raise UsageError(f"the profile is {profile!r}, and {given['profile']!r} in settings.", "Give one.")
-    chosen_profile = profile or given.get("profile", "") or env.get(variable_name("profile"), "")
-    named: dict[str, Any] = {"profile": chosen_profile} if chosen_profile else {}
-    variable = variable_name("config_files")
-    if "config_files" not in given and env.get(variable) and not parse_flag(variable, env[variable]):
-        named["config_files"] = False
-    if command == "submit":  # the script starts the container, and the job does not get these variables
-        named |= {name: text for name in CONTAINER if (text := env.get(variable_name(name)))}
+    named = settings_of_variables(env, command, given)
+    if profile:
+        named["profile"] = profile
     values = {**named, **given, **({"service": True} if service else {})}
-    chosen = with_files(command, values, env)
+    try:
+        chosen = with_files(command, values, env)
+        Settings(**chosen.values)
+    except UsageError as error:
+        raise with_variable(error, named) from error.__cause__
     if chosen.values.get("service") and not service:
-        source = chosen.configuration.settings["service"].source
+        source = (
+            variable_name("service")
+            if "service" in named
+            else chosen.configuration.settings["service"].source
+        )
         raise UsageError(
             f"{source}: service is on, but no server was given.",
             'Give its command: service=["vllm", "serve", "M"].',
         )
     return chosen
+
+
+def settings_of_variables(
+    env: Mapping[str, str], command: str, given: Collection[str] = ()
+) -> dict[str, Any]:
+    """The settings of a command that RAYCLUSTER_ variables give, and not the caller.  Raises UsageError.
+
+    The directory of the records is not among them: it is looked for by itself.
+
+    >>> settings_of_variables({"RAYCLUSTER_TIMEOUT": "60", "RAYCLUSTER_TLS": "on"}, "run")
+    {'timeout': 60.0, 'tls': True}
+    """
+    hints = get_type_hints(Settings)
+    found: dict[str, Any] = {}
+    for one in settings_of(command):
+        variable = variable_name(one.name)
+        text = env.get(variable)
+        if not text or one.name in given or one.name in ("local", "state_dir"):
+            continue
+        hint = hints[one.name]
+        try:
+            found[one.name] = (
+                text if hint is str else parse_flag(variable, text) if hint is bool else _number(text, hint)
+            )
+        except ValueError as error:
+            kind, _ = _TYPES.get(hint, _WHOLE)
+            raise UsageError(f"{variable} is {text!r}; it must be {kind}.") from error
+    return found
+
+
+def _number(text: str, hint: Any) -> int | float:
+    return float(text) if hint is float else int(text)
 
 
 def run_words(given: Mapping[str, Any]) -> list[str]:

@@ -7,13 +7,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..model.cluster_status import ClusterStatus
 from ..model.errors import RayclusterError, UsageError
-from ..model.settings import Settings, option_name, variable_name
+from ..model.settings import Settings
 from ..model.text import without_secrets
 from ..model.variables import CONTAINER
 from ..ops.chosen_settings import state_dir_of_files, with_source
@@ -35,7 +35,14 @@ from ..state.record import Record
 from ..state.submitted import remember
 from ..system.report import say
 from .cluster import Cluster
-from .options import check_command, run_words, sbatch_line, settings_dictionary, settings_with_files
+from .options import (
+    check_command,
+    run_words,
+    sbatch_line,
+    settings_dictionary,
+    settings_of_variables,
+    settings_with_files,
+)
 
 #: How long Slurm may take to end a job whose cluster has ended: its epilog, a slow node.
 JOB_END_S = 60.0
@@ -89,10 +96,11 @@ class SlurmCluster(Cluster):
 
         Raises UsageError.
         """
-        given = settings_dictionary(settings)
         env = dict(os.environ)
+        own = settings_dictionary(settings)
         driver = check_command(service, "service") if service else ()
-        chosen = settings_with_files(given, "submit", env, profile=profile, service=bool(service))
+        chosen = settings_with_files(own, "submit", env, profile=profile, service=bool(service))
+        given = settings_of_variables(env, "submit", own) | own  # the script does not depend on variables
         self._settings = Settings(**chosen.values)
         self._given = frozenset(given)
         self._files = files = chosen.configuration
@@ -102,11 +110,10 @@ class SlurmCluster(Cluster):
             start_timeout_s=start_timeout_s,
         )
         self._has_client_server = self._settings.client_server
-        resolved = ("profile", "config_files", *CONTAINER)  # by the script
+        resolved = ("profile", "config_files", "service", *CONTAINER)  # by the script
         words = run_words({name: given[name] for name in given if name not in resolved})
         words = [*self._where_words, *words, *(["--service"] if service else [])]
-        variables = [option_name(one.name) for one in fields(Settings) if env.get(variable_name(one.name))]
-        self._options = [*options_of_files(files, self._settings, [*words, *variables]), *words]
+        self._options = [*options_of_files(files, self._settings, words), *words]
         if nodes is None and "nodes" not in files.sbatch:
             nodes = 1
         line = sbatch_line(nodes, time, gpus_per_node, cpus_per_node, sbatch, driver)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..model.errors import RayclusterError, UsageError
-from ..model.settings import Settings, option_name, settings_of
+from ..model.settings import Settings, option_name, option_words, settings_of
 from ..model.text import without_secrets
 from ..model.variables import CONTAINER
 from ..system.report import say
@@ -275,11 +275,7 @@ def _options_of_environment(context: typer.Context, settings: Settings) -> list[
     for one in settings_of("run"):
         source = context.get_parameter_source(one.name)
         if source is not None and source.name == "ENVIRONMENT" and one.name not in _NOT_PASSED_ON:
-            name, value = option_name(one.name), getattr(settings, one.name)
-            if isinstance(value, bool):
-                options.append(name if value else f"--no-{name[2:]}")
-            else:
-                options.append(f"{name}={value}")
+            options += option_words(one.name, getattr(settings, one.name))
     return options
 
 

@@ -120,9 +120,10 @@ def _checked(path: str, content: Mapping[str, Any]) -> dict[str, dict[str, Any]]
     for name in content:
         if name not in (DEFAULTS, PROFILES, WORKERS):
             known = sorted(_keys())
+            is_key = name.replace("-", "_") in known and not isinstance(content[name], dict)
             hint = (
                 f"Put it below [{DEFAULTS}]."
-                if name.replace("-", "_") in known
+                if is_key
                 else _suggestion(name, [DEFAULTS, PROFILES, WORKERS], "tables")
             )
             raise UsageError(f"{path}: there is no table or key {name!r} here.", hint)

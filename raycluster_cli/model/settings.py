@@ -372,12 +372,14 @@ class Settings:
 def option_words(field_name: str, value: Any) -> list[str]:
     """A setting as arguments of a command line; none for a setting that has no value.
 
-    >>> option_words("num_cpus", 2), option_words("auth", False), option_words("name", "")
-    (['--num-cpus=2'], ['--no-auth'], [])
+    >>> option_words("timeout", 60.0), option_words("auth", False), option_words("name", "")
+    (['--timeout=60'], ['--no-auth'], [])
     """
     option = option_name(field_name)
     if isinstance(value, bool):
         return [option if value else f"--no-{option[2:]}"]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return [] if value is None or value == "" else [f"{option}={value}"]
 
 

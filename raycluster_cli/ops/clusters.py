@@ -18,6 +18,9 @@ from ..state.record import Record
 from .no_record import JobWithoutRecord, phase_of_end, refuse_job_of_others
 from .reader import SILENT_S, hosts_of, read_cluster, waiting_message
 
+#: raycluster needs so long to write a record after Slurm has started the job.
+BEGIN_S = 30.0
+
 #: What to do about a job that runs and has no record.
 NO_RECORD_HINT = (
     "If the records are elsewhere, give their directory with --state-dir. The job's output says whether "
@@ -33,6 +36,8 @@ def job_without_record(job: Job, now: float | None = None) -> ClusterStatus:
     elif job.is_ended:
         phase = phase_of_end(job.state)
         message = f"Slurm ended the job ({job.state.lower()}) before raycluster had started in it"
+    elif job.start_time and when - job.start_time < BEGIN_S:
+        phase, message = ClusterPhase.NO_RECORD, "Slurm has started the job; raycluster has not reported yet"
     else:
         phase = ClusterPhase.NO_RECORD
         message = (

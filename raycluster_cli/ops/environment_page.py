@@ -139,4 +139,6 @@ def _shown(value: Any) -> str:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return "; ".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) and value < 1e6 else str(value)

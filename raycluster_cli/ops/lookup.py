@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..model.cluster_status import ClusterStatus
@@ -48,22 +48,43 @@ def without_record_yet(job: str, where: Path, jobs: Mapping[str, Job] | None) ->
 class Looker:
     """Looks at a job again and again; asks Slurm more seldom than the record."""
 
-    def __init__(self, job: str, where: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        job: str,
+        where: Path,
+        env: Mapping[str, str],
+        query: Callable[[], Mapping[str, Job] | None] | None = None,
+    ) -> None:
+        """``query``: asks Slurm for the jobs, None for no answer."""
         self._job = job
         self._where = where
         self._env = env
         self._jobs: Mapping[str, Job] | None = None
         self._ask_at = 0.0
+        self._query = query or (lambda: query_jobs(env, uid=owner_of(where)))
+        self._record = ""
+        """The record of the last look."""
         self.problem: UsageError | None = None
         """Why the last look found nothing."""
 
     def look(self) -> ClusterStatus | None:
         """None when neither the record nor Slurm knows the job, or JOB means several."""
         if time.monotonic() >= self._ask_at:
-            self._jobs = query_jobs(self._env, uid=owner_of(self._where))
-            self._ask_at = time.monotonic() + ASK_SLURM_S
+            self._ask()
         try:
-            return find_status(self._job, self._where, self._jobs, self._env)
+            found = self._find()
+            if found.record != self._record and time.monotonic() < self._ask_at:
+                self._ask()  # it started after Slurm was asked: what Slurm said then is not of this run
+                found = self._find()
         except UsageError as error:
             self.problem = error
             return None
+        self._record = found.record
+        return found
+
+    def _find(self) -> ClusterStatus:
+        return find_status(self._job, self._where, self._jobs, self._env)
+
+    def _ask(self) -> None:
+        self._jobs = self._query()
+        self._ask_at = time.monotonic() + ASK_SLURM_S

@@ -42,6 +42,9 @@ NODE_USAGE_FRESH_S = 90.0
 #: After the end was written, nodes have this long to report theirs.
 ENDING_S = 45.0
 
+#: A worker may report this much later that it joined than its head that all have.
+JOIN_REPORT_S = 5.0
+
 #: A file of a record that cannot be read for this long is not just being written.
 UNREADABLE_S = 5.0
 
@@ -336,6 +339,13 @@ def _with_phase(
     if head_node is None or head_node.phase not in (NodePhase.READY, NodePhase.DRIVING):
         return status
     fewer = status.ready_nodes < status.expected_nodes
+    coming = sum(node.phase is NodePhase.STARTING for node in status.nodes)
+    if (
+        fewer
+        and status.ready_nodes + coming >= status.expected_nodes
+        and status.read_at - head_node.since < JOIN_REPORT_S
+    ):
+        return status
     return replace(status, phase=ClusterPhase.DEGRADED if fewer else ClusterPhase.RUNNING)
 
 

@@ -178,10 +178,14 @@ def environment_lines(
     lines = []
     if env.get("LOADEDMODULES"):
         loaded = shlex.join(env["LOADEDMODULES"].split(":"))
-        lines.append(f"command -v module >/dev/null && module load {loaded} 2>/dev/null")
+        # They come along with the environment, but not with --export=NONE.
+        load = f"command -v module || . /etc/profile; module load {loaded}"
+        lines.append(f'[ -n "${{LOADEDMODULES:-}}" ] || {{ {load}; }} >/dev/null 2>&1 || :')
     if modules:
+        load = f"module load {shlex.join(modules)}"
+        told = f"raycluster: error: `{load}` failed on this node. `module avail` lists the modules."
         lines.append("command -v module >/dev/null || . /etc/profile")
-        lines.append(f"module load {shlex.join(modules)} || exit 1")
+        lines.append(f"{load} || {{ echo {shlex.quote(told)} >&2; exit 2; }}")
     if in_image:
         return [*lines, f"unset {' '.join(HOST_PYTHON)}", *setup]
     for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):

@@ -17,6 +17,9 @@ FIRST_TOLD_S, TOLD_AGAIN_S = 10.0, 30.0
 NAMED = 8
 
 
+#: What is told of hosts that Slurm does not know.
+UNKNOWN = "(their hosts are not known)"
+
 #: This many failed workers are told with their reason.
 EXPLAINED = 3
 
@@ -64,9 +67,10 @@ def has_left(report: WorkerReport) -> bool:
 
 def too_late(missing: str, *, awaited: int, expected: int, timeout_s: float) -> str:
     """The error at the deadline."""
-    return (
-        f"{awaited} of {count(expected, 'worker')} did not join within {timeout_s:g} s: {missing}. "
-        "See these hosts' lines above, or give more time with --timeout."
+    return f"{awaited} of {count(expected, 'worker')} did not join within {timeout_s:g} s: {missing}. " + (
+        "Start them within this time (--timeout), or expect fewer (--expected-workers)."
+        if missing.endswith(UNKNOWN)
+        else "See these hosts' lines above, or give more time with --timeout."
     )
 
 
@@ -93,7 +97,7 @@ def missing_workers(
         host for host in reports if host not in joined
     )
     if not left:
-        return f"{awaited} more (their hosts are not known)"
+        return f"{awaited} more {UNKNOWN}"
     told = []
     for host in left[:NAMED]:
         report = reports.get(host)

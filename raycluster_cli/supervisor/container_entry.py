@@ -101,7 +101,7 @@ def arguments_inside(command: str, settings: Settings, env: Mapping[str, str]) -
     """The arguments of raycluster in the container: what was set outside, from all sources.
 
     >>> arguments_inside("run", Settings(container="x.sif", timeout=60.0, tls=True), {})
-    ['run', '--timeout=60.0', '--no-config-files', '--tls']
+    ['run', '--timeout=60', '--no-config-files', '--tls']
     """
     words = [command]
     for one in settings_of(command):

@@ -122,6 +122,38 @@ def test_a_variable_that_is_not_true_or_false(monkeypatch: pytest.MonkeyPatch) -
     SlurmCluster(settings={"config_files": False})
 
 
+@pytest.mark.parametrize("cluster", [SlurmCluster, LocalCluster])
+@pytest.mark.parametrize(
+    ("variable", "text", "message"),
+    [
+        ("TIMEOUT", "soon", "RAYCLUSTER_TIMEOUT is 'soon'; it must be a number."),
+        ("NUM_CPUS", "two", "RAYCLUSTER_NUM_CPUS is 'two'; it must be a whole number."),
+        ("NUM_CPUS", "-3", "RAYCLUSTER_NUM_CPUS is -3; it must be 0 or more."),
+        ("TLS", "maybe", "RAYCLUSTER_TLS is 'maybe'; it must be true or false."),
+        ("QUICK", "fast", "RAYCLUSTER_QUICK is 'fast'"),
+        ("ON_WORKER_LOSS", "never", "RAYCLUSTER_ON_WORKER_LOSS is 'never'"),
+        ("SERVICE", "yes", "RAYCLUSTER_SERVICE: service is on, but no server was given."),
+    ],
+)
+def test_a_variable_that_cannot_be_used_is_found_before_the_job(
+    cluster: Any, variable: str, text: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"RAYCLUSTER_{variable}", text)
+    with pytest.raises(UsageError) as error:
+        cluster()
+    assert str(error.value).startswith(message)
+
+
+def test_variables_are_options_of_the_job_and_arguments_override_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, text in {"TIMEOUT": "60", "TLS": "on", "NAME": "a", "GRACE": "", "SERVICE": "0"}.items():
+        monkeypatch.setenv(f"RAYCLUSTER_{name}", text)
+    script = SlurmCluster(settings={"name": "b", "config_files": False}).script()
+    assert " --timeout=60 --name=b --tls " in script
+    assert "+b" in script  # the record has this name
+
+
 @pytest.mark.parametrize("workers", [-1, 1.5, True])
 def test_a_number_of_workers_that_cannot_be_used(workers: Any) -> None:
     with pytest.raises(UsageError, match="it must be a whole number, 0 or more"):
@@ -165,8 +197,8 @@ def test_a_profile_is_there_in_each_project(
     assert not {"#SBATCH --time=60", "#SBATCH --mem=4G"} & options
     assert "ulimit -c 0" in lines
     run = next(line for line in lines if " run " in line and not line.startswith("#"))
-    words = "--no-config-files --timeout=90.0 --state-dir=/shared/records"
-    assert run.split(" run ")[1].removesuffix(" \\") == words  # the job inherits RAYCLUSTER_GRACE
+    words = "--no-config-files --timeout=90 --state-dir=/shared/records --grace=9"
+    assert run.split(" run ")[1].removesuffix(" \\") == words
 
 
 def test_files_are_read_without_a_profile_and_arguments_override_them(
@@ -175,7 +207,7 @@ def test_files_are_read_without_a_profile_and_arguments_override_them(
     script = SlurmCluster(state_dir=files, settings={"timeout": 5}).script()
     assert "#SBATCH --account=physics\n" in script
     assert "#SBATCH --nodes=1\n" in script
-    assert f" run --no-config-files --grace=7.0 --state-dir={files} --timeout=5 \\" in script
+    assert f" run --no-config-files --grace=7 --state-dir={files} --timeout=5 \\" in script
     monkeypatch.setenv("RAYCLUSTER_PROFILE", "gpu")
     assert "#SBATCH --partition=gpu\n" in SlurmCluster().script()
     assert "physics" not in SlurmCluster(settings={"config_files": False}).script()

@@ -129,12 +129,12 @@ def test_the_dry_run_shows_every_value_with_its_source(project: Path) -> None:
     shown = CliRunner().invoke(app, words, env={"SBATCH_TIMELIMIT": None, "SBATCH_PARTITION": None})
     assert shown.exit_code == 0, shown.output
     assert "#SBATCH --time=60\n#SBATCH -p debug\n" in shown.stdout
-    assert " run --no-config-files --timeout=600.0 \\\n" in shown.stdout
+    assert " run --no-config-files --timeout=600 \\\n" in shown.stdout
     assert "\nulimit -c 0\n" in shown.stdout
     for line in (
         "--partition=debug  (option)",
         "--time=60  (raycluster.toml, [profiles.slow])",
-        "--timeout=600.0  (raycluster.toml, [profiles.slow])",
+        "--timeout=600  (raycluster.toml, [profiles.slow])",
         "--profile=slow  (option)",
         "setup=ulimit -c 0  (raycluster.toml, [profiles.slow])",
     ):

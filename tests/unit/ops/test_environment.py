@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.model.settings import Settings
-from raycluster_cli.ops.environment import look_around
+from raycluster_cli.ops.environment import Value, look_around
 from raycluster_cli.ops.environment_page import as_json, as_lines
 
 TASK = {
@@ -55,6 +55,15 @@ def test_outside_slurm(tmp_path: Path) -> None:
     assert [
         path for path in Path("/tmp").glob("rc-*/about.json") if '"role": "env"' in path.read_text()
     ] == []
+
+
+def test_what_a_job_gets_from_files_is_shown_in_words(tmp_path: Path) -> None:
+    found = look_around(Settings(), {"TMPDIR": str(tmp_path)}, tmp_path, lambda _: "default")
+    found.submit = [Value("setup", ["ulimit -c 0", "export A=1"], "x.toml, [defaults]")]
+    lines = as_lines(found, 100)
+    row = lines[lines.index("A job of `raycluster submit`") + 1]
+    assert row.split("  ")[1:] == ["setup", "ulimit -c 0; export A=1", "x.toml, [defaults]"]
+    assert as_json(found)["submit"][0]["value"] == ["ulimit -c 0", "export A=1"]
 
 
 def test_in_a_task(tmp_path: Path) -> None:

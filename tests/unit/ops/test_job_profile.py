@@ -24,7 +24,7 @@ FOUND = merge(
         )
     ]
 )
-SETTINGS = Settings(timeout=90.0, tls=True)
+SETTINGS = Settings(timeout=90, tls=True)
 
 
 @pytest.mark.parametrize(
@@ -46,9 +46,9 @@ def test_typed_options_and_variables_replace_those_of_files(
 @pytest.mark.parametrize(
     ("given", "options"),
     [
-        ([], ["--no-config-files", "--timeout=90.0", "--tls"]),
+        ([], ["--no-config-files", "--timeout=90", "--tls"]),
         (["--timeout=3"], ["--no-config-files", "--tls"]),
-        (["--no-tls"], ["--no-config-files", "--timeout=90.0"]),
+        (["--no-tls"], ["--no-config-files", "--timeout=90"]),
     ],
 )
 def test_settings_travel_as_options_and_the_job_reads_no_files(given: list[str], options: list[str]) -> None:
@@ -76,16 +76,15 @@ def test_each_value_has_its_source() -> None:
         ("--time", "5", "variable SBATCH_TIMELIMIT"),
         ("--mem", "4G", "x.toml, [defaults]"),
         ("--exclusive", "", "x.toml, [defaults]"),
-        ("--timeout", "90.0", "variable RAYCLUSTER_TIMEOUT"),
+        ("--timeout", "90", "variable RAYCLUSTER_TIMEOUT"),
         ("--tls", "", "x.toml, [defaults]"),
         ("modules", "cuda/12", "x.toml, [defaults]"),
     ]
 
 
 def test_modules_are_loaded_before_the_python_is_chosen_and_setup_comes_last() -> None:
-    assert environment_lines({}, "/v/bin/python", ("a/1", "b c"), ("source x",)) == [
-        "command -v module >/dev/null || . /etc/profile",
-        "module load a/1 'b c' || exit 1",
-        'export PATH=/v/bin:"$PATH"',
-        "source x",
-    ]
+    begin, load, *rest = environment_lines({}, "/v/bin/python", ("a/1", "b c"), ("source x",))
+    assert begin == "command -v module >/dev/null || . /etc/profile"
+    assert load.startswith("module load a/1 'b c' || { echo 'raycluster: error: `module load a/1 ")
+    assert load.endswith("failed on this node. `module avail` lists the modules.' >&2; exit 2; }")
+    assert rest == ['export PATH=/v/bin:"$PATH"', "source x"]

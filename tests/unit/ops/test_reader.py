@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,20 @@ def test_starting(tmp_path: Path) -> None:
     assert (
         status.nodes[-1].phase is NodePhase.NOT_REPORTED or status.nodes[-2].phase is NodePhase.NOT_REPORTED
     )
+
+
+@pytest.mark.parametrize(("since_s", "expected"), [(1, ClusterPhase.STARTING), (60, ClusterPhase.DEGRADED)])
+def test_a_worker_may_report_a_little_later_than_its_head(
+    tmp_path: Path, since_s: float, expected: ClusterPhase
+) -> None:
+    """The head knows from the GCS that all have joined; a worker's own report follows."""
+    record = write_record(tmp_path, 3)
+    now = time.time()
+    head, late = record.read_nodes()["n001"], record.read_nodes()["n003"]
+    record.write_node(replace(head, phases={**head.phases, head.phase: now - since_s}))
+    record.write_node(replace(late, phase="starting ray", node_id=""))
+    status = read_cluster(record, now=now)
+    assert (status.phase, status.ready_nodes) == (expected, 2)
 
 
 def test_degraded_names_who_is_missing(tmp_path: Path) -> None:
@@ -348,3 +363,13 @@ def test_a_time_limit_that_was_changed(
     jobs = {"4711": Job("4711", "4711", state, end_time=known)}
     assert read_cluster(record, jobs).end_time == expected
     assert read_cluster(record, None).end_time == 1000.0
+
+
+@pytest.mark.parametrize(
+    ("age_s", "message"), [(2, "raycluster has not reported yet"), (90, "there is no record of a cluster")]
+)
+def test_a_job_that_has_just_started_has_no_record_yet(age_s: float, message: str) -> None:
+    now = time.time()
+    status = job_without_record(Job("7", "7", "RUNNING", start_time=now - age_s), now)
+    assert status.phase is ClusterPhase.NO_RECORD
+    assert message in status.headline

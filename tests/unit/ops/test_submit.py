@@ -61,6 +61,7 @@ def run(tmp_path: Path, text: str) -> tuple[list[str], dict[str, str]]:
     file = tmp_path / "job.sbatch"
     file.write_text(text)
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_NUM_NODES": "4", "SLURM_JOB_ID": "7", "HOME": "/h"}
+    env["LOADEDMODULES"] = "as at submission"
     subprocess.run(["bash", "-eu", str(file)], env=env, check=True, timeout=10)
     words = (tmp_path / "words").read_bytes().decode().split("\0")[:-1]
     pairs = (tmp_path / "env").read_bytes().decode().split("\0")[:-1]
@@ -114,6 +115,19 @@ def test_environment(tmp_path: Path) -> None:
     _, found = run(tmp_path, text)
     assert (found["VIRTUAL_ENV"], found["CONDA_PREFIX"]) == ("/my venv", "/opt/co'nda")
     assert environment_lines({}, "/a b/python") == ["export PATH='/a b':\"$PATH\""]
+
+
+@pytest.mark.parametrize(("came_along", "loaded"), [("gcc/12", ""), ("", "load gcc/12")])
+def test_loaded_modules_are_loaded_where_the_environment_does_not_come_along(
+    tmp_path: Path, came_along: str, loaded: str
+) -> None:
+    """As after sbatch --export=NONE; `module` is a function of the shell."""
+    (tmp_path / "log").touch()
+    lines = environment_lines({"LOADEDMODULES": "gcc/12"}, "/v/python")
+    text = "\n".join((f'module() {{ echo "$*" >{tmp_path}/log; return 1; }}', *lines))
+    variables = {"LOADEDMODULES": came_along} if came_along else {}
+    subprocess.run(["bash", "-euc", text], env={"PATH": "/usr/bin:/bin", **variables}, check=True, timeout=10)
+    assert (tmp_path / "log").read_text().strip() == loaded
 
 
 def test_containers(tmp_path: Path) -> None:

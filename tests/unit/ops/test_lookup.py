@@ -1,0 +1,32 @@
+"""Looking at a job again and again, with answers of Slurm that are a little older than the record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from raycluster_cli.model.cluster_status import ClusterPhase
+from raycluster_cli.ops.lookup import Looker
+from raycluster_cli.slurm.queue import Job
+from tests.unit.records_by_hand import write_record
+
+
+def test_a_record_that_appears_is_not_that_of_a_run_before(tmp_path: Path) -> None:
+    """Slurm said "pending" before the job started; its record must not look like that of a requeued job."""
+    states = ["PENDING", "RUNNING", "PENDING"]
+    asked: list[str] = []
+
+    def query() -> Mapping[str, Job]:
+        asked.append(states[len(asked)])
+        return {"4711": Job("4711", "4711", asked[-1])}
+
+    looker = Looker("4711", tmp_path, {}, query)
+    waiting = looker.look()
+    assert waiting is not None
+    assert waiting.headline == "waiting in Slurm's queue (pending)"
+    write_record(tmp_path, 3)
+    for _ in range(3):
+        running = looker.look()
+        assert running is not None
+        assert running.phase is ClusterPhase.RUNNING
+    assert asked == ["PENDING", "RUNNING"]  # not at every look
