@@ -20,6 +20,8 @@ from .figures import MIB
 from .grants import HostFacts
 
 OBJECT_STORE_SHARE_PERCENT = 30
+NOT_TOLD_PERCENT = 5
+"""So little less of it than /dev/shm would give is no warning: container runtimes keep small files there."""
 OBJECT_STORE_MAX_BYTES = 200 * 1024**3
 OBJECT_STORE_MIN_BYTES = 75 * MIB
 """Ray starts with no smaller store (ray_constants.OBJECT_STORE_MINIMUM_MEMORY_BYTES)."""
@@ -205,10 +207,11 @@ def _plan_object_store(
     }[store]
     if free < store:
         # Ray compares with what is free, and takes a slow disk, or refuses, where that is less.
-        warnings.append(
-            f"/dev/shm has {_mib(free)} free of {_mib(shm)}: the object store gets that "
-            f"instead of {_mib(store)}. Another job or a leftover of one holds the rest (ls -l /dev/shm)."
-        )
+        if store - free > store * NOT_TOLD_PERCENT // 100:
+            warnings.append(
+                f"/dev/shm has {_mib(free)} free of {_mib(shm)}: the object store gets that "
+                f"instead of {_mib(store)}. Another job or a leftover of one holds the rest (ls -l /dev/shm)."
+            )
         store, source = free, "free in /dev/shm"
     memory = MEMORY_MIN_BYTES if memory_given is None else memory_given
     room = granted - reserve - memory

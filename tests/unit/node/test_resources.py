@@ -127,6 +127,11 @@ def test_a_full_dev_shm_is_told_and_not_overrun() -> None:
     assert plan.warnings[0].startswith("/dev/shm has 500 MiB free of 8192 MiB")
 
 
+def test_a_little_that_is_taken_of_shared_memory_is_no_warning() -> None:
+    plan = plan_resources(node(memory_mib=16384, shm_mib=3072, shm_free_mib=3071))
+    assert (plan.object_store_bytes, plan.warnings) == (3071 * MIB, ())
+
+
 @pytest.mark.parametrize("facts", [node(shm_mib=64), node(shm_mib=0), node(shm_mib=8192, shm_free_mib=10)])
 def test_a_dev_shm_that_is_too_small_for_ray_is_refused(facts: HostFacts) -> None:
     with pytest.raises(UsageError, match=r"too little room for Ray's object store: found .* needed 75 MiB"):
