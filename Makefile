@@ -122,16 +122,30 @@ ray-default: $(DEFAULT)/.installed
 	$(DEFAULT)/bin/python -m pytest tests/slurm -m dashboard $(PYTEST_ARGS)
 
 # Modin, Dask, Tune, Data, Train, Serve, Daft, Fugue, mpi4py and uv on three hosts.  Large; not part of CI.
-LIBRARIES := $(VENV)-libraries
+# PyTorch brings 4 GB for GPUs: TORCH=torch==2.13.0+cpu takes one without, from an index that has it.
+TORCH ?= torch
+LIBRARIES ?= $(VENV)-libraries
 $(LIBRARIES)/.installed: pyproject.toml $(DEV)
 	@echo "Setting up $(LIBRARIES) with libraries that use Ray (minutes, once)"
 	@test -x $(LIBRARIES)/bin/python || $(PYTHON) -m venv $(LIBRARIES)
 	@$(LIBRARIES)/bin/python -m pip install -qq --editable '.[demo]' 'ray[tune,data,serve]' 'pytest>=8' \
-		'modin[ray]' 'dask[dataframe]' daft 'fugue[ray]' mpi4py mpich uv torch 'ray[rllib]' pytorch-lightning
+		'modin[ray]' 'dask[dataframe]' daft 'fugue[ray]' mpi4py mpich uv '$(TORCH)' 'ray[rllib]' pytorch-lightning
 	@touch $@
 
-libraries: $(LIBRARIES)/.installed
+# Each of these in an environment of its own: they want other versions of the same packages.
+APART := hydra
+PACKAGES_hydra := hydra-core hydra-ray-launcher
+$(APART:%=$(LIBRARIES)-%/.installed): $(LIBRARIES)-%/.installed: pyproject.toml $(DEV)
+	@echo "Setting up $(@D)"
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install -qq --editable '.[demo]' 'ray[default]' 'pytest>=8' $(PACKAGES_$*)
+	@touch $@
+
+libraries: $(LIBRARIES)/.installed $(APART:%=$(LIBRARIES)-%/.installed)
 	$(LIBRARIES)/bin/python -m pytest tests/libraries -rA $(PYTEST_ARGS)
+	set -e; for each in $(APART); do \
+	    $(LIBRARIES)-$$each/bin/python -m pytest tests/libraries/test_libraries.py -rA -k "$$each" $(PYTEST_ARGS); \
+	done
 
 # vLLM for CPUs is a package that is not called vllm, but vLLM asks for the version of a package of that name; and it
 # brings builds of torchvision and others that may not fit its torch, which need not be there.

@@ -18,6 +18,11 @@ from tests.slurm.jobs import JobEnd, Slurm
 
 DRIVERS = REPOSITORY / "tests/libraries/drivers"
 
+#: What a driver's command line has besides its name.
+ARGUMENTS = {
+    "hydra_sweep": "--multirun hydra/launcher=ray +hydra.launcher.ray.remote.num_cpus=2 +x=1,2,3,4,5,6",
+}
+
 
 @pytest.mark.parametrize(
     ("driver", "module", "options", "nodes"),
@@ -33,6 +38,7 @@ DRIVERS = REPOSITORY / "tests/libraries/drivers"
         ("mpi_in_tasks", "mpi4py", "--scrub-env", 3),
         ("rllib", "gymnasium", "", 3),
         ("lightning_on_ray", "pytorch_lightning", "--scrub-env", 3),
+        ("hydra_sweep", "hydra_plugins.hydra_ray_launcher", "", 3),
     ],
 )
 def test_a_library_works_on_all_nodes(
@@ -40,7 +46,8 @@ def test_a_library_works_on_all_nodes(
 ) -> None:
     if not is_installed(module):
         pytest.skip(f"{module} is not installed")
-    job = batch(slurm, f"{SRUN} raycluster run {options} -- python {DRIVERS}/{driver}.py")
+    words = ARGUMENTS.get(driver, "")
+    job = batch(slurm, f"{SRUN} raycluster run {options} -- python {DRIVERS}/{driver}.py {words}")
     assert job.wait(timeout_s=240) == JobEnd("COMPLETED", 0, 0), job.output()
     line = line_with("LIBRARY", job.output())
     print(line)

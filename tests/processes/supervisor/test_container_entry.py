@@ -67,7 +67,7 @@ def test_the_same_command_starts_in_the_image(tmp_path: Path) -> None:
     line = ("run", "--container", "ray.sif", "--timeout=60", "--", "python", "train.py", "--container=x")
     done, calls = call(tmp_path, *line)
     assert done.returncode == 7, done.stderr
-    inside = "raycluster run --timeout=60.0 --no-config-files -- python train.py --container=x"
+    inside = "raycluster run --timeout=60 --no-config-files -- python train.py --container=x"
     assert done.stdout == f"STARTED ray.sif {inside} venv= container=\n"
     check = f"exec ray.sif raycluster image-check --state-dir={tmp_path}/.raycluster"
     assert calls.splitlines() == [check, f"exec ray.sif {inside}"]
@@ -111,7 +111,7 @@ def test_a_driver_with_such_an_option_is_no_container(tmp_path: Path) -> None:
 def test_what_variables_set_is_said_again() -> None:
     """Also where it is the default: the variable is there in the container."""
     assert arguments_inside("worker", Settings(), {"RAYCLUSTER_TIMEOUT": "60"}) == [
-        *("worker", "--timeout=300.0", "--no-config-files")
+        *("worker", "--timeout=300", "--no-config-files")
     ]
 
 
