@@ -110,9 +110,10 @@ def submit(
     from ..ops import submit as core
     from ..ops.chosen_settings import with_source
     from ..ops.container_job import GPU_OPTIONS, container_lines
-    from ..ops.follow import explain_reason, job_state
+    from ..ops.follow import job_state
     from ..ops.job_profile import job_options, options_of_files, with_sources
     from ..policy.loss import srun_wait_s
+    from ..slurm.pending import explain
     from ..state.submitted import remember
     from .files import CONFIGURATION
     from .look import ask_slurm, state_dir
@@ -196,7 +197,7 @@ def submit(
     state = job_state(job_id, env)
     output, shown = state.output if state else "", without_secrets(line.driver)
     remember(where, job_id, output, shown)
-    if state is not None and not (follow or wait or wait_ready) and (why := explain_reason(state.reason)):
+    if state is not None and not (follow or wait or wait_ready) and (why := explain(state.reason)):
         say(f"job {job_id} waits in the queue ({state.reason}): {why}")
     if not core.has_option(
         line.sbatch,

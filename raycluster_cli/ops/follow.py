@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shlex
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import BinaryIO
 from ..model.errors import RayclusterError
 from ..model.wording import duration
 from ..slurm.answer import answer_of
+from ..slurm.pending import explain
 from ..slurm.queue import ENDED, WAITING
 from ..system.report import say
 
@@ -33,59 +33,6 @@ OUTPUT_LAG_S = 2.0
 
 #: How long a running job may be without an output file: network file systems show new files late.
 OUTPUT_MISSING_S = 10.0
-
-#: Slurm's reasons for which a job waits for something else than resources, and what to do (squeue(1)).
-_REASONS = (
-    (
-        r"PartitionNodeLimit",
-        "the job asks for more nodes than its partition has, or for more or fewer than it allows for one "
-        "job, and will never start; `sinfo -o '%P %D %s'` shows both: cancel the job and ask for others",
-    ),
-    (
-        r"PartitionConfig|PartitionTimeLimit",
-        "the job asks for more nodes or time than its partition allows and will never start; "
-        "`sinfo -o '%P %l %D'` shows the limits: cancel the job, and ask for less or use another --partition",
-    ),
-    (r"PartitionDown|PartitionInactive", "its partition accepts no jobs now; `sinfo -s` shows the others"),
-    (r"JobHeldUser", "the job is held; `scontrol release JOB` releases it"),
-    (r"JobHeldAdmin", "the job is held by an administrator: ask the site's support"),
-    (r"BadConstraints", "no node satisfies its --constraint or --gres: cancel the job and ask for others"),
-    (r"DependencyNeverSatisfied", "the job it depends on has failed, so it will never start: cancel it"),
-    (
-        r"InvalidAccount|InvalidQOS",
-        "its account or QOS is not valid (or no longer): cancel the job and use another",
-    ),
-    (
-        r"(Assoc|QOS)Max\w*(PerJob|PerNode|WallDuration)|QOSMin",
-        "the job asks for more, or less, than your account or QOS allows for one job, and will never start: "
-        "cancel it and ask for other amounts",
-    ),
-    (
-        r"(Assoc|QOS)Grp\w*(?<!Run)Min(ute)?s",
-        "the computing time of your account or QOS is used up: ask the site, or use another --account",
-    ),
-    (
-        r"(Assoc|QOS).*(Limit|Time|Mins)",
-        "a limit of your account or QOS is reached; it starts when others end",
-    ),
-    (
-        r"ReqNodeNotAvail|Reserved for maintenance",
-        "nodes it needs are down or reserved; `sinfo -R` says why",
-    ),
-    (
-        r"launch failed requeued held",
-        "its start failed and it is held; `scontrol release JOB` releases it",
-    ),
-)
-
-
-def explain_reason(reason: str) -> str:
-    """What a reason for waiting means, where waiting alone does not help; else empty.
-
-    >>> explain_reason("Resources")
-    ''
-    """
-    return next((meaning for pattern, meaning in _REASONS if re.search(pattern, reason)), "")
 
 
 @dataclass(frozen=True)
@@ -304,7 +251,7 @@ def follow(
     began = clock()
     files = CopiedOutput(appended)
     is_waiting, running_since, told_missing = True, 0.0, not output
-    told = seen = ""
+    told = seen = reason = ""
     explained: set[str] = set()
     poll_s, unknown_since = STATE_POLL_S[0], None
     asked = began - STATE_POLL_S[1]
@@ -332,10 +279,11 @@ def follow(
             if is_news:
                 told = now
                 files.say(f"job {job_id} {now} ({duration(clock() - began)})")
-                why = explain_reason(state.reason) if is_waiting else ""
-                if why and why not in explained:
-                    explained.add(why)
-                    say(why)
+            why = explain(state.reason) if is_waiting and state.reason == reason else ""
+            if why and why not in explained:
+                explained.add(why)
+                say(f"job {job_id}: {why}")
+            reason = state.reason  # Slurm's first one can be another (22.05: PartitionConfig)
         elif is_due:
             unknown_since = unknown_since if unknown_since is not None else clock()
             if clock() - unknown_since > 60.0:

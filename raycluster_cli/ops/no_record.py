@@ -12,10 +12,11 @@ from ..model.causes import find_causes
 from ..model.cluster_status import ClusterPhase
 from ..model.errors import UsageError
 from ..model.text import printable
+from ..slurm.pending import explain
 from ..slurm.queue import WAITING
 from ..state.catalogue import is_worker_job, list_records, owner_of
 from ..state.submitted import output_of
-from .follow import JobState, describe, explain_reason, job_state
+from .follow import JobState, describe, job_state
 from .log_search import read_tail
 from .logs import Source
 from .why import hanging, wrapped
@@ -102,8 +103,8 @@ class JobWithoutRecord:
     def remedies(self) -> tuple[str, ...]:
         """What to do."""
         if self.state is not None and self.state.state in WAITING:
-            reason = explain_reason(self.state.reason)
-            return (f"{reason[:1].upper()}{reason[1:]}.",) if reason else ()
+            reason = explain(self.state.reason)
+            return (f"{reason[:1].upper()}{reason[1:]}",) if reason else ()
         found = [one.cause.remedy for one in find_causes([(self.output, read_tail(Path(self.output)))])]
         known = self._code if self.state is not None and self.state.has_ended else None
         return (known[1], *found) if known else tuple(found)

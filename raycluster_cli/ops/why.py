@@ -13,8 +13,8 @@ from ..model.status import EndReason, NodePhase, Role
 from ..model.text import printable
 from ..model.wording import count, duration
 from ..model.worker_job import WorkerJobState
+from ..slurm.pending import explain
 from ..system.report import command_text
-from .follow import explain_reason
 from .groups import group_json
 from .log_search import ON_PURPOSE
 from .post_mortem import NodeEnd, PostMortem
@@ -175,8 +175,8 @@ def group_notes(post: PostMortem) -> Iterator[str]:
         for reason in list(dict.fromkeys(job.reason for job in waiting))[:3] if post.running else ():
             jobs = [job.job_id for job in waiting if job.reason == reason]
             more = f" and {len(jobs) - 3} more" if len(jobs) > 3 else ""
-            explained = explain_reason(reason)
-            yield f"  {', '.join(jobs[:3])}{more} pending: {reason}{f', {explained}' if explained else ''}"
+            explained = explain(reason)
+            yield f"  {', '.join(jobs[:3])}{more} pending: {reason}{f': {explained}' if explained else ''}"
         for job in group.jobs:
             if job.state == WorkerJobState.ENDED and job.reason:
                 yield f"  {job.job_id} ended {_clock(job.since)[:8]}: {job.reason}"

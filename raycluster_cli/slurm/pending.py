@@ -22,39 +22,74 @@ class Wait(enum.Enum):
     """It can never start as it is."""
 
 
-#: What to change, by a pattern of the reason, for jobs that can never start.
-_NEVER: tuple[tuple[str, str], ...] = (
+_USED_UP = r"(Assoc|QOS)Grp\w*(?<!Run)Min(ute)?s\w*"
+
+#: By a pattern of the reason: what the job waits for, and what to do about it; the first that fits counts.
+_REASONS: tuple[tuple[str, Wait, str], ...] = (
+    (r"JobHeldAdmin", Wait.HELD, "An administrator holds it: ask the site's support."),
+    (
+        r"JobHeldUser|\w* ?requeued? held|launch failed requeued held|job requeued in held state",
+        Wait.HELD,
+        "`scontrol release JOB` releases a job that you hold yourself.",
+    ),
     (
         r"PartitionNodeLimit",
+        Wait.NEVER,
         "The partition has fewer nodes, or allows no job of so many or so few (MaxNodes, MinNodes): "
-        "`sinfo -o '%P %D %s'`. nodes_per_job sets how many a worker job has.",
+        "`sinfo -o '%P %D %s'`.",
     ),
-    (r"PartitionTimeLimit", "Ask for less by --time: `sinfo -o '%P %l'` shows each partition's limit."),
-    (r"PartitionConfig", "No node of the partition has all that the job asks for: `sinfo -N -l`."),
-    (r"BadConstraints", "No node has all that the job asks for: `sinfo -N -l`, `sinfo -o '%n %f'`."),
-    (r"DependencyNeverSatisfied", "The job that --dependency names has ended in another way."),
+    (
+        r"PartitionTimeLimit",
+        Wait.NEVER,
+        "Ask for less by --time: `sinfo -o '%P %l'` shows each partition's limit.",
+    ),
+    (
+        r"PartitionConfig",
+        Wait.NEVER,
+        "The partition does not have, or does not allow, what the job asks for: `sinfo -o '%P %l %D'`, "
+        "`sinfo -N -l`.",
+    ),
+    (
+        r"BadConstraints",
+        Wait.NEVER,
+        "No node has all that the job asks for: `sinfo -N -l`, `sinfo -o '%n %f'`.",
+    ),
+    (
+        r"DependencyNeverSatisfied",
+        Wait.NEVER,
+        "The job that --dependency names has ended in another way.",
+    ),
     (
         r"(Assoc|QOS)Max\w*(PerJob|PerNode|WallDuration)\w*",
+        Wait.NEVER,
         "The limit is one for a single job: ask for less.",
     ),
-    (r"QOSMin\w*", "The job asks for less than the limits require."),
-    (r"QOSTimeLimit|AssociationTimeLimit", "Ask for less by --time."),
-    (r"InvalidAccount|AccountNotAllowed|Job's account not", "Choose another --account or --partition."),
-    (r"InvalidQOS|QOSNotAllowed|Job's QOS not", "Choose another --qos or --partition."),
-    (r"JobHoldMaxRequeue", "Slurm has requeued it too often."),
-)
-
-#: Limits under which the job starts once others of the same user, account or QOS have ended.
-_LIMIT = re.compile(
-    r"(Assoc|QOS)(Max|Grp)\w*|Assoc(iation)?JobLimit|QOSJobLimit|QOSUsageThreshold|AssociationResourceLimit|"
-    r"QOSResourceLimit|JobArrayTaskLimit|MaxSubmitJobs\w*"
-)
-
-#: Limits on computing time that is used up, which the end of other jobs does not bring back.
-_USED_UP = re.compile(r"(Assoc|QOS)Grp\w*(?<!Run)Min(ute)?s\w*")
-
-_HELD = re.compile(
-    r"JobHeld(User|Admin)|\w* ?requeued? held|launch failed requeued held|job requeued in held state"
+    (r"QOSMin\w*", Wait.NEVER, "The job asks for less than the limits require."),
+    (r"QOSTimeLimit|AssociationTimeLimit", Wait.NEVER, "Ask for less by --time."),
+    (
+        r"InvalidAccount|AccountNotAllowed|Job's account not",
+        Wait.NEVER,
+        "Choose another --account or --partition.",
+    ),
+    (r"InvalidQOS|QOSNotAllowed|Job's QOS not", Wait.NEVER, "Choose another --qos or --partition."),
+    (r"JobHoldMaxRequeue", Wait.NEVER, "Slurm has requeued it too often."),
+    (
+        _USED_UP,
+        Wait.LIMIT,
+        "The computing time of the account or QOS is used up: ask the site, or use another --account.",
+    ),
+    (
+        r"(Assoc|QOS)(Max|Grp)\w*|Assoc(iation)?JobLimit|QOSJobLimit|QOSUsageThreshold|"
+        r"AssociationResourceLimit|QOSResourceLimit|JobArrayTaskLimit|MaxSubmitJobs\w*",
+        Wait.LIMIT,
+        "",
+    ),
+    (r"PartitionDown|PartitionInactive", Wait.TURN, "Its partition starts no jobs now: `sinfo -s`."),
+    (
+        r"ReqNodeNotAvail|Reserved for maintenance",
+        Wait.TURN,
+        "Nodes that it needs are down or reserved: `sinfo -R` says why.",
+    ),
 )
 
 
@@ -64,17 +99,33 @@ def wait_of(reason: str) -> Wait:
     >>> wait_of("Priority"), wait_of("PartitionTimeLimit"), wait_of("QOSMaxJobsPerUserLimit")
     (<Wait.TURN: 'turn'>, <Wait.NEVER: 'never'>, <Wait.LIMIT: 'limit'>)
     """
-    if _HELD.match(reason):
-        return Wait.HELD
-    if any(re.match(pattern, reason) for pattern, _ in _NEVER):
-        return Wait.NEVER
-    return Wait.LIMIT if _LIMIT.match(reason) else Wait.TURN
+    return _found(reason)[0]
 
 
 def advice_for(reason: str) -> str:
-    """What to do about a job that waits for more than its turn; empty when nothing is known."""
-    if _HELD.match(reason):
-        return "`scontrol release JOB` releases a job that you hold yourself."
-    if _USED_UP.match(reason):
-        return "The computing time of the account or QOS is used up: ask the site, or use another --account."
-    return next((advice for pattern, advice in _NEVER if re.match(pattern, reason)), "")
+    """What to do about a job that waits for more than its turn; empty when there is nothing to do."""
+    return _found(reason)[1]
+
+
+def explain(reason: str) -> str:
+    """What a reason for waiting means, as text behind a colon; empty where waiting is all there is to do.
+
+    >>> explain("PartitionTimeLimit")
+    "it will never start. Ask for less by --time: `sinfo -o '%P %l'` shows each partition's limit."
+    >>> explain("QOSMaxJobsPerUserLimit"), explain("Priority")
+    ('a limit of your account or QOS is reached; it starts when other jobs end.', '')
+    """
+    wait, advice = _found(reason)
+    if wait is Wait.NEVER:
+        return f"it will never start. {advice}"
+    if wait is Wait.HELD:
+        return f"it is held. {advice}"
+    if wait is Wait.LIMIT and not advice:
+        return "a limit of your account or QOS is reached; it starts when other jobs end."
+    return advice[:1].lower() + advice[1:]
+
+
+def _found(reason: str) -> tuple[Wait, str]:
+    return next(
+        ((wait, advice) for pattern, wait, advice in _REASONS if re.match(pattern, reason)), (Wait.TURN, "")
+    )

@@ -10,7 +10,7 @@ import pytest
 
 from raycluster_cli.model.errors import RayclusterError
 from raycluster_cli.ops.clusters import find_record
-from raycluster_cli.ops.follow import JobState, Tail, explain_reason, follow, parse_job
+from raycluster_cli.ops.follow import JobState, Tail, follow, parse_job
 from raycluster_cli.ops.logs import Source, job_output, kept_files, last_lines, session_files, show
 from tests.unit.records_by_hand import write_record
 
@@ -130,6 +130,7 @@ def test_followed_to_the_end(output: Path, capfdbinary: pytest.CaptureFixture[by
     out, err = capfdbinary.readouterr()
     assert out == OUTPUT
     assert err.count(b"will never start") == 1
+    assert err.count(b"job 7: it will never start. The partition does not have") == 1
     assert b"runs on n[1-2]" in err
     assert b"failed, exit code 7" in err
 
@@ -310,14 +311,3 @@ def test_scontrol() -> None:
         "NodeList=(null) Command=/x y/z.sh StdOut=/home/x y/a=b-7.out Power="
     )
     assert parse_job(text) == JobState("PENDING", "Priority", output="/home/x y/a=b-7.out", restarts=1)
-
-
-def test_reasons() -> None:
-    assert "never start" in explain_reason("PartitionNodeLimit")
-    assert "is reached" in explain_reason("QOSMaxCpuPerUserLimit")
-    assert "for more or fewer than it allows" in explain_reason("PartitionNodeLimit")  # MinNodes as well
-    for reason in ("QOSMaxNodePerJobLimit", "AssocMaxWallDurationPerJobLimit", "QOSMinGRES"):
-        assert "never start" in explain_reason(reason)
-    assert "used up" in explain_reason("AssocGrpCPUMinutesLimit")
-    assert "is reached" in explain_reason("AssocGrpCPURunMinutesLimit")
-    assert explain_reason("Priority") == explain_reason("") == ""

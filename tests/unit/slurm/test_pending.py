@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raycluster_cli.slurm.pending import Wait, advice_for, wait_of
+from raycluster_cli.slurm.pending import Wait, advice_for, explain, wait_of
 
 
 @pytest.mark.parametrize(
@@ -43,11 +43,17 @@ def test_the_end_of_other_jobs_brings_no_computing_time_back(reason: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "reason", ["JobHeldUser", "JobHeldAdmin", "launch failed requeued held", "job requeued in held state"]
+    ("reason", "advice"),
+    [
+        ("JobHeldUser", "scontrol release"),
+        ("launch failed requeued held", "scontrol release"),
+        ("job requeued in held state", "scontrol release"),
+        ("JobHeldAdmin", "site's support"),
+    ],
 )
-def test_it_is_held(reason: str) -> None:
+def test_it_is_held(reason: str, advice: str) -> None:
     assert wait_of(reason) is Wait.HELD
-    assert "scontrol release" in advice_for(reason)
+    assert advice in advice_for(reason)
 
 
 @pytest.mark.parametrize(
@@ -73,3 +79,31 @@ def test_it_is_held(reason: str) -> None:
 def test_it_can_never_start(reason: str, advice: str) -> None:
     assert wait_of(reason) is Wait.NEVER
     assert advice in advice_for(reason)
+
+
+@pytest.mark.parametrize(
+    ("reason", "meaning"),
+    [
+        ("", ""),
+        ("Priority", ""),
+        ("Dependency", ""),
+        ("PartitionNodeLimit", "it will never start. The partition has fewer nodes, or allows no job of so"),
+        ("QOSMaxNodePerJobLimit", "it will never start. The limit is one for a single job: ask for less."),
+        ("AssocMaxWallDurationPerJobLimit", "it will never start. The limit is one for a single job"),
+        ("QOSMinGRES", "it will never start. The job asks for less than the limits require."),
+        ("JobHeldUser", "it is held. `scontrol release JOB`"),
+        ("JobHeldAdmin", "it is held. An administrator holds it"),
+        ("launch failed requeued held", "it is held. `scontrol release JOB`"),
+        (
+            "QOSMaxCpuPerUserLimit",
+            "a limit of your account or QOS is reached; it starts when other jobs end.",
+        ),
+        ("AssocGrpCPURunMinutesLimit", "a limit of your account or QOS is reached"),
+        ("AssocGrpCPUMinutesLimit", "the computing time of the account or QOS is used up"),
+        ("PartitionDown", "its partition starts no jobs now"),
+        ("ReqNodeNotAvail, UnavailableNodes:n3", "nodes that it needs are down or reserved"),
+    ],
+)
+def test_what_a_reason_means(reason: str, meaning: str) -> None:
+    assert explain(reason).startswith(meaning)
+    assert bool(explain(reason)) is bool(meaning)
