@@ -11,6 +11,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..model.hostlist import format_hostlist
@@ -34,6 +35,9 @@ PATIENCE_S, PATIENCE_PER_NODE_S = 3.0, 0.01
 
 #: The first pause between two looks at these reports: the end of a run takes no longer for them.
 FIRST_POLL_S = 0.02
+
+#: What reading a report costs, on a shared file system.
+PER_FILE_S = 0.0002
 
 #: That limit.  Longer than a worker takes to keep its logs and end its processes.
 HUNG_S = 60
@@ -165,23 +169,27 @@ async def _without_end(
     deadline = loop.time() + patience_s
     if not await run.reports.ask(record.read_end, timeout_s=patience_s, default=None):
         return []
-    running: list[str] = []
-    while not run.hurry.is_set():
-        left_s = deadline - loop.time()
-        reports = await run.reports.ask(record.read_nodes, timeout_s=max(left_s, 0.0), default=None)
-        if reports is not None:
-            running = sorted(
-                host
-                for host, report in reports.items()
-                if host in others and report.phase not in ENDED and report.updated >= run.context.launched
-            )
-            if not running:
-                break
-        if left_s <= 0:
+    reports = await run.reports.ask(record.read_nodes, timeout_s=patience_s, default=None)
+    running = sorted(
+        host
+        for host, report in (reports or {}).items()
+        if host in others and report.phase not in ENDED and report.updated >= run.context.launched
+    )
+    poll_s += len(running) * PER_FILE_S
+    while running and not run.hurry.is_set():
+        if (left_s := deadline - loop.time()) <= 0:
             return running
         await asyncio.sleep(min(poll_s, left_s))
         poll_s = min(poll_s * 1.5, POLL_S)
+        still = partial(_not_ended, record, running)
+        running = await run.reports.ask(still, timeout_s=max(deadline - loop.time(), 0.1), default=running)
     return []
+
+
+def _not_ended(record: Record, hosts: Sequence[str]) -> list[str]:
+    """Each file is opened: NFS shows its times, by which others are told to be unchanged, seconds late."""
+    reports = {host: record.read_node(host) for host in hosts}
+    return [host for host, report in reports.items() if report is not None and report.phase not in ENDED]
 
 
 async def refuses(address: str, port: int, timeout_s: float = PROBE_S) -> bool:
