@@ -23,6 +23,9 @@ RAYLET_GRACE_S = 1.0
 #: How long the rest (agents, orphans of the driver) get between SIGTERM and SIGKILL.
 REST_GRACE_S = 0.5
 
+#: Within so long all processes of a job have the signal that Slurm sends them (proctrack/linuxproc).
+SAME_SIGNAL_S = 0.5
+
 #: How long an end waits for a look at shared memory, where there is some.
 SHARED_MEMORY_S = 2.0
 
@@ -38,8 +41,12 @@ class NodeProcesses:
         report: Report,
         note: Callable[[str, int], None],
         on_death: Callable[[Child, int], None],
+        got_signal: Callable[[int], bool] = lambda number: False,
     ) -> None:
-        """``note(name, pid)`` writes a process down, so that a later start can end it if we are killed."""
+        """``note(name, pid)`` writes a process down, so that a later start can end it if we are killed.
+
+        ``got_signal``: whether this process got a signal too, which ends it or its driver.
+        """
         self.children: dict[str, Child] = {}
         """By name; the newest of a name."""
         self._host = host
@@ -47,6 +54,7 @@ class NodeProcesses:
         self._report = report
         self._note = note
         self._on_death = on_death
+        self._got_signal = got_signal
         self._ending = False
 
     def adopt(self, name: str, pid: int) -> Child:
@@ -72,6 +80,11 @@ class NodeProcesses:
         if child.name in ESSENTIAL:
             self._on_death(child, code)
         else:
+            asyncio.get_running_loop().call_later(SAME_SIGNAL_S, self._lost, child, code)
+
+    def _lost(self, child: Child, code: int) -> None:
+        """The cluster continues without it; that is no news where Slurm has told all processes to end."""
+        if not self._ending and not (code < 0 and self._got_signal(-code)):
             self._report.warn(f"{child.name} on {self._host} {describe_code(code)}; the cluster continues")
 
     def expect_end(self) -> None:

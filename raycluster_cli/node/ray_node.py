@@ -79,6 +79,8 @@ class RayNode:
         """
         self.others: Callable[[], list[int]] = list
         """Children of this process that are no part of this node (`run --local`): a reset spares them."""
+        self.got_signal: Callable[[int], bool] = lambda number: False
+        """Whether this process got a signal."""
         self.setup = setup
         self.role, self.settings, self.host = setup.role, setup.settings, setup.host
         self.reaper = reaper
@@ -99,6 +101,7 @@ class RayNode:
             report=report,
             note=lambda name, pid: self.root.journal(name, pid),
             on_death=on_death,
+            got_signal=lambda number: self.got_signal(number),
         )
         self._on_failure: OnFailure = lambda what, error: self.on_failure(what, error)
         self.dashboard = Dashboard(

@@ -268,6 +268,7 @@ class NodeRun:
             kept=context.keeper is not None,
         )
         node.on_failure = self._node_failed
+        node.got_signal = self.signals.got
         await node.prepare()
         self._node = node  # not earlier: without its directory there is nothing to end
         return node

@@ -209,6 +209,10 @@ class Signals:
     """There is a keeper, which gets signals too."""
     clock: Callable[[], float] = time.monotonic
 
+    def got(self, number: int) -> bool:
+        """Whether this process or its keeper got a signal."""
+        return number in self.direct or number in self.relayed
+
     def attach(self, loop: asyncio.AbstractEventLoop, keeper: Keeper | None) -> None:
         """Record from now on; signals that came before (blocked by the keeper) arrive now."""
         for number in RELAYED:

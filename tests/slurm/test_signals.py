@@ -78,6 +78,8 @@ def test_scancel_lets_all_of_the_driver_save(slurm: Slurm) -> None:
     cluster.job.cancel()
     assert cluster.wait_end()["exit_code"] == 143
     check_saved(cluster)
+    # Slurm has signalled Ray's log monitor, too.
+    assert "the cluster continues" not in cluster.job.output()
 
 
 def test_scancel_where_slurm_signals_the_task_alone(strict_slurm: Slurm) -> None:

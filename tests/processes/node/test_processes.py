@@ -7,7 +7,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,13 +29,14 @@ class Scene:
     died: list[tuple[str, int]] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
 
-    def processes(self) -> NodeProcesses:
+    def processes(self, got: Collection[int] = ()) -> NodeProcesses:
         return NodeProcesses(
             host="n1",
             reaper=self.reaper,
             report=Report(stream=self.out),
             note=lambda name, pid: self.noted.append((name, pid)),
             on_death=lambda child, code: self.died.append((child.name, code)),
+            got_signal=lambda number: number in got,
         )
 
     def spawn(self, *command: str) -> int:
@@ -73,10 +74,27 @@ def test_without_the_others_the_cluster_continues() -> None:
     async def test(scene: Scene) -> None:
         child = scene.adopt(scene.processes(), "log_monitor")
         os.kill(child.pid, signal.SIGTERM)
-        await child.exited
-        await asyncio.sleep(0)
+        while not scene.out.getvalue():
+            await asyncio.sleep(0.005)
         assert scene.died == []
         assert "log_monitor on n1 was killed by SIGTERM; the cluster continues" in scene.out.getvalue()
+
+    run(test)
+
+
+@pytest.mark.parametrize("how", ["all got it", "the node ends"])
+def test_one_that_was_told_to_end_as_all_are_is_no_news(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raycluster_cli.node.processes.SAME_SIGNAL_S", 0.05)
+
+    async def test(scene: Scene) -> None:
+        processes = scene.processes(got={signal.SIGTERM} if how == "all got it" else set())
+        child = scene.adopt(processes, "log_monitor")
+        os.kill(child.pid, signal.SIGTERM)
+        await child.exited
+        if how == "the node ends":
+            processes.expect_end()
+        await asyncio.sleep(0.2)
+        assert "the cluster continues" not in scene.out.getvalue()
 
     run(test)
 
