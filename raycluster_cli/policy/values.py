@@ -26,6 +26,15 @@ class Phase(enum.Enum):
     """The end is known; the driver, then Ray are being ended."""
 
 
+#: Ends that are the doing of the driver or of another node, or were asked for.
+_NOT_ITS_OWN = (
+    EndReason.DRIVER.value,
+    EndReason.SERVICE.value,
+    EndReason.WORKER_LOST.value,
+    *(EndReason.SIGNAL.value, EndReason.STOP.value, EndReason.TIME_LIMIT.value),
+)
+
+
 class End(Value):
     """How a run ended: its exit code, and who or what was the reason."""
 
@@ -44,11 +53,14 @@ class End(Value):
 
     @property
     def failed(self) -> bool:
-        """Whether this node counts as failed: neither the driver's doing, nor asked for."""
+        """Whether this node failed, and not the driver or another node; nor where it was told to end.
+
+        >>> End(5, reason="worker-lost").failed, End(5, reason="raylet-lost").failed
+        (False, True)
+        """
         if self.reason == EndReason.RAYLET_LOST.value:
             return True
-        asked_for = (EndReason.DRIVER.value, EndReason.SIGNAL.value, EndReason.STOP.value)
-        return self.code != ExitCode.OK and self.reason not in asked_for
+        return self.code != ExitCode.OK and self.reason not in _NOT_ITS_OWN
 
     @property
     def keeps_logs(self) -> bool:

@@ -86,8 +86,9 @@ def test_the_drivers_grace(reason: str, grace_s: float, stop_before_s: float, ge
         (7, "driver", False, True),
         (143, "signal", False, True),
         (143, "stop", False, False),
-        (143, "time-limit", True, True),
-        (5, "worker-lost", True, True),
+        (143, "time-limit", False, True),
+        (5, "worker-lost", False, True),
+        (5, "service", False, True),
         (5, "head-lost", True, True),
         (0, "raylet-lost", True, True),
         (0, "ended", False, False),
@@ -97,5 +98,6 @@ def test_the_drivers_grace(reason: str, grace_s: float, stop_before_s: float, ge
     ],
 )
 def test_whose_end_is_a_failure(code: int, reason: str, failed: bool, keeps_logs: bool) -> None:
+    """`status` shows a node that has failed as lost: not a head whose worker or server it was."""
     end = End(code, reason=reason)
     assert (end.failed, end.keeps_logs) == (failed, keeps_logs)
