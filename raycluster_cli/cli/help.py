@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
@@ -69,7 +70,7 @@ class Command(TyperCommand):
             if record is not None:
                 title = titles.get(parameter.name or "", "Options") if many else "Options"
                 name, text = record
-                groups.setdefault(title, []).append((name, text.replace(".0]", "]")))
+                groups.setdefault(title, []).append((name, re.sub(r"(?<![.\d])(\d+)\.0\]", r"\1]", text)))
         return ((title, rows) for title, rows in groups.items() if rows)
 
     def _arguments(self) -> list[TyperArgument]:

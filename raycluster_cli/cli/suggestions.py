@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 #: What other tools call it, and what it is here.
 _OTHER_NAMES = {
@@ -20,15 +20,20 @@ _OTHER_NAMES = {
 }
 
 
-def command_for(name: str, commands: Iterable[str]) -> str:
+def command_for(name: str, commands: Collection[str]) -> str:
     """The command that is meant by a name that is none; '' when nothing is like it.
 
     >>> command_for("ps", ["status", "stop"]), command_for("statsu", ["status", "stop"])
     ('status', 'status')
+    >>> command_for("stat", ["start", "status"])
+    'status'
     """
     from difflib import get_close_matches
 
     meant = {other: command for command, others in _OTHER_NAMES.items() for other in others}
     meant |= {command: command for command in commands}
+    begun = [command for command in commands if len(name) > 2 and command.startswith(name.lower())]
+    if begun and name.lower() not in meant:
+        return min(begun, key=len)
     near = get_close_matches(name.lower(), meant, 1, 0.6)
     return meant[near[0]] if near else ""

@@ -52,6 +52,12 @@ def test_help_fits_a_terminal_and_is_plain(texts: dict[str, str], name: str) -> 
     assert re.fullmatch(r"  [A-Z].*\.", summary), summary
 
 
+def test_defaults_are_shown_as_they_are_given(texts: dict[str, str]) -> None:
+    text = " ".join(texts["run"].split())
+    assert "listens, {host} in the driver's arguments. [default: 0.0.0.0]" in text
+    assert "SIGTERM and SIGKILL. [default: 10]" in text
+
+
 @pytest.mark.parametrize("name", ["-", *COMMANDS])
 def test_help_has_an_example(texts: dict[str, str], name: str) -> None:
     assert re.search(r"^  Examples?:\n(    .*raycluster .*\n)+", texts[name], re.MULTILINE)
