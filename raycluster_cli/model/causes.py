@@ -224,14 +224,15 @@ CAUSES: tuple[Cause, ...] = (
         r"current node timed out during startup|[Rr]aylet .{0,60}timed out.{0,60}agent",
         "Ray's agents took longer to import than the raylet waits (15 s), because the file system is "
         "slow or overloaded.",
-        "Install Ray's environment on a local disk or in a container image, or start fewer nodes at "
+        "Use --stage-env, install Ray's environment on a local disk or in an image, or start fewer nodes at "
         "the same time.",
     ),
     Cause(
         "slow worker processes",
         r"have not registered within the timeout",
         "Worker processes took too long to import, because the environment is on a slow network file system.",
-        "Install the environment on a local disk, or set RAY_worker_register_timeout_seconds=600.",
+        "Use --stage-env, install the environment on a local disk, or set "
+        "RAY_worker_register_timeout_seconds=600.",
     ),
     Cause(
         "two addresses",

@@ -243,8 +243,8 @@ class Settings:
     )
     health_path: str = setting(
         "",
-        "Path that answers with HTTP 200 when the server is well, such as /health (default: TCP connects; of "
-        "Ray Serve its own status).",
+        "Path that answers with HTTP 200 when the server is healthy, such as /health (default: a TCP "
+        "connection, or Ray Serve's own status).",
         ("head", "run"),
         metavar="PATH",
     )
