@@ -48,11 +48,9 @@ def init(
     for each in wanted:
         print(f"{path / each.name}{' (overwritten)' if each.name in changed else ''}: {each.about}")
     print("\nNext:")
-    steps = next_steps(path, kinds)
-    width = max(len(command) for command, text in steps if text)
-    for command, text in steps:
-        print(f"  {command:<{width}}  {text}".rstrip())
-    print("\nIf your site needs an account or a partition, put them into raycluster.toml and the scripts.")
+    for command, about in next_steps(path, kinds):
+        print(f"  # {about}\n  {command}" if about else f"  {command}")
+    print("\nIf your site needs an account or a partition:\n  put it into raycluster.toml and the scripts.")
 
 
 def register(app: typer.Typer) -> None:

@@ -54,7 +54,7 @@ def page(post: PostMortem, *, width: int = 100) -> str:
     title, *more = _heading(post)
     lines = [*wrapped(title, width, ""), *(line for text in more for line in wrapped(text, width))]
     judgement = judge(post)
-    lines += ["", "Likely cause", *wrapped(judgement.verdict, width)]
+    lines += ["", "State" if post.running else "Likely cause", *wrapped(judgement.verdict, width)]
     if judgement.shown_by is not None:
         lines += [*wrapped(f"{judgement.shown_by.where}: {judgement.shown_by.line}", width, "  > ")]
     if judgement.remedies:
@@ -124,8 +124,7 @@ def _heading(post: PostMortem) -> Iterator[str]:
     driver = f": {command_text(head.driver)}" if head and head.driver else ""
     yield shortened(f"Cluster {post.job}{driver}", 160)
     if end is None:
-        state = "" if post.running else f"{post.status.phase.value}: "
-        yield f"{state}has not reported its end"
+        yield "runs" if post.running else f"{post.status.phase.value}: has not reported its end"
         return
     ran = f" after {duration(max(end.when - head.started, 0))}" if head and head.started else ""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(end.when))

@@ -170,7 +170,7 @@ def test_why_takes_the_newest_that_ended(call: Call, tmp_path: Path) -> None:
     assert text.startswith("Cluster 1: python train.py")
     assert "raycluster logs 1" in text
     text = call("why", "2").output
-    assert "has not reported its end" in text
+    assert "The cluster has not ended" in text
     assert "raycluster status 2" in text
 
 
