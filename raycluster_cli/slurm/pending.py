@@ -57,7 +57,7 @@ _REASONS: tuple[tuple[str, Wait, str], ...] = (
     (
         r"DependencyNeverSatisfied",
         Wait.NEVER,
-        "The job that --dependency names has ended in another way.",
+        "The job that --dependency names did not end as --dependency requires.",
     ),
     (
         r"(Assoc|QOS)Max\w*(PerJob|PerNode|WallDuration)\w*",

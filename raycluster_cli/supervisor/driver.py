@@ -54,7 +54,7 @@ def find_driver(argv: Sequence[str], env: Mapping[str, str]) -> str:
     if found and (interpreter := missing_interpreter(found)):
         hint = "Correct the first line of the script, or run it by an interpreter: -- bash SCRIPT."
         if interpreter.endswith("\r"):
-            hint = f"Its lines end as Windows has them: sed -i 's/\\r$//' {shlex.quote(program)}"
+            hint = f"It has Windows line endings; remove them: sed -i 's/\\r$//' {shlex.quote(program)}"
         raise UsageError(f"the driver {program!r} needs {interpreter!r}, which does not exist.", hint)
     if found:
         return found
