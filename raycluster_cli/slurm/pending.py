@@ -72,7 +72,7 @@ _REASONS: tuple[tuple[str, Wait, str], ...] = (
         "Choose another --account or --partition.",
     ),
     (r"InvalidQOS|QOSNotAllowed|Job's QOS not", Wait.NEVER, "Choose another --qos or --partition."),
-    (r"JobHoldMaxRequeue", Wait.NEVER, "Slurm has requeued it too often."),
+    (r"JobHoldMaxRequeue", Wait.NEVER, "Slurm has requeued it too often; its output says why it failed."),
     (
         _USED_UP,
         Wait.LIMIT,
@@ -111,13 +111,13 @@ def explain(reason: str) -> str:
     """What a reason for waiting means, as text behind a colon; empty where waiting is all there is to do.
 
     >>> explain("PartitionTimeLimit")
-    "it will never start. Ask for less by --time: `sinfo -o '%P %l'` shows each partition's limit."
+    "it will never start; cancel it. Ask for less by --time: `sinfo -o '%P %l'` shows each partition's limit."
     >>> explain("QOSMaxJobsPerUserLimit"), explain("Priority")
     ('a limit of your account or QOS is reached; it starts when other jobs end.', '')
     """
     wait, advice = _found(reason)
     if wait is Wait.NEVER:
-        return f"it will never start. {advice}"
+        return f"it will never start; cancel it. {advice}"
     if wait is Wait.HELD:
         return f"it is held. {advice}"
     if wait is Wait.LIMIT and not advice:

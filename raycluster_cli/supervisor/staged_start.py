@@ -9,15 +9,17 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
+from ..model.errors import RayclusterError
 from ..model.settings import Settings
 from ..node.staged_copy import copy_of
 from ..rayproc.warm import WarmCompanion
 from ..slurm.allocation import Allocation
 from ..slurm.cluster_name import slurm_cluster_name
 from ..staging.handover import hand_over
-from ..staging.note import note_path
+from ..staging.note import SHARED, NoteWriter, note_path
 from ..staging.stage import Request
 from ..state.location import state_dir
+from ..system.programs import find_program
 from ..system.report import Report
 
 if TYPE_CHECKING:
@@ -60,6 +62,10 @@ def start_from_copy(
         same_step=symmetric,
         keep=settings.keep_env,
     )
+    if is_head and driver and not find_program(driver[0], launcher.env):
+        with contextlib.suppress(RayclusterError, OSError):
+            NoteWriter(note).write(state=SHARED, why="the head's driver was not found")
+        return launcher  # which refuses the driver: no copy is made in vain
     launcher.keeper.note(keep_env=settings.keep_env, host=host)
     report = Report(verbose=settings.verbose)
     hand_over(request, launcher.arguments, driver, launcher.keeper, report)

@@ -130,7 +130,7 @@ def test_followed_to_the_end(output: Path, capfdbinary: pytest.CaptureFixture[by
     out, err = capfdbinary.readouterr()
     assert out == OUTPUT
     assert err.count(b"will never start") == 1
-    assert err.count(b"job 7: it will never start. The partition does not have") == 1
+    assert err.count(b"job 7: it will never start; cancel it. The partition does not have") == 1
     assert b"runs on n[1-2]" in err
     assert b"failed, exit code 7" in err
 

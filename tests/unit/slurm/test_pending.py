@@ -87,10 +87,19 @@ def test_it_can_never_start(reason: str, advice: str) -> None:
         ("", ""),
         ("Priority", ""),
         ("Dependency", ""),
-        ("PartitionNodeLimit", "it will never start. The partition has fewer nodes, or allows no job of so"),
-        ("QOSMaxNodePerJobLimit", "it will never start. The limit is one for a single job: ask for less."),
-        ("AssocMaxWallDurationPerJobLimit", "it will never start. The limit is one for a single job"),
-        ("QOSMinGRES", "it will never start. The job asks for less than the limits require."),
+        (
+            "PartitionNodeLimit",
+            "it will never start; cancel it. The partition has fewer nodes, or allows no job of so",
+        ),
+        (
+            "QOSMaxNodePerJobLimit",
+            "it will never start; cancel it. The limit is one for a single job: ask for less.",
+        ),
+        (
+            "AssocMaxWallDurationPerJobLimit",
+            "it will never start; cancel it. The limit is one for a single job",
+        ),
+        ("QOSMinGRES", "it will never start; cancel it. The job asks for less than the limits require."),
         ("JobHeldUser", "it is held. `scontrol release JOB`"),
         ("JobHeldAdmin", "it is held. An administrator holds it"),
         ("launch failed requeued held", "it is held. `scontrol release JOB`"),
