@@ -10,12 +10,19 @@ from raycluster_cli.rayproc.failure import StartFailure
 from raycluster_cli.rayproc.spill_directory import make_spill_directory
 
 
-def test_it_is_made_as_ray_makes_directories(tmp_path: Path) -> None:
+def test_it_is_made_for_all_users(tmp_path: Path) -> None:
     make_spill_directory(None)
     path = tmp_path / "scratch/spilled"
     for _ in range(2):
         make_spill_directory(str(path))
-        assert path.stat().st_mode & 0o777 == 0o777
+        assert path.stat().st_mode & 0o7777 == 0o1777
+
+
+def test_one_that_is_there_stays_private(tmp_path: Path) -> None:
+    path = tmp_path / "scratch"
+    path.mkdir(0o700)
+    make_spill_directory(str(path))
+    assert path.stat().st_mode & 0o7777 == 0o700
 
 
 def test_one_that_cannot_be_made_fails_the_start(tmp_path: Path) -> None:
