@@ -53,7 +53,7 @@ from ..model.record import EndReport, HeadInfo, Lease, NodeReport, StopRequest, 
 from ..system.proctree import ProcessRef, is_running
 from ..system.removal import remove_tree
 from .events import EventLog
-from .files import needs, own_directory, own_state_dir, part, read_bytes, user, write_whole
+from .files import needs, own_directory, own_state_dir, part, read_bytes, stamp_of, user, write_whole
 from .lease import LEASE_STALE_S, Leases
 from .usage import UsageFiles
 
@@ -222,14 +222,11 @@ class Record(EventLog, UsageFiles):
 
         By the file server's clock, whatever those of the nodes say.
         """
-        written = [self.leases.last_heartbeat() or 0.0]
-        for name in ("events.log", "end.json"):
-            with contextlib.suppress(OSError):
-                written.append(os.stat(self.path / name).st_mtime)
-        try:
-            return max(written) >= os.stat(self._node_path(host)).st_mtime - before_s
-        except OSError:
-            return False
+        reported = stamp_of(self._node_path(host))
+        written = [stamp_of(self.path / name) for name in ("events.log", "end.json")]
+        beat = self.leases.last_heartbeat()
+        newest = max([stamp / 1e9 for stamp in written if stamp is not None] + [beat or 0.0])
+        return reported is not None and newest >= reported / 1e9 - before_s
 
     def read_node(self, host: str) -> NodeReport | None:
         return decode(NodeReport, read_bytes(self._node_path(host)))

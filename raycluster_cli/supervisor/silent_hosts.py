@@ -60,7 +60,7 @@ async def cancel_step_without(
     lost: Mapping[str, str],
     *,
     probe: Callable[[str], Awaitable[bool]] | None = None,
-    lives: Callable[[], bool] = lambda: False,
+    lives: Callable[[], bool] | None = None,
     others_end_s: float = OTHERS_END_S,
     poll_s: float = POLL_S,
 ) -> bool:
@@ -84,7 +84,7 @@ async def cancel_step_without(
     others = [host for host in allocation.step_nodes if host != me]
     if not (silent := await _only_silent_left(run, others, lost, probe or responds, others_end_s, poll_s)):
         return False
-    if await _shows_life(run, lives, poll_s):
+    if lives is not None and await _shows_life(run, lives, poll_s):
         return False
     pid = os.getppid() if context.keeper is not None else os.getpid()
     await cancel_step_after(pid, allocation, me, context.env, run.reaper)

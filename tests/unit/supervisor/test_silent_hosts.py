@@ -61,7 +61,7 @@ def cancel(
     lost: Mapping[str, str] = LOST,
     responding: bool = False,
     others_end_s: float = 30.0,
-    lives: Callable[[], bool] = lambda: False,
+    lives: Callable[[], bool] | None = None,
 ) -> bool:
     async def probe(address: str) -> bool:
         return responding
