@@ -154,7 +154,8 @@ async def _body(reader: asyncio.StreamReader, head: _Head) -> bytes:
 def _reset(writer: asyncio.StreamWriter) -> None:
     """Let the end of the connection be a reset."""
     linger = struct.pack("ii", 1, 0)
-    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    with contextlib.suppress(OSError):  # closed already, where the server has reset it
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:

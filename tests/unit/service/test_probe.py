@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.server
 import socket
+import struct
 import threading
 from collections.abc import Awaitable, Callable
 
@@ -68,6 +69,17 @@ def test_without_a_path_a_connection_is_enough() -> None:
 
 def test_a_server_that_accepts_and_says_nothing() -> None:
     assert asyncio.run(asked(says_nothing, "/health", 0.2)) == "GET /health is not answered within 0.2 s"
+
+
+def test_a_server_that_resets_the_connection() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
+        writer.close()
+
+    assert "Connection reset by peer" in asyncio.run(asked(answer, "/health"))
 
 
 def test_nobody_listens() -> None:
