@@ -6,7 +6,8 @@
 given          (does not matter)             a 2xx answer of that path; Serve's state explains a failure
 not given      none has reported             a TCP connection
 not given      reports                       its proxy answers /-/healthz with 2xx (a TCP connection where it
-                                             has TLS), and its applications run
+                                             has TLS, or where another program listens in front of
+                                             Serve), and its applications run
 =============  ============================  ==============================================================
 """
 
@@ -36,7 +37,7 @@ class Health:
         """
         verdict = self._serve.verdict(since=since, ready=ready)
         probe = self._probe
-        if verdict.known and not probe.path and not verdict.tls:
+        if not probe.path and verdict.answers_at(probe.port):
             probe = replace(probe, path=HEALTH_PATH)
         try:
             await probe.check()

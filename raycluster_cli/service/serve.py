@@ -11,7 +11,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,12 @@ class Verdict:
     port: int = 0
     """Where Serve's proxies listen; 0: not known."""
     tls: bool = False
+    proxies: bool = True
+    """False: it has none, and a program in front of it calls its deployments."""
+
+    def answers_at(self, port: int) -> bool:
+        """Whether Serve's own route for health checks is asked for at this port."""
+        return self.known and self.proxies and not self.tls and self.port in (0, port)
 
 
 UNKNOWN = Verdict()
@@ -80,17 +86,22 @@ def judge(found: Mapping[str, Any], *, age_s: float, ready: bool) -> Verdict:
     """
     if found.get("error"):
         return UNKNOWN
-    port, tls = int(found.get("port") or 0), bool(found.get("tls"))
+    well = Verdict(
+        True,
+        port=int(found.get("port") or 0),
+        tls=bool(found.get("tls")),
+        proxies=bool(found.get("proxies", True)),
+    )
     if age_s > SILENT_S:
-        return Verdict(True, f"Ray Serve's controller has not reported for {age_s:.0f} s", port=port, tls=tls)
+        return replace(well, why=f"Ray Serve's controller has not reported for {age_s:.0f} s")
     applications = found["applications"]
     if not applications and not ready:
-        return Verdict(True, "Ray Serve has no application yet", port=port, tls=tls)
+        return replace(well, why="Ray Serve has no application yet")
     for status in BAD if ready else (*BAD, *WAITS):
         for one in applications:
             if one["status"] == status:
-                return Verdict(True, describe(one), status == FAILED, port, tls)
-    return Verdict(True, port=port, tls=tls)
+                return replace(well, why=describe(one), failed=status == FAILED)
+    return well
 
 
 def describe(application: Mapping[str, Any]) -> str:

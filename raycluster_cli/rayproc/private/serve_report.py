@@ -3,7 +3,7 @@
 The answer of Serve's own `serve.status()`, written into a file in the node's directory every few seconds by a
 thread of the controller.  So nobody has to connect to Ray for it, and a controller that hangs stops writing.
 
-    {"at": 1760000000.0, "port": 20011, "tls": false,
+    {"at": 1760000000.0, "port": 20011, "tls": false, "proxies": 3,
      "applications": [{"name": "default", "status": "RUNNING", "message": "",
                        "deployments": [{"name": "Model", "status": "HEALTHY", "message": ""}]}]}
 
@@ -52,6 +52,7 @@ def state() -> dict[str, Any]:
     from ray import serve
     from ray.serve.context import _get_global_client
 
+    now = serve.status()
     applications = [
         {
             "name": name,
@@ -62,9 +63,9 @@ def state() -> dict[str, Any]:
                 for part, of in one.deployments.items()
             ],
         }
-        for name, one in serve.status().applications.items()
+        for name, one in now.applications.items()
     ]
-    found: dict[str, Any] = {"applications": applications}
+    found: dict[str, Any] = {"applications": applications, "proxies": len(now.proxies)}
     with contextlib.suppress(AttributeError):  # private; without it only a hint is missing
         options = _get_global_client().http_config
         found |= {"port": options.port, "tls": bool(getattr(options, "ssl_certfile", None))}

@@ -161,8 +161,14 @@ def test_the_check_and_serves_state(
     assert found(tmp_path, answers, applications, path) == expected
 
 
-def test_serve_with_tls_is_asked_by_a_connection(tmp_path: Path) -> None:
-    assert found(tmp_path, SICK, [RUNNING], tls=True) == ("", False)
+@pytest.mark.parametrize(
+    "facts",
+    [{"tls": True}, {"proxies": 0}, {"port": 8124, "proxies": 1}],
+    ids=["TLS", "a program calls its deployments", "a program listens in front of it"],
+)
+def test_what_is_not_serves_proxy_is_asked_by_a_connection(tmp_path: Path, facts: dict[str, Any]) -> None:
+    assert found(tmp_path, SICK, [RUNNING], **facts) == ("", False)
+    assert found(tmp_path, WELL, [FAILED], **facts)[1]
 
 
 def test_serve_on_another_port_says_which_to_give(tmp_path: Path) -> None:
