@@ -20,6 +20,7 @@ from ..slurm.step_cancel import cancel_step_after
 from ..system.waiting import within
 
 if TYPE_CHECKING:
+    from ..model.record import HeadInfo
     from ..state.record import Record
     from .run import NodeRun
 
@@ -217,3 +218,13 @@ async def responds(address: str, port: int = PROBE_PORT, timeout_s: float = PROB
         return False
     writer.close()
     return True
+
+
+async def head_host_responds(address: str, head: HeadInfo | None) -> bool:
+    """Whether the host of a head has power and network.
+
+    Its raylet's port is tried as well: a firewall may drop what comes for other ports than the cluster's.
+    """
+    port = head.ports.get("node_manager") if head is not None else None
+    ports = (PROBE_PORT, port) if isinstance(port, int) and port else (PROBE_PORT,)
+    return any(await asyncio.gather(*(responds(address, each) for each in ports)))

@@ -25,7 +25,7 @@ from .head_record import HeadRecord, head_task_probe
 from .joining import ADVICE, FEW_NODES, Joined, Joiner
 from .losses import LAST_REPORT_S, end_by_report, end_without_report
 from .run import Finished, NodeRun
-from .silent_hosts import cancel_step_without, refuses, responds
+from .silent_hosts import cancel_step_without, head_host_responds, refuses
 from .template_wait import may_be_described
 from .usage import tell_usage
 
@@ -213,7 +213,8 @@ class WorkerRun(NodeRun):
 
         A GCS that hangs does not answer, but its host does.  A host that has failed takes the head with it.
         """
-        if not loss.silent or await responds(self.cluster.target.ip):
+        target = self.cluster.target
+        if not loss.silent or await head_host_responds(target.ip, target.head):
             return ""
         return f"{loss.why}, and its host does not respond"
 

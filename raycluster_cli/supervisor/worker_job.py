@@ -38,7 +38,7 @@ from .context import Context
 from .discovery import ClusterKey, Discovery
 from .head_record import HeadRecord
 from .run import Finished
-from .silent_hosts import responds
+from .silent_hosts import head_host_responds
 from .tasks import cancel
 from .worker import RECOVERY_WAIT_S, WorkerRun
 
@@ -214,7 +214,7 @@ class WorkerJobRun(WorkerRun):
     async def _may_recover(self, record: Record) -> bool:
         """Whether a silent head can start its GCS again: with --head-recovery, on a host that runs."""
         head = await self.reports.ask(record.read_head, timeout_s=GRACE_ANSWER_S, default=None)
-        return head is not None and head.head_recovery and await responds(head.address_ip)
+        return head is not None and head.head_recovery and await head_host_responds(head.address_ip, head)
 
     async def head_is_gone(self, loss: Loss, away_s: float) -> str:
         """A head whose processes were all killed at once has left no end; Slurm knows of it."""

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from raycluster_cli.model.errors import RayclusterError
-from raycluster_cli.model.record import NodeReport
+from raycluster_cli.model.record import HeadInfo, NodeReport
 from raycluster_cli.slurm.allocation import Allocation
 from raycluster_cli.supervisor.silent_hosts import (
     HUNG_S,
     cancel_step_without,
+    head_host_responds,
     limit_wait_for_hung,
     refuses,
     responds,
@@ -204,3 +205,16 @@ def test_a_host_that_says_nothing_does_not_respond() -> None:
             waiting.connect_ex(("127.0.0.1", port))
         assert not asyncio.run(responds("127.0.0.1", port, timeout_s=0.1))
         assert not asyncio.run(refuses("127.0.0.1", port, timeout_s=0.1))
+
+
+@pytest.mark.parametrize(("open_port", "found"), [(9, True), (20001, True), (20000, False)])
+def test_a_head_behind_a_firewall_is_seen_by_its_raylets_port(
+    monkeypatch: pytest.MonkeyPatch, open_port: int, found: bool
+) -> None:
+    async def answers(address: str, port: int) -> bool:
+        return port == open_port
+
+    monkeypatch.setattr("raycluster_cli.supervisor.silent_hosts.responds", answers)
+    head = HeadInfo("n1", "10.0.0.1", 20000, ports={"node_manager": 20001})
+    assert asyncio.run(head_host_responds("10.0.0.1", head)) is found
+    assert asyncio.run(head_host_responds("10.0.0.1", None)) is (open_port == 9)

@@ -150,7 +150,7 @@ def waiting_worker(tmp_path: Path) -> WorkerJobRun:
     """A worker that has joined, with what it reads while its head is away."""
     run = WorkerJobRun(context(JOB))
     run.record = Record.create(tmp_path, "tux", "4711")
-    run.cluster = SimpleNamespace(target=SimpleNamespace(ip="10.0.0.1"))  # type: ignore[assignment]
+    run.cluster = SimpleNamespace(target=SimpleNamespace(ip="10.0.0.1", head=None))  # type: ignore[assignment]
     return run
 
 
@@ -177,14 +177,14 @@ def test_a_head_that_recovers_is_given_up_when_it_cannot(
 ) -> None:
     now, when = 0.0, []
 
-    async def probe(ip: str) -> bool:
+    async def probe(ip: str, head: object) -> bool:
         return ip == "10.0.0.1" and responds
 
     async def ask(job: str, *_: object) -> KnownJob:
         when.append(now)
         return KnownJob(state)
 
-    monkeypatch.setattr("raycluster_cli.supervisor.worker.responds", probe)
+    monkeypatch.setattr("raycluster_cli.supervisor.worker.head_host_responds", probe)
     monkeypatch.setattr("raycluster_cli.supervisor.worker_job.known_job", ask)
     run = waiting_worker(tmp_path)
     words = {"host": "its host does not respond", "over": "its job is over"}
