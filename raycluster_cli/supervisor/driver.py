@@ -68,7 +68,8 @@ def find_driver(argv: Sequence[str], env: Mapping[str, str]) -> str:
             f"the driver {program!r} is a directory.",
             "Give the program after `--`, as in: -- python train.py.",
         )
-    if " " in program and find_program(program.split()[0], env):
+    words = program.split()
+    if len(words) > 1 and find_program(words[0], env):
         raise UsageError(
             f"the driver {program!r} was not found: it is one word, with a space in it.",
             f"Give program and arguments as words of their own: -- {program}.",

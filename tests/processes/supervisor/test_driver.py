@@ -296,6 +296,7 @@ async def test_a_script_that_signals_its_group_hits_only_itself(scene: Scene) ->
         ("{directory}/train.py", "is not executable", "-- python"),
         ("{directory}", "is a directory", "-- python train.py"),
         ("sh train.sh", "one word, with a space in it", "-- sh train.sh"),
+        (" ", "was not found in PATH", "python train.py"),
         ("{directory}/old.sh", "needs '/no/such/sh', which does not exist", "first line of the script"),
         ("{directory}/dos.sh", r"needs '/bin/sh\\r', which does not exist", "sed -i 's/\\r$//' /"),
     ],
