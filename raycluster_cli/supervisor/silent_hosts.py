@@ -117,19 +117,25 @@ async def _only_silent_left(
     """The hosts that do not respond, once all others have reported their end; empty when that is not so."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
-    while run.record is not None and loop.time() < deadline:
+    record, running = run.record, list(others)
+    while record is not None and loop.time() < deadline and not run.hurry.is_set():
         left_s = deadline - loop.time()
-        reports = await run.reports.ask(run.record.read_nodes, timeout_s=left_s, default=None)
-        ended = {host for host, report in (reports or {}).items() if report.phase in ENDED}
-        running = [host for host in others if host not in ended]
+        running = await run.reports.ask(partial(_left, record, running), timeout_s=left_s, default=running)
         if not running:
             return []
         if all(host in lost for host in running):
             answers = await asyncio.gather(*(probe(lost[host]) for host in running))
             if not any(answers):
                 return running
-        await asyncio.sleep(poll_s)
+        await asyncio.sleep(poll_s + len(running) * PER_FILE_S)
     return []
+
+
+def _left(record: Record, hosts: Sequence[str]) -> list[str]:
+    """Those that have not reported their end: the directory says who has, or else the host's own file."""
+    ended = {host for host, report in record.read_nodes().items() if report.phase in ENDED}
+    reports = {host: record.read_node(host) for host in hosts if host not in ended}
+    return [host for host, report in reports.items() if report is None or report.phase not in ENDED]
 
 
 async def limit_wait_for_hung(

@@ -111,6 +111,22 @@ def test_otherwise_the_step_is_left_alone(
     assert not (tmp_path / "arguments").exists()
 
 
+def test_a_report_that_the_directory_shows_late_is_read(tmp_path: Path) -> None:
+    """As on NFS."""
+    run = run_of(tmp_path, {"n2": "joined", "n3": "joined"}, "ready")
+    run.record.read_node = lambda host: replace(
+        run.record.read_nodes()[host], phase="gone" if host == "n2" else "joined"
+    )
+    assert cancel(run, others_end_s=0.2)
+
+
+def test_in_a_hurry_no_report_is_waited_for(tmp_path: Path) -> None:
+    run = run_of(tmp_path, {"n2": "joined", "n3": "joined"}, "ready")
+    run.hurry.set()
+    assert not cancel(run)
+    assert not (tmp_path / "arguments").exists()
+
+
 def limit(run: Any, patience_s: float) -> None:
     async def work() -> None:
         run.reaper.attach(asyncio.get_running_loop())
