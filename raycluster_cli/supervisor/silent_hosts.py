@@ -143,13 +143,15 @@ async def limit_wait_for_hung(
 ) -> None:
     """Have this step cancelled :data:`HUNG_S` after its head's end if a worker's task has not ended by then.
 
-    Only nodes that have joined are waited for, and only where the record has the end, so that they can read
+    Only nodes that have reported are waited for, and only where the record has the end, so that they can read
     it.  Waits ``patience_s`` for their reports: the step is not cancelled when all have come.
     Raises RayclusterError.
     """
     context, record = run.context, run.record
     allocation = context.allocation
     if record is None or not context.symmetric or allocation is None or allocation.step_id is None:
+        return
+    if run.hurry.is_set():  # then Slurm ends the step anyway, and soon
         return
     if allocation.het_size > 1 or not allocation.step_nodes:
         return
@@ -171,7 +173,7 @@ async def limit_wait_for_hung(
 async def _without_end(
     run: NodeRun, record: Record, others: set[str], patience_s: float, poll_s: float
 ) -> list[str]:
-    """The nodes of ``others`` that have joined and not reported their end within ``patience_s``."""
+    """The nodes of ``others`` that have reported, but not their end within ``patience_s``."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + patience_s
     if not await run.reports.ask(record.read_end, timeout_s=patience_s, default=None):
