@@ -69,12 +69,16 @@ class Looker:
 
     def look(self) -> ClusterStatus | None:
         """None when neither the record nor Slurm knows the job, or JOB means several."""
-        if time.monotonic() >= self._ask_at:
+        asked_now = time.monotonic() >= self._ask_at
+        if asked_now:
             self._ask()
         try:
             found = self._find()
-            if found.record != self._record and time.monotonic() < self._ask_at:
-                self._ask()  # it started after Slurm was asked: what Slurm said then is not of this run
+            # A record that has appeared: what Slurm said before is not of this run.
+            if found.record != self._record and asked_now:
+                self._ask_at = 0.0  # the next look asks again
+            elif found.record != self._record:
+                self._ask()
                 found = self._find()
         except UsageError as error:
             self.problem = error

@@ -31,8 +31,8 @@ OTHERS_END_S = 15.0
 POLL_S = 0.5
 
 #: How long a worker that was told of the end may take to report its own before srun's wait gets a limit; and
-#: per node of the step, as the reports of large steps come later.
-PATIENCE_S, PATIENCE_PER_NODE_S = 3.0, 0.01
+#: per node of the step, as the reports of large steps come later.  Longer than it takes to keep its logs.
+PATIENCE_S, PATIENCE_PER_NODE_S = 8.0, 0.01
 
 #: The first pause between two looks at these reports: the end of a run takes no longer for them.
 FIRST_POLL_S = 0.02

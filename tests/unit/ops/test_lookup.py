@@ -30,3 +30,22 @@ def test_a_record_that_appears_is_not_that_of_a_run_before(tmp_path: Path) -> No
         assert running is not None
         assert running.phase is ClusterPhase.RUNNING
     assert asked == ["PENDING", "RUNNING"]  # not at every look
+
+
+def test_a_look_at_a_record_that_is_there_asks_slurm_once(tmp_path: Path) -> None:
+    """A second look asks again: the record may have appeared just after Slurm's answer."""
+    write_record(tmp_path, 3)
+    asked: list[str] = []
+
+    def query() -> Mapping[str, Job]:
+        asked.append("PENDING" if not asked else "RUNNING")
+        return {"4711": Job("4711", "4711", asked[-1])}
+
+    looker = Looker("4711", tmp_path, {}, query)
+    looker.look()
+    assert asked == ["PENDING"]
+    for _ in range(3):
+        running = looker.look()
+        assert running is not None
+        assert running.phase is ClusterPhase.RUNNING
+    assert asked == ["PENDING", "RUNNING"]
