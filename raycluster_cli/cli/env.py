@@ -76,7 +76,8 @@ def environment(
     if as_json:
         print(json.dumps(to_json(found), indent=2))
     else:
-        for line in as_lines(found, shutil.get_terminal_size((100, 24)).columns):
+        width = shutil.get_terminal_size((100, 24)).columns
+        for line in as_lines(found, width, wrap=sys.stdout.isatty()):
             print(printable(line))
     if found.problems:
         sys.exit(int(ExitCode.FAILURE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,8 +56,8 @@ def as_json(found: StartEnvironment) -> dict[str, Any]:
     }
 
 
-def as_lines(found: StartEnvironment, width: int) -> list[str]:
-    """For people: sections with a title, one line per value."""
+def as_lines(found: StartEnvironment, width: int, *, wrap: bool = False) -> list[str]:
+    """For people: sections with a title, one line per value; ``wrap``: continued where it is too long."""
     lines: list[str] = []
 
     def part(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
@@ -66,7 +67,9 @@ def as_lines(found: StartEnvironment, width: int) -> list[str]:
         names = min(max(len(name) for name, _, _ in rows), 24)
         values = min(max(len(value) for _, value, _ in rows), max(width - names - 40, 16))
         for name, value, source in rows:
-            lines.append(f"  {name:<{names}}  {value:<{values}}  {source}".rstrip())
+            line = f"  {name:<{names}}  {value:<{values}}  {source}".rstrip()
+            indent = names + 4 + (values + 2 if source else 0)
+            lines.extend(_wrapped(line, width, indent) if wrap else [line])
 
     part(
         "This process",
@@ -142,3 +145,23 @@ def _shown(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "; ".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) and value < 1e6 else str(value)
+
+
+def _wrapped(line: str, width: int, indent: int) -> list[str]:
+    """A row whose last column begins at ``indent``, in lines of at most ``width`` where its words allow it.
+
+    >>> _wrapped("  ip  10.0.0.1  eth0, the default route", 32, 16)
+    ['  ip  10.0.0.1  eth0, the', '                default route']
+    """
+    if len(line) <= width:
+        return [line]
+    indent = min(indent, width // 2)
+    start, rest = line[:indent], line[indent:]
+    return textwrap.wrap(
+        rest,
+        width,
+        initial_indent=start,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

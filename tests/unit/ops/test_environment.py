@@ -57,6 +57,16 @@ def test_outside_slurm(tmp_path: Path) -> None:
     ] == []
 
 
+@pytest.mark.parametrize("width", [80, 100])
+def test_on_a_terminal_no_row_is_longer_than_the_screen(tmp_path: Path, width: int) -> None:
+    found = look_around(Settings(), TASK, tmp_path, lambda _: "default")
+    found.warnings = []
+    whole, wrapped = as_lines(found, width), as_lines(found, width, wrap=True)
+    assert " ".join(whole).split() == " ".join(wrapped).split()
+    assert max(map(len, whole)) > width
+    assert all(len(line) <= width or len(line.split()) <= 2 for line in wrapped)
+
+
 def test_what_a_job_gets_from_files_is_shown_in_words(tmp_path: Path) -> None:
     found = look_around(Settings(), {"TMPDIR": str(tmp_path)}, tmp_path, lambda _: "default")
     found.submit = [Value("setup", ["ulimit -c 0", "export A=1"], "x.toml, [defaults]")]
