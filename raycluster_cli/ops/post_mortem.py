@@ -58,6 +58,8 @@ class NodeEnd:
     exit_code: int | None
     updated: float
     oom_kills: int | None = None
+    reason: str = ""
+    """Why it ended, a value of status.EndReason."""
     skew_s: float = 0.0
     """By how much its clock is ahead of the file server's."""
 
@@ -129,6 +131,7 @@ def post_mortem(
             exit_code=report.exit_code,
             updated=report.updated - skews[host],
             oom_kills=report.oom_kills,
+            reason=report.reason,
             skew_s=skews[host],
         )
         for host, report in reports.items()

@@ -76,6 +76,11 @@ _CRASHES = {
 }
 
 
+_STATE_IN_SLURM = (
+    "`scontrol show node {host}` shows its state in Slurm; --exclude={host} keeps the next job off it."
+)
+
+
 class LikelyCause(NamedTuple):
     """The likely cause in a sentence or two, what to change, and what shows it."""
 
@@ -110,9 +115,15 @@ def judge(post: PostMortem) -> LikelyCause:
     if post.oom_kills and (host is None or host.oom_kills):
         return _out_of_memory(post)
     silent = end.reason in LOST and host is not None and host.has_not_reported_its_end
-    if post.found and not (silent and post.found[0].cause.name == SILENCE):
+    if post.found and not ((silent or _is_cut_off(end, host)) and post.found[0].cause.name == SILENCE):
         return _by_text(post)
     return _by_reason(post, end)
+
+
+def _is_cut_off(end: EndReport, lost: NodeEnd | None) -> bool:
+    """Whether the worker that the head lost has lost the head, and could report it by another network."""
+    both = (EndReason.WORKER_LOST.value, EndReason.HEAD_LOST.value)
+    return lost is not None and (end.reason, lost.reason) == both
 
 
 def _of_server(message: str) -> tuple[str, ...]:
@@ -313,6 +324,12 @@ def _by_reason(post: PostMortem, end: EndReport) -> LikelyCause:
         return _killed(f"raycluster on {end.failed_host}, its keeper included,", end.failed_host)
     if end.reason in LOST and failed is not None and failed.has_not_reported_its_end:
         return _stopped_responding(failed)
+    if failed is not None and _is_cut_off(end, failed):
+        return LikelyCause(
+            f"{failed.host} stopped responding: the head and it could no longer reach each other. Its last "
+            f"report: {failed.message!r}.",
+            (_STATE_IN_SLURM.format(host=failed.host),),
+        )
     deaths = [one for one in post.deaths if not one.in_worker_job or one.host == end.failed_host]
     if (end.reason in LOST or end.reason == EndReason.DRIVER.value) and deaths:
         first = deaths[0]
@@ -361,10 +378,7 @@ def _stopped_responding(node: NodeEnd) -> LikelyCause:
     return LikelyCause(
         f"{node.host} stopped responding: its power or its network failed, or all of its processes were "
         f"killed at once. Its last report: {node.message or node.phase!r}.",
-        (
-            f"`scontrol show node {node.host}` shows its state in Slurm; --exclude={node.host} keeps the "
-            "next job off it.",
-        ),
+        (_STATE_IN_SLURM.format(host=node.host),),
     )
 
 

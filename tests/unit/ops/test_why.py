@@ -105,6 +105,21 @@ def test_silent_host(record: Record) -> None:
     assert "exited without reporting" in page(post_mortem(record))
 
 
+def test_a_worker_that_was_cut_off_and_could_still_report_it(record: Record) -> None:
+    """The record's file system may be reached by another network than Ray."""
+    why = "the head at 10.0.0.1:6379 is lost: no answer to 2 checks of 4 s"
+    record.write_end(EndReport(NOW, 5, "worker-lost", "n2", f"worker n2 is lost: {why}"))
+    record.write_node(reported("n1", "head", "gone", exit_code=5))
+    record.write_node(reported("n2", phase="failed", exit_code=5, message=why, reason="head-lost"))
+    (record.log_dir("n1") / "raylet.out").write_text(
+        "health check failed due to missing too many heartbeats\n"
+    )
+    verdict, remedies, _ = judge(post_mortem(record))
+    assert verdict.startswith("n2 stopped responding: the head and it could no longer reach each other.")
+    assert why in verdict
+    assert "--exclude=n2" in remedies[0]
+
+
 def test_all_of_the_heads_processes_ended_at_once_on_a_host_that_runs(record: Record) -> None:
     record.write_node(reported("n1", "head", "driver running", exit_code=None))
     record.write_end(end_without_report("n1", NOW))
