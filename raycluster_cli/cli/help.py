@@ -70,6 +70,7 @@ class Command(TyperCommand):
             if record is not None:
                 title = titles.get(parameter.name or "", "Options") if many else "Options"
                 name, text = record
+                text = text.replace("\\[", "[")  # of older Typers, for Rich's markup
                 groups.setdefault(title, []).append((name, re.sub(r"(?<![.\d])(\d+)\.0\]", r"\1]", text)))
         return ((title, rows) for title, rows in groups.items() if rows)
 
