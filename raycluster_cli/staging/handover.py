@@ -66,7 +66,7 @@ def _in_child(request: Request, keeper: Keeper) -> dict[str, Any]:
                 os.write(from_write, json.dumps(facts).encode() + b"\n")
 
             try:
-                staged = stage(request, python, lambda path: tell(making=str(path)), lambda text: None)
+                staged = stage(request, python, lambda path: tell(making=str(path)))
                 tell(path=str(staged.path), pairs=staged.pairs, text=staged.text, keep=staged.keep)
             except NotStaged as error:
                 tell(why=str(error))

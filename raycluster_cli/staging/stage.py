@@ -74,7 +74,7 @@ Making = Callable[[Path], None]
 """Called with a copy's path before it is made."""
 
 
-def stage(request: Request, python: Interpreter, making: Making, say: Callable[[str], None]) -> Staged:
+def stage(request: Request, python: Interpreter, making: Making) -> Staged:
     """Find or make this node's copy.  Raises NotStaged."""
     if is_in_container(request.env):
         raise NotStaged("raycluster runs in a container, whose image already is one file")

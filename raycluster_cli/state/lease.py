@@ -17,7 +17,7 @@ from pathlib import Path
 from ..model.errors import RayclusterError, UsageError
 from ..model.record import Lease, decode, encode
 from ..system.proctree import ProcessRef, identify, is_running, kernel_identity
-from .files import needs, read_bytes, write_whole
+from .files import needs, read_bytes, stamp_of, write_whole
 
 HEARTBEAT_S = 30.0
 """How often the head touches its lease (:meth:`Leases.beat`)."""
@@ -104,15 +104,10 @@ class Leases:
     def last_heartbeat(self) -> float | None:
         """When the head last touched its lease, in Unix seconds of the file server; None without a head."""
         try:
-            # Opened, so that an NFS client asks the server and does not tell what it remembers.
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            fd = os.open(self._path_of(self._last_number()), flags)
-            try:
-                return os.fstat(fd).st_mtime
-            finally:
-                os.close(fd)
+            stamp = stamp_of(self._path_of(self._last_number()))
         except (OSError, RayclusterError):
             return None
+        return None if stamp is None else stamp / 1e9
 
     def holder(self) -> Lease | None:
         """The last lease, whether or not its holder still runs; None without one."""

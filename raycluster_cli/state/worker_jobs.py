@@ -32,7 +32,7 @@ from .launches import LaunchFiles, made
 #: A job takes 0.4 KB of worker-jobs.json, and a cluster may have had some ten thousand in the queue.
 JOBS_MAX_BYTES = 64 << 20
 
-#: So many output files of jobs that have ended stay.
+#: How many output files of jobs that have ended are kept.
 KEEP_OUTPUTS = 400
 
 #: The name of an output file that sbatch was given: job, and task of an array.
@@ -106,7 +106,7 @@ class WorkerJobFiles(EventLog):
     def prune_outputs(self, kept: Collection[str]) -> None:
         """Remove the oldest output files but KEEP_OUTPUTS; those of the jobs ``kept`` stay.  Ignores errors.
 
-        In parts of a hundred, so that not each call lists the directory in vain for long.
+        A hundred or more at a time.
         """
         with contextlib.suppress(OSError):
             jobs = {

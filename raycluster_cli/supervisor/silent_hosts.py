@@ -46,7 +46,7 @@ HUNG_S = 60
 #: The phases of a node whose supervisor has nothing left to do.
 ENDED = (NodePhase.GONE.value, NodePhase.FAILED.value)
 
-#: So soon a head that lives has written that a worker has ended: it looks every half second.
+#: Within this time a head that lives has written that a worker has ended: it looks every half second.
 REACTS_S = 3.0
 
 #: A host that has power and network answers within this time, if only by a refusal.

@@ -43,7 +43,7 @@ class Bench:
         return base.but(**changes)
 
     def stage(self, python: Interpreter | None = None, **changes: object) -> Staged:
-        return stage(self.request(**changes), python or self.python, self.made.append, print)
+        return stage(self.request(**changes), python or self.python, self.made.append)
 
 
 @pytest.fixture
@@ -109,13 +109,19 @@ def test_another_job_has_a_copy_of_its_own(bench: Bench) -> None:
     assert bench.stage().path != bench.stage(job="c/2", note=None).path
 
 
-def test_workers_wait_until_the_head_has_packed(bench: Bench) -> None:
+def head_and_worker(bench: Bench) -> tuple[Staged, Staged]:
+    """Both at once, as in a job."""
     found: list[Staged] = []
     thread = threading.Thread(target=lambda: found.append(bench.stage()))
     thread.start()
     worker = bench.stage(is_head=False, host="n2")
     thread.join()
-    assert worker.path == found[0].path
+    return found[0], worker
+
+
+def test_workers_wait_until_the_head_has_packed(bench: Bench) -> None:
+    head, worker = head_and_worker(bench)
+    assert worker.path == head.path
 
 
 def test_workers_wait_for_a_head_that_looks_for_long(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,12 +136,8 @@ def test_workers_wait_for_a_head_that_looks_for_long(bench: Bench, monkeypatch: 
     monkeypatch.setattr(module, "SILENT_S", 0.5)
     monkeypatch.setattr(module, "NoteWriter", partial(NoteWriter, beat_s=0.05))
     monkeypatch.setattr(module, "take_inventory", slowly)
-    found: list[Staged] = []
-    thread = threading.Thread(target=lambda: found.append(bench.stage()))
-    thread.start()
-    worker = bench.stage(is_head=False, host="n2")
-    thread.join()
-    assert worker.path == found[0].path
+    head, worker = head_and_worker(bench)
+    assert worker.path == head.path
 
 
 def test_a_head_whose_file_system_does_not_answer_reports_nothing(tmp_path: Path) -> None:
