@@ -19,6 +19,7 @@ from tests.bed.inventory import Inventory
 from tests.bed.kernel import Process
 from tests.bed.spec import LOGIN, ROOT, USERS, BedSpec, home
 from tests.bed.warden import remove_directories
+from tests.waiting import SLOWER
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "ip", "nsenter", "unshare", "setpriv")
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -221,7 +222,7 @@ class Bed:
         """
         argv = self.command(host, command, user=user, env=env, wd=wd)
         done = subprocess.run(
-            argv, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False
+            argv, input=stdin, capture_output=True, text=True, timeout=timeout_s * SLOWER, check=False
         )
         if check and done.returncode != 0:
             said = f"{done.stdout}{done.stderr}"
