@@ -8,8 +8,9 @@ they do not say that the right one listens there.
 from __future__ import annotations
 
 import asyncio
+import enum
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,23 +38,46 @@ PROBE_TIMEOUT_S = 3.0
 UNSHARED_AFTER_S = 5.0
 
 
-#: Kinds of failed attempts.
-NO_HEAD = "no head"
-NO_TOKEN = "no token"
+class NextAttempt(enum.Enum):
+    """What a failed attempt to join means for the next one."""
+
+    USUAL = "usual"
+    """It may succeed: attempts go on until the deadline."""
+    NO_HEAD = "no head"
+    """The same; the record names no head, which may be because it is not shared."""
+    NO_TOKEN = "no token"
+    """Something listens at the address; the record that would give the token is not visible here yet."""
+    USELESS = "useless"
+    """It would fail in the same way."""
 
 
 class AttemptFailed(Exception):
     """One attempt to join failed: where, of which kind, and why."""
 
-    def __init__(self, where: str, kind: str, message: str = "", log: str = "") -> None:
+    def __init__(
+        self,
+        where: str,
+        kind: str,
+        message: str = "",
+        log: str = "",
+        *,
+        next_attempt: NextAttempt = NextAttempt.USUAL,
+    ) -> None:
+        """``kind`` and ``message`` are for people; ``next_attempt`` is what a worker decides by."""
         super().__init__(message)
         self.where = where
         self.kind = kind
         self.message = message
         self.log = log
+        self.next_attempt = next_attempt
 
     def __str__(self) -> str:
         return f"{self.kind} ({self.message.rstrip('.')})" if self.message else self.kind
+
+
+def wrong_cluster(where: str, message: str) -> AttemptFailed:
+    """The failure of an attempt to join the head of another cluster."""
+    return AttemptFailed(where, "wrong cluster", message, next_attempt=NextAttempt.USELESS)
 
 
 class Target(Value):
@@ -71,6 +95,19 @@ class Target(Value):
     @property
     def address(self) -> str:
         return join_host_port(self.ip, self.port)
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether the head says that it is starting."""
+        return self.head is not None and self.head.state == HeadState.STARTING.value
+
+
+class Missed(Value):
+    """Why a probed target is not the head, or not yet."""
+
+    text: str
+    no_token: bool = False
+    """Something listens there, and the token for it is not known here."""
 
 
 @dataclass
@@ -190,72 +227,85 @@ class Discovery:
         """
         loop = asyncio.get_running_loop()
         pace = Pace.of(self.head_record.nodes)
-        targets: list[Target] = []
+        target: Target | None = None
         look_at = 0.0
-        why: dict[str, str] = {}
+        missed: dict[str, Missed] = {}
         while True:
             if loop.time() >= look_at:
-                found = await self._targets()
-                # A look that was not answered in time takes nothing back.
-                if not any(one.head for one in targets) or any(one.head for one in found):
-                    targets = found
-                look_at = loop.time() + pace.next_poll_s(known=any(one.head for one in targets))
-            for target in targets:
+                found = await self._look_up()
+                # A read of the record that timed out does not take back the head that was found before.
+                if target is None or target.head is None or (found is not None and found.head is not None):
+                    target = found
+                look_at = loop.time() + pace.next_poll_s(known=target is not None and target.head is not None)
+            if target is not None:
                 if target.head is not None and known is not None:
                     await known(target)
-                began = loop.time()
-                probe = await self._probe(target.ip, target.port, timeout_s=PROBE_TIMEOUT_S)
-                if target.head is not None and target.head.state == HeadState.UP.value:
-                    missed = probe.outcome is not Outcome.REACHED
-                    self.missed_since = (self.missed_since or began) if missed else None
-                if probe.outcome is not Outcome.REACHED:
-                    detail = f": {probe.detail}" if probe.detail else ""
-                    why[target.address] = f"{probe.outcome.value}{detail}"
-                elif target.unfit:
-                    raise AttemptFailed(target.address, "wrong cluster", target.unfit)
-                elif target.head is not None or not self._auth:
+                if (miss := await self._try(target)) is None:
                     return target
-                else:
-                    why[target.address] = self._not_known()
+                missed[target.address] = miss
             # A head that says that it is starting may import Ray for minutes: that is no failed attempt.
-            starting = any(
-                one.head is not None and one.head.state == HeadState.STARTING.value for one in targets
-            )
+            starting = target is not None and target.is_starting
             if loop.time() >= (deadline if starting else min(until, deadline)):
-                if not why:
-                    raise AttemptFailed(self.where, NO_HEAD, "the record names none")
-                raise AttemptFailed(", ".join(why), " and ".join(dict.fromkeys(why.values())))
+                raise self._failure(missed)
             wait_s = look_at - loop.time()
-            await asyncio.sleep(max(min(wait_s, pace.next_probe_s()) if targets else wait_s, 0.001))
+            await asyncio.sleep(max(min(wait_s, pace.next_probe_s()) if target else wait_s, 0.001))
 
-    async def _targets(self) -> list[Target]:
+    async def _try(self, target: Target) -> Missed | None:
+        """Probe a target once.  None: the head is there, and it is the right one.  Raises AttemptFailed."""
+        began = asyncio.get_running_loop().time()
+        probe = await self._probe(target.ip, target.port, timeout_s=PROBE_TIMEOUT_S)
+        reached = probe.outcome is Outcome.REACHED
+        if target.head is not None and target.head.state == HeadState.UP.value:
+            self.missed_since = None if reached else (self.missed_since or began)
+        if not reached:
+            return Missed(f"{probe.outcome.value}: {probe.detail}" if probe.detail else probe.outcome.value)
+        if target.unfit:
+            raise wrong_cluster(target.address, target.unfit)
+        if target.head is not None or not self._auth:
+            return None
+        return self._not_known()
+
+    def _failure(self, missed: Mapping[str, Missed]) -> AttemptFailed:
+        if not missed:
+            return AttemptFailed(
+                self.where, "no head", "the record names none", next_attempt=NextAttempt.NO_HEAD
+            )
+        texts = dict.fromkeys(miss.text for miss in missed.values())
+        no_token = any(miss.no_token for miss in missed.values())
+        return AttemptFailed(
+            ", ".join(missed),
+            " and ".join(texts),
+            next_attempt=NextAttempt.NO_TOKEN if no_token else NextAttempt.USUAL,
+        )
+
+    async def _look_up(self) -> Target | None:
         """Where the head is, as the record says or the head itself proves; else the address given by hand."""
         ip, port = self._master_ip, self._master_port
         head = await self.head_record.read_head()
         if head is not None and (not port or port == head.port):
-            return [Target(head.address_ip, head.port, head)]
+            return Target(head.address_ip, head.port, head)
         if not ip and self._allocation is not None and self._allocation.job_nodes:
             ip = self._allocation.head_node
         if not ip:
-            return []
+            return None
         if port:
             ip = await self._resolve(ip)
             if head is not None:
-                return [Target(ip, port, unfit=f"the record has this cluster's head at {head.address}")]
+                return Target(ip, port, unfit=f"the record has this cluster's head at {head.address}")
             if (found := await self._head_at(ip, port)) is not None:
-                return [Target(found.address_ip, port, found)]
-            return await self._proven(ip) or [Target(ip, port)]
+                return Target(found.address_ip, port, found)
+            return await self._proven(ip) or Target(ip, port)
         waited_s = asyncio.get_running_loop().time() - self._began
         if not self._own_token or (self.head_record.record is not None and waited_s < UNSHARED_AFTER_S):
-            return []  # the record will say
+            return None  # the record will say
         return await self._proven(await self._resolve(ip))
 
-    async def _proven(self, ip: str) -> list[Target]:
+    async def _proven(self, ip: str) -> Target | None:
         """The head that proves on ``ip`` that it is this cluster's.  It is at the address that it says."""
         if not self._own_token:
-            return []
+            return None
         found = await self._prove(ip, self._own_token, self._fits)
-        return [Target(found.head.address_ip, found.head.port, found.head, proven=True)] if found else []
+        return Target(found.head.address_ip, found.head.port, found.head, proven=True) if found else None
 
     def _fits(self, found: ProvenHead) -> bool:
         """Whether a head with our token is our cluster's: a user may have one token for all clusters."""
@@ -265,24 +315,25 @@ class Discovery:
             and self.head_record.is_of_our_step(found.head)
         )
 
-    def _not_known(self) -> str:
+    def _not_known(self) -> Missed:
         """Why an address at which somebody listens is not joined."""
         if self._own_token:
-            return (
+            return Missed(
                 "no proof (something listens there, but no head on that host proved that it has this "
                 "cluster's RAYCLUSTER_TOKEN; the token was not sent)"
             )
-        return (
-            f"{NO_TOKEN} (something listens there, but no record that can be read here names a head at this "
+        return Missed(
+            "no token (something listens there, but no record that can be read here names a head at this "
             "address: set --state-dir to a directory that all nodes share, or export the same "
-            "RAYCLUSTER_TOKEN on all nodes)"
+            "RAYCLUSTER_TOKEN on all nodes)",
+            no_token=True,
         )
 
     async def _head_at(self, ip: str, port: int) -> HeadInfo | None:
         """A head that some record of this user names at this address.
 
-        Outside Slurm there is no key to go by, and it is the one meant.  In a job it has to be the job's
-        own (of another --name, say): another job's is told and not joined (AttemptFailed).
+        Outside Slurm there is no key that could differ, so it is the right one.  In a job it has to be a head
+        of the same job (one with another --name, for example); another job's head is refused (AttemptFailed).
         """
 
         def search() -> Record | None:
@@ -298,10 +349,9 @@ class Discovery:
             return None
         mine = self._key
         if mine.certain and (record.slurm_cluster, record.key) != (mine.slurm_cluster, mine.key):
-            raise AttemptFailed(
+            raise wrong_cluster(
                 join_host_port(ip, port),
-                "wrong cluster",
-                f"there answers the head of {record.key}, and this worker belongs to {mine.key}",
+                f"the head of {record.key} answers there, and this worker belongs to {mine.key}",
             )
         self._found_record = record
         return await self._reports.ask(record.read_head, timeout_s=RECORD_LOOK_S, default=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -23,13 +24,13 @@ from ..rayproc.template import Template
 from ..state.record import Record
 from ..system.network import NodeAddress
 from ..system.report import Report
-from .discovery import NO_HEAD, NO_TOKEN, AttemptFailed, Discovery, Target
+from .discovery import AttemptFailed, Discovery, NextAttempt, Target, wrong_cluster
 from .head_record import RECORD_LOOK_S
 from .report_writer import ReportWriter
 from .run import Finished
 from .template_wait import Installed, TemplateWait
 
-#: Failures that the next attempt would only meet again.
+#: Kinds of failed starts that the next attempt would only meet again.
 FINAL_KINDS = ("version mismatch", "wrong cluster", "auth")
 
 #: How long the files of a head that answers may take to be seen here: the token comes before the address.
@@ -155,8 +156,8 @@ class Joiner:
         attempts = Attempts()
         first, no_token_since = loop.time(), math.inf
         # Tasks of one step start together: they wait for their head as long as it waits for them.
-        tries = settings.max_retries if not self._symmetric else 1_000_000
-        for attempt in range(1, max(tries, 1) + 1):
+        tries = math.inf if self._symmetric else settings.max_retries
+        for attempt in itertools.count(1):
             began = loop.time()
             try:
                 target = await self._discovery.find_head(
@@ -168,12 +169,13 @@ class Joiner:
                 return Joined(target, self._discovery.record)
             except AttemptFailed as failed:
                 attempts.failed(failed.where, str(failed))
-                has_token = not failed.kind.startswith(NO_TOKEN)
-                no_token_since = math.inf if has_token else min(no_token_since, began)
+                no_token = failed.next_attempt is NextAttempt.NO_TOKEN
+                no_token_since = min(no_token_since, began) if no_token else math.inf
                 give_up = min(self._deadline, no_token_since + NO_TOKEN_S)
-                if failed.kind in FINAL_KINDS or loop.time() >= give_up or attempt >= tries:
+                useless = failed.next_attempt is NextAttempt.USELESS
+                if useless or loop.time() >= give_up or attempt >= tries:
                     break
-                if failed.kind == NO_HEAD and began <= first + NO_HEAD_S <= loop.time():
+                if failed.next_attempt is NextAttempt.NO_HEAD and began <= first + NO_HEAD_S <= loop.time():
                     self._say_that_no_head_is_seen(loop.time() - first)
                 self._reports.phase(NodePhase.WAITING, f"attempt {attempt}: {failed}")
                 self._report.note(f"attempt {attempt} to join {failed.where} failed: {failed}")
@@ -258,12 +260,17 @@ class Joiner:
             await self._unless_it_ends(start)
         except StartFailure as failed:
             if failed.kind == "auth" and head is not None:
-                raise AttemptFailed(
+                raise wrong_cluster(
                     target.address,
-                    "wrong cluster",
                     f"it refuses this cluster's token; the record has this cluster's head at {head.address}",
                 ) from failed
-            raise AttemptFailed(target.address, failed.kind, failed.message, failed.log) from failed
+            raise AttemptFailed(
+                target.address,
+                failed.kind,
+                failed.message,
+                failed.log,
+                next_attempt=NextAttempt.USELESS if failed.kind in FINAL_KINDS else NextAttempt.USUAL,
+            ) from failed
 
     async def _unless_it_ends(self, start: Coroutine[Any, Any, Any]) -> None:
         """A start, given up when the cluster ends meanwhile (Finished): Ray itself would try for minutes."""
@@ -310,6 +317,7 @@ class Joiner:
             return token
         raise AttemptFailed(
             target.address,
-            NO_TOKEN,
+            "no token",
             "the record names this head, but has no token: export the RAYCLUSTER_TOKEN that the head has",
+            next_attempt=NextAttempt.NO_TOKEN,
         )
