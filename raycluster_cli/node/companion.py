@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..model.errors import RayclusterError
 from ..rayproc.companion_client import CompanionClient
 from ..rayproc.failure import StartFailure
+from ..rayproc.listed_node import ListedNode, NodesListener
 from ..rayproc.warm import WarmCompanion
 from ..system.process import Reaper
 from ..system.report import Report
@@ -20,8 +21,6 @@ from .setup import NodeSetup
 
 #: With this many nodes expected the companion polls the list of nodes every 50 ms.
 MORE_THAN_THERE_ARE = 1_000_000
-
-Nodes = list[Mapping[str, Any]]
 
 
 class NodeCompanion:
@@ -78,7 +77,7 @@ class NodeCompanion:
         self,
         address: str,
         env: Mapping[str, str],
-        listener: Callable[[Nodes], None],
+        listener: NodesListener,
         *,
         expected_nodes: int,
         import_s: float,
@@ -97,7 +96,7 @@ class NodeCompanion:
             if over.done():  # a later watch has a listener of its own
                 return
             if event["event"] == "nodes":
-                listener(event["changed"])
+                listener([ListedNode.from_event(entry) for entry in event["changed"]])
             elif event["event"] == "unreachable":
                 self._report.note(f"the list of nodes cannot be read: {event['message']}")
             elif event["event"] == "watcher_ended":

@@ -19,6 +19,7 @@ from ..rayproc.companion_client import CompanionClient
 from ..rayproc.environment import client_environment, driver_environment
 from ..rayproc.failure import StartFailure
 from ..rayproc.gcs_monitor import while_gcs_answers
+from ..rayproc.listed_node import NodesListener
 from ..rayproc.plan import NodePlan, TlsFiles
 from ..rayproc.raylet_log import read_drain_reason
 from ..rayproc.started import Started
@@ -34,7 +35,7 @@ from ..system.waiting import done_within, in_thread
 from .background import OnFailure, in_background, reported
 from .clearing import clear_leftovers
 from .common_path import restore_common_path
-from .companion import NodeCompanion, Nodes
+from .companion import NodeCompanion
 from .dashboard import BESIDE_DRIVER_NICE, Dashboard
 from .directory import NodeRoot
 from .extras import LogMonitor
@@ -336,7 +337,7 @@ class RayNode:
 
     # -- while it runs ---------------------------------------------------------------------------
 
-    async def watch(self, listener: Callable[[Nodes], None], expected_nodes: int) -> asyncio.Future[None]:
+    async def watch(self, listener: NodesListener, expected_nodes: int) -> asyncio.Future[None]:
         """Call ``listener`` with the nodes that changed, now and at every change.  Head only.
 
         Returns when it watches, with a future that is done when it no longer does (the companion

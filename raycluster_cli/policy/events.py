@@ -126,7 +126,7 @@ class GcsSilent(Value):
 
 
 class HeadRayletSilent(Value):
-    """The head's raylet runs, and the GCS takes its node for dead: it does not respond."""
+    """The head's raylet runs, and the GCS has marked its node as dead: it does not respond."""
 
     why: str
     """In the GCS's words."""

@@ -18,6 +18,7 @@ from ..policy import events as on
 from ..policy import head as policy
 from ..policy.values import End, Worker
 from ..rayproc.failure import StartFailure
+from ..rayproc.listed_node import NodeDeath
 from ..slurm.job_calls import requeue
 from ..system.cgroups import oom_kills
 from ..system.process import Child
@@ -202,7 +203,7 @@ class HeadRun(NodeRun):
 
     async def _explain(self, worker: Worker) -> None:
         """Why a worker has left: by its own report, which names the cause; the GCS only sees silence."""
-        death = self.guards.deaths.pop(worker.node_id, None) or {}
+        death = self.guards.deaths.pop(worker.node_id, NodeDeath())
         if not worker.job:
             self._lost[worker.host] = worker.ip
         cause = await cause_of_loss(worker, death, self.record, self.reports)

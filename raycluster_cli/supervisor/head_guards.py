@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..model.errors import RayclusterError, error_text
 from ..model.record import NodeReport
@@ -15,6 +15,7 @@ from ..policy import events as on
 from ..policy.values import Phase, Worker, WorkerReport
 from ..rayproc.failure import StartFailure
 from ..rayproc.gcs_monitor import gcs_lost
+from ..rayproc.listed_node import ListedNode, NodeDeath
 from ..slurm.job_calls import job_end_time, job_facts, requeue_problem
 from ..slurm.task_probe import TaskProbe, hosts_without_task
 from ..state.catalogue import prune
@@ -63,8 +64,8 @@ class HeadGuards:
 
     def __init__(self, run: HeadRun) -> None:
         self._run = run
-        self.deaths: dict[str, Mapping[str, Any]] = {}
-        """Ray's death info of lost nodes, by node id."""
+        self.deaths: dict[str, NodeDeath] = {}
+        """What the GCS says of lost nodes, by node id."""
         self._reports: dict[str, NodeReport] = {}
         self._probe: TaskProbe | None = None
         self._unanswered: set[str] = set()
@@ -104,35 +105,35 @@ class HeadGuards:
 
     # -- workers ---------------------------------------------------------------------------------
 
-    def _nodes_changed(self, nodes: list[Mapping[str, Any]]) -> None:
+    def _nodes_changed(self, nodes: Sequence[ListedNode]) -> None:
         for node in nodes:
-            if node["is_head"] or node["node_id"] == self._own_node_id():
+            if node.is_head or node.node_id == self._own_node_id():
                 self._head_changed(node)
                 continue
-            job = str((node.get("labels") or {}).get(JOB_LABEL, ""))
-            worker = Worker(str(node["node_id"]), str(node["name"]), str(node["ip"]), job)
+            job = node.labels.get(JOB_LABEL, "")
+            worker = Worker(node.node_id, node.name, node.ip, job)
             if job and not self._notices:
                 self._notices = True
                 self._run.tasks.guard("notices of worker jobs", self._watch_notices, vital=False)
                 if self._run.context.allocation is not None:
                     self._run.tasks.guard("what Slurm takes away", self._watch_departures, vital=False)
-            if node["alive"]:
+            if node.alive:
                 self._run.post(on.WorkerJoined(worker))
             else:
-                self.deaths.setdefault(worker.node_id, node.get("death") or {})
+                self.deaths.setdefault(worker.node_id, node.death or NodeDeath())
                 self._run.post(on.WorkerLeft(worker))
 
     def _own_node_id(self) -> str:
         started = self._run.node.started
         return started.node_id if started is not None else ""
 
-    def _head_changed(self, node: Mapping[str, Any]) -> None:
-        """The end of a raylet is noticed by its parent; here comes one that runs and does not respond."""
+    def _head_changed(self, node: ListedNode) -> None:
+        """Post that the head's raylet runs and does not respond.  Its parent notices when it ends."""
         raylet = self._run.node.children.get("raylet")
-        own = node["node_id"] == self._own_node_id()  # not that of a head before a recovery
-        if own and not node["alive"] and raylet is not None and raylet.running:
-            why = (node.get("death") or {}).get("message") or "the GCS takes its node for dead"
-            self._run.post(on.HeadRayletSilent(str(why), self._run.node.log_of("raylet")))
+        own = node.node_id == self._own_node_id()  # not that of a head before a recovery
+        if own and not node.alive and raylet is not None and raylet.running:
+            why = (node.death.message if node.death else "") or "the GCS has marked its node as dead"
+            self._run.post(on.HeadRayletSilent(why, self._run.node.log_of("raylet")))
 
     async def _watch_reports(self) -> None:
         """Read the reports while workers are waited for; Slurm knows of whom none will come."""

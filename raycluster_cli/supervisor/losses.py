@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from ..model.record import ENDED_AT_ONCE, EndReport, NodeReport
 from ..model.status import EndReason, NodePhase
 from ..model.wording import describe_code
 from ..policy.values import Cause, Worker
+from ..rayproc.listed_node import NodeDeath
 from ..state.record import Record
 from .report_writer import ReportWriter
 from .silent_hosts import responds
@@ -24,26 +24,23 @@ POLL_S = 0.1
 #: What ends all processes of a node before one of them can report it.
 KILLED_AT_ONCE = "Slurm kills all when the first one is killed, and the kernel may when memory is short"
 
-#: The GCS's reasons for the death of a node that Ray's autoscaler, or raycluster, told to leave.
-DRAINED = ("autoscaler_drain_idle", "autoscaler_drain_preempted")
-
 #: Phases of a node that ends.
 ENDING = (NodePhase.STOPPING.value, NodePhase.FAILED.value, NodePhase.GONE.value)
 
 
 async def cause_of_loss(
     worker: Worker,
-    death: Mapping[str, Any],
+    death: NodeDeath,
     record: Record | None,
     reports: ReportWriter,
     probe: Callable[[str], Awaitable[bool]] = responds,
 ) -> Cause:
-    """Why a worker has left.  ``death``: the GCS's death info of the node (reason, message).
+    """Why a worker has left.  ``death``: what the GCS says of the node.
 
     ``probe`` says whether the host at an address responds.
     """
-    if worker.job and str(death.get("reason")).lower() in DRAINED:
-        return Cause(str(death.get("message") or "it was drained").rstrip("."), orderly=True)
+    if worker.job and death.drained:
+        return Cause((death.message or "it was drained").rstrip("."), orderly=True)
     report = await _last_report(worker.host, record, reports) if record is not None else None
     if worker.job and report is not None and report.deaths and left_by_itself(report):
         return Cause("it was drained", orderly=True)
@@ -53,10 +50,10 @@ async def cause_of_loss(
     return found
 
 
-def cause(report: NodeReport | None, death: Mapping[str, Any]) -> Cause:
-    """The cause by a node's last report and the GCS's death info.
+def cause(report: NodeReport | None, death: NodeDeath) -> Cause:
+    """The cause by a node's last report and what the GCS says of it.
 
-    >>> cause(None, {"reason": "UNEXPECTED_TERMINATION", "message": "health check failed"}).text
+    >>> cause(None, NodeDeath("unexpected_termination", "health check failed")).text
     'health check failed'
     """
     if report is not None and report.deaths:
@@ -68,7 +65,7 @@ def cause(report: NodeReport | None, death: Mapping[str, Any]) -> Cause:
             signalled=report.reason == EndReason.SIGNAL.value,
             orderly=report.reason == EndReason.ENDED.value,
         )
-    return Cause(str(death.get("message") or death.get("reason") or "no reason given"))
+    return Cause(death.message or death.reason or "no reason given")
 
 
 def left_by_itself(report: NodeReport) -> bool:

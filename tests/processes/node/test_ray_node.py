@@ -11,7 +11,7 @@ import signal
 import stat
 import tempfile
 import textwrap
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from raycluster_cli.node.setup import NodeSetup
 from raycluster_cli.node.start_spec import StartSpec
 from raycluster_cli.rayproc.client import read_client
 from raycluster_cli.rayproc.failure import StartFailure
+from raycluster_cli.rayproc.listed_node import ListedNode
 from raycluster_cli.system.process import Child, Reaper
 from raycluster_cli.system.proctree import PR_SET_CHILD_SUBREAPER, become_subreaper, descendants
 from raycluster_cli.system.report import Report
@@ -312,8 +313,8 @@ def test_nodes_are_watched_until_the_watcher_ends() -> None:
             await one.start()
             seen: list[str] = []
 
-            def changed(nodes: list[Mapping[str, Any]]) -> None:
-                seen.extend(node["node_id"] for node in nodes)
+            def changed(nodes: Sequence[ListedNode]) -> None:
+                seen.extend(node.node_id for node in nodes)
 
             over = await one.node.watch(changed, 3)
             assert seen == ["n"]

@@ -10,6 +10,7 @@ import pytest
 
 from raycluster_cli.model.record import EndReport, NodeReport, ProcessDeath
 from raycluster_cli.policy.values import Worker
+from raycluster_cli.rayproc.listed_node import NodeDeath
 from raycluster_cli.supervisor import losses
 from raycluster_cli.supervisor.losses import cause_of_loss, end_by_report
 
@@ -43,21 +44,21 @@ def test_end_by_report(report: NodeReport | None, since: float, end: EndReport |
 
 RAYLET_LEFT = NodeReport("n2.7", "worker", "stopping", deaths=(ProcessDeath("raylet", 9, 0, 1.0),))
 RAYLET_DIED = NodeReport("n2.7", "worker", "stopping", deaths=(ProcessDeath("raylet", 9, -9, 1.0),))
-IDLE = {"reason": "AUTOSCALER_DRAIN_IDLE", "message": "Termination of node that's idle for 5.2 seconds."}
-SILENT = {"reason": "unexpected_termination", "message": "health check failed"}
+IDLE = NodeDeath("autoscaler_drain_idle", "Termination of node that's idle for 5.2 seconds.")
+SILENT = NodeDeath("unexpected_termination", "health check failed")
 
 
 @pytest.mark.parametrize(
     ("job", "report", "death", "text", "orderly"),
     [
         ("7", None, IDLE, "Termination of node that's idle for 5.2 seconds", True),
-        ("7", RAYLET_LEFT, {}, "it was drained", True),  # its own report is faster than the GCS
+        ("7", RAYLET_LEFT, NodeDeath(), "it was drained", True),  # its own report is faster than the GCS
         ("7", RAYLET_DIED, SILENT, "its raylet was killed by SIGKILL", False),
         ("", RAYLET_LEFT, IDLE, "its raylet ended with code 0", False),
     ],
 )
 def test_worker_jobs_that_are_drained_are_no_losses(
-    job: str, report: NodeReport | None, death: dict[str, str], text: str, orderly: bool
+    job: str, report: NodeReport | None, death: NodeDeath, text: str, orderly: bool
 ) -> None:
     record: Any = SimpleNamespace(read_node=lambda host: report)
     reports: Any = Reports()
@@ -98,6 +99,6 @@ def test_a_loss_without_a_report(
 
     record: Any = SimpleNamespace(read_node=lambda host: report)
     reports: Any = Reports()
-    death = {"message": "health check failed"}
+    death = NodeDeath(message="health check failed")
     worker = Worker("id", "n2", "10.0.0.2")
     assert asyncio.run(cause_of_loss(worker, death, record, reports, probe)).text == text
