@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from ..rayproc.boot import raycluster_command
-from ..system.keeper_link import HANDED_OVER, RELAYED, Handover, Keeper
+from ..system.keeper_link import HANDED_OVER, RELAYED, Handover, Keeper, KeeperNotes
 from ..system.report import Report
 from .relocation import moved, moved_environment
 from .sources import this_interpreter
@@ -81,7 +81,7 @@ def _in_child(request: Request, keeper: Keeper) -> dict[str, Any]:
     os.close(from_write)
     os.close(to_read)
     if request.note and request.is_head:
-        keeper.note(stage_note=str(request.note))
+        keeper.note(KeeperNotes(stage_note=str(request.note)))
     try:
         return _answer(child, from_read, keeper)
     finally:
@@ -108,11 +108,11 @@ def _answer(child: int, answers: int, keeper: Keeper) -> dict[str, Any]:
         for line in lines:
             facts = json.loads(line)
             if "making" in facts:
-                keeper.note(staged=facts["making"])
+                keeper.note(KeeperNotes(staged=facts["making"]))
             elif "why" in facts:
                 return dict(facts)
             else:
-                keeper.note(staged=facts["path"], keep_env=facts["keep"])
+                keeper.note(KeeperNotes(staged=facts["path"], keep_env=facts["keep"]))
                 return {**facts, "lock": _lock(facts["path"])}
 
 

@@ -5,26 +5,25 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ..node.staged_copy import read_about, remove_unused
+from ..system.keeper_link import KeeperNotes
 
 
-def clear_copy(notes: Mapping[str, Any]) -> None:
+def clear_copy(notes: KeeperNotes) -> None:
     """Remove the copy unless another process uses it or it is kept, and, after a head, note and pack."""
-    if notes.get("stage_note"):
-        note = Path(notes["stage_note"])
+    if notes.stage_note:
+        note = Path(notes.stage_note)
         for path in (note, note.with_suffix(".pack")):
             path.unlink(missing_ok=True)
         for directory in (note.parent, note.parent.parent):
             with contextlib.suppress(OSError):  # another start's note is in it
                 os.rmdir(directory)
-    if not notes.get("staged"):
+    if not notes.staged:
         return
-    copy = Path(notes["staged"])
-    if notes.get("keep_env") and read_about(copy):
+    copy = Path(notes.staged)
+    if notes.keep_env and read_about(copy):
         return
     done = remove_unused(copy)
     for left in done.left if done else ():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,48 +17,49 @@ from ..node.log_archive import copy_logs
 from ..node.sweep import sweep_root, sweep_stale
 from ..state.record import Record
 from ..system.cgroups import oom_kills
+from ..system.keeper_link import KeeperNotes
 
 
-def report_crash(notes: Mapping[str, str], message: str, code: int) -> None:
+def report_crash(notes: KeeperNotes, message: str, code: int) -> None:
     """Write to the record how the supervisor ended, and copy the node's logs to it.
 
-    ``code``: the supervisor's, as subprocess gives it.  What a full disk or a missing record causes is left
-    alone: nothing is left that could be told.
+    ``code``: the supervisor's, as subprocess gives it.  A record that is missing or cannot be written is no
+    error: there is no other place to report it.
     """
     with contextlib.suppress(RayclusterError, OSError):
-        _write_reports(Record.open(Path(notes["record"])), notes, message, code)
-    if note := notes.get("worker_jobs"):
+        _write_reports(Record.open(Path(notes.record)), notes, message, code)
+    if notes.worker_jobs:
         from .worker_job_ends import cancel_after_crash  # of a head with worker groups only
 
         with contextlib.suppress(OSError):
-            cancel_after_crash(Path(notes["record"]), note)
-    if notes.get("keep_logs") != "never" and notes.get("node_root"):
+            cancel_after_crash(Path(notes.record), notes.worker_jobs)
+    if notes.keep_logs != "never" and notes.node_root:
         with contextlib.suppress(RayclusterError, OSError):
-            log_dir = Record.open(Path(notes["record"])).log_dir(notes["host"])
-            copy_logs(Path(notes["node_root"]), log_dir)
+            log_dir = Record.open(Path(notes.record)).log_dir(notes.host)
+            copy_logs(Path(notes.node_root), log_dir)
 
 
-def clear_node(notes: Mapping[str, str]) -> None:
+def clear_node(notes: KeeperNotes) -> None:
     """Remove the node's directory."""
-    if not notes.get("node_root"):
+    if not notes.node_root:
         return
-    root = Path(notes["node_root"])
+    root = Path(notes.node_root)
     with contextlib.suppress(OSError):
         sweep_root(root)
         # `run --local`: its workers were children of the supervisor, and their keepers are ended too.
         sweep_stale({}, only_bases=[root.parent])
 
 
-def _write_reports(record: Record, notes: Mapping[str, str], message: str, code: int) -> None:
+def _write_reports(record: Record, notes: KeeperNotes, message: str, code: int) -> None:
     """The cluster's end first: other nodes wait for it before they report a lost head."""
-    host, now = notes["host"], time.time()
+    host, now = notes.host, time.time()
     exit_code = 128 - code if code < 0 else code
-    if notes.get("role") == Role.HEAD.value and record.read_end() is None:
+    if notes.role == Role.HEAD.value and record.read_end() is None:
         reason = EndReason.SUPERVISOR_KILLED if code < 0 else EndReason.BUG
         end = EndReport(now, exit_code, reason.value, host, message)
         record.write_end(end)
-        if notes.get("step") and record.read_head() is None:
-            record.write_refusal(notes["step"], end)
+        if notes.step and record.read_head() is None:
+            record.write_refusal(notes.step, end)
     report = record.read_node(host)
     if report is None or report.phase in (NodePhase.GONE.value, NodePhase.FAILED.value):
         return

@@ -21,6 +21,7 @@ from ..rayproc.failure import StartFailure
 from ..rayproc.listed_node import NodeDeath
 from ..slurm.job_calls import requeue
 from ..system.cgroups import oom_kills
+from ..system.keeper_link import KeeperNotes
 from ..system.process import Child
 from ..system.report import command_text
 from .bundle_refresh import BundleRefresh
@@ -123,12 +124,13 @@ class HeadRun(NodeRun):
         await self.guards.begin()
         self.post(on.RayStarted())
 
-    def keep(self, **notes: object) -> None:
-        if self.groups:
-            from .worker_job_ends import crash_note
+    def keeper_notes(self) -> KeeperNotes:
+        notes = super().keeper_notes()
+        if not self.groups:
+            return notes
+        from .worker_job_ends import crash_note  # other runs do not pay for it
 
-            notes["worker_jobs"] = crash_note(self.context.env)
-        super().keep(**notes)
+        return notes.but(worker_jobs=crash_note(self.context.env))
 
     def process_died(self, child: Child, code: int) -> None:
         self.post(on.HeadProcessDied(child.name, code, self.node.log_of(child.name)))

@@ -67,7 +67,7 @@ class HeadStart:
         if run.record is not None:
             await self._take_lease(run.record)
             run.guards.watch_record(run.record)
-            run.keep()
+            run.tell_keeper()
         run.post(on.LeaseTaken())
         if settings.config or settings.max_nodes is not None:
             await self._read_groups()
@@ -82,7 +82,7 @@ class HeadStart:
             run.program = await find_driver_within(self._context.driver, self._context.env)
         node = await run.make_node()
         node.dashboard.on_up = lambda address: self.entry.update(dashboard=address)
-        run.keep(node_root=str(node.root.path))
+        run.tell_keeper()
         node.begin_import()
         await self._find_worker_hosts(node)
         node.token = await self._make_token()

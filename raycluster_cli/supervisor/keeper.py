@@ -27,7 +27,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from ..model.errors import ExitCode
-from ..system.keeper_link import RELAYED, Keeper
+from ..system.keeper_link import RELAYED, Keeper, KeeperNotes
 from ..system.module_bundle import forget_code
 from ..system.proctree import become_subreaper, end_descendants_of_this_process, has_terminal
 
@@ -105,9 +105,9 @@ def _keep(child: int, relay_write: int, notes_read: int, record_wait_s: float) -
     code = os.waitstatus_to_exitcode(status)
     left = end_descendants_of_this_process()
     notes = _read_notes(notes_read)
-    if code < 0 or os.path.isdir(notes.get("node_root", "")):
+    if code < 0 or os.path.isdir(notes.node_root):
         _clear(notes, child, code, record_wait_s)
-    if "staged" in notes or "stage_note" in notes:
+    if notes.staged or notes.stage_note:
         from ..staging.removal import clear_copy  # only with --stage-env
 
         in_child(lambda: clear_copy(notes), REMOVE_COPY_S)
@@ -122,7 +122,7 @@ def _say(text: str) -> None:
     print(f"raycluster: {text}", file=sys.stderr, flush=True)
 
 
-def _read_notes(fd: int) -> dict[str, str]:
+def _read_notes(fd: int) -> KeeperNotes:
     os.set_blocking(fd, False)
     text = b""
     try:
@@ -130,19 +130,16 @@ def _read_notes(fd: int) -> dict[str, str]:
             text += chunk
     except BlockingIOError:
         pass
-    notes: dict[str, str] = {}
-    for line in text.splitlines():
-        notes.update(json.loads(line))
-    return notes
+    return KeeperNotes.from_known(*map(json.loads, text.splitlines()))
 
 
-def _clear(notes: dict[str, str], supervisor_pid: int, code: int, record_wait_s: float) -> None:
+def _clear(notes: KeeperNotes, supervisor_pid: int, code: int, record_wait_s: float) -> None:
     """Report on the screen and in the record what happened, and remove what the supervisor left.
 
     The record may be on a file server that does not respond.  So a child of this process writes it, and is
     left to itself after ``record_wait_s``.
     """
-    message = f"raycluster on {notes.get('host', 'this node')} (process {supervisor_pid}) "
+    message = f"raycluster on {notes.host or 'this node'} (process {supervisor_pid}) "
     if code < 0:
         message += f"was killed by {signal.Signals(-code).name}"
     else:
@@ -155,8 +152,8 @@ def _clear(notes: dict[str, str], supervisor_pid: int, code: int, record_wait_s:
 
         report_crash(notes, message, code)
 
-    if notes.get("record") and not in_child(report, record_wait_s):
-        _say(f"{notes['record']} does not hold all of this: it did not respond within {record_wait_s:g} s.")
+    if notes.record and not in_child(report, record_wait_s):
+        _say(f"{notes.record} does not hold all of this: it did not respond within {record_wait_s:g} s.")
     from .crash_cleanup import clear_node
 
     clear_node(notes)

@@ -21,6 +21,7 @@ from ..node.directory import ORPHANED
 from ..node.staged_copy import remove_own_copy
 from ..node.sweep import keeper_is_alive
 from ..state.record import Record
+from ..system.keeper_link import KeeperNotes
 from .crash_cleanup import clear_node, report_crash
 from .keeper import RECORD_WAIT_S, in_child
 
@@ -33,9 +34,9 @@ POLL_S = 0.05
 def main(root: str) -> None:
     """Clear the node whose directory is ``root``; of several agents that start this the first does it."""
     try:
-        notes = json.loads((Path(root) / ORPHANED).read_text())["notes"]
+        notes = KeeperNotes.from_known(json.loads((Path(root) / ORPHANED).read_text())["notes"])
     except OSError:
-        return  # somebody else has cleared it
+        return  # the node was cleared already
     deadline = time.monotonic() + KEEPER_S
     while keeper_is_alive(Path(root)):
         if time.monotonic() > deadline:
@@ -45,21 +46,21 @@ def main(root: str) -> None:
         os.close(os.open(f"{root}/.cleared", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     except OSError:
         return
-    message = f"raycluster's supervisor and keeper on {notes['host']} were killed"
+    message = f"raycluster's supervisor and keeper on {notes.host} were killed"
 
     def report() -> None:
         with contextlib.suppress(RayclusterError, OSError):
-            _tell_loss(Record.open(Path(notes["record"])), notes)
+            _tell_loss(Record.open(Path(notes.record)), notes)
         report_crash(notes, message, -signal.SIGKILL)
 
-    if notes.get("record"):
+    if notes.record:
         in_child(report, RECORD_WAIT_S)
     clear_node(notes)
     remove_own_copy(sys.prefix)
 
 
-def _tell_loss(record: Record, notes: dict[str, str]) -> None:
-    """The head need not wait until the GCS misses this node."""
-    report = record.read_node(notes["host"])
-    if notes.get("role") == Role.WORKER.value and report is not None and report.node_id:
+def _tell_loss(record: Record, notes: KeeperNotes) -> None:
+    """Tell the head, so that it need not wait until the GCS notices the loss of this node."""
+    report = record.read_node(notes.host)
+    if notes.role == Role.WORKER.value and report is not None and report.node_id:
         record.tell_loss(report.node_id)

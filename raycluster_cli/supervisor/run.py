@@ -34,6 +34,7 @@ from ..rayproc.started import Started
 from ..state.record import Record
 from ..system.cgroups import oom_kills
 from ..system.heap import use_one_heap
+from ..system.keeper_link import KeeperNotes
 from ..system.module_bundle import forget_code
 from ..system.process import Child, Reaper, Signals
 from ..system.proctree import become_subreaper
@@ -320,23 +321,29 @@ class NodeRun:
 
         return self.reports.submit(work)
 
-    def keep(self, **notes: object) -> None:
-        """Tell the keeper what it must clear if this process is killed; and the node, if both are."""
+    def tell_keeper(self) -> None:
+        """Tell the keeper what to clear if this process is killed.
+
+        The same goes into the node's directory, for the process that clears the node if both are killed.
+        """
         if self.context.keeper is None:
             return
-        facts = {
-            "host": self.context.host,
-            "role": self.context.role.value,
-            "record": str(self.record.path) if self.record else "",
-            "keep_logs": self.settings.keep_logs,
-            "step": self.context.launch if self.context.symmetric else "",
-            **notes,
-        }
-        self.context.keeper.note(**facts)
-        if self._node is not None and self._node.setup.root is not None:
-            root = self._node.setup.root
-            with contextlib.suppress(OSError):  # what it is for may never happen
-                root.write_orphaned(orphaned_command(str(root.path)), facts)
+        root = self._node.setup.root if self._node is not None else None
+        notes = self.keeper_notes().but(node_root=str(root.path) if root is not None else "")
+        self.context.keeper.note(notes)
+        if root is not None:
+            with contextlib.suppress(OSError):  # needed only after a crash, which is rare
+                root.write_orphaned(orphaned_command(str(root.path)), notes.known)
+
+    def keeper_notes(self) -> KeeperNotes:
+        """What the keeper is told, apart from the node's directory."""
+        return KeeperNotes(
+            host=self.context.host,
+            role=self.context.role.value,
+            record=str(self.record.path) if self.record else "",
+            keep_logs=self.settings.keep_logs,
+            step=self.context.launch if self.context.symmetric else "",
+        )
 
     async def archive_logs(self, end: End) -> None:
         """Copy this node's logs to the record when --keep-logs says so."""

@@ -19,6 +19,7 @@ from ..staging.handover import hand_over
 from ..staging.note import SHARED, NoteWriter, note_path
 from ..staging.stage import Request
 from ..state.location import state_dir
+from ..system.keeper_link import KeeperNotes
 from ..system.programs import find_program
 from ..system.report import Report
 
@@ -66,7 +67,7 @@ def start_from_copy(
         with contextlib.suppress(RayclusterError, OSError):
             NoteWriter(note).write(state=SHARED, why="the head's driver was not found")
         return launcher  # which refuses the driver: no copy is made in vain
-    launcher.keeper.note(keep_env=settings.keep_env, host=host)
+    launcher.keeper.note(KeeperNotes(keep_env=settings.keep_env, host=host))
     report = Report(verbose=settings.verbose)
     hand_over(request, launcher.arguments, driver, launcher.keeper, report)
     return launcher

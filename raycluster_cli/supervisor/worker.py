@@ -88,7 +88,7 @@ class WorkerRun(NodeRun):
         try:
             await head_record.remember_ended_cluster()
             node = await self.make_node()
-            self.keep(node_root=str(node.root.path))
+            self.tell_keeper()
             described = may_be_described(settings) and self.record is not None
             if not described or (await node.templates.accelerators()).doubt:
                 node.begin_import()  # else the head's template may make it unnecessary

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 from ..model.value import Value
 
@@ -24,17 +24,64 @@ IGNORED_BY_RAY = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT, signal.SIGXCPU
 RELAYED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *FOR_THE_DRIVER)
 
 
+class KeeperNotes(Value):
+    """What a keeper has to know of its node to clean up after a crash; each field once it is known.
+
+    The process that clears a node without a keeper (supervisor.orphaned) gets the same.
+    """
+
+    host: str = ""
+    role: str = ""
+    """Value of status.Role."""
+    record: str = ""
+    """The directory of the cluster's record; empty: there is none."""
+    keep_logs: str = ""
+    """The value of --keep-logs."""
+    step: str = ""
+    """The launch of the step whose tasks wait for this head (`raycluster run`)."""
+    node_root: str = ""
+    """The node's directory."""
+    worker_jobs: str = ""
+    """How the cluster's worker jobs are cancelled (supervisor.worker_job_ends)."""
+    staged: str = ""
+    """The directory of the environment's copy (--stage-env)."""
+    stage_note: str = ""
+    """The head's note to its workers about the copy."""
+    keep_env: bool = False
+    """The copy stays for the job's next cluster."""
+
+    @property
+    def known(self) -> dict[str, object]:
+        """The fields that are known, by name.
+
+        >>> KeeperNotes(host="n1").known
+        {'host': 'n1'}
+        """
+        return {name: value for name, value in self.__dict__.items() if value}
+
+    @classmethod
+    def from_known(cls, *parts: Mapping[str, object]) -> KeeperNotes:
+        """The inverse of :attr:`known`, of several parts together; later ones count.
+
+        >>> KeeperNotes.from_known({"host": "n1"}, {"record": "/r", "of a newer version": 1}).known
+        {'host': 'n1', 'record': '/r'}
+        """
+        return cls().but(
+            **{name: value for part in parts for name, value in part.items() if name in cls._fields}
+        )
+
+
 class Keeper(Value):
     """The supervisor's end of the two pipes that it shares with its keeper."""
 
     relay_fd: int
     """One byte for each signal that the keeper got; end of file when the keeper is gone."""
     notes_fd: int
-    """JSON lines: what the keeper must clear when the supervisor is killed."""
+    """JSON lines: what the keeper must know to clean up when the supervisor is killed (KeeperNotes)."""
 
-    def note(self, **facts: object) -> None:
-        """Tell the keeper what to clear; later lines add to earlier ones."""
-        os.write(self.notes_fd, json.dumps(facts).encode() + b"\n")
+    def note(self, notes: KeeperNotes) -> None:
+        """Tell the keeper what is known by now; it adds to what was told before."""
+        os.write(self.notes_fd, json.dumps(notes.known).encode() + b"\n")
 
 
 #: The variable by which a supervisor hands over to one that runs from a copy of the environment (staging).

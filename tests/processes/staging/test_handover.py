@@ -60,7 +60,7 @@ def test_a_node_goes_on_from_the_copy(tmp_path: Path) -> None:
     assert variables["PATH"].startswith(f"{copy}/env/bin:")
     assert variables[HANDED_OVER].endswith(f" {copy}")
     notes = [json.loads(line) for line in (tmp_path / "notes").read_text().splitlines()]
-    assert notes == [{"staged": str(copy)}, {"staged": str(copy), "keep_env": False}]
+    assert notes == [{"staged": str(copy)}, {"staged": str(copy)}]
     assert remove_tree(copy) == []
 
 

@@ -30,12 +30,13 @@ base, record, wait_s, ending = sys.argv[1:]
 keeper_pid = os.getpid()
 keeper = guard(float(wait_s))
 from raycluster_cli.node.directory import make_node_root
+from raycluster_cli.system.keeper_link import KeeperNotes
 from raycluster_cli.system.proctree import become_subreaper, identify
 
 become_subreaper()
 root = make_node_root("1", env={}, role="worker", base=Path(base), keeper=identify(keeper_pid))
-keeper.note(host="n1", role="head", record=record, keep_logs="always")
-keeper.note(node_root=str(root.path))
+keeper.note(KeeperNotes(host="n1", role="head", record=record, keep_logs="always"))
+keeper.note(KeeperNotes(node_root=str(root.path)))
 (root.path / "some.log").write_text("a line")
 daemon = subprocess.Popen(["setsid", "sleep", "60"])
 print("up", daemon.pid, root.path, os.getpgrp() == os.getpid(), flush=True)

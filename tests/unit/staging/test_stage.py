@@ -22,6 +22,7 @@ from raycluster_cli.staging.note import NoHead, NoteWriter, note_path, remove_ol
 from raycluster_cli.staging.removal import clear_copy
 from raycluster_cli.staging.sources import Interpreter, find_sources
 from raycluster_cli.staging.stage import NotStaged, Request, Staged, stage
+from raycluster_cli.system.keeper_link import KeeperNotes
 from tests.unit.staging.environments import make_environment
 from tests.waiting import wait_until
 
@@ -220,11 +221,11 @@ def test_a_conda_environment_with_a_short_path_is_not_copied(bench: Bench) -> No
 def test_the_keeper_removes_copy_note_and_pack(bench: Bench) -> None:
     head = bench.stage()
     note = bench.request().note
-    notes = {"staged": str(head.path), "stage_note": str(note), "keep_env": False}
+    notes = KeeperNotes(staged=str(head.path), stage_note=str(note))
     clear_copy(notes)
     assert head.path.exists()  # in use
     released(bench, head)
-    clear_copy(notes | {"keep_env": True})
+    clear_copy(notes.but(keep_env=True))
     assert head.path.exists()
     clear_copy(notes)
     assert not head.path.exists()
@@ -233,7 +234,7 @@ def test_the_keeper_removes_copy_note_and_pack(bench: Bench) -> None:
 
 @pytest.mark.parametrize("notes", [{}, {"staged": "/missing/rce-0-0a1b2c3d"}, {"stage_note": "/missing/x"}])
 def test_the_keeper_finds_nothing_to_remove(notes: dict[str, object]) -> None:
-    clear_copy(notes)
+    clear_copy(KeeperNotes.from_known(notes))
 
 
 def test_a_head_that_stops_reporting_is_not_waited_for(tmp_path: Path) -> None:

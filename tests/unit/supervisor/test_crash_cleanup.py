@@ -10,6 +10,7 @@ import pytest
 from raycluster_cli.model.record import EndReport, HeadInfo, NodeReport
 from raycluster_cli.state.record import Record
 from raycluster_cli.supervisor.crash_cleanup import clear_node, report_crash
+from raycluster_cli.system.keeper_link import KeeperNotes
 
 MESSAGE = "raycluster on n1 (process 7) was killed by SIGKILL"
 
@@ -22,8 +23,8 @@ def record(tmp_path: Path) -> Record:
     return record
 
 
-def notes(record: Record, host: str, role: str, **more: str) -> dict[str, str]:
-    return {"host": host, "role": role, "record": str(record.path), "keep_logs": "never", "step": "0"} | more
+def notes(record: Record, host: str, role: str) -> KeeperNotes:
+    return KeeperNotes(host, role, record=str(record.path), keep_logs="never", step="0")
 
 
 def test_the_end_of_a_head_is_written_and_its_nodes_report(record: Record) -> None:
@@ -75,7 +76,7 @@ def test_what_was_reported_already_stays(record: Record) -> None:
 
 
 def test_a_record_or_a_directory_that_has_gone_is_no_error(tmp_path: Path) -> None:
-    lost = {"host": "n1", "role": "head", "record": str(tmp_path / "gone"), "keep_logs": "always"}
+    lost = KeeperNotes("n1", "head", record=str(tmp_path / "gone"), keep_logs="always")
     report_crash(lost, MESSAGE, -9)
-    clear_node({"host": "n1"})
-    clear_node({"host": "n1", "node_root": str(tmp_path / "none" / "here")})
+    clear_node(KeeperNotes(host="n1"))
+    clear_node(KeeperNotes(host="n1", node_root=str(tmp_path / "none" / "here")))

@@ -34,7 +34,7 @@ def test_a_driver_that_is_not_there_is_refused_before_the_copy(
     """The refusal itself is the start's; workers do not wait for a copy that never comes."""
     asked: list[Any] = []
     monkeypatch.setattr(staged_start, "hand_over", lambda request, *_: asked.append(request))
-    keeper = cast(Any, SimpleNamespace(note=lambda **_: None))
+    keeper = cast(Any, SimpleNamespace(note=lambda notes: None))
     launcher = Launcher({**JOB, "PATH": "/usr/bin:/bin"}, keeper)
     settings = Settings(stage_env="/tmp", state_dir=str(tmp_path))
     assert staged_start.start_from_copy(launcher, "run", settings, (driver, "x")) is launcher
