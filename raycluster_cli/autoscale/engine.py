@@ -10,9 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..model.node_type import ClusterNode, NodeType
+from ..model.unmet_demand import UnmetDemand
 from ..model.worker_group import GroupBounds, WorkerGroup
 from ..rayproc.protocol import Emit
 from ..slurm.sbatch import HeadJob
@@ -90,7 +91,7 @@ def main(request: Mapping[str, Any], emit: Emit, make_jobs: Callable[..., Jobs] 
     rounds(
         engine,
         submitter,
-        lambda texts: emit({"event": "said", "kind": "unplaceable", "texts": texts}),
+        lambda unmet: emit({"event": "said", "kind": "unplaceable", "unplaceable": unmet}),
     )
 
 
@@ -139,9 +140,9 @@ class NodeTypes:
                 self._submitter.resume(name)
 
 
-def rounds(engine: Any, submitter: Submitter, tell_unplaceable: Any) -> None:
-    """Round after round; returns never."""
-    told: list[str] = []
+def rounds(engine: Any, submitter: Submitter, tell: Callable[[list[UnmetDemand]], None]) -> NoReturn:
+    """Run the autoscaler round after round; ``tell`` is called with what fits on no node."""
+    told: list[UnmetDemand] = []
     jobs_at = unplaceable_at = 0.0
     while True:
         began = time.monotonic()
@@ -152,8 +153,8 @@ def rounds(engine: Any, submitter: Submitter, tell_unplaceable: Any) -> None:
             submitter.look(engine.nodes)
         if began >= unplaceable_at:
             unplaceable_at = began + UNPLACEABLE_S
-            texts = engine.unplaceable()
-            if texts or told:  # again and again: what lasts is shown
-                told = texts
-                tell_unplaceable(texts)
+            unmet = engine.unplaceable()
+            if unmet or told:  # each time anew: the head shows what is there in two reports in a row
+                told = unmet
+                tell(unmet)
         time.sleep(max(ROUND_S - (time.monotonic() - began), ROUND_S / 4))

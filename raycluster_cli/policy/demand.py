@@ -11,25 +11,20 @@ from .values import Phase
 
 
 def demand_known(rules: HeadRules, state: HeadState, event: on.DemandKnown, now: float) -> Step:
-    """What was there at the last look too counts: a node may have just left, or be about to join."""
+    """Only what was there at the last look too counts: a node may have just left, or be about to join."""
     if state.phase is not Phase.RUNNING:
         return state, []
-    lasting = tuple(text for text in event.unplaceable if _kind(text) in map(_kind, state.unplaceable))
+    lasting = [one for one in event.unplaceable if one.kind in state.unplaceable]
+    texts = tuple(one.text for one in lasting)
     actions: list[Action] = []
-    if lasting != state.unplaceable_shown:
-        actions.append(ShowDemand(lasting))
-    new = [text for text in lasting if _kind(text) not in state.unplaceable_told]
-    actions += [Warn(f"{text} cannot start on these nodes") for text in new]
-    told = state.unplaceable_told | {_kind(text) for text in new}
-    state = replace(state, unplaceable=event.unplaceable, unplaceable_shown=lasting, unplaceable_told=told)
+    if texts != state.unplaceable_shown:
+        actions.append(ShowDemand(texts))
+    new = [one for one in lasting if one.kind not in state.unplaceable_told]
+    actions += [Warn(f"{one.text} cannot start on these nodes") for one in new]
+    state = replace(
+        state,
+        unplaceable=frozenset(one.kind for one in event.unplaceable),
+        unplaceable_shown=texts,
+        unplaceable_told=state.unplaceable_told.union(one.kind for one in new),
+    )
     return state, actions
-
-
-def _kind(text: str) -> str:
-    """A demand without its number, which changes while the driver submits more of it.
-
-    >>> _kind("3 tasks or actors that each need 8 CPUs") == _kind("a task or an actor that needs 8 CPUs")
-    True
-    """
-    _, _, what = text.partition(" that ")
-    return what.removeprefix("each ").replace("needs ", "need ", 1) or text

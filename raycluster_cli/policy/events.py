@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from ..model.record import EndReport
+from ..model.unmet_demand import UnmetDemand
 from ..model.value import Value
 from .values import Cause, End, Worker, WorkerReport
 
@@ -169,9 +170,9 @@ class DriverExited(Value):
 
 
 class DemandKnown(Value):
-    """What waits for resources that no node has, in words; looked up now and then."""
+    """What waits for resources that no node has; looked up now and then."""
 
-    unplaceable: tuple[str, ...]
+    unplaceable: tuple[UnmetDemand, ...]
 
 
 class DriverKnown(Value):

@@ -55,9 +55,10 @@ def driver_failed(rules: HeadRules, state: HeadState, loss: tuple[str, str] | No
     """The driver's end is the run's end; ``loss``: (host, text) of a worker that was lost just before."""
     assert state.driver_exit is not None
     code = state.driver_exit.code
-    text = f"the driver {describe_code(code)} after {duration(state.driver_exit.ran_s)}"
+    how = f"{describe_code(code)} after {duration(state.driver_exit.ran_s)}"
+    text = f"the driver {how}"
     if rules.service is not None:
-        if taken := rules.service.failed(rules, state, text, loss):
+        if taken := rules.service.failed(rules, state, how, loss):
             return taken
         if state.driver_restarts:
             text = f"{text}; it was started again {count(state.driver_restarts, 'time')}"

@@ -75,12 +75,12 @@ class HeadState:
     """A failure of the driver whose cause is being looked for."""
     driver_connected: bool | None = None
     """Whether a driver has connected to the GCS, as it last said; None: not asked, or no answer."""
-    unplaceable: tuple[str, ...] = ()
-    """What waited for resources that no node has, when that was looked up last."""
+    unplaceable: frozenset[str] = frozenset()
+    """The kinds of demand (UnmetDemand.kind) that no node could satisfy when that was looked up last."""
     unplaceable_shown: tuple[str, ...] = ()
-    """What of it the record shows."""
+    """What of it the record shows, as texts."""
     unplaceable_told: frozenset[str] = frozenset()
-    """What of it a warning has named."""
+    """The kinds that a warning has named."""
     server: Server | None = None
     """Where the server is, with --service and once it was started."""
     restart_driver: bool = False

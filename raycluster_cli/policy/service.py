@@ -96,13 +96,16 @@ class ServiceRules:
         return state.server is not None and state.server.state is ServiceState.RESTARTING
 
     def failed(
-        self, rules: HeadRules, state: HeadState, text: str, loss: tuple[str, str] | None
+        self, rules: HeadRules, state: HeadState, how: str, loss: tuple[str, str] | None
     ) -> Step | None:
-        """What follows from the end of the server's process; None: the end of the job."""
+        """What follows from the end of the server's process; None: the end of the job.
+
+        ``how`` it ended: "ended with code 1 after 3 s".
+        """
         assert state.driver_exit is not None
         if state.driver_exit.code == 0 or state.server is None:
             return None
-        text = text.replace("the driver", "the server", 1)
+        text = f"the server {how}"
         if loss is not None:
             text = f"{text}; {loss[1]}"
             if rules.loss.wait_s > 0:

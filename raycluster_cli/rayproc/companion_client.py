@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from ..model.unmet_demand import UnmetDemand
 from ..system.waiting import done_within
 from .boot import companion_command
 from .failure import StartFailure
@@ -289,9 +290,10 @@ class CompanionClient:
         """{nodes: resources of each, pending: tasks that wait for some}; needs :meth:`watch` first."""
         return await self.request("usage", timeout_s)
 
-    async def unplaceable(self, timeout_s: float = 5.0) -> tuple[str, ...]:
-        """Tasks, actors and placement groups that fit on no node, in words; needs :meth:`watch` first."""
-        return tuple(map(str, (await self.request("demand", timeout_s))["unplaceable"]))
+    async def unplaceable(self, timeout_s: float = 5.0) -> tuple[UnmetDemand, ...]:
+        """Tasks, actors and placement groups that fit on no node; needs :meth:`watch` first."""
+        answer = await self.request("demand", timeout_s)
+        return tuple(UnmetDemand(*one) for one in answer["unplaceable"])
 
     async def had_driver(self, timeout_s: float = 5.0) -> bool:
         """Whether a driver has connected to the cluster; needs :meth:`watch` first."""

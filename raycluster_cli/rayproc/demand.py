@@ -1,11 +1,13 @@
-"""Demand that no node can satisfy: tasks, actors and placement groups that will never start as it is.
+"""Demand that no node can satisfy: tasks, actors and placement groups that will never start on these nodes.
 
-Ray says nothing of them where no autoscaler runs: the driver waits.  Pure functions of what the GCS knows.
+Where no autoscaler runs Ray does not report them: the driver waits.  Pure functions of what the GCS knows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+
+from ..model.unmet_demand import UnmetDemand
 
 Resources = Mapping[str, float]
 
@@ -17,13 +19,14 @@ def unplaceable(
     requests: Sequence[tuple[Resources, int]],
     groups: Sequence[Sequence[Resources]],
     nodes: Sequence[Resources],
-) -> list[str]:
-    """What waits and fits on no node, in words; each kind once.
+) -> list[UnmetDemand]:
+    """What waits and fits on no node; each kind once.
 
     ``requests``: what a task or an actor asks for, and how many ask for it.  ``groups``: the bundles of each
     placement group.  ``nodes``: all resources of each node that is alive.
 
-    >>> unplaceable([({"CPU": 8.0}, 3), ({"CPU": 1.0}, 9)], [], [{"CPU": 4.0}, {"CPU": 2.0}])
+    >>> found = unplaceable([({"CPU": 8.0}, 3), ({"CPU": 1.0}, 9)], [], [{"CPU": 4.0}, {"CPU": 2.0}])
+    >>> [one.text for one in found]
     ['3 tasks or actors that each need 8 CPUs (the largest node has 4 CPUs)']
     """
     if not nodes:
@@ -33,19 +36,17 @@ def unplaceable(
         if not _fits(resources, nodes):
             text = f"need {_words(resources)} {_what_there_is(resources, nodes)}"
             found[text] = found.get(text, 0) + count
-    told = [
-        f"{count} tasks or actors that each {text}" if count > 1 else f"a task or an actor that {_one(text)}"
-        for text, count in found.items()
-    ]
+    unmet = {text: _of_tasks(text, count) for text, count in found.items()}
     for bundles in groups:
-        text = _of_group(bundles, nodes)
-        if text and text not in told:
-            told.append(text)
-    return sorted(told)
+        if text := _of_group(bundles, nodes):
+            unmet[text] = text
+    return sorted((UnmetDemand(*item) for item in unmet.items()), key=lambda one: one.text)
 
 
-def _one(text: str) -> str:
-    return text.replace("need ", "needs ", 1)
+def _of_tasks(text: str, count: int) -> str:
+    if count > 1:
+        return f"{count} tasks or actors that each {text}"
+    return f"a task or an actor that {text.replace('need ', 'needs ', 1)}"
 
 
 def _of_group(bundles: Sequence[Resources], nodes: Sequence[Resources]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..model.errors import RayclusterError
+from ..model.unmet_demand import UnmetDemand
 from ..policy import events as on
 from ..rayproc.boot import raycluster_command
 from ..rayproc.failure import StartFailure
@@ -110,7 +111,7 @@ class Autoscaler:
     def _heard(self, event: Event) -> None:
         run, kind = self._run, event["kind"]
         if kind == "unplaceable":
-            run.post(on.DemandKnown(tuple(event["texts"])))
+            run.post(on.DemandKnown(tuple(UnmetDemand(*one) for one in event["unplaceable"])))
         elif kind == "say":
             run.report.say(event["text"])
         elif kind == "up":

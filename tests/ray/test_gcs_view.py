@@ -82,7 +82,7 @@ def test_a_placement_group_that_waits_for_a_lost_node(
     view.get_cluster_resource_state()
     told = view.unplaceable([NodeType("gpu", 0, most, resources={"GPU": 4.0}, nodes_per_job=2)])
     assert bool(told) is named, told
-    assert all("a placement group that needs 8 GPUs in all" in text or not most for text in told)
+    assert all("a placement group that needs 8 GPUs in all" in one.text or not most for one in told)
 
 
 def node(instance: str, *, alive: bool = True, node_id: str = "") -> ClusterNode:

@@ -29,6 +29,7 @@ from ray.core.generated.event_pb2 import Event as RayEvent
 from ray.core.generated.instance_manager_pb2 import NodeKind
 
 from ...model.node_type import OWN_NODES, ClusterNode, Launcher, NodeType
+from ...model.unmet_demand import UnmetDemand
 from ...model.worker_group import HEAD_GROUP
 from .gcs import RPC_TIMEOUT_S, Cluster
 from .gcs_view import GcsView
@@ -100,8 +101,8 @@ class Engine:
         """All nodes as of the last round, dead ones too."""
         return self._gcs.nodes
 
-    def unplaceable(self) -> list[str]:
-        """What waits and fits on no node, also on none that can still be launched, in words."""
+    def unplaceable(self) -> list[UnmetDemand]:
+        """What waits and fits on no node, also on none that can still be launched."""
         return self._gcs.unplaceable(self._reader.types)
 
 

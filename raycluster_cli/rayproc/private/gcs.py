@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray._private import node as ray_node
 
+from ...model.unmet_demand import UnmetDemand
 from ..demand import unplaceable
 from ..failure import StartFailure
 from .known import NOT_AS_KNOWN, PYTHON_VERSION, RAY_VERSION, PrivateMissing
@@ -165,8 +166,8 @@ class Cluster:
         reply.ParseFromString(self.gcs.get_cluster_resource_state(timeout_s=RPC_TIMEOUT_S))
         return reply.cluster_resource_state
 
-    def unplaceable(self) -> list[str]:
-        """What waits and fits on no node, in words (3 ms)."""
+    def unplaceable(self) -> list[UnmetDemand]:
+        """What waits and fits on no node (3 ms)."""
         from ray.core.generated import autoscaler_pb2
 
         state = self._resource_state()
@@ -266,7 +267,7 @@ class PublicCluster:
     def usage(self) -> dict[str, Any]:
         raise StartFailure("ray", "the use of nodes cannot be read from this version of Ray")
 
-    def unplaceable(self) -> list[str]:
+    def unplaceable(self) -> list[UnmetDemand]:
         raise StartFailure("ray", "what waits cannot be read from this version of Ray")
 
     def had_driver(self) -> bool:

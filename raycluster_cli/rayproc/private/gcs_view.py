@@ -11,6 +11,7 @@ from typing import Any
 from ray.core.generated import autoscaler_pb2
 
 from ...model.node_type import OWN_NODES, ClusterNode, NodeType
+from ...model.unmet_demand import UnmetDemand
 from ...model.worker_group import HEAD_GROUP
 from ...model.worker_job import job_of
 from ..demand import Resources, unplaceable
@@ -102,7 +103,7 @@ class GcsView:
         del state.infeasible_resource_requests[:]
         state.infeasible_resource_requests.extend(kept)
 
-    def unplaceable(self, types: Sequence[NodeType]) -> list[str]:
+    def unplaceable(self, types: Sequence[NodeType]) -> list[UnmetDemand]:
         if self._state is None:
             return []
         there = [dict(node.total_resources) for node in self._state.node_states if _takes_work(node)]

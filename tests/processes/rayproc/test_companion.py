@@ -59,7 +59,7 @@ class Cluster:
         if self.address == "broken:1": raise OSError("no answer")
         return {"nodes": [], "pending": 3}
     def had_driver(self): return self.address == "h:1"
-    def unplaceable(self): return ["a task or an actor that needs 64 CPUs"]
+    def unplaceable(self): return [("need 64 CPUs", "a task or an actor that needs 64 CPUs")]
     def drain(self, node_id, reason, message, deadline_s):
         if node_id == "silent": time.sleep(60)
         if node_id == "broken": raise OSError("unreachable")
@@ -212,7 +212,7 @@ def test_the_watcher_reports_nodes_now_and_at_every_change(tmp_path: Path) -> No
             assert changes[1] == ["b"]
             assert (await client.usage())["pending"] == 3
             assert await client.had_driver()
-            assert await client.unplaceable() == ("a task or an actor that needs 64 CPUs",)
+            assert await client.unplaceable() == (("need 64 CPUs", "a task or an actor that needs 64 CPUs"),)
             set_nodes(tmp_path, [], text="not JSON")
             await until(lambda: messages)
             assert messages[0].startswith("JSONDecodeError")

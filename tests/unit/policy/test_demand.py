@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from raycluster_cli.model.unmet_demand import UnmetDemand
 from raycluster_cli.policy import actions as do
 from raycluster_cli.policy import events as on
 from tests.unit.policy.play import Event, all_in, play, rules
@@ -11,9 +12,16 @@ MORE = "9 tasks or actors that each need 64 CPUs (the largest node has 4 CPUs)"
 GROUP = "a placement group with a bundle of 8 GPUs (no node has any)"
 
 
+KINDS = {ONE: "CPUs", MORE: "CPUs", GROUP: GROUP}
+
+
+def demand(texts: tuple[str, ...]) -> on.DemandKnown:
+    return on.DemandKnown(tuple(UnmetDemand(KINDS[text], text) for text in texts))
+
+
 def looks(*found: tuple[str, ...]) -> list[Event]:
     """What the GCS says, every five seconds."""
-    return [(10.0 + 5 * number, on.DemandKnown(one)) for number, one in enumerate(found)]
+    return [(10.0 + 5 * number, demand(one)) for number, one in enumerate(found)]
 
 
 def test_one_warning_once_it_was_seen_twice() -> None:
@@ -40,5 +48,5 @@ def test_more_of_the_same_is_shown_and_not_told_again() -> None:
 
 def test_nothing_once_the_run_ends() -> None:
     ended = (12.0, on.SignalReceived(15))
-    played = play(rules(), *all_in(), *looks((ONE,)), ended, (12.05, on.DemandKnown((ONE,))))
+    played = play(rules(), *all_in(), *looks((ONE,)), ended, (12.05, demand((ONE,))))
     assert not played.of(do.ShowDemand)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from raycluster_cli.model.record import EndReport
+from raycluster_cli.model.unmet_demand import UnmetDemand
 from raycluster_cli.model.value import Value
 from raycluster_cli.policy import actions as do
 from raycluster_cli.policy import events as on
@@ -59,7 +60,7 @@ HEAD_EVENTS: list[object] = [
     on.DriverExited(0), on.DriverExited(1), on.DriverExited(-9), on.DriverStopped(0), on.DriverStopped(None),
     on.ServerAnswered(), on.ServerSilent("x"), on.ServerCleared(), on.ServerCleared("x"), on.ServerIdle(30),
     on.FilesGone("/tmp/rc-1/r"), on.DriverKnown(True), on.DriverKnown(False), on.DriverKnown(None),
-    on.DemandKnown(()), on.DemandKnown(("a task or an actor that needs 64 CPUs",)),
+    on.DemandKnown(()), on.DemandKnown((UnmetDemand("need 64 CPUs", "a task that needs 64 CPUs"),)),
     *(on.TimerFired(name) for name in TIMERS),
 ]  # fmt: skip
 

@@ -54,7 +54,12 @@ CASES: list[tuple[str, list[tuple[Resources, int]], list[list[Resources]], list[
 def test_what_fits_on_no_node(
     requests: list[tuple[Resources, int]], groups: list[list[Resources]], told: list[str]
 ) -> None:
-    assert unplaceable(requests, groups, NODES) == told
+    assert [one.text for one in unplaceable(requests, groups, NODES)] == told
+
+
+def test_the_kind_does_not_depend_on_the_number() -> None:
+    one, more = (unplaceable([({"CPU": 64.0}, count)], [], NODES) for count in (1, 9))
+    assert [each.kind for each in one] == [each.kind for each in more]
 
 
 def test_without_nodes_nothing_is_known() -> None:
