@@ -145,7 +145,7 @@ class SimulatedWorker(WorkerRun):
         self.reports.phase(NodePhase.LAUNCHED)
         deadline = loop.time() + self.settings.timeout
         self.reports.phase(NodePhase.WAITING)
-        head_record = self.head_record()
+        head_record = self.make_head_record()
         discovery = Discovery(
             head_record,
             reports=self.reports,

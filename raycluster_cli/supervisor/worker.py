@@ -17,6 +17,7 @@ from ..policy import worker as policy
 from ..policy.values import End
 from ..policy.worker import WorkerRules, WorkerState
 from ..rayproc.gcs_monitor import Loss, gcs_lost
+from ..slurm.allocation import Allocation
 from ..state.record import Record
 from ..system.process import Child
 from .context import Context
@@ -30,14 +31,14 @@ from .template_wait import may_be_described
 from .usage import tell_usage
 
 #: How long a head with --head-recovery gets to come back.  Less than Ray's raylets wait for it
-#: (rayproc.plan: 60 s), so that it is we who end the node, in order.
+#: (rayproc.plan: 60 s), so that this process shuts the node down, and not the raylet by itself.
 RECOVERY_WAIT_S = 50.0
 
 #: How often the record is asked again for an end that is waited for.
 LOOK_S = 0.1
 
-#: A head that wrote so short a time before this node's report of its loss has not stopped responding: that
-#: is known after two checks of 4 s.
+#: A head that has written into the record within this time before this node's report of its loss responds:
+#: two checks of 4 s have to fail before a loss is reported.
 WROTE_BEFORE_S = 5.0
 
 
@@ -58,6 +59,8 @@ class WorkerRun(NodeRun):
             grace_s=settings.grace,
         )
         self.state = WorkerState()
+        self.discovery: Discovery | None = None
+        """The search for our head, once it has begun."""
         self.joiner: Joiner
         self.cluster: Joined
         """The head that we joined, and the record of its cluster."""
@@ -83,8 +86,8 @@ class WorkerRun(NodeRun):
     async def startup(self) -> None:
         context, settings = self.context, self.settings
         deadline = asyncio.get_running_loop().time() + settings.timeout
-        head_record = self.head_record()
-        discovery = self.discovery(head_record)
+        head_record = self.make_head_record()
+        self.discovery = self.make_discovery(head_record)
         try:
             await head_record.remember_ended_cluster()
             node = await self.make_node()
@@ -94,7 +97,7 @@ class WorkerRun(NodeRun):
                 node.begin_import()  # else the head's template may make it unnecessary
             self.enter_phase(NodePhase.WAITING, node_root=str(node.root.path))
             self.joiner = Joiner(
-                discovery,
+                self.discovery,
                 node,
                 settings=settings,
                 host=context.host,
@@ -118,31 +121,36 @@ class WorkerRun(NodeRun):
         self.tasks.guard("the watch over the node's files", self.watch_files)
         self.tasks.guard("what is in use", lambda: tell_usage(self, self.context.nodes_in_job), vital=False)
 
-    def head_record(self) -> HeadRecord:
+    @property
+    def head_allocation(self) -> Allocation | None:
+        """The allocation that our head is in, as far as Slurm's variables tell: our own."""
+        return self.context.allocation
+
+    def make_head_record(self) -> HeadRecord:
         """The reader of what the record says of our head."""
-        context = self.context
+        context, allocation = self.context, self.head_allocation
         task_probe = None
         if context.symmetric:
-            task_probe = head_task_probe(context.allocation, context.host, context.env, self.reaper)
+            task_probe = head_task_probe(allocation, context.host, context.env, self.reaper)
         return HeadRecord(
             self.record,
             reports=self.reports,
             report=self.report,
-            allocation=context.allocation,
+            allocation=allocation,
             symmetric=context.symmetric,
             nodes=context.nodes_in_job,
             task_probe=task_probe,
         )
 
-    def discovery(self, head_record: HeadRecord) -> Discovery:
+    def make_discovery(self, head_record: HeadRecord) -> Discovery:
         """The search for our head."""
-        context, settings = self.context, self.settings
-        certain = context.allocation is not None or context.key_given
+        context, settings, allocation = self.context, self.settings, self.head_allocation
+        certain = allocation is not None or context.key_given or bool(settings.cluster)
         return Discovery(
             head_record,
             reports=self.reports,
             key=ClusterKey(context.slurm_cluster, context.key, settings.name, certain),
-            allocation=context.allocation,
+            allocation=allocation,
             state_dir=context.state_dir,
             own_token=context.own_token,
             auth=settings.auth,
@@ -151,11 +159,11 @@ class WorkerRun(NodeRun):
         )
 
     def loss_policy(self, heads: str) -> WorkerLossPolicy:
-        """What counts for this worker's own raylet; ``heads`` is the head's --on-worker-loss."""
+        """The policy for this worker's own raylet; ``heads`` is the head's --on-worker-loss."""
         return WorkerLossPolicy.parse(heads) if heads else self.settings.worker_loss
 
     def joined(self) -> None:
-        """Our raylet is registered: what the head says counts from now on."""
+        """Our raylet is registered: from now on the head's settings apply, not our own."""
         node, target, settings = self.node, self.cluster.target, self.settings
         head = target.head
         self.rules = WorkerRules(
@@ -175,7 +183,7 @@ class WorkerRun(NodeRun):
         )
         self.post(on.Joined())
         raylet = node.children.get("raylet")
-        if raylet is not None and not raylet.running:  # it ended again before we came to say that we are in
+        if raylet is not None and not raylet.running:  # it has ended again by now
             self.process_died(raylet, raylet.exited.result())
             return
         node.start_extras()
@@ -226,7 +234,7 @@ class WorkerRun(NodeRun):
         self.post(on.EndLookedUp(end))
 
     async def _end_by_report(self, record: Record) -> EndReport | None:
-        """The end of a head that was killed before it could write it; now it is written."""
+        """The end of a head that was killed before it could write one; it is written for it."""
         head = self.cluster.target.head
         if head is None:
             return None
@@ -288,7 +296,7 @@ class WorkerRun(NodeRun):
             await self.try_to("cancelling the step", cancel_step_without(self, lost, lives=self._head_lives))
 
     def _head_lives(self) -> bool:
-        """Whether the head writes into the record: then this node alone cannot reach it, and others can."""
+        """Whether the head still writes into the record: then only this node cannot reach it."""
         record, me = self.record, self.context.host
         own = record.read_node(me) if record is not None else None
         if record is None or own is None or own.phase != NodePhase.STOPPING.value:

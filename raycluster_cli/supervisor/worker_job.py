@@ -1,7 +1,7 @@
 """A worker in a job of its own (`raycluster worker --cluster JOB`): finds its cluster, and comes and goes.
 
-It differs from a worker of the head's job in what it goes by.  The record of another job says where the head
-is; nobody waits for this worker, and nothing ends because it is lost.
+It differs from a worker of the head's job: it finds the head by the record of another job, the head does not
+wait for it, and its loss never ends the cluster.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ..policy import actions as do
 from ..policy import events as on
 from ..policy.values import End
 from ..rayproc.gcs_monitor import Loss
+from ..slurm.allocation import Allocation
 from ..slurm.cluster_name import LOCAL
 from ..slurm.departures import grace_end
 from ..slurm.job_calls import KnownJob, job_end_time, known_job
@@ -35,8 +36,6 @@ from ..state.notices import Notice, write_notice
 from ..state.record import Record
 from .cluster_of_worker import SILENT_S, dead_head, end_before, job_in, no_record_error
 from .context import Context
-from .discovery import ClusterKey, Discovery
-from .head_record import HeadRecord
 from .run import Finished
 from .silent_hosts import head_host_responds
 from .tasks import cancel
@@ -97,7 +96,6 @@ class WorkerJobRun(WorkerRun):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._discovery: Discovery | None = None
         self._away_ask_s = AWAY_ASK_S
         job = context.settings.cluster
         self.advice = (
@@ -175,31 +173,31 @@ class WorkerJobRun(WorkerRun):
         return f"job {job} is {known.state.lower()}"
 
     async def startup(self) -> None:
-        """Join; given up (Finished) as soon as it is known that nobody will let us in."""
+        """Join.  Raises Finished as soon as it is known that the head will not come back."""
         joining = asyncio.ensure_future(super().startup())
-        doubting = asyncio.ensure_future(self._doubt())
+        head_dead = asyncio.ensure_future(self._until_head_is_dead())
         try:
-            await asyncio.wait({joining, doubting}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({joining, head_dead}, return_when=asyncio.FIRST_COMPLETED)
             if not joining.done():
-                raise Finished(doubting.result())
+                raise Finished(head_dead.result())
             joining.result()
         finally:
-            await cancel([joining, doubting])
+            await cancel([joining, head_dead])
 
-    async def _doubt(self) -> End:
-        """Returns how a cluster has ended whose head was killed together with its host."""
+    async def _until_head_is_dead(self) -> End:
+        """Returns how the cluster ended once its head, which does not answer, is known to be dead."""
         loop = asyncio.get_running_loop()
         ask_at = 0.0
         known: KnownJob | None = None
         asked = False
         while True:
             await asyncio.sleep(LOOK_S)
-            since = self._discovery.missed_since if self._discovery is not None else None
+            since = self.discovery.missed_since if self.discovery is not None else None
             record = self.record
             if since is None or record is None:
                 continue
             if record.slurm_cluster != LOCAL and loop.time() >= ask_at:
-                with contextlib.suppress(RayclusterError):  # it may be busy: later then
+                with contextlib.suppress(RayclusterError):  # Slurm may be busy: it is asked again later
                     known, asked = await known_job(record.job_id, self.context.env, self.reaper), True
                 ask_at = loop.time() + ASK_AGAIN_S
             silent_s = loop.time() - since
@@ -217,7 +215,7 @@ class WorkerJobRun(WorkerRun):
         return head is not None and head.head_recovery and await head_host_responds(head.address_ip, head)
 
     async def head_is_gone(self, loss: Loss, away_s: float) -> str:
-        """A head whose processes were all killed at once has left no end; Slurm knows of it."""
+        """As for other workers; Slurm is asked too: a head that was killed at once has written no end."""
         gone = await super().head_is_gone(loss, away_s)
         record = self.record
         if away_s < AWAY_ASK_S:
@@ -232,30 +230,10 @@ class WorkerJobRun(WorkerRun):
         end = dead_head(record.key, record.restart, known, asked=True, silent_s=0.0)
         return end.message if end is not None else ""
 
-    def head_record(self) -> HeadRecord:
-        return HeadRecord(
-            self.record,
-            reports=self.reports,
-            report=self.report,
-            allocation=None,  # ours is not the head's
-            symmetric=False,
-            nodes=self.context.nodes_in_job,
-        )
-
-    def discovery(self, head_record: HeadRecord) -> Discovery:
-        context, settings = self.context, self.settings
-        self._discovery = Discovery(
-            head_record,
-            reports=self.reports,
-            key=ClusterKey(context.slurm_cluster, context.key, settings.name),
-            allocation=None,
-            state_dir=context.state_dir,
-            own_token=context.own_token,
-            auth=settings.auth,
-            master_ip=settings.master_ip,
-            master_port=settings.master_port,
-        )
-        return self._discovery
+    @property
+    def head_allocation(self) -> Allocation | None:
+        """None: the head is in another job."""
+        return None
 
     def joined(self) -> None:
         super().joined()
