@@ -43,7 +43,7 @@ class Autoscaler:
     async def keep(self) -> None:
         """Run it until it ends, then raise RayclusterError: a guard is started again.
 
-        Returns when Ray's autoscaler is one that it cannot work with, which was told then.
+        Returns when this version of Ray's autoscaler is not supported; a warning has said so.
         """
         run = self._run
         await run.recovery_over()

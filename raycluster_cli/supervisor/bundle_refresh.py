@@ -1,4 +1,4 @@
-"""What a head's start has imported is left in one file for later starts (system.module_bundle)."""
+"""Writes the modules that a head's start has imported into one file, for later starts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ END_S = 2.0
 
 
 class BundleRefresh:
-    """One look at the bundle of modules, which is written anew if it is out of date."""
+    """Writes the bundle of modules again if it is out of date."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note = note
         self._writing: asyncio.Future[str] | None = None
 
     async def run(self, env: Mapping[str, str]) -> None:
-        from ..system.bundle_writer import refresh_bundle  # workers do without it
+        from ..system.bundle_writer import refresh_bundle  # workers do not need it
 
         self._writing = in_thread(refresh_bundle, env, sys.modules)
         try:

@@ -23,7 +23,7 @@ from ..model.variables import CONTAINER
 from ..system.container_runtime import GPU_WORDS, PROGRAMS, ContainerRun, choose_runtime, container_run
 from ..system.image import HOST_PYTHON, check_words, failure, worker_groups_refused
 
-#: How long the image may take to start once and tell what is in it: it may have to be unpacked.
+#: How long the check of the image may take: it may have to be unpacked first.
 CHECK_S = 600.0
 
 
@@ -32,7 +32,7 @@ def enter_container(
 ) -> NoReturn:
     """Replace this process by the container.  Raises UsageError where the image cannot be used.
 
-    The head looks what is in the image, before it starts; the other nodes rely on it.
+    The head checks what is in the image before it starts; the other nodes rely on it.
     """
     if settings.max_nodes is not None or (settings.config and read_worker_groups(Path(settings.config))):
         raise worker_groups_refused()
@@ -122,7 +122,7 @@ def environment_inside(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _check(container: ContainerRun, line: list[str], env: Mapping[str, str]) -> None:
-    """Start the image once, for a look at what is in it.  Raises RayclusterError where it cannot be used."""
+    """Start the image once to check what is in it.  Raises RayclusterError where it cannot be used."""
     try:
         done = subprocess.run(line, env=env, stdin=subprocess.DEVNULL, timeout=CHECK_S, check=False)
     except subprocess.TimeoutExpired as error:

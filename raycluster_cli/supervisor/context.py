@@ -35,13 +35,13 @@ class Context:
     launched: float = field(default_factory=time.time)
     """Unix seconds at which this command's process started."""
     node_ip: str = ""
-    """Address of this node, where it is not to be found out: in a cluster of one machine."""
+    """The address that this node must use, in a cluster on one machine; else empty."""
     key_given: bool = False
     """The key was given by hand: head and worker meet in the record without Slurm."""
     symmetric: bool = False
     """Started by `run`: head and workers are tasks of one step and start together."""
     ray_env: Mapping[str, str] = field(default_factory=dict)
-    """Variables that Ray's processes on this node get besides."""
+    """More variables for Ray's processes on this node."""
     worker_job: str = ""
     """The worker job that this worker runs in, as Slurm names it (--cluster); else empty."""
     warm: WarmCompanion | None = None
@@ -69,7 +69,7 @@ class Context:
 
     @property
     def needs_record(self) -> bool:
-        """Whether workers cannot join without a record, because nothing else tells them of head and token."""
+        """Whether workers can join only with a record: they have no other source for head and token."""
         settings = self.settings
         expected = settings.expected_workers
         workers = self.role is Role.WORKER or (len(self.worker_hosts) if expected is None else expected) > 0
@@ -89,7 +89,7 @@ class Context:
 
     @property
     def nodes_in_job(self) -> int:
-        """How many nodes do the same as this one: the more, the more seldom each asks the file server."""
+        """How many nodes do the same as this one: the more, the less often each reads the record."""
         return len(self.allocation.job_nodes) if self.allocation else 1
 
     @property

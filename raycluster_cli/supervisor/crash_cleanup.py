@@ -1,4 +1,4 @@
-"""What the keeper does after a crash of the supervisor: it reports it, keeps the logs, removes the directory.
+"""The keeper's work after a crash of the supervisor: report it, keep the logs, remove the directory.
 
 By then every process of the node has been ended; see keeper.
 """
@@ -51,7 +51,7 @@ def clear_node(notes: KeeperNotes) -> None:
 
 
 def _write_reports(record: Record, notes: KeeperNotes, message: str, code: int) -> None:
-    """The cluster's end first: other nodes wait for it before they report a lost head."""
+    """Write the cluster's end first: other nodes look for it before they report a lost head."""
     host, now = notes.host, time.time()
     exit_code = 128 - code if code < 0 else code
     if notes.role == Role.HEAD.value and record.read_end() is None:

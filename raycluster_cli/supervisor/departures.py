@@ -1,7 +1,7 @@
-"""The head's guard over what Slurm takes from worker jobs: it asks Ray to drain these nodes as well.
+"""The head's guard over nodes of worker jobs that Slurm drains or preempts: it asks Ray to drain them too.
 
-A job that runs goes on when Slurm drains its node, and nobody tells the job.  A job that is preempted with a
-GraceTime gets its SIGTERM in its steps only, and a worker job of one node has none: it is told when the
+A job that runs goes on when Slurm drains its node, and does not get to know.  A job that is preempted with a
+GraceTime gets its SIGTERM in its steps only, and a worker job of one node has no step: it gets one when the
 GraceTime is over.  Imported only by a head that has had a worker in a job of its own.
 """
 
@@ -27,7 +27,7 @@ LOOK_S = 20.0
 #: The deadline of a drained node whose job has no time limit.
 NO_LIMIT_S = 30 * 86400.0
 
-#: By how much a deadline must be nearer than the one that Ray was told to be worth another call.
+#: Ray is told a new deadline when it is earlier than the last one by more than this.
 NEARER_S = 5.0
 
 
@@ -76,10 +76,10 @@ def departures(
     told: Mapping[str, float],
     now: float,
 ) -> list[Notice]:
-    """What Ray is to be told.
+    """The nodes that Ray must be asked to drain.
 
     ``drained``: Slurm's reason by node; ``times``: of the jobs, by id; ``told``: the deadlines that Ray has
-    been told, by node id; all times in Unix seconds.
+    been given, by node id; all times in Unix seconds.
     """
     found = []
     for worker in workers:

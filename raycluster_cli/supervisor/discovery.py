@@ -112,7 +112,7 @@ class Missed(Value):
 
 @dataclass
 class Pace:
-    """How often a worker looks for its head: often at first, and the more seldom the more of them there are.
+    """How often a worker looks for its head: often at first, later less, and less in large jobs.
 
     A probe costs the head's kernel some 20 microseconds, a read of the record some four opens on a file
     server.  At 1,000 workers that is some 2,000 probes and 500 reads a second, more in the first
@@ -222,8 +222,8 @@ class Discovery:
         """Probe where the head should be, until it answers or the attempt is over (AttemptFailed).
 
         The attempt is over at ``until``, or at ``deadline`` where the head says that it is starting (both by
-        the loop's clock).  Where the head is, is looked up more seldom than its port is probed.  ``known`` is
-        called with each target that is the right head, before its probe.
+        the loop's clock).  The head's port is probed more often than the record is read.  ``known`` is called
+        with each target that is the right head, before its probe.
         """
         loop = asyncio.get_running_loop()
         pace = Pace.of(self.head_record.nodes)

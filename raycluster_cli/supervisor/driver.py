@@ -92,7 +92,7 @@ def find_driver(argv: Sequence[str], env: Mapping[str, str]) -> str:
 
 
 def uv_note(argv: Sequence[str], env: Mapping[str, str]) -> str:
-    """What a user of `uv run` must know of worker processes; empty for other drivers.
+    """What a user of `uv run` must know about worker processes; empty for other drivers.
 
     >>> uv_note(["uv", "run", "train.py"], {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "1"})
     ''
@@ -165,7 +165,7 @@ class Driver:
         self._told_last = 0
         self._kill_at = 0.0
         self._sooner = asyncio.Event()
-        """Set when the time to kill has changed."""
+        """Set when the time at which the driver is killed has changed."""
 
     @classmethod
     def start(

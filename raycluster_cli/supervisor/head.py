@@ -39,15 +39,15 @@ if TYPE_CHECKING:
     from ..model.worker_group import WorkerGroup
     from .server import Server
 
-#: What a drained raylet is given to leave before its supervisor ends it: an idle one needs 20 ms, one that
-#: holds a detached actor never leaves by itself.
+#: How long a drained raylet may take to leave before its supervisor ends it.  An idle one needs 20 ms; one
+#: with a detached actor never leaves by itself.
 DRAIN_S = 1.0
 
-#: This many workers that are slow to leave are looked after one by one.
-FEW = 32
+#: At the end the reports of at most this many workers are read: in a larger cluster it would take too long.
+MOST_REPORTS = 32
 
 #: How long the nodes' reports may take to be read at the end.
-OOM_LOOK_S = 1.0
+REPORTS_READ_S = 1.0
 
 #: How long the end may take to be written into the record.
 WRITE_END_S = 3.0
@@ -58,7 +58,7 @@ class HeadRun(NodeRun):
 
     def __init__(self, context: Context) -> None:
         self.server: Server | None = None
-        """What a driver with --service needs besides."""
+        """The driver's port, health checks and state, with --service."""
         if context.settings.service:
             from .server import Server  # other runs do not pay for it
 
@@ -96,26 +96,23 @@ class HeadRun(NodeRun):
         return {
             do.AnnounceReady: lambda _: self._announce_ready(),
             do.StartDriver: lambda action: self._start_driver(action.restarts),
-            do.AskForDriver: lambda _: self._in_background(
+            do.AskForDriver: lambda _: self.tasks.start(
                 "the driver's connection", self.guards.ask_for_driver()
             ),
             do.TellDriver: lambda action: self.driver.tell(action.number) if self.driver else None,
             do.WriteEnd: lambda action: self._end_writes(action.end),
-            do.StopDriver: lambda action: self._in_background("ending the driver", self._stop_driver(action)),
-            do.ExplainLoss: lambda action: self._in_background("a lost worker", self._explain(action.worker)),
-            do.ReadReports: lambda _: self._in_background("reading the reports", self.guards.read_reports()),
+            do.StopDriver: lambda action: self.tasks.start("ending the driver", self._stop_driver(action)),
+            do.ExplainLoss: lambda action: self.tasks.start("a lost worker", self._explain(action.worker)),
+            do.ReadReports: lambda _: self.tasks.start("reading the reports", self.guards.read_reports()),
             do.ShowDemand: lambda action: self.begin.entry.update(unplaceable=action.unplaceable),
-            do.AskTimeLimit: lambda action: self._in_background(
+            do.AskTimeLimit: lambda action: self.tasks.start(
                 "the time limit", self.guards.ask_time_limit(action.now)
             ),
             do.RestartGcs: lambda action: self._recover(self._restart_gcs, action.delay_s),
             do.RestartHead: lambda action: self._recover(self._restart_head, action.delay_s),
-            do.KillSilent: lambda a: self._in_background(f"ending {a.name}", self._kill(a.name)),
+            do.KillSilent: lambda a: self.tasks.start(f"ending {a.name}", self._kill(a.name)),
             **(self.server.actions() if self.server is not None else {}),
         }
-
-    def _in_background(self, name: str, work: Any) -> None:
-        self.tasks.start(name, work)
 
     # -- the start -------------------------------------------------------------------------------
 
@@ -147,7 +144,7 @@ class HeadRun(NodeRun):
         else:
             more = f". Stop it with `raycluster stop {context.key}`."
         self.report.say(f"{nodes} ready at {address} after {took}{more}")
-        self._in_background("the bundle of modules", self._bundle.run(context.env))
+        self.tasks.start("the bundle of modules", self._bundle.run(context.env))
 
     # -- the driver ------------------------------------------------------------------------------
 
@@ -167,11 +164,11 @@ class HeadRun(NodeRun):
             hint = "Is it a program for this machine? A script needs a first line such as #!/bin/bash."
             self.post(on.StartEnded(self.end_of_error(UsageError(text, hint))))
             return
-        self._in_background("the driver", self._watch_driver(self.driver))
+        self.tasks.start("the driver", self._watch_driver(self.driver))
         self.node.start_extras()
 
     async def _watch_driver(self, driver: Driver) -> None:
-        # Shielded: cancelling this task must not cancel what the driver's end is waited for with.
+        # Shielded: cancelling this task must not cancel the future that others wait for too.
         code = await asyncio.shield(driver.child.exited)
         self.post(on.DriverExited(code, time.time() - driver.started))
 
@@ -204,7 +201,7 @@ class HeadRun(NodeRun):
     # -- losses and recovery ---------------------------------------------------------------------
 
     async def _explain(self, worker: Worker) -> None:
-        """Why a worker has left: by its own report, which names the cause; the GCS only sees silence."""
+        """Find out why a worker has left: its own report names the cause, the GCS only misses its answers."""
         death = self.guards.deaths.pop(worker.node_id, NodeDeath())
         if not worker.job:
             self._lost[worker.host] = worker.ip
@@ -217,7 +214,7 @@ class HeadRun(NodeRun):
             await child.stop(0.0)
 
     def _recover(self, work: Callable[[], Any], delay_s: float) -> None:
-        """Start a recovery; one that is under way is given up for it."""
+        """Start a recovery, in place of one that is under way."""
         earlier, self._recovery = self._recovery, None
         self._recovery = self.tasks.start("the recovery", self._recovering(earlier, work, delay_s))
 
@@ -233,7 +230,7 @@ class HeadRun(NodeRun):
         except (RayclusterError, StartFailure, OSError) as error:
             self.post(on.RecoveryFailed(str(error), self.node.log_of("gcs_server")))
             return
-        # One that ended again by now is the recovery's: the policy takes no death during it for another.
+        # The policy ignores deaths during a recovery: one that has ended again by now makes it a failure.
         for name in ESSENTIAL:
             if not self.node.children[name].running:
                 self.post(on.RecoveryFailed(f"{name} ended again", self.node.log_of(name)))
@@ -287,12 +284,12 @@ class HeadRun(NodeRun):
             await self.try_to("cancelling the worker jobs", end_worker_jobs(self, joined))
 
     async def _write_end(self, end: End) -> None:
-        """Before the first worker goes: a worker that sees its raylet end, or no head at all, reads why."""
+        """Write the end before the first worker leaves: one that loses its raylet or its head reads why."""
         if writing := self._end_writes(end):
             await asyncio.wait(writing, timeout=WRITE_END_S)
 
     def _end_writes(self, end: End) -> list[asyncio.Future[Any]]:
-        """The end is being written; in order, in the thread of the record."""
+        """Begin to write the end; the record's thread makes the writes in this order."""
         report = EndReport(time.time(), int(end.code), end.reason, end.failed_host, end.message)
         writes: list[Callable[[], None]] = []
         if self.record is not None and self.begin.claimed:
@@ -304,7 +301,7 @@ class HeadRun(NodeRun):
         return [self.record_quietly(write) for write in writes]
 
     async def after_drain(self) -> None:
-        """A place to wait for workers that are this process's own children."""
+        """Wait for workers that are children of this process: only `run --local` has them."""
 
     async def _drain(self, end: End) -> None:
         """Tell every worker to go, with the reason; idle ones leave within milliseconds."""
@@ -325,15 +322,15 @@ class HeadRun(NodeRun):
             finally:
                 changed.cancel()
             if not self.workers_changed.is_set():
-                await self._forget_those_that_have_gone(left_s)
+                await self._drop_reported_as_gone(left_s)
 
-    async def _forget_those_that_have_gone(self, left_s: float) -> None:
-        """Take their own report for it: a node that ended while it joined has killed its raylet.
+    async def _drop_reported_as_gone(self, left_s: float) -> None:
+        """Count a worker as gone once its own report says so.
 
-        The GCS would wait for such a raylet for a second; short drivers end before all nodes have
-        noticed that they are in.
+        A node whose cluster ends while it joins kills its raylet, for which the GCS would wait for a second.
+        Short drivers end before all nodes have noticed that they have joined.
         """
-        if self.record is None or len(self.state.members) > FEW:
+        if self.record is None or len(self.state.members) > MOST_REPORTS:
             return
         for worker in list(self.state.members.values()):
             report = await self.reports.ask(
@@ -343,10 +340,10 @@ class HeadRun(NodeRun):
                 self.post(on.WorkerLeft(worker))
 
     async def _tell_oom_kills(self, end: End) -> None:
-        """srun's exit code is then not ours (seen on Slurm 22.05, 24.11 and 26.05)."""
+        """Warn of processes that the kernel killed: srun then ends with 1 (Slurm 22.05, 24.11 and 26.05)."""
         reports = None
-        if self.record is not None and self.rules.expected <= FEW:
-            reports = await self.reports.ask(self.record.read_nodes, timeout_s=OOM_LOOK_S, default=None)
+        if self.record is not None and self.rules.expected <= MOST_REPORTS:
+            reports = await self.reports.ask(self.record.read_nodes, timeout_s=REPORTS_READ_S, default=None)
         workers = [one for host, one in (reports or {}).items() if host != self.context.host]
         others = sum(one.oom_kills or 0 for one in workers if one.updated >= self.context.launched)
         killed = others + (oom_kills() or 0)

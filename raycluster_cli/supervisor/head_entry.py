@@ -1,4 +1,4 @@
-"""The head's own file in the record: who the head is and where, written anew whenever that changes."""
+"""The head's own file in the record: which process is head and where; rewritten whenever that changes."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: How often the workers' reports are read while they are waited for; more seldom the more of them there are.
+#: How often the workers' reports are read while the head waits for them; less often the more there are.
 REPORTS_S = 0.5
 
 #: How long a look into the record may take where the work must go on without it.
@@ -37,22 +37,22 @@ RECORD_LOOK_S = 2.0
 #: How often the head looks into the record for what others leave there: a stop, a lost raylet.
 RECORD_POLL_S = 0.5
 
-#: Slurm is asked for the tasks of at most this many silent nodes: of a thousand, a few tell enough.
-ASKED_AFTER = 64
+#: Slurm is asked for the tasks of at most this many silent nodes: their cause is usually the same.
+MOST_ASKED = 64
 
 #: Reports that are older than the head by more than this are an earlier cluster's; clocks may differ.
 OLD_REPORT_S = 300.0
 
-#: Rest before the watch over the nodes is taken up again after its process has ended.
+#: Pause before the watch over the nodes is started again after its process has ended.
 REWATCH_DELAY_S = 0.5
 
-#: Rest between two looks at a GCS whose process has ended: its death is another guard's.
+#: Pause between two checks of a GCS whose process has ended, which its parent has noticed.
 GCS_REST_S = 1.0
 
 #: How long the GCS may take to say whether a driver has connected; the end of a run waits for it.
 DRIVER_ANSWER_S = 1.0
 
-#: How often the GCS is asked for what waits for resources (3 ms); more seldom in large clusters.
+#: How often the GCS is asked for what waits for resources (3 ms); less often in large clusters.
 DEMAND_S = 5.0
 
 #: When Slurm is asked where the job's output goes; it remembers a job for minutes after its end (MinJobAge).
@@ -136,7 +136,7 @@ class HeadGuards:
             self._run.post(on.HeadRayletSilent(why, self._run.node.log_of("raylet")))
 
     async def _watch_reports(self) -> None:
-        """Read the reports while workers are waited for; Slurm knows of whom none will come."""
+        """Read the reports while workers are waited for; ask Slurm which of the silent ones have no task."""
         run = self._run
         self._probe = TaskProbe(self._hosts_without_task)
         try:
@@ -176,10 +176,10 @@ class HeadGuards:
         """Hosts that have neither joined nor reported anything; the first of them."""
         joined = {worker.host for worker in self._run.state.workers.values()}
         hosts = self._run.rules.hosts
-        return [host for host in hosts if host not in joined and host not in reports][:ASKED_AFTER]
+        return [host for host in hosts if host not in joined and host not in reports][:MOST_ASKED]
 
     async def _hosts_without_task(self, hosts: Sequence[str]) -> list[str]:
-        """Those of silent nodes that will not come any more, where Slurm can tell: in a step of our own."""
+        """Those of the silent nodes that will not join any more.  Slurm can tell for tasks of this step."""
         context = self._run.context
         if context.allocation is None or not context.symmetric:
             return []
@@ -188,7 +188,7 @@ class HeadGuards:
     # -- the head's own GCS ----------------------------------------------------------------------
 
     async def _watch_gcs(self) -> None:
-        """A GCS that runs but no longer answers is lost as well; workers come to the same conclusion."""
+        """Post that the GCS runs but no longer answers: it counts as lost, for the workers too."""
         run = self._run
         while True:
             loss = await gcs_lost(
@@ -205,7 +205,7 @@ class HeadGuards:
             await run.recovery_over()
 
     async def _watch_demand(self) -> None:
-        """What waits for resources that no node has: Ray itself says nothing of it."""
+        """Post what waits for resources that no node has: Ray itself does not report it."""
         run = self._run
         while True:
             await asyncio.sleep(DEMAND_S + run.rules.expected / 50)
@@ -225,7 +225,7 @@ class HeadGuards:
         self._run.post(on.DriverKnown(connected))
 
     async def _asked(self, what: str, answer: Awaitable[T]) -> T | None:
-        """What Ray answers; None when it does not, which is written down once: only messages depend on it."""
+        """What Ray answers; None when it does not, which is logged once, since only messages depend on it."""
         try:
             return await answer
         except (RayclusterError, StartFailure, OSError) as error:
@@ -237,9 +237,9 @@ class HeadGuards:
     # -- the record ------------------------------------------------------------------------------
 
     async def _watch_record(self, record: Record) -> None:
-        """What others leave in the record: `raycluster stop` its request, a worker that its raylet died.
+        """Post requests to stop, and raylets whose workers report their death.
 
-        And the head's lease is touched now and then.
+        The head's lease is renewed here too.
         """
         run = self._run
         beat_at = 0.0
@@ -248,7 +248,7 @@ class HeadGuards:
                 record.lost_node_ids, timeout_s=RECORD_LOOK_S, default=[]
             )
             for node_id in lost:
-                if (worker := run.state.members.get(node_id)) is not None:  # the GCS has not missed it yet
+                if (worker := run.state.members.get(node_id)) is not None:  # the GCS has not noticed it yet
                     run.post(on.WorkerLeft(worker))
             stop = await run.reports.look(record.stop_requested, timeout_s=RECORD_LOOK_S, default=None)
             if stop is not None:
@@ -260,26 +260,26 @@ class HeadGuards:
             await asyncio.sleep(RECORD_POLL_S)
 
     async def _watch_notices(self) -> None:
-        """Workers in jobs of their own say before they go; only in a cluster that has had one."""
+        """Act on the notices of workers in jobs of their own; only in a cluster that has had one."""
         from .notices import watch_notices  # other runs do not pay for it
 
         await watch_notices(self._run)
 
     async def _watch_departures(self) -> None:
-        """Slurm says which of their nodes it drains, and which of their jobs it preempts."""
+        """Ask Slurm which nodes of worker jobs it drains, and which worker jobs it preempts."""
         from .departures import watch_departures  # other runs do not pay for it
 
         await watch_departures(self._run)
 
     async def _ask_slurm(self) -> None:
-        """Where the job's output goes: for `raycluster logs`, once Slurm has forgotten the job.
+        """Find out where the job's output goes, for `raycluster logs` once Slurm has forgotten the job.
 
-        And whether Slurm will requeue it: a person can still change that while the job runs.
+        And whether Slurm will requeue the job: its owner can still change that while it runs.
         """
         run, allocation = self._run, self._run.context.allocation
         if allocation is None:
             return
-        await asyncio.sleep(ASK_AFTER_S)  # the start has better things to do
+        await asyncio.sleep(ASK_AFTER_S)  # not during the start, which it would slow down
         facts = await job_facts(allocation.job_id, run.context.env, run.reaper)
         if facts is None:
             return
@@ -291,7 +291,7 @@ class HeadGuards:
     # -- the time limit --------------------------------------------------------------------------
 
     async def ask_time_limit(self, now: bool) -> None:
-        """How much time the job has left: as known from its start, or as Slurm says now."""
+        """Post how much time the job has left: as known from its start, or (``now``) as Slurm says now."""
         run, allocation = self._run, self._run.context.allocation
         if allocation is None:
             return
@@ -306,7 +306,7 @@ class HeadGuards:
 
 
 class _Watch:
-    """The subscription to the GCS's nodes, taken up again whenever its process has ended."""
+    """The subscription to the GCS's nodes, started again whenever its process has ended."""
 
     def __init__(self, guards: HeadGuards, over: asyncio.Future[None]) -> None:
         self._guards = guards
@@ -316,7 +316,7 @@ class _Watch:
         run = self._guards._run
         while True:
             await asyncio.wait({self._over})
-            run.report.note("the watch over the nodes ended; taking it up again")
+            run.report.note("the watch over the nodes ended; starting it again")
             while self._over.done():
                 await asyncio.sleep(REWATCH_DELAY_S)
                 await run.recovery_over()

@@ -1,12 +1,12 @@
 """Proof of a head: how a worker that cannot read the record makes sure that it has found its own head.
 
-Both have RAYCLUSTER_TOKEN.  The worker connects and sends 32 random bytes, the nonce; whoever has the token
-answers with where the head's GCS is and an HMAC-SHA256 of nonce and answer, with the token as the key.  The
-worker sends nothing secret before it has checked that.  It then goes to the address in the answer, not to
-the one that answered: relaying question and answer gains nothing.
+Both have RAYCLUSTER_TOKEN.  The worker connects and sends 32 random bytes, the nonce.  The head answers with
+the address of its GCS and an HMAC-SHA256 of nonce and answer, with the token as the key.  The worker sends
+nothing secret before it has checked that.  It then connects to the address in the answer, not to the one that
+answered, so that an attacker gains nothing by relaying question and answer.
 
-The head listens on the first free of a few ports that follow from the token (:func:`proof_ports`), so that
-nobody without the token can predict them.  A connection gets one answer of less than 1 KiB; one that
+The head listens on the first free of a few ports that follow from the token (:func:`proof_ports`): without
+the token they cannot be predicted.  A connection gets one answer of less than 1 KiB; one that
 does not ask within :data:`ASK_TIMEOUT_S` is closed, and when there are too many the oldest is.
 
 See docs/decisions/0016-no-secret-to-a-guessed-address.md.
@@ -42,7 +42,7 @@ PROOF_TIMEOUT_S, MAX_ANSWER_BYTES = 2.0, 4096
 #: How many ports a head may choose from, and its workers ask.
 PORTS = 8
 
-#: What a worker is told of the head, besides the cluster's key and what the identity is made of.
+#: The fields of HeadInfo in the answer, which also has the cluster's key and the identity's nonce.
 _TOLD = (
     *("host", "address_ip", "port", "ray_version", "python_version", "raycluster_version", "auth", "tls"),
     *("node_root", "state", "step", "launch", "on_worker_loss", "head_recovery", "with_dashboard"),
@@ -59,7 +59,7 @@ class ProvenHead(Value):
 
 def _mac(token: str, use: str, *parts: bytes) -> bytes:
     """HMAC-SHA256 with the token as the key; ``use`` keeps the MACs of different uses apart."""
-    import hmac  # a start that has a record does without
+    import hmac  # not needed by a start that has a record
 
     message = b"".join(len(part).to_bytes(4, "big") + part for part in (use.encode(), *parts))
     return hmac.digest(token.encode(), message, "sha256")
@@ -201,7 +201,7 @@ def check_answer(token: str, nonce: bytes, answer: bytes) -> ProvenHead | None:
 async def ask_for_proof(
     host: str, port: int, token: str, *, timeout_s: float = PROOF_TIMEOUT_S
 ) -> ProvenHead | None:
-    """The head that proves itself at ``host:port``; None when nobody does in time.  Never raises for it."""
+    """The head that proves itself at ``host:port``; None when none does in time."""
     try:
         return await within(_ask(host, port, token), timeout_s)
     except (OSError, asyncio.TimeoutError):

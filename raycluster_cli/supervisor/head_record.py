@@ -3,7 +3,7 @@
 The record may hold the files of an earlier cluster under the same key, of another step's cluster, or of a
 head that failed to start.  The reader here tells them apart: it returns the head that this worker belongs to,
 or raises Finished once that head's cluster has ended.  Every read has a deadline, so that a file server
-that does not answer holds nobody up.
+that does not answer blocks no worker.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class HeadRecord:
             raise Finished(End(ExitCode.OK, f"the cluster did not start: {end.message}", reason="ended"))
 
     async def _end_of_silent_head(self, record: Record, task_probe: TaskProbe) -> EndReport | None:
-        """The end of a head whose task ended before it could report; the first to know tells the others."""
+        """The end of a head whose task ended before it could report; the first worker to notice writes it."""
         allocation = self._allocation
         assert allocation is not None
         head = allocation.head_node
@@ -144,7 +144,7 @@ class HeadRecord:
         message = f"the head's task on {head} ended before raycluster ran in it"
         self._report.say(f"{message}. {TASK_ENDED_HINT}")
         end = EndReport(time.time(), int(ExitCode.HEAD_FAILED), "error", head, f"{message}.")
-        with contextlib.suppress(RayclusterError):  # the others find out by themselves then
+        with contextlib.suppress(RayclusterError):  # the other workers then find out by themselves
             await self._reports.ask(record.write_refusal, self._launch, end, timeout_s=3.0, default=None)
         return end
 
@@ -166,7 +166,7 @@ class HeadRecord:
 def head_task_probe(
     allocation: Allocation | None, host: str, env: Mapping[str, str], reaper: Reaper
 ) -> TaskProbe | None:
-    """To ask Slurm after the head's task: the second node of the step asks first, the third later."""
+    """Asks Slurm for the head's task: the second node of the step asks first, the others later."""
     if allocation is None or not allocation.step_nodes:
         return None
     me = allocation.node_name or host

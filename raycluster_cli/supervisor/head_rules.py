@@ -1,4 +1,4 @@
-"""What the head's policy is to know of settings and allocation, as values."""
+"""The rules of the head's policy, made of settings and allocation."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def cluster_name(context: Context) -> str:
 
 
 def expected_workers(context: Context) -> int:
-    """How many workers to wait for: as told, or the nodes that Slurm gave less the head's."""
+    """How many workers to wait for: --expected-workers, else Slurm's nodes without the head's."""
     if context.settings.expected_workers is not None:
         return context.settings.expected_workers
     if context.allocation is None or not context.allocation.job_nodes:

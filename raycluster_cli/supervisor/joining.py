@@ -30,7 +30,7 @@ from .report_writer import ReportWriter
 from .run import Finished
 from .template_wait import Installed, TemplateWait
 
-#: Kinds of failed starts that the next attempt would only meet again.
+#: Kinds of failed starts that every further attempt would end with.
 FINAL_KINDS = ("version mismatch", "wrong cluster", "auth")
 
 #: How long the files of a head that answers may take to be seen here: the token comes before the address.
@@ -39,7 +39,7 @@ NO_TOKEN_S = 15.0
 #: After this long without a head in the record, a task of the head's own step says what may be the cause.
 NO_HEAD_S = 9.0
 
-#: Of larger steps only the second node says so: the cause is the same on all.
+#: In larger steps only the second node says so: the cause is the same on all.
 FEW_NODES = 8
 
 #: What to do next when no head was found.
@@ -49,7 +49,7 @@ ADVICE = (
     "RAYCLUSTER_TOKEN on all of them."
 )
 
-#: How long a worker whose head recovers (--head-recovery) keeps its raylet without one.
+#: How long a worker's raylet survives without its GCS where the head recovers (--head-recovery).
 GCS_RECONNECT_S = 60
 
 
@@ -90,7 +90,7 @@ class Attempts:
         self.reasons.append(f"{where}: {why}")
 
     def __str__(self) -> str:
-        """Equal reasons, one after the other, are told once."""
+        """Equal reasons in a row are mentioned once."""
         runs: list[tuple[str, int, int]] = []
         for number, reason in enumerate(self.reasons, 1):
             if runs and runs[-1][0] == reason:
@@ -123,7 +123,7 @@ class Joiner:
     ) -> None:
         """``own_token`` is RAYCLUSTER_TOKEN, or ''.
 
-        ``speaks``: this worker says what all workers see.
+        ``speaks``: this worker prints what concerns all workers alike; the others do not.
 
         ``deadline``: when the first join must be done, by the loop's clock.
 
@@ -191,7 +191,7 @@ class Joiner:
         )
 
     def _say_that_no_head_is_seen(self, after_s: float) -> None:
-        """The head's first file is there a moment after its start, if it is the same directory."""
+        """Warn: a shared record has the head's first file a moment after the head starts."""
         if self._symmetric and self._speaks:
             self._report.warn(
                 f"{self._host} sees no head in {self._discovery.where}, {duration(after_s)} after its start. "
@@ -273,7 +273,7 @@ class Joiner:
             ) from failed
 
     async def _unless_it_ends(self, start: Coroutine[Any, Any, Any]) -> None:
-        """A start, given up when the cluster ends meanwhile (Finished): Ray itself would try for minutes."""
+        """Wait for a start.  Raises Finished when the cluster ends meanwhile: Ray would go on for minutes."""
         starting = asyncio.ensure_future(start)
         ending = asyncio.ensure_future(self._discovery.head_record.until_ended(self._discovery.record))
         try:

@@ -32,7 +32,7 @@ from .run import run_and_exit
 #: machine's outer address (ray._private.services.resolve_ip_for_localhost).
 LOOPBACK = "127.82.67.1"
 
-#: How long workers get to end by themselves once the cluster has ended, and then when they are told to.
+#: How long workers get to end by themselves once the cluster has ended, and then after SIGTERM.
 WORKER_LEAVE_S = 0.3
 WORKER_END_S = 5.0
 
@@ -123,7 +123,7 @@ class LocalRun(HeadRun):
         )
 
     async def after_drain(self) -> None:
-        """See the workers end, so that they clear their own directories; a busy one is told to."""
+        """Wait until the workers have ended and cleared their directories; slow ones get SIGTERM."""
         for wait_s in (WORKER_LEAVE_S, WORKER_END_S):
             left = [worker for worker in self.workers if worker.running]
             if not left:

@@ -21,7 +21,7 @@ LAST_REPORT_S = 0.8
 #: How often it is looked for.
 POLL_S = 0.1
 
-#: What ends all processes of a node before one of them can report it.
+#: What can end all processes of a node at once, so that none of them reports it.
 KILLED_AT_ONCE = "Slurm kills all when the first one is killed, and the kernel may when memory is short"
 
 #: Phases of a node that ends.

@@ -1,4 +1,4 @@
-"""How a node begins to keep its job's record: it is opened, or done without, and gets a first report."""
+"""How a node opens its job's record, or works without one, and what it reports first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .context import Context
 async def open_record(
     context: Context, on_record: Callable[..., Awaitable[Record]], warn: Callable[[str], None]
 ) -> Record | None:
-    """The job's record; None where it cannot be kept and the cluster works without.
+    """The job's record; None where it cannot be kept and the cluster works without one.
 
     ``on_record`` makes a call on a file system with a deadline.  Raises RayclusterError where the record is
     needed.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 
 class ParentLink:
-    """Tells the program what happens, a JSON object a line; end of file means that the program has ended."""
+    """Sends events to the program, a JSON object a line; end of file means that the program has ended."""
 
     VARIABLE = "RAYCLUSTER_PARENT_FD"
 
@@ -22,7 +22,7 @@ class ParentLink:
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> ParentLink:
-        """The link that the program left in the environment; one to nobody where it left none."""
+        """The link that the program left in the environment; one without effect where it left none."""
         text = env.get(cls.VARIABLE, "")
         if not text.isdigit():
             return cls(None)
@@ -48,7 +48,7 @@ class ParentLink:
         loop.add_reader(link, readable)
 
     def tell(self, **facts: object) -> None:
-        """Tell the program something; a program that does not read loses it."""
+        """Send the program an event; a program that does not read its events loses them."""
         if self._link is not None:
             with contextlib.suppress(OSError):
                 self._link.send(json.dumps(facts).encode() + b"\n")

@@ -17,15 +17,15 @@ from ..state.record import Record
 
 T = TypeVar("T")
 
-#: How long a record that does not answer can hold up a step of the start.
+#: How long a step of the start waits for a record that does not answer.
 RECORD_WAIT_S = 30.0
 
 
 class ReportWriter:
-    """Writes this node's status reports into the record, in a thread: a hung file system holds up nothing.
+    """Writes this node's status reports into the record, in a thread: a hung file system blocks nothing else.
 
-    Reports are written in order, and one that a newer one has overtaken is left out.  In large jobs a node
-    writes no more than one in ``rest_s`` seconds: the file server hears all of them.
+    Reports are written in order; one for which there is a newer one already is left out.  In large jobs a
+    node writes at most one in ``rest_s`` seconds, to spare the file server.
     """
 
     def __init__(self, record: Record | None, first: NodeReport, rest_s: float = 0.0) -> None:
@@ -57,7 +57,7 @@ class ReportWriter:
         self.submit(self._write, self._number, self.now)
 
     def stamp(self, steps: Mapping[str, float]) -> None:
-        """Steps within phases, told with the next report; the first time of each counts."""
+        """Add the times of steps within phases to the next report; the first time of each counts."""
         self.now = replace(self.now, phases={**steps, **self.now.phases})
 
     def _write(self, number: int, report: NodeReport) -> None:
@@ -70,7 +70,7 @@ class ReportWriter:
         return asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
 
     def add(self, **facts: Any) -> None:
-        """Facts that the next report tells as well."""
+        """Add facts to the next report."""
         self.now = replace(self.now, **facts)
 
     async def ask(self, call: Callable[..., T], *args: Any, timeout_s: float, default: T) -> T:
@@ -78,13 +78,13 @@ class ReportWriter:
         answer = self.submit(call, *args)
         await asyncio.wait({answer}, timeout=timeout_s)
         if not answer.done():
-            answer.cancel()  # one that has not begun is not called at all: they must not pile up
+            answer.cancel()  # a call that has not begun is never made: such calls must not pile up
             return default
         found: T = answer.result()
         return found
 
     def use(self, record: Record | None) -> None:
-        """Write to this record from now on; to none when it is somebody else's."""
+        """Write to this record from now on; None: to none, since it belongs to another head."""
         self._record = record
 
     async def close(self, timeout_s: float = 3.0) -> None:
@@ -105,7 +105,7 @@ class ReportWriter:
             return default
 
     async def need(self, call: Callable[..., T], *args: Any, where: object = "") -> T:
-        """The answer of a call that the start cannot do without.  Raises UsageError when none comes."""
+        """The answer of a call that the start needs.  Raises UsageError when none comes."""
         answer = await self.ask(call, *args, timeout_s=RECORD_WAIT_S, default=_NO_ANSWER)
         if answer is _NO_ANSWER:
             raise UsageError(
@@ -119,6 +119,6 @@ _NO_ANSWER: Any = object()
 
 
 def _forget(answer: asyncio.Future[Any]) -> None:
-    """Nobody waits for this answer any more; its error is nobody's."""
+    """Mark an error as seen, of an answer for which no code waits any more."""
     if not answer.cancelled():
         answer.exception()

@@ -1,9 +1,9 @@
-"""The frame of a run on one node: events in, the policy's actions out, and an end that runs to its last line.
+"""The main loop of a run on one node: events come in, the policy decides, its actions are executed.
 
-One queue takes what happens: signals, processes that end, what guards see.  One loop gives each event to
-the policy (policy.head or policy.worker) and executes the actions that come back.  What takes time is a
-background task (tasks.Tasks) that puts its result into the queue as another event.  What a head and a worker
-*do* is in head.py and worker.py.  No Typer, no Rich, no Ray here.
+All events go through one queue: signals, processes that ended, what guards have seen.  The loop gives each
+event to the policy (policy.head or policy.worker) and executes the actions that come back.  What takes time
+is a background task (tasks.Tasks), whose result is another event in the queue.  How a head and a worker
+execute their own actions is in head.py and worker.py.  Typer, Rich and Ray are not imported here.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ class NodeRun:
         self.record: Record | None = None
         self.reports: ReportWriter
         self.deaths: list[ProcessDeath] = []
-        """Processes of this node that ended though nobody wanted them to: for the post-mortem."""
+        """Processes of this node that ended unexpectedly, for `raycluster why`."""
         self.hurry = asyncio.Event()
-        """Set when what is being ended in an orderly way is to be ended at once."""
+        """Set when the shutdown must not wait any longer: what still runs is killed."""
         self.parent = ParentLink.from_environment(context.env)
         self._node: RayNode | None = None
         self._events: asyncio.Queue[object] = asyncio.Queue()
@@ -98,14 +98,14 @@ class NodeRun:
             **self.own_actions(),
         }
 
-    # -- to be written by head and worker --------------------------------------------------------
+    # -- what HeadRun and WorkerRun implement ----------------------------------------------------
 
     def step(self, event: object, now: float) -> list[do.Action]:
         """Let the policy decide, keep its state, and return what there is to do."""
         raise NotImplementedError
 
     def own_actions(self) -> dict[type, Callable[[Any], object]]:
-        """How actions are executed that only this kind of node has."""
+        """How the actions of this role are executed."""
         raise NotImplementedError
 
     async def startup(self) -> None:
@@ -155,7 +155,7 @@ class NodeRun:
                 self._execute[type(action)](action)
         except Exception as error:
             self._task_failed(f"on {type(event).__name__}", error)
-            if isinstance(event, on.GuardFailed):  # not even that could be taken in: there is no other way
+            if isinstance(event, on.GuardFailed):  # the failure itself could not be handled: end the run here
                 self._leave(
                     do.Leave(End(ExitCode.FAILURE, f"error in raycluster: {error_text(error)}", "bug"))
                 )
@@ -183,7 +183,7 @@ class NodeRun:
             self.post(on.StartEnded(self.end_of_error(error)))
 
     def end_of_error(self, error: RayclusterError) -> End:
-        """The end of a run that an error of the user's ends."""
+        """The end of a run because of an error that the user can correct."""
         return End(error.exit_code, str(error), EndReason.ERROR.value, failed_host=self.context.host)
 
     # -- the end ---------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ class NodeRun:
         self._exit_code = int(end.code)
 
     async def try_to(self, what: str, work: Coroutine[Any, Any, T]) -> T | None:
-        """One step of the end: its failure is told, and does not keep the next one from running."""
+        """One step of the shutdown: a failure is reported, and the next step runs all the same."""
         try:
             return await work
         except Exception as error:
@@ -231,12 +231,12 @@ class NodeRun:
         self.report.note(f"{name}: {error_text(error)}; starting it again")
 
     def _node_failed(self, what: str, error: BaseException) -> None:
-        """Something failed that the node does in the background and can do without."""
+        """Report a failed background task of the node that the cluster does not need."""
         self.log_traceback(what, error)
         self.report.warn(f"{what} failed on {self.context.host}: {error_text(error)}")
 
     def log_traceback(self, name: str, error: BaseException) -> None:
-        """Into the node's log, which --keep-logs keeps."""
+        """Write an error into the node's log, which --keep-logs keeps."""
         root = self._node.setup.root if self._node is not None else None
         if root is None:
             return
@@ -275,7 +275,7 @@ class NodeRun:
         return node
 
     def process_died(self, child: Child, code: int) -> None:
-        """A process that the node cannot do without has ended, and not because we ended it."""
+        """A process that the node needs has ended, and this process did not end it."""
         raise NotImplementedError
 
     def _process_died(self, child: Child, code: int) -> None:
@@ -297,7 +297,7 @@ class NodeRun:
         self.reports.phase(phase, message, deaths=tuple(self.deaths), **facts)
 
     async def open_record(self) -> None:
-        """Open the job's record; a node may work without, unseen.  Raises RayclusterError."""
+        """Open the job's record, unless the node has to work without one.  Raises RayclusterError."""
         self.record = await open_record(self.context, self.on_record, self.report.warn)
         self.reports.use(self.record)
 

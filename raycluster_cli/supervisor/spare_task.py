@@ -3,8 +3,8 @@
 A spare task stays until the first one has ended.  If it ended at once, srun would take the step for ending,
 and its --wait (or the site's WaitTime) would kill the tasks that work.
 
-The keeper of the first task listens on a UNIX socket whose name follows from the step, and accepts nobody.
-A spare task connects and waits: the kernel resets the connection when the keeper is gone, in whichever way.
+The keeper of the first task listens on a UNIX socket whose name follows from the step, and accepts no
+connection.  A spare task connects and waits: the kernel resets the connection when the keeper has ended.
 A spare task needs no supervisor and no keeper, and costs about as much as a bare Python.
 """
 
@@ -58,7 +58,7 @@ def is_spare(arguments: Sequence[str], env: Mapping[str, str]) -> bool:
 
 
 def hold_first_place(env: Mapping[str, str]) -> socket.socket | None:
-    """What the spare tasks of this node wait for, to be held by this process alone; None without any."""
+    """The socket to which the spare tasks of this node connect; None where there are none."""
     several = not _ONE_EACH.fullmatch(env.get("SLURM_STEP_TASKS_PER_NODE", "1").strip())
     if not (env.get("SLURM_STEP_ID") and env.get("SLURM_LOCALID", "").strip() == "0" and several):
         return None
@@ -99,9 +99,9 @@ def wait_for_first_task(env: Mapping[str, str], wait_s: float = FIRST_TASK_S) ->
                 if _is_own(first):
                     first.recv(1)
                     return
-            except ConnectionRefusedError:  # not there yet: looked for again
-                pass
-            except OSError:  # it has ended
+            except ConnectionRefusedError:
+                pass  # the first task has not started yet
+            except OSError:  # the first task has ended
                 return
         time.sleep(POLL_S)
 

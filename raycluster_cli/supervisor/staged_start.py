@@ -1,4 +1,4 @@
-"""A start with --stage-env: what the copy belongs to, and who tells whom of it."""
+"""A start with --stage-env: which cluster the copy belongs to, and how nodes learn of it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def start_from_copy(
     if is_head and driver and not find_program(driver[0], launcher.env):
         with contextlib.suppress(RayclusterError, OSError):
             NoteWriter(note).write(state=SHARED, why="the head's driver was not found")
-        return launcher  # which refuses the driver: no copy is made in vain
+        return launcher  # the usual start refuses the driver; a copy would be useless
     launcher.keeper.note(KeeperNotes(keep_env=settings.keep_env, host=host))
     report = Report(verbose=settings.verbose)
     hand_over(request, launcher.arguments, driver, launcher.keeper, report)

@@ -2,7 +2,7 @@
 
 A *task* runs once.  A *guard* watches something for as long as the run lasts: it is started again when it
 fails, and only a guard that goes on failing ends the run.  Python 3.10 has no TaskGroup, and the one of 3.11
-ends everything at the first exception, which is not what a cluster that works deserves.
+ends everything at the first exception, which would end a cluster that works.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class Tasks:
     def start(self, name: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
         """Run something once, in the background."""
         if self._closed:
-            work.close()  # it is cancelled before it begins
+            work.close()  # it would be cancelled before it begins
         return self._run(name, self._once(name, work))
 
     def guard(
         self, name: str, watch: Callable[[], Coroutine[Any, Any, object]], *, vital: bool = True
     ) -> asyncio.Task[None]:
-        """Run a guard: ``watch`` makes the coroutine anew each time.  One that returns has done its work.
+        """Run a guard: ``watch`` makes a new coroutine for each try.  A guard that returns is finished.
 
         A guard that is not ``vital`` never ends the run: it is started again for as long as it takes.
         """

@@ -1,15 +1,15 @@
 """What is in use in a running cluster, written into the record only while somebody watches.
 
-`raycluster monitor` touches the file ``watching`` in the record every few seconds.  Who runs
-the cluster looks at that file now and then (the head each second, a worker more seldom the
-more of them there are) and measures only when it has changed since:
+`raycluster monitor` touches the file ``watching`` in the record every few seconds.  The nodes of
+the cluster check that file (the head each second, a worker less often the more of them there
+are) and measure only when it has changed:
 
 ================  ===========================================================================
 ``usage.json``    by the head, every two seconds: what Ray's GCS says of each node (3 ms)
 ``usage/HOST``    by each node, every five: its worker processes and memory, which only it sees
 ================  ===========================================================================
 
-Nobody watches: an open file a second on the head (8 µs), and nothing is written.
+While nobody watches, the head opens one file a second (8 µs), and nothing is written.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .run import NodeRun
 #: How often the head measures while it is watched, and how often it looks whether it is.
 MEASURE_S, LOOK_S = 2.0, 1.0
 
-#: How often a node looks, and how often it measures; both more seldom where there are many.
+#: How often a node checks, and how often it measures; both less often where there are many.
 NODE_S = 1.5
 MEASURE_NODE_S = 5.0
 NODES_A_SECOND = 20.0
@@ -65,7 +65,7 @@ class Watchers:
 async def tell_usage(run: NodeRun, nodes: int) -> None:
     """Measure what this node has in use, and on the head the GCS's view too, until cancelled.
 
-    ``nodes`` is how many do so: the more, the more seldom each.
+    ``nodes`` is how many do so: the more there are, the less often each of them measures.
     """
     if run.record is None:
         return
@@ -90,7 +90,7 @@ async def _tell_node_usage(run: NodeRun, record: Record, pause_s: float) -> None
     watchers = await run.reports.submit(Watchers, record.watching_stamp)
     watched = False
     while True:
-        # To measure is to look through all of /proc: more seldom than to look whether to.
+        # Measuring reads all of /proc, so it is done less often than the check.
         wait_s = max(pause_s, MEASURE_NODE_S) if watched else pause_s
         await asyncio.sleep(wait_s * between(0.8, 1.2))
         watched = False

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 #: How long squeue and scancel may take each at the end of the cluster.
 SLURM_S = 8.0
 
-#: A server that has reported within this many seconds cancels what is left when it sees the end.
+#: A launch server that has reported within this many seconds cancels what is left when it sees the end.
 SERVER_S = 60.0
 
 #: How long a file of the record may take.
@@ -49,7 +49,7 @@ FILE_S = 3.0
 
 
 def crash_note(env: Mapping[str, str]) -> str:
-    """What a keeper needs to cancel the worker jobs of a head that was killed."""
+    """What the keeper needs to cancel the worker jobs of a head that was killed."""
     return json.dumps(needed(env))
 
 
@@ -125,7 +125,7 @@ async def end_earlier_restarts(run: HeadRun, record: Record) -> None:
 def earlier_restarts(record: Record) -> list[Path]:
     """The records of the clusters that this job had before its requeue.
 
-    Their end is written where nobody has: a host may have lost its power.  Blocks on the file system.
+    An end is written for those that have none: a host may have lost its power.  Blocks on the file system.
     """
     found = []
     for restart in range(record.restart - 1, -1, -1):
