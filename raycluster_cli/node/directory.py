@@ -44,7 +44,7 @@ from ..model.errors import RayclusterError, UsageError, in_words
 from ..system.proctree import ProcessRef, kernel_identity, read_stat
 from ..system.removal import open_directory, remove_tree
 from .common_path import remove_common_path
-from .places import RAY_DIR, TMP_DIR, Candidate, asked_for, mountinfo, parse_mountinfo, unique
+from .places import RAY_DIR, TMP_DIR, USUAL, Candidate, asked_for, mountinfo, parse_mountinfo, unique
 
 ENV_MARK = "RAYCLUSTER_NODE_ROOT"
 """Set to the root's path for everything that is started below a supervisor."""
@@ -143,7 +143,7 @@ def make_node_root(
     base: Path | None = None,
     keeper: ProcessRef | None = None,
     mounts: Callable[[], str] | None = None,
-    fallbacks: Sequence[Path] = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm")),
+    fallbacks: Sequence[Path] = USUAL,
 ) -> NodeRoot:
     """Make and lock this cluster's directory on this node.
 

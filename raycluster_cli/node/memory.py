@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ..model.value import Value
 from ..model.wording import count
 from ..slurm.allocation import Allocation
 from ..system import cgroups
 from .figures import MIB, Figure, Grant, read, smallest
+from .places import mount_of, parse_mountinfo
 
 
 class SharedMemory(Value):
@@ -65,15 +66,8 @@ def _ray_memory(root: Path, machine: int) -> int:
 
 def is_in_memory(path: Path, *, root: Path = Path("/")) -> bool:
     """True where files at this path are kept in memory (a tmpfs, as /tmp of diskless nodes)."""
-    kind, longest = "", -1
-    for line in (read(root / "proc/self/mountinfo") or "").splitlines():
-        head, _, tail = line.partition(" - ")
-        fields = head.split(" ")
-        point = PurePosixPath(cgroups.unescape(fields[4])) if len(fields) > 4 else None
-        # The last of several at one place covers the others, hence >=.
-        if point is not None and path.is_relative_to(point) and len(point.parts) >= longest:
-            kind, longest = tail.partition(" ")[0], len(point.parts)
-    return kind in ("tmpfs", "ramfs")
+    mounts = parse_mountinfo(read(root / "proc/self/mountinfo") or "")
+    return mount_of(os.path.normpath(path), mounts).type in ("tmpfs", "ramfs")
 
 
 def shared_memory(path: Path) -> SharedMemory:

@@ -41,8 +41,8 @@ LOCAL = {
 """Types that are known to be local.  Any other is taken only when there is no known one."""
 
 
-HOSTS_OWN = ("/tmp", "/var/tmp", "/dev/shm")
-"""Directories that are root's on every host."""
+USUAL = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
+"""Local directories of every host, which belong to root."""
 
 
 def is_roots_outside(uid: int) -> bool:
@@ -189,7 +189,7 @@ class Candidate(Value):
             if not stat.S_ISDIR(found.st_mode):
                 return "it is not a directory"
             if found.st_uid not in (0, os.geteuid()) and not (
-                real in HOSTS_OWN and is_roots_outside(found.st_uid)
+                Path(real) in USUAL and is_roots_outside(found.st_uid)
             ):
                 return f"it belongs to another user (uid {found.st_uid})"
             if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:

@@ -23,8 +23,9 @@ RAYLET_GRACE_S = 1.0
 #: How long the rest (agents, orphans of the driver) get between SIGTERM and SIGKILL.
 REST_GRACE_S = 0.5
 
-#: Within so long all processes of a job have the signal that Slurm sends them (proctrack/linuxproc).
-SAME_SIGNAL_S = 0.5
+#: A signal that Slurm sends to all processes of a job reaches the last of them within this time
+#: (proctrack/linuxproc).
+SIGNAL_SPREAD_S = 0.5
 
 #: How long an end waits for a look at shared memory, where there is some.
 SHARED_MEMORY_S = 2.0
@@ -80,7 +81,7 @@ class NodeProcesses:
         if child.name in ESSENTIAL:
             self._on_death(child, code)
         else:
-            asyncio.get_running_loop().call_later(SAME_SIGNAL_S, self._lost, child, code)
+            asyncio.get_running_loop().call_later(SIGNAL_SPREAD_S, self._lost, child, code)
 
     def _lost(self, child: Child, code: int) -> None:
         """The cluster continues without it; that is no news where Slurm has told all processes to end."""

@@ -16,12 +16,14 @@ from ..model.custom import check_labels, check_resources
 from ..model.errors import UsageError
 from ..model.option_text import parse_pairs, parse_size_bytes
 from ..model.settings import Settings
+from ..model.value import Value
 from .figures import MIB
 from .grants import HostFacts
 
 OBJECT_STORE_SHARE_PERCENT = 30
-NOT_TOLD_PERCENT = 5
-"""So little less of it than /dev/shm would give is no warning: container runtimes keep small files there."""
+NO_WARNING_PERCENT = 5
+"""A store that is smaller by at most this, since /dev/shm is in use, gets no warning: container runtimes keep
+small files there."""
 OBJECT_STORE_MAX_BYTES = 200 * 1024**3
 OBJECT_STORE_MIN_BYTES = 75 * MIB
 """Ray starts with no smaller store (ray_constants.OBJECT_STORE_MINIMUM_MEMORY_BYTES)."""
@@ -29,7 +31,7 @@ SLOW_STORAGE_MAX_BYTES = 10**10
 """A larger store outside of /dev/shm is refused by Ray (ray_constants.REQUIRE_SHM_SIZE_THRESHOLD)."""
 
 MEMORY_MIN_BYTES = 128 * MIB
-"""Less for tasks and actors than this is no use: the object store gives way first."""
+"""The least for tasks and actors: where it does not fit, the object store is made smaller."""
 
 # What Ray itself and raycluster need, in resident memory; measured, see docs/decisions.
 HEAD_RESERVE_BYTES = 640 * MIB
@@ -110,27 +112,29 @@ def plan_resources(
     ``head`` and ``dashboard`` decide how much is reserved for Ray itself.  ``spill_in_memory``:
     the directory for spilled objects is kept in memory (memory.is_in_memory).
     """
-    warnings: list[str] = []
-    sources: dict[str, str] = {}
-    cpus = _plan_cpus(facts, num_cpus, sources, warnings)
-    gpus = _plan_gpus(facts, num_gpus, sources, warnings)
-    reserve = reserve_size(cpus, head=head, dashboard=dashboard)
-    store = _plan_object_store(facts, object_store_bytes, memory_bytes, reserve, sources, warnings)
-    memory = _plan_memory(facts, memory_bytes, store, reserve, sources, warnings)
+    cpus = _plan_cpus(facts, num_cpus)
+    gpus = _plan_gpus(facts, num_gpus)
+    reserve = reserve_size(cpus.value, head=head, dashboard=dashboard)
+    store = _plan_object_store(facts, object_store_bytes, memory_bytes, reserve)
+    memory = _plan_memory(facts, memory_bytes, store.value, reserve)
+    shares = {"num_cpus": cpus, "num_gpus": gpus, "object_store_bytes": store, "memory_bytes": memory}
+    sources = {name: share.source for name, share in shares.items()}
+    if spill_in_memory:
+        sources["spilling"] = "off: its directory is in memory (--spill-dir on a disk turns it on)"
     environment, unset = _plan_environment(facts)
     return ResourcePlan(
-        num_cpus=cpus,
-        num_gpus=gpus,
-        memory_bytes=memory,
-        object_store_bytes=store,
-        reserve_bytes=max(0, facts.memory_bytes.value - memory - store),
+        num_cpus=cpus.value,
+        num_gpus=gpus.value,
+        memory_bytes=memory.value,
+        object_store_bytes=store.value,
+        reserve_bytes=max(0, facts.memory_bytes.value - memory.value - store.value),
         resources=check_resources(resources or {}),
         labels={**dict(facts.labels), **check_labels(labels or {})},
         environment=environment,
         unset=unset,
-        system_config=_plan_spilling(spill_in_memory, sources),
+        system_config=_plan_spilling(spill_in_memory),
         sources=sources,
-        warnings=tuple(warnings),
+        warnings=tuple(warning for share in shares.values() for warning in share.warnings),
     )
 
 
@@ -153,52 +157,46 @@ def plan_from_settings(
     )
 
 
-def _plan_cpus(facts: HostFacts, given: int | None, sources: dict[str, str], warnings: list[str]) -> int:
-    if given is None:
-        sources["num_cpus"] = facts.cpus.source
-        warnings += facts.cpus.warnings
-        return facts.cpus.value
-    sources["num_cpus"] = "--num-cpus"
-    if given > facts.cpus.value:
-        warnings.append(
-            f"--num-cpus {given} is more than the {facts.cpus.value} granted here ({facts.cpus.source}): "
-            "tasks will share cores."
-        )
-    return given
+class _Share(Value):
+    """What one kind of resource of the plan is, and where the number comes from."""
+
+    value: int
+    source: str
+    warnings: tuple[str, ...] = ()
 
 
-def _plan_gpus(facts: HostFacts, given: int | None, sources: dict[str, str], warnings: list[str]) -> int:
+def _plan_cpus(facts: HostFacts, given: int | None) -> _Share:
     if given is None:
-        sources["num_gpus"] = facts.gpus.source
-        warnings += facts.gpus.warnings
-        return facts.gpus.value
-    sources["num_gpus"] = "--num-gpus"
+        return _Share(facts.cpus.value, facts.cpus.source, facts.cpus.warnings)
+    if given <= facts.cpus.value:
+        return _Share(given, "--num-cpus")
+    warning = (
+        f"--num-cpus {given} is more than the {facts.cpus.value} granted here ({facts.cpus.source}): "
+        "tasks will share cores."
+    )
+    return _Share(given, "--num-cpus", (warning,))
+
+
+def _plan_gpus(facts: HostFacts, given: int | None) -> _Share:
+    if given is None:
+        return _Share(facts.gpus.value, facts.gpus.source, facts.gpus.warnings)
     if facts.visible_devices is not None and given > len(facts.visible_devices):
         raise UsageError(
             f"--num-gpus {given} cannot be had: found {len(facts.visible_devices)} visible "
             f"({facts.visible_devices_variable}), needed {given}; Ray refuses more than are visible.",
             "Ask Slurm for more, or give a smaller number.",
         )
-    if given > facts.gpus.value:
-        warnings.append(
-            f"--num-gpus {given} is more than the {facts.gpus.value} granted here ({facts.gpus.source})."
-        )
-    return given
+    if given <= facts.gpus.value:
+        return _Share(given, "--num-gpus")
+    warning = f"--num-gpus {given} is more than the {facts.gpus.value} granted here ({facts.gpus.source})."
+    return _Share(given, "--num-gpus", (warning,))
 
 
-def _plan_object_store(
-    facts: HostFacts,
-    given: int | None,
-    memory_given: int | None,
-    reserve: int,
-    sources: dict[str, str],
-    warnings: list[str],
-) -> int:
-    granted, shm, free = facts.memory_bytes.value, facts.shm_bytes.value, facts.shm_free_bytes
+def _plan_object_store(facts: HostFacts, given: int | None, memory_given: int | None, reserve: int) -> _Share:
     if given is not None:
-        sources["object_store_bytes"] = "--object-store-memory"
-        _check_given_store(facts, given, warnings)
-        return given
+        return _Share(given, "--object-store-memory", _check_given_store(facts, given))
+    granted, shm, free = facts.memory_bytes.value, facts.shm_bytes.value, facts.shm_free_bytes
+    warnings: list[str] = []
     store = object_store_size(granted, shm)
     source = {
         shm: "size of /dev/shm",
@@ -207,7 +205,7 @@ def _plan_object_store(
     }[store]
     if free < store:
         # Ray compares with what is free, and takes a slow disk, or refuses, where that is less.
-        if store - free > store * NOT_TOLD_PERCENT // 100:
+        if store - free > store * NO_WARNING_PERCENT // 100:
             warnings.append(
                 f"/dev/shm has {_mib(free)} free of {_mib(shm)}: the object store gets that "
                 f"instead of {_mib(store)}. Another job or a leftover of one holds the rest (ls -l /dev/shm)."
@@ -232,8 +230,7 @@ def _plan_object_store(
             f"needed {_mib(OBJECT_STORE_MIN_BYTES)} at least.",
             "Make /dev/shm larger (in a container, bind the host's), or give --object-store-memory.",
         )
-    sources["object_store_bytes"] = source
-    return store
+    return _Share(store, source, tuple(warnings))
 
 
 def check_least_store(given: int) -> None:
@@ -245,8 +242,10 @@ def check_least_store(given: int) -> None:
         )
 
 
-def _check_given_store(facts: HostFacts, given: int, warnings: list[str]) -> None:
+def _check_given_store(facts: HostFacts, given: int) -> tuple[str, ...]:
+    """The warnings about an object store that the user sized.  Raises UsageError where Ray refuses it."""
     check_least_store(given)
+    warnings: list[str] = []
     if given > facts.memory_bytes.value:
         warnings.append(
             f"--object-store-memory {_mib(given)} is more than the memory granted here, "
@@ -254,7 +253,7 @@ def _check_given_store(facts: HostFacts, given: int, warnings: list[str]) -> Non
             "a full store gets the job killed."
         )
     if given <= facts.shm_free_bytes:
-        return
+        return tuple(warnings)
     if given > SLOW_STORAGE_MAX_BYTES and not facts.slow_object_store_allowed:
         raise UsageError(
             f"--object-store-memory {_mib(given)} does not fit: found {_mib(facts.shm_free_bytes)} free in "
@@ -265,26 +264,20 @@ def _check_given_store(facts: HostFacts, given: int, warnings: list[str]) -> Non
         f"--object-store-memory {_mib(given)} is more than the {_mib(facts.shm_free_bytes)} free in "
         "/dev/shm: Ray puts the object store on disk, which is slow."
     )
+    return tuple(warnings)
 
 
-def _plan_memory(
-    facts: HostFacts,
-    given: int | None,
-    store: int,
-    reserve: int,
-    sources: dict[str, str],
-    warnings: list[str],
-) -> int:
+def _plan_memory(facts: HostFacts, given: int | None, store: int, reserve: int) -> _Share:
     granted = facts.memory_bytes.value
     if given is not None:
-        sources["memory_bytes"] = "--memory"
-        if given + store + reserve > granted:
-            warnings.append(
-                f"--memory {_mib(given)} with the object store's {_mib(store)} leaves less than the "
-                f"{_mib(reserve)} that Ray itself needs of {_mib(granted)} granted here "
-                f"({facts.memory_bytes.source}): the job may be killed for memory."
-            )
-        return given
+        if given + store + reserve <= granted:
+            return _Share(given, "--memory")
+        warning = (
+            f"--memory {_mib(given)} with the object store's {_mib(store)} leaves less than the "
+            f"{_mib(reserve)} that Ray itself needs of {_mib(granted)} granted here "
+            f"({facts.memory_bytes.source}): the job may be killed for memory."
+        )
+        return _Share(given, "--memory", (warning,))
     left = granted - store - reserve
     if left < MEMORY_MIN_BYTES:  # only with a store given by hand: the planned one has given way
         raise UsageError(
@@ -293,8 +286,7 @@ def _plan_memory(
             f"needed {_mib(MEMORY_MIN_BYTES)} for tasks.",
             "Give a smaller store, ask Slurm for more memory, or set --memory too.",
         )
-    sources["memory_bytes"] = f"{facts.memory_bytes.source}, less object store and {_mib(reserve)} for Ray"
-    return left
+    return _Share(left, f"{facts.memory_bytes.source}, less object store and {_mib(reserve)} for Ray")
 
 
 def _plan_environment(facts: HostFacts) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -304,17 +296,14 @@ def _plan_environment(facts: HostFacts) -> tuple[dict[str, str], tuple[str, ...]
     return {}, ()
 
 
-def _plan_spilling(spill_in_memory: bool, sources: dict[str, str]) -> dict[str, object]:
-    """No spilling from memory to memory.
+def _plan_spilling(spill_in_memory: bool) -> dict[str, object]:
+    """Ray's settings for spilling: none from memory to memory.
 
-    From 80 % full on Ray copies every object of the store to the directory for spilled ones.
+    Once the object store is 80 % full Ray copies its objects to the directory for spilled ones.
     Where that is a tmpfs the copies count as the job's memory: a store of 900 MiB then takes
-    1,800, and a job of 3,000 was killed.  Without spilling only what is too much goes there.
+    1,800, and a job of 3,000 was killed.  Without spilling only what does not fit goes there.
     """
-    if not spill_in_memory:
-        return {}
-    sources["spilling"] = "off: its directory is in memory (--spill-dir on a disk turns it on)"
-    return {"automatic_object_spilling_enabled": False}
+    return {"automatic_object_spilling_enabled": False} if spill_in_memory else {}
 
 
 def _mib(size: int) -> str:

@@ -23,7 +23,7 @@ from ..system.proctree import PROC, ProcessRef, Stat, all_stats, is_running, ker
 from ..system.removal import open_directory, remove_tree
 from .common_path import remove_common_path
 from .directory import ENV_MARK, root_name
-from .places import NETWORK, asked_for, mount_of, mountinfo, parse_mountinfo, unique
+from .places import NETWORK, USUAL, asked_for, mount_of, mountinfo, parse_mountinfo, unique
 
 _YOUNG_S = 60.0
 """A root without about.json is left alone for this long: who makes it may be about to lock it."""
@@ -42,7 +42,7 @@ class Swept(Value):
 
 def bases(env: Mapping[str, str], extra: Iterable[Path] = ()) -> list[Path]:
     """Where roots of this user may be on this node."""
-    return unique([*extra, *asked_for(env), Path("/tmp"), Path("/var/tmp"), Path("/dev/shm")])
+    return unique([*extra, *asked_for(env), *USUAL])
 
 
 def sweep_stale(

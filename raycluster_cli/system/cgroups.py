@@ -124,7 +124,7 @@ def _mounts(root: Path, controller: str) -> list[_Mount]:
         fields, kind = head.split(" "), tail.split(" ")
         if not separator or len(fields) < 5 or len(kind) < 3:
             continue
-        point, top = PurePosixPath(unescape(fields[4])), PurePosixPath(unescape(fields[3]))
+        point, top = PurePosixPath(_unescape(fields[4])), PurePosixPath(_unescape(fields[3]))
         if kind[0] == "cgroup2":
             mounts[point] = _Mount(point, top, 2)
         elif kind[0] == "cgroup" and controller in kind[2].split(","):
@@ -162,7 +162,7 @@ def _relative(path: PurePosixPath) -> PurePosixPath:
     return path.relative_to("/") if path.is_absolute() else path
 
 
-def unescape(text: str) -> str:
+def _unescape(text: str) -> str:
     r"""A path of /proc/self/mountinfo, in which spaces and the like are written as \040."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 

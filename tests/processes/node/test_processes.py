@@ -84,7 +84,7 @@ def test_without_the_others_the_cluster_continues() -> None:
 
 @pytest.mark.parametrize("how", ["all got it", "the node ends"])
 def test_one_that_was_told_to_end_as_all_are_is_no_news(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raycluster_cli.node.processes.SAME_SIGNAL_S", 0.05)
+    monkeypatch.setattr("raycluster_cli.node.processes.SIGNAL_SPREAD_S", 0.05)
 
     async def test(scene: Scene) -> None:
         processes = scene.processes(got={signal.SIGTERM} if how == "all got it" else set())
