@@ -21,7 +21,6 @@ from ..ops.clusters import own
 from ..ops.container_job import GPU_OPTIONS, container_lines
 from ..ops.elastic_submit import elastic_options
 from ..ops.examination import cause_of_job
-from ..ops.follow import job_state
 from ..ops.job_profile import job_options, options_of_files
 from ..ops.lookup import find_status
 from ..ops.stop import Surroundings, stop_cluster
@@ -29,6 +28,7 @@ from ..ops.stop_early import EarlyStop, named
 from ..ops.submit import has_option, make_script, one_option, submit
 from ..ops.submit_checks import check_job, directory_of
 from ..policy.loss import srun_wait_s
+from ..slurm.job_state import job_state
 from ..slurm.pending import explain
 from ..slurm.queue import Job, cancel_job, query_jobs
 from ..state.catalogue import owner_of

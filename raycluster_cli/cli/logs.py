@@ -119,7 +119,7 @@ def _show(sources: list[Source], lines: int, follow: bool, is_over: object) -> N
 
 
 def _job_is_over(job: str, env: Mapping[str, str]) -> bool:
-    from ..ops.follow import job_state
+    from ..slurm.job_state import job_state
 
     state = job_state(job, env)
     return state is None or state.has_ended

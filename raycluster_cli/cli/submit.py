@@ -110,9 +110,9 @@ def submit(
     from ..ops import submit as core
     from ..ops.chosen_settings import with_source
     from ..ops.container_job import GPU_OPTIONS, container_lines
-    from ..ops.follow import job_state
     from ..ops.job_profile import job_options, options_of_files, with_sources
     from ..policy.loss import srun_wait_s
+    from ..slurm.job_state import job_state
     from ..slurm.pending import explain
     from ..state.submitted import remember
     from .files import CONFIGURATION

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ..model.errors import RayclusterError
 from ..model.status import EndReason
+from ..slurm.job_state import job_state
 from ..slurm.queue import Job
 from ..state.catalogue import record_of
 from ..state.record import Record
-from .follow import job_state
 from .log_search import output_paths
 from .no_record import job_without_record
 from .post_mortem import PostMortem, post_mortem

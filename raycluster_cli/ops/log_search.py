@@ -18,10 +18,10 @@ from ..model.log_lines import without_colours
 from ..model.record import EndReport, NodeReport
 from ..model.status import EndReason
 from ..model.tracebacks import Raised, last_exception
+from ..slurm.job_state import JobState
 from ..state.catalogue import list_records
 from ..state.record import Record
 from ..state.submitted import output_of
-from .follow import JobState
 from .logs import Source
 
 #: How much of each log is searched, from its end.

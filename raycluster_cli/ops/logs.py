@@ -19,9 +19,10 @@ from ..model.errors import RayclusterError
 from ..model.record import NodeReport
 from ..model.text import printable
 from ..node.places import RAY_DIR
+from ..slurm.job_state import job_state
 from ..state.record import Record
 from ..state.submitted import output_of
-from .follow import Tail, job_state
+from .follow import Tail
 
 COMPONENTS = ("driver", "raycluster", "raylet", "gcs")
 

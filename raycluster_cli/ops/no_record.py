@@ -12,11 +12,12 @@ from ..model.causes import find_causes
 from ..model.cluster_status import ClusterPhase
 from ..model.errors import UsageError
 from ..model.text import printable
+from ..slurm.job_state import JobState, job_state
 from ..slurm.pending import explain
 from ..slurm.queue import WAITING
 from ..state.catalogue import is_worker_job, list_records, owner_of
 from ..state.submitted import output_of
-from .follow import JobState, describe, job_state
+from .follow import describe
 from .log_search import read_tail
 from .logs import Source
 from .why import hanging, wrapped

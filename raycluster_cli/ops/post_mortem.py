@@ -17,8 +17,8 @@ from ..model.group_status import GroupStatus
 from ..model.record import EndReport, Event, HeadInfo, NodeReport, ProcessDeath
 from ..model.status import EndReason, NodePhase
 from ..model.wording import describe_code
+from ..slurm.job_state import JobState
 from ..state.record import Record
-from .follow import JobState
 from .groups import read_groups
 from .log_search import JobOutput, last_log_lines, listed, read_output, search
 from .reader import read_cluster

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from ..model.errors import UsageError
 from ..model.wording import duration
+from ..slurm.job_state import job_state
 from ..slurm.queue import Job
 from ..slurm.site import query_config
 from ..state.catalogue import NoClusterError, NoRecordError, record_of
 from ..state.record import Record
-from .follow import job_state
 from .no_record import refuse_job_of_others
 from .reader import read_cluster
 from .stop import POLL_S, Outcome, Surroundings, stop_cluster

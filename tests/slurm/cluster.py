@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from raycluster_cli.ops.follow import parse_job
 from raycluster_cli.ops.post_mortem import PostMortem, post_mortem
 from raycluster_cli.ops.reader import read_cluster
 from raycluster_cli.ops.verdict import judge
+from raycluster_cli.slurm.job_state import parse_job
 from raycluster_cli.slurm.queue import Job as SlurmJob
 from raycluster_cli.state.record import Record
 from tests.bed.bed import REPOSITORY, Bed

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from raycluster_cli.model.record import EndReport, ProcessDeath
-from raycluster_cli.ops.follow import JobState
+from raycluster_cli.slurm.job_state import JobState
 
 #: The end; the times in the texts are shortly before it.
 NOW = time.mktime((2026, 11, 20, 19, 40, 0, 0, 0, -1))

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from raycluster_cli.ops.follow import follow, parse_job
+from raycluster_cli.ops.follow import follow
 from raycluster_cli.ops.post_mortem import post_mortem
 from raycluster_cli.ops.reader import read_cluster
 from raycluster_cli.ops.verdict import judge
 from raycluster_cli.ops.why import page
+from raycluster_cli.slurm.job_state import parse_job
 from raycluster_cli.slurm.queue import Job
 from raycluster_cli.state.record import Record
 

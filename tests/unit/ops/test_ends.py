@@ -11,11 +11,12 @@ import pytest
 
 from raycluster_cli.model.cluster_status import ClusterStatus
 from raycluster_cli.model.record import HeadInfo, NodeReport
-from raycluster_cli.ops.follow import JobState, follow
+from raycluster_cli.ops.follow import follow
 from raycluster_cli.ops.post_mortem import PostMortem, post_mortem
 from raycluster_cli.ops.reader import read_cluster
 from raycluster_cli.ops.verdict import judge
 from raycluster_cli.ops.why import page, why_json
+from raycluster_cli.slurm.job_state import JobState
 from raycluster_cli.slurm.queue import Job
 from raycluster_cli.state.record import Record
 from tests.unit.ops.ends import CASES, NOW, Case

@@ -10,8 +10,9 @@ import pytest
 
 from raycluster_cli.model.errors import RayclusterError
 from raycluster_cli.ops.clusters import find_record
-from raycluster_cli.ops.follow import JobState, Tail, follow, parse_job
+from raycluster_cli.ops.follow import Tail, follow
 from raycluster_cli.ops.logs import Source, job_output, kept_files, last_lines, session_files, show
+from raycluster_cli.slurm.job_state import JobState, parse_job
 from tests.unit.records_by_hand import write_record
 
 OUTPUT = b"""\

@@ -13,8 +13,8 @@ from raycluster_cli.cli.app import app
 from raycluster_cli.model.errors import UsageError
 from raycluster_cli.ops.clusters import ended_without_record
 from raycluster_cli.ops.clusters import job_without_record as without_record
-from raycluster_cli.ops.follow import JobState, parse_job
 from raycluster_cli.ops.no_record import job_without_record, page
+from raycluster_cli.slurm.job_state import JobState, parse_job
 from raycluster_cli.slurm.queue import Job
 from raycluster_cli.state.submitted import remember
 from tests.unit.growing import write_growing_record
