@@ -49,7 +49,7 @@ class Context:
 
     @property
     def cluster_key(self) -> str:
-        """What names this cluster among all: ports are derived from it where no record is shared."""
+        """What names this cluster among all: the ports that are tried first follow from it."""
         return f"{self.slurm_cluster}/{self.key}+{self.settings.name}"
 
     @property

@@ -10,8 +10,8 @@ would (a server listens on any address, or an outgoing connection uses the port)
 connection in TIME_WAIT. The test never listens, so nobody can connect by mistake.  It takes about 10 ms for
 1,024 ports.
 
-**The order.**  The first block to try follows from the cluster's key, so that a worker can find the head's
-GCS without a shared file system (:func:`derived_gcs_ports`).  Blocks from 20000 up come first, since Ray's
+**The order.**  The first block to try follows from the cluster's key (:func:`derived_gcs_ports`), so that
+clusters on one node seldom try the same block at once.  Blocks from 20000 up come first, since Ray's
 own default worker ports are 10002-19999.
 """
 
@@ -200,7 +200,7 @@ def _find_run(
     size = _units(worker_ports)
     starts = _starts(key, size, lowest, highest)
     if not head:
-        # Workers look for the head in these blocks, so they take them last: on one host they start together.
+        # On one host head and workers start together: workers leave the head's first blocks to it.
         others = _starts(f"{key}/worker", size, lowest, highest)
         starts = [start for start in others if start not in starts[:4]] + starts[:4]
     holed: list[tuple[int, int]] = []
