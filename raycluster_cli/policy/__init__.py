@@ -1,7 +1,7 @@
-"""What is decided, by values alone: an event comes in, a new state and a list of actions go out.
+"""All decisions of a run, as pure functions: an event comes in, a new state and a list of actions go out.
 
 :mod:`.head` and :mod:`.worker` each have ``step(rules, state, event, now) -> (state, actions)``.
-Nothing here reads a clock, a file or a socket, and nothing waits: the supervisor gives the events
+Nothing here reads a clock, a file or a socket, and nothing waits: the supervisor passes events in
 and executes the actions (supervisor/run.py).
 
 ====================  ==============================================================================

@@ -1,4 +1,4 @@
-"""What there is to do: the output of the policies, executed by the supervisor in their order."""
+"""The actions of a run: the output of the policies, executed by the supervisor in their order."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 
 class Say(Value):
-    """A line for people, and into the event log."""
+    """Print a line, and write it into the event log."""
 
     text: str
 
 
 class Warn(Value):
-    """The same as a warning."""
+    """Print a warning, and write it into the event log."""
 
     text: str
 
 
 class Note(Value):
-    """Into the event log; on the screen only with --verbose."""
+    """Write a line into the event log; print it only with --verbose."""
 
     text: str
 
@@ -53,7 +53,7 @@ class Leave(Value):
 
 
 class Hurry(Value):
-    """End at once what is being ended in an orderly way: the driver gets SIGKILL."""
+    """Shut down without waiting any longer: the driver gets SIGKILL."""
 
 
 # -- of the head -------------------------------------------------------------------------------------
@@ -79,13 +79,13 @@ class WriteEnd(Value):
 
 
 class TellDriver(Value):
-    """Hand a signal on to the driver."""
+    """Pass a signal on to the driver."""
 
     number: int
 
 
 class StopDriver(Value):
-    """Tell all of the driver's processes to end, and kill what is left after the grace."""
+    """Send all of the driver's processes a signal, and kill what is left after the grace."""
 
     number: int
     grace_s: float
@@ -102,7 +102,7 @@ class ReadReports(Value):
 
 
 class ShowDemand(Value):
-    """Write into the record what waits for resources that no node has; empty: nothing does any more."""
+    """Write into the record what waits for resources that no node has; empty: nothing waits any more."""
 
     unplaceable: tuple[str, ...]
 
@@ -111,7 +111,7 @@ class AskTimeLimit(Value):
     """Find out when the job ends; the answer is events.TimeLimitKnown."""
 
     now: bool
-    """Ask Slurm, even if the end is known from the job's start: limits can be changed."""
+    """Ask Slurm even if the limit is known from the job's start: it can be changed."""
 
 
 class RestartGcs(Value):
@@ -134,15 +134,15 @@ class KillSilent(Value):
 
 
 class ReportServer(Value):
-    """Write into the record what the server (--service) does from now on."""
+    """Write the new state of the server (--service) into the record."""
 
     state: ServiceState
     message: str = ""
 
 
 class ClearServer(Value):
-    """End what is left of the server, its actors and placement groups; rest; the answer is
-    events.ServerCleared."""
+    """End what is left of the server, its actors and placement groups, then pause for ``rest_s``; the answer
+    is events.ServerCleared."""
 
     grace_s: float
     rest_s: float
@@ -152,7 +152,7 @@ class ClearServer(Value):
 
 
 class ReportLoss(Value):
-    """Tell the head by the record that this node's raylet is dead: it knows sooner than from the GCS."""
+    """Write into the record that this node's raylet is dead: the head sees it sooner than in the GCS."""
 
 
 class LookForEnd(Value):
@@ -163,7 +163,7 @@ class LookForEnd(Value):
 
 
 class GiveNotice(Value):
-    """Have the head tell Ray that this node will be gone: it gets no new work."""
+    """Write a notice into the record, so that the head lets Ray drain this node."""
 
     why: str
     left_s: float

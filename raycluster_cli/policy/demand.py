@@ -1,4 +1,4 @@
-"""Demand that no node can satisfy: it is shown while it lasts, and one warning names it."""
+"""Demand that no node can satisfy: the record shows it while it lasts, and one warning names it."""
 
 from __future__ import annotations
 

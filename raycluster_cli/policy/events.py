@@ -1,4 +1,4 @@
-"""What can happen to a run: the input of the policies."""
+"""The events that can happen to a run: the input of the policies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .values import Cause, End, Worker, WorkerReport
 
 
 class SignalReceived(Value):
-    """A signal for raycluster, by whichever way it came."""
+    """A signal for raycluster, sent to the keeper, to the supervisor, or to both."""
 
     number: int
     count: int = 1
@@ -33,14 +33,14 @@ class ParentEnded(Value):
 
 
 class NodeGoes(Value):
-    """The node of a worker in a job of its own will be gone soon: its job's time limit is near."""
+    """The node of a worker in a job of its own will be taken away soon: its job's time limit is near."""
 
     why: str
     left_s: float
 
 
 class GraceTimeKnown(Value):
-    """What Slurm says of the SIGTERM that this worker's job has got."""
+    """What Slurm says about the SIGTERM that this worker's job got."""
 
     left_s: float | None = None
     """The rest of its GraceTime, where it is preempted; None in all other cases, and without an answer."""
@@ -63,7 +63,7 @@ class GuardFailed(Value):
 
 
 class FilesGone(Value):
-    """Files that Ray on this node cannot do without were removed while it ran."""
+    """Files that Ray needs on this node were removed while it ran."""
 
     path: str
 
@@ -90,7 +90,7 @@ class WorkerJoined(Value):
 
 
 class WorkerLeft(Value):
-    """The GCS, or the worker itself, says that its raylet is gone.  Why follows as a WorkerLost."""
+    """The GCS, or the worker itself, says that its raylet is gone.  WorkerLost follows, with the cause."""
 
     worker: Worker
 
@@ -135,7 +135,7 @@ class HeadRayletSilent(Value):
 
 
 class Recovered(Value):
-    """The head's Ray is back: what was started again runs at this moment (otherwise: RecoveryFailed)."""
+    """The head's Ray is back: all that was started again is running (otherwise: RecoveryFailed)."""
 
     took_s: float = 0.0
 
@@ -170,7 +170,7 @@ class DriverExited(Value):
 
 
 class DemandKnown(Value):
-    """What waits for resources that no node has; looked up now and then."""
+    """What waits for resources that no node has; looked up every few seconds."""
 
     unplaceable: tuple[UnmetDemand, ...]
 
@@ -183,7 +183,7 @@ class DriverKnown(Value):
 
 
 class DriverStopped(Value):
-    """The last of the driver's processes has ended after the driver was told to."""
+    """The last of the driver's processes has ended, after a request to stop."""
 
     code: int | None
     """The driver's own return code; None when not even SIGKILL ended it."""
@@ -197,12 +197,12 @@ class ServerSilent(Value):
     """A health check of the server has failed."""
 
     why: str
-    for_ever: bool = False
-    """It will not be ready, however long one waits."""
+    never_ready: bool = False
+    """The server cannot become ready any more: waiting is useless."""
 
 
 class ServerCleared(Value):
-    """All of a server that is to be started again is gone, and the rest before the start is over."""
+    """Nothing is left of a server that will be started again, and the pause before its start is over."""
 
     problem: str = ""
     """What could not be cleared."""
@@ -218,7 +218,7 @@ class ServerIdle(Value):
 
 
 class Joined(Value):
-    """This node's raylet is registered with the head's GCS and runs at this moment; also after a restart."""
+    """This node's raylet is registered with the head's GCS and is running; also after a restart."""
 
 
 class RayletDied(Value):
@@ -235,17 +235,17 @@ class GcsLost(Value):
 
     why: str
     silent: bool = False
-    """Nobody answers: its host or the way to it is gone."""
+    """Nothing answers: its host or the network to it has failed."""
 
 
 class GcsAway(Value):
-    """The GCS of a head that recovers (--head-recovery) is gone; it may come back."""
+    """The GCS of a head that recovers (--head-recovery) does not answer; it may come back."""
 
     why: str
 
 
 class GcsBack(Value):
-    """It is back."""
+    """A GCS that was away answers again."""
 
 
 class EndLookedUp(Value):

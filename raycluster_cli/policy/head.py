@@ -63,7 +63,7 @@ def begin(rules: HeadRules, now: float) -> HeadState:
 
 
 def step(rules: HeadRules, state: HeadState, event: object, now: float) -> Step:
-    """What an event means."""
+    """Decide: the new state and the actions that follow from an event."""
     return _STEPS[type(event)](rules, state, event, now)
 
 

@@ -14,13 +14,14 @@ from .head_end import finish
 from .head_state import HeadRules, HeadState, Step, then
 from .values import End, Phase, WorkerReport
 
-#: How long a driver's failure waits for the death of a raylet that it may come from (--head-recovery).
+#: How long the head waits, after the driver failed, for the death of a raylet that may be its cause
+#: (--head-recovery).
 RAYLET_DEATH_S = 0.2
 
 #: The timer at which that wait is over.
 DRIVER_FAILED = "driver-failed"
 
-#: After this long a driver of several nodes has usually connected; who has not may never do.
+#: A driver that has not connected to its cluster after this time probably never will.
 CONNECTS_WITHIN_S = 60.0
 
 #: The timer at which the GCS is asked.
@@ -72,12 +73,12 @@ def driver_failed(rules: HeadRules, state: HeadState, loss: tuple[str, str] | No
 
 
 def driver_connects(state: HeadState) -> Step:
-    """The driver has had its time to connect."""
+    """The time is over in which most drivers connect."""
     return state, [AskForDriver()] if state.driver_running and not state.driver_connected else []
 
 
 def driver_known(rules: HeadRules, state: HeadState, event: on.DriverKnown, now: float) -> Step:
-    """A driver that does not use the cluster keeps nodes idle, and completes all the same: that is told."""
+    """Warn of a driver that has not connected: it may complete without using the cluster's nodes."""
     state = replace(state, driver_connected=event.connected)
     if state.phase is not Phase.RUNNING:
         return state, []

@@ -1,4 +1,4 @@
-"""The end of a head's run: who asks for it, what the driver gets, whether the job is queued again."""
+"""The end of a head's run: its causes, the driver's signal and grace, and the requeue of the job."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def signal_received(rules: HeadRules, state: HeadState, event: on.SignalReceived
 
 
 def keeper_ended(rules: HeadRules, state: HeadState, event: on.KeeperEnded, now: float) -> Step:
-    """Where Slurm tracks processes by cgroup it kills all others of the task now."""
+    """Write the end at once: where Slurm tracks processes by cgroup it now kills all others of the task."""
     if state.phase is Phase.STOPPING:
         return state, []
     end = keeper_end(rules.host)
@@ -82,7 +82,7 @@ def guard_failed(rules: HeadRules, state: HeadState, event: on.GuardFailed, now:
 
 
 def stop_requested(rules: HeadRules, state: HeadState, event: on.StopRequested, now: float) -> Step:
-    """A driver that was stopped, or never ran, did not do its work: jobs that wait for it must not start."""
+    """A stopped driver did not complete: its exit code keeps jobs that depend on it from starting."""
     text = f"stopped by `raycluster stop`{f' ({event.by})' if event.by else ''}"
     code = ExitCode.SIGTERM if rules.has_driver else ExitCode.OK
     return finish(rules, state, End(code, text, EndReason.STOP.value))
@@ -132,8 +132,8 @@ def _leave(rules: HeadRules, state: HeadState, end: End) -> Step:
 
 
 def driver_stopped(rules: HeadRules, state: HeadState, event: on.DriverStopped, now: float) -> Step:
-    """Before the time limit the driver's code counts.  After a signal it is 128 + N, but for a driver that
-    asks for a requeue."""
+    """The run's exit code: the driver's before the time limit, 128 + N after a signal.  A driver that asks
+    for a requeue always gives the code itself."""
     state = replace(state, driver_running=False)
     end = state.end
     if end is None:  # ended for a recovery of the head

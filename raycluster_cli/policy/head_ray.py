@@ -19,7 +19,7 @@ from .values import End, Phase
 #: Rest before the head's Ray is started again, doubled each time.
 RECOVERY_DELAY_S = 0.3
 
-#: How long the end of a process that was told to end waits for a signal that may be on its way to us.
+#: How long the head waits, after a process of its Ray was ended by SIGTERM, for the same signal itself.
 HEAD_DEATH_S = 0.3
 
 #: The timer at which that wait is over.
@@ -38,12 +38,12 @@ def head_process_died(rules: HeadRules, state: HeadState, event: on.HeadProcessD
                 warning,
                 RestartHead(_delay_s(state)),
             ]
-        return state, []  # the recovery itself finds out, and says so
+        return state, []  # the recovery notices it itself, and reports it
     # Before its Ray is up there is nothing to recover: a start that fails ends the run.
     up = state.phase in (Phase.WAITING, Phase.RUNNING)
     if up and rules.head_recovery and state.recoveries < rules.max_restarts:
         return _recover(rules, state, event, _death_text(rules, event))
-    if event.code in (0, -signal.SIGTERM):  # told to end: by the signal, perhaps, that is on its way to us
+    if event.code in (0, -signal.SIGTERM):  # perhaps by a signal that this process gets in a moment
         if state.death is not None:
             return state, []
         return replace(state, death=event), [Arm(HEAD_DEATH, now + HEAD_DEATH_S)]
@@ -153,7 +153,7 @@ def head_lost(rules: HeadRules, state: HeadState, text: str, log: str = "") -> S
 
 
 def head_death(rules: HeadRules, state: HeadState) -> Step:
-    """No signal came: the process was ended by somebody else."""
+    """No signal came, so the process was ended by something else."""
     if state.death is None:
         return state, []
     return _head_died(rules, state, state.death)

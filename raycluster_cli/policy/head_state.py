@@ -1,4 +1,4 @@
-"""Where a head's run is, and what its decisions depend on beside what happens."""
+"""The state of a head's run, and the rules that its decisions depend on."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 class HeadRules(Value):
-    """What a head's decisions depend on beside what happens: its settings and its allocation."""
+    """What a head's decisions depend on besides events: its settings and its allocation."""
 
     host: str
     expected: int
     """Workers to wait for."""
     quorum: int
-    """Workers that are enough to start with, once they have been in for ``settle_s``."""
+    """How many workers are enough to start with, once they have been there for ``settle_s``."""
     loss: WorkerLossPolicy
     min_workers: int | None = None
     hosts: tuple[str, ...] = ()
-    """Where workers are expected, as far as Slurm tells."""
+    """The hosts of the expected workers, as far as Slurm tells."""
     timeout_s: float = 300.0
     settle_s: float = 0.0
     grace_s: float = 0.0
@@ -57,22 +57,23 @@ class HeadRules(Value):
 
 @dataclass(frozen=True)
 class HeadState:
-    """Where a head's run is."""
+    """The state of a head's run."""
 
     phase: Phase = Phase.LAUNCHED
     deadline: float = 0.0
     """Of the wait for the workers."""
     workers: Mapping[str, Worker] = field(default_factory=dict)
-    """Those of the head's own job that are in, by node id."""
+    """The workers of the head's own job that are in the cluster, by node id."""
     elastic: Mapping[str, Worker] = field(default_factory=dict)
-    """Those of worker jobs that are in, by node id.  Nobody waits for them, and their loss ends nothing."""
+    """The workers of worker jobs that are in the cluster, by node id.  The head does not wait for them, and
+    their loss does not end the cluster."""
     reports: Mapping[str, WorkerReport] = field(default_factory=dict)
     reports_at: float = 0.0
     quorum_since: float | None = None
     driver_running: bool = False
     driver_restarts: int = 0
     driver_exit: on.DriverExited | None = None
-    """A failure of the driver whose cause is being looked for."""
+    """The driver's end, until its cause is known."""
     driver_connected: bool | None = None
     """Whether a driver has connected to the GCS, as it last said; None: not asked, or no answer."""
     unplaceable: frozenset[str] = frozenset()
@@ -82,7 +83,7 @@ class HeadState:
     unplaceable_told: frozenset[str] = frozenset()
     """The kinds that a warning has named."""
     server: Server | None = None
-    """Where the server is, with --service and once it was started."""
+    """The state of the server, with --service and once it was started."""
     restart_driver: bool = False
     """The driver ended because of what the head recovers from."""
     told: bool = False
@@ -95,23 +96,23 @@ class HeadState:
     resumes: Phase = Phase.RUNNING
     """The phase that a recovery goes back to."""
     losses: Mapping[str, on.WorkerLost] = field(default_factory=dict)
-    """Workers that a signal ended, which may be on its way to us."""
+    """Losses of workers that a signal ended: the head may get the same signal in a moment."""
     shortage: on.WorkerLost | None = None
     """The loss since which too few workers are left."""
     death: on.HeadProcessDied | None = None
-    """A process of the head that was told to end, perhaps by a signal that is on its way to us."""
+    """The death of a process of the head by a signal, which this process may get in a moment."""
     limit_at: float | None = None
     """When the job ends, as Slurm last said."""
     limit_warned: bool = False
-    """Whether it was told that Slurm does not say when the job ends."""
+    """Whether a warning has said that Slurm does not tell when the job ends."""
     end: End | None = None
     hurrying: Hurrying = field(default_factory=Hurrying)
     left: bool = False
-    """Leave was given: it is given once."""
+    """Whether the action Leave was returned: once in a run."""
 
     @property
     def members(self) -> Mapping[str, Worker]:
-        """All workers that are in, by node id."""
+        """All workers in the cluster, by node id."""
         return {**self.workers, **self.elastic} if self.elastic else self.workers
 
 
@@ -119,5 +120,6 @@ Step = tuple[HeadState, list[Action]]
 
 
 def then(taken: Step, *, before: list[Action] | None = None, after: list[Action] | None = None) -> Step:
+    """The same step with more actions before or after its own."""
     state, actions = taken
     return state, [*(before or []), *actions, *(after or [])]

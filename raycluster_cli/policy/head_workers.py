@@ -172,7 +172,7 @@ def worker_left(rules: HeadRules, state: HeadState, event: on.WorkerLeft, now: f
 
 
 def _without(workers: Mapping[str, Worker], node_id: str) -> dict[str, Worker]:
-    """The others.  A copy and not a loop: when 10,000 workers leave, there are as many."""
+    """The others.  Copied without a loop in Python: when 10,000 workers leave, this is done 10,000 times."""
     left = dict(workers)
     del left[node_id]
     return left
@@ -184,7 +184,7 @@ def worker_lost(rules: HeadRules, state: HeadState, event: on.WorkerLost, now: f
     if event.worker.job:
         return state, [_elastic_lost(event)]
     if event.cause.signalled and event.worker.node_id not in state.losses:
-        # scancel, the time limit: that node heard it first, and it is on its way to this one.
+        # scancel or the time limit: this node gets the same signal in a moment.
         losses = {**state.losses, event.worker.node_id: event}
         return replace(state, losses=losses), [Arm(LOSS + event.worker.node_id, now + SAME_SIGNAL_S)]
     return decide_loss(rules, state, event, now)
@@ -223,7 +223,7 @@ def decide_loss(rules: HeadRules, state: HeadState, event: on.WorkerLost, now: f
 
 
 def too_few(rules: HeadRules, state: HeadState) -> Step:
-    """The time is over in which workers could come back."""
+    """End the cluster if too few workers are left, once the time is over in which they could come back."""
     if state.shortage is None:
         return state, []
     wait_s = rules.loss.wait_s
@@ -241,7 +241,7 @@ def _worker_lost_end(event: on.WorkerLost, text: str) -> End:
 
 
 def workers_timer(rules: HeadRules, state: HeadState, name: str, now: float) -> Step | None:
-    """What a timer of this module means; None when it is another's."""
+    """Handle a timer of this module; None for a timer of another one."""
     if name.startswith(LOSS):
         loss = state.losses.get(name.removeprefix(LOSS))
         return decide_loss(rules, state, loss, now) if loss is not None else (state, [])

@@ -1,4 +1,4 @@
-"""--on-worker-loss: what the loss of a worker means for the cluster, and for srun in a batch script."""
+"""--on-worker-loss: the effect of a worker's loss on the cluster, and on srun in a batch script."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import math
 
 from ..model.loss_policy import WorkerLossAction, WorkerLossPolicy
 
-#: What srun waits for the other tasks at least, once one has ended.
+#: How long srun waits at least for the other tasks once one has ended.
 SRUN_WAIT_S = 60
 
-#: What the end of a cluster takes beyond the driver's grace.
+#: How long the shutdown of a cluster takes beyond the driver's grace.
 END_S = 30
 
 
@@ -28,15 +28,15 @@ def workers_needed(loss: WorkerLossPolicy, *, quorum: int, min_workers: int | No
 
 
 def worker_restarts(loss: WorkerLossPolicy) -> bool:
-    """Whether a worker starts its own dead raylet again."""
+    """Whether a worker starts its raylet again after it died."""
     return loss.kind is not WorkerLossAction.FAIL
 
 
 def srun_wait_s(loss: WorkerLossPolicy, *, spare: bool, grace_s: float) -> int:
     """srun's --wait: how long the other tasks may go on once one has ended; 0: without limit.
 
-    A task that goes on for longer is on a node that died.  Not where the cluster goes on without a worker,
-    nor while the driver has the time that --grace gives it after a worker was lost.
+    A task that runs for longer is on a node that died.  There is no limit where the cluster goes on without a
+    worker; otherwise it leaves room for the driver's --grace after a worker was lost.
     """
     if not ends_the_cluster(loss, driving=False, spare=spare):
         return 0

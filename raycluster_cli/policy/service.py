@@ -1,4 +1,4 @@
-"""A driver that is a server (--service): when it is ready, unhealthy, started again, and when the job ends.
+"""A driver that is a server (--service): when it is ready, unhealthy or restarted, and when the job ends.
 
 =============  ===============================  ==========================================================
 State          Event                            What follows
@@ -20,8 +20,8 @@ any            the head's Ray was started       the same, once the head is back
 ready          no work for --idle-timeout       the job ends with code 0
 =============  ===============================  ==========================================================
 
-A server is started again on the same cluster and port, once all that was left of it is gone.  The rest before
-is 1 s, doubled each time up to a minute.  STEADY_S of health reset the count.
+A server is started again on the same cluster and port, once nothing is left of the old one.  The pause before
+a start is 1 s, doubled each time up to a minute.  The count begins again after STEADY_S of health.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _EARLY_S = 0.01
 
 @dataclass(frozen=True)
 class Server:
-    """Where the server is."""
+    """The state of the server."""
 
     state: ServiceState
     since: float
@@ -67,16 +67,16 @@ class Server:
     counted: int = 0
     """Restarts that count against --driver-restarts."""
     failing_since: float | None = None
-    """When the first of the health checks failed that have failed since it was last well."""
+    """When the health checks began to fail; None while they succeed."""
     why: str = ""
-    """What the last failed check has seen."""
+    """The reason of the last failed check."""
     cleared: bool = False
-    """Of restarting: nothing is left of it, and the rest is over."""
+    """Only while restarting: nothing is left of the old server, and the pause is over."""
 
 
 @dataclass(frozen=True)
 class ServiceRules:
-    """What the decisions on a server depend on."""
+    """What the decisions about a server depend on."""
 
     ready_timeout_s: float = 1800.0
     unhealthy_after_s: float = 120.0
@@ -92,7 +92,7 @@ class ServiceRules:
         return state, [ReportServer(ServiceState.STARTING), Arm(READY_BY, now + self.ready_timeout_s)]
 
     def restarts_now(self, state: HeadState) -> bool:
-        """Whether the server is being started again, so that the end of its process is no news."""
+        """Whether the server is being started again, so that the end of its process is expected."""
         return state.server is not None and state.server.state is ServiceState.RESTARTING
 
     def failed(
@@ -128,7 +128,7 @@ class ServiceRules:
         return state, [ReportServer(ServiceState.RESTARTING), ClearServer(rules.grace_s, 0.0)]
 
     def go_on(self, rules: HeadRules, state: HeadState, now: float) -> Step:
-        """Start the server again when nothing stands against it any more."""
+        """Start the server again once nothing is left of the old one and enough workers are there."""
         server = state.server
         if server is None or server.state is not ServiceState.RESTARTING or not server.cleared:
             return state, []
@@ -140,7 +140,7 @@ class ServiceRules:
         return state, [Say(f"starting the server again ({times})"), StartDriver(times), *actions]
 
     def timer(self, rules: HeadRules, state: HeadState, name: str, now: float) -> Step | None:
-        """What a timer of this module means; None when it is another's."""
+        """Handle a timer of this module; None for a timer of another one."""
         server = state.server
         if name not in (READY_BY, UNHEALTHY, GIVE_UP, STEADY):
             return None
@@ -171,7 +171,7 @@ class ServiceRules:
         return self._restart_or_end(rules, state, text)
 
     def step(self, rules: HeadRules, state: HeadState, event: object, now: float) -> Step:
-        """What an event means that only a server brings."""
+        """Handle an event of the server."""
         server = state.server
         assert server is not None
         if isinstance(event, on.ServerCleared):
@@ -181,7 +181,7 @@ class ServiceRules:
             state, actions = self.go_on(rules, replace(state, server=replace(server, cleared=True)), now)
             return state, [*warning, *actions]
         if self.restarts_now(state) or not state.driver_running:
-            return state, []  # it is about the server before
+            return state, []  # it is about the previous server
         if isinstance(event, on.ServerAnswered):
             return self._answered(state, server, now)
         if isinstance(event, on.ServerSilent):
@@ -211,7 +211,7 @@ class ServiceRules:
         self, rules: HeadRules, state: HeadState, server: Server, event: on.ServerSilent, now: float
     ) -> Step:
         starts = server.state is ServiceState.STARTING
-        if starts and event.for_ever and state.phase is Phase.RUNNING:
+        if starts and event.never_ready and state.phase is Phase.RUNNING:
             return self._restart_or_end(rules, state, f"the server will not be ready: {event.why}")
         first = server.failing_since is None and server.state is ServiceState.READY
         actions: list[Action] = []
@@ -226,7 +226,7 @@ class ServiceRules:
             actions += more
         return state, actions
 
-    # -- once more, or not -----------------------------------------------------------------------
+    # -- restart or end --------------------------------------------------------------------------
 
     def _restart_or_end(self, rules: HeadRules, state: HeadState, text: str) -> Step:
         assert state.server is not None

@@ -1,4 +1,4 @@
-"""What a request to end means: signals, a lost keeper; and how long the driver gets to end."""
+"""Requests to stop: signals, a lost keeper, a program that ended; and how long the driver gets to end."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from .actions import Action, Arm, Hurry, Say
 from .events import SignalReceived
 from .values import End
 
-#: Signals that ask for the end, in the order of the exit codes 128 + N; all others are for the driver.
+#: Signals that ask a run to stop, in the order of the exit codes 128 + N; all others are for the driver.
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 #: After a signal that asks for the end everything is over within this time (or --grace and RESERVE_S, if that
 #: is more): Slurm's KillWait is 30 s by default, and what it kills cannot clean up.
 SIGNAL_CEILING_S = 24.0
 
-#: What the end takes after the driver has ended: drain, logs, Ray, the last report.
+#: How long the shutdown takes after the driver has ended: drain, logs, Ray, the last report.
 RESERVE_S = 10.0
 
 #: How long the driver gets to end once the head is lost: it can no longer do anything with Ray.
 LOST_GRACE_S = 2.0
 
-#: How far apart nodes may hear of the same signal from Slurm.
+#: The same signal from Slurm reaches all nodes within this time.
 SAME_SIGNAL_S = 1.5
 
 #: The timer after which an orderly end is cut short.
@@ -37,11 +37,11 @@ class Hurrying(Value):
     at: float | None = None
     """The ceiling that the first signal set, on the clock of ``now``; later ones do not move it."""
     asked: bool = False
-    """The end is to be quick from now on."""
+    """Whether the shutdown was already told not to wait any longer."""
 
 
 def signal_end(number: int, host: str) -> End:
-    """The end of a run that was told to end by a signal."""
+    """The end of a run that a signal asked to stop."""
     name = signal.Signals(number).name
     return End(128 + number, f"ended by {name}", EndReason.SIGNAL.value, failed_host=host)
 
@@ -76,7 +76,7 @@ def bug_end(name: str, error: str, host: str) -> End:
 def on_ending_signal(
     event: SignalReceived, hurrying: Hurrying, now: float, *, stopping: bool, grace_s: float
 ) -> tuple[Hurrying, list[Action]]:
-    """What a signal that asks for the end brings beside the end itself.
+    """The actions for a signal that asks for the end, besides those of the end itself.
 
     SIGTERM is repeated by Slurm (to the step, and through srun); only SIGINT means "at once", when it comes
     again or while the run ends already.
@@ -95,7 +95,7 @@ def on_ending_signal(
 
 
 def on_ceiling(hurrying: Hurrying) -> tuple[Hurrying, list[Action]]:
-    """The time since the first signal is over."""
+    """The time that a shutdown after a signal may take is over."""
     return Hurrying(hurrying.at, asked=True), [] if hurrying.asked else [Hurry()]
 
 
@@ -105,7 +105,7 @@ def driver_signal(end: End) -> int:
 
 
 def driver_grace_s(end: End, *, grace_s: float, stop_before_s: float) -> float:
-    """What the driver gets to end in, in seconds.
+    """How long the driver may take to end, in seconds.
 
     >>> driver_grace_s(End(5, reason="head-lost"), grace_s=30, stop_before_s=0)
     2.0

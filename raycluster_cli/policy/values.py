@@ -10,10 +10,10 @@ from ..model.value import Value
 
 
 class Phase(enum.Enum):
-    """What a run does, as its policy sees it."""
+    """The phases of a run, as its policy sees them."""
 
     LAUNCHED = "launched"
-    """The head takes the lease of the cluster's record."""
+    """The head opens the cluster's record and takes its lease."""
     STARTING = "starting"
     """The head starts its GCS and raylet; a worker looks for its head and joins it."""
     WAITING = "waiting"
@@ -26,7 +26,7 @@ class Phase(enum.Enum):
     """The end is known; the driver, then Ray are being ended."""
 
 
-#: Ends that are the doing of the driver or of another node, or were asked for.
+#: Ends that the driver or another node caused, or that somebody asked for.
 _NOT_ITS_OWN = (
     EndReason.DRIVER.value,
     EndReason.SERVICE.value,
@@ -53,7 +53,7 @@ class End(Value):
 
     @property
     def failed(self) -> bool:
-        """Whether this node failed, and not the driver or another node; nor where it was told to end.
+        """Whether this node itself failed, and was neither stopped nor ended by the driver or another node.
 
         >>> End(5, reason="worker-lost").failed, End(5, reason="raylet-lost").failed
         (False, True)
@@ -85,9 +85,9 @@ class Cause(Value):
 
     text: str
     signalled: bool = False
-    """It was told to end by a signal: the same signal is on its way to every node."""
+    """A signal ended it, which probably reaches the other nodes too."""
     orderly: bool = False
-    """It left as it was meant to: drained, or its work done."""
+    """It left as intended: it was drained, or its cluster had ended."""
 
 
 class WorkerReport(Value):

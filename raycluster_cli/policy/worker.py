@@ -47,10 +47,10 @@ from .stopping import (
 )
 from .values import End, Phase
 
-#: How long a worker looks for the reason of its head's end before it calls it a loss.
+#: How long a worker looks in the record for the reason of its head's end before it counts as a loss.
 REASON_WAIT_S = 3.0
 
-#: The same where there is another sign, or little hope: a host that stopped responding writes no reports.
+#: The same where a report is less likely: a host that stopped responding writes none.
 LOOK_AGAIN_S = 0.5
 
 #: The same after a restart that failed.
@@ -75,7 +75,7 @@ LOOK = "look"
 
 
 class WorkerRules(Value):
-    """What a worker's decisions depend on beside what happens."""
+    """What a worker's decisions depend on besides events."""
 
     host: str
     loss: WorkerLossPolicy
@@ -92,16 +92,16 @@ class WorkerRules(Value):
 
 @dataclass(frozen=True)
 class WorkerState:
-    """Where a worker's run is."""
+    """The state of a worker's run."""
 
     phase: Phase = Phase.STARTING
     restarts: int = 0
     """How often Ray was started again on this node."""
     raylet: on.RayletDied | None = None
-    """The death of our raylet, until it is decided what it means."""
+    """The death of our raylet, until its consequence is decided."""
     failure: on.RestartFailed | None = None
     lost: on.GcsLost | None = None
-    """The loss of the head's GCS, until it is decided what it means."""
+    """The loss of the head's GCS, until its consequence is decided."""
     away: str = ""
     """Why a GCS that may come back is away; empty when it is not."""
     away_told: bool = False
@@ -116,8 +116,8 @@ class WorkerState:
 
     @property
     def drained(self) -> bool:
-        """Whether the head has told our raylet to leave: it was ending the cluster, and its own end that
-        follows is no loss, also where the record cannot say so (its disk is full).
+        """Whether the head has drained our raylet.  It was ending the cluster then, so its own end that
+        follows is no loss, even where the record cannot say so (its disk is full).
 
         >>> WorkerState(raylet=on.RayletDied(0, drained="the driver ended with code 0")).drained
         True
@@ -135,7 +135,7 @@ ONLY_THIS_NODE = ("Termination of node that's idle", "the worker group has more 
 
 
 def step(rules: WorkerRules, state: WorkerState, event: object, now: float) -> Step:
-    """What an event means."""
+    """Decide: the new state and the actions that follow from an event."""
     return _STEPS[type(event)](rules, state, event, now)
 
 
@@ -196,7 +196,7 @@ def _final(rules: WorkerRules, state: WorkerState) -> bool:
 
 
 def _after_raylet(rules: WorkerRules, state: WorkerState, event: on.RayletDied) -> Step:
-    """The record says nothing of an end: what does the death of our raylet mean?"""
+    """Decide about the death of our raylet when the record has no end of the cluster."""
     if event.code == 0 and event.drained is not None and rules.elastic:
         text = f"left the cluster: {event.drained or 'this node was drained'}"
         return _finish(state, End(ExitCode.OK, text, EndReason.ENDED.value))
@@ -224,14 +224,14 @@ def _restart_failed(rules: WorkerRules, state: WorkerState, event: on.RestartFai
 
 
 def _files_gone(rules: WorkerRules, state: WorkerState, event: on.FilesGone, now: float) -> Step:
-    """Ray on this node can serve no new process, and its directory would be cleaned again."""
+    """End this node: Ray can start no new process on it, and a restarted one would lose its files again."""
     if state.phase is not Phase.RUNNING or state.raylet is not None:
         return state, []
     return _raylet_lost(rules, state, files_gone_text(event.path, rules.host), "")
 
 
 def _raylet_lost(rules: WorkerRules, state: WorkerState, text: str, log: str) -> Step:
-    """This node is out.  Where the cluster goes on without it, the head's exit code is the job's."""
+    """End this node.  It exits with 0 where the cluster goes on without it: then the head's code counts."""
     code = ExitCode.OK if worker_restarts(rules.loss) else ExitCode.UNHEALTHY
     end = End(code, text, EndReason.RAYLET_LOST.value, failed_host=rules.host, log=log)
     return _finish(state, end)
@@ -289,7 +289,7 @@ def _end_looked_up(rules: WorkerRules, state: WorkerState, event: on.EndLookedUp
 
 
 def _while_away(rules: WorkerRules, state: WorkerState, actions: list[Action], now: float) -> Step:
-    """While a head that recovers is away, the record is asked again and again whether it has ended."""
+    """While a head that recovers is away, look into the record again and again for its end."""
     if not state.away or state.phase is Phase.STOPPING:
         return state, actions
     if not state.away_told:
@@ -337,7 +337,7 @@ def _grace_time_known(rules: WorkerRules, state: WorkerState, event: on.GraceTim
 
 
 def _give_notice(state: WorkerState, end: End, why: str, left_s: float, now: float) -> Step:
-    """Take no new work; leave when the work that there is has ended, or at the deadline."""
+    """Give notice: the node gets no new work, and leaves when it has none left, or at the deadline."""
     left_s = max(left_s - OWN_END_S, 0.0)
     told = Say(f"{why}: draining for {left_s:.0f} s at most")
     return replace(state, leaves=end), [told, GiveNotice(why, left_s), Arm(NOTICE, now + left_s)]

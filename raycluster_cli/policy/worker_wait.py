@@ -1,4 +1,4 @@
-"""The head's wait for its workers: whether it goes on, with whom the cluster starts, and why it cannot."""
+"""The head's wait for its workers: whether it is over, which are missing, and why they cannot join."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from ..model.wording import count, duration
 from .stopping import SAME_SIGNAL_S
 from .values import WorkerReport
 
-#: When a person is told for whom the head waits, and how often after that.
+#: When the head first says which workers it waits for, and how often after that.
 FIRST_TOLD_S, TOLD_AGAIN_S = 10.0, 30.0
 
 #: This many hosts are named one by one; the others as a hostlist.
 NAMED = 8
 
 
-#: What is told of hosts that Slurm does not know.
+#: In place of the hosts, where Slurm does not tell them.
 UNKNOWN = "(their hosts are not known)"
 
-#: This many failed workers are told with their reason.
+#: For this many failed workers the message has the reason.
 EXPLAINED = 3
 
 #: The hint for a task that ended before it could report why.
@@ -58,8 +58,8 @@ def too_many_cannot_join(
 
 
 def has_left(report: WorkerReport) -> bool:
-    """Whether a worker has ended for good.  One that has just exited cleanly may have heard a signal that is
-    on its way to the head too: then that is the reason of the end.
+    """Whether a worker has ended for good.  One that has just exited cleanly may have got a signal that the
+    head gets in a moment: then the signal is the reason of the end.
     """
     just_now = report.age_s < SAME_SIGNAL_S
     return report.phase == NodePhase.FAILED.value or (report.phase == NodePhase.GONE.value and not just_now)

@@ -187,7 +187,7 @@ class Server:
         try:
             await health.check(since=driver.started, ready=self._state is ServiceState.READY)
         except NoAnswer as error:
-            found = on.ServerSilent(str(error), for_ever=isinstance(error, NeverReady))
+            found = on.ServerSilent(str(error), never_ready=isinstance(error, NeverReady))
         if self._driver() is driver:  # otherwise it was about a server that is no more
             self._run.post(found)
         return isinstance(found, on.ServerAnswered)

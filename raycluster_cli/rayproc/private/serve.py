@@ -21,7 +21,7 @@ from typing import Any
 
 from ...model.address import is_loopback
 from ..serve_ports import DEFAULT_HOST, GRPC, HTTP, REUSE_PORT, STATUS, WORKER_GRPC, WORKER_HTTP
-from .serve_report import report_for_ever
+from .serve_report import keep_reporting
 
 SERVE = logging.getLogger("ray.serve")
 NEEDED = {"http_options", "grpc_options", "proxy_actor_class", "head_node_id"}
@@ -35,7 +35,7 @@ def in_controller() -> None:
     """What Serve's controller calls when it starts."""
     use_ports_of_cluster()
     if path := os.environ.get(STATUS):
-        report_for_ever(path)
+        keep_reporting(path)
 
 
 def use_ports_of_cluster() -> None:

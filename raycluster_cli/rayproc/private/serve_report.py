@@ -26,7 +26,7 @@ SERVE = logging.getLogger("ray.serve")
 WELL_S, OTHERWISE_S = 3.0, 1.0
 
 
-def report_for_ever(path: str) -> None:
+def keep_reporting(path: str) -> None:
     """Write the state of Serve's applications into a file, from now on, in a thread."""
     write(path, {"applications": []})  # from now on the server is Serve's
     threading.Thread(target=_report, args=(path,), name="raycluster", daemon=True).start()

@@ -17,7 +17,7 @@ from .play import Around, Event, Played, all_in, join, leave, node, play, rules
 
 ANSWERED, SILENT = on.ServerAnswered(), on.ServerSilent("nothing listens on 10.0.0.1:20491")
 
-HOPELESS = on.ServerSilent("Ray Serve's application default is DEPLOY_FAILED", for_ever=True)
+HOPELESS = on.ServerSilent("Ray Serve's application default is DEPLOY_FAILED", never_ready=True)
 STARTING = ServiceState.STARTING
 
 
