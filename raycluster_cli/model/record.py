@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
+from .status import FINAL
+
 SCHEMA = 2
 
 #: Fields by their names in schema 1.
@@ -37,7 +39,7 @@ class HeadInfo:
     port: int
     """The GCS's port."""
     identity: str = ""
-    """128 random bits in hex: what the GCS must answer before anybody joins."""
+    """128 random bits in hex: a worker joins only a GCS that shows them."""
     session: str = ""
     cluster_id: str = ""
     ray_version: str = ""
@@ -85,7 +87,7 @@ class HeadInfo:
     unplaceable: tuple[str, ...] = ()
     """Tasks, actors and placement groups that wait for what no node has, in words."""
     grace_s: float = 0.0
-    """What the driver gets to end in once it was told to: `raycluster stop` waits as long."""
+    """How long the driver may take to end (--grace): `raycluster stop` waits as long."""
     service: bool = False
     """The driver is a server, whose state is in `service.json`."""
     worker_groups: bool = False
@@ -104,7 +106,7 @@ class HeadInfo:
 
 @dataclass(frozen=True)
 class ProcessDeath:
-    """A process of a node that ended though nobody wanted it to."""
+    """A process of a node that ended unexpectedly."""
 
     name: str
     pid: int
@@ -155,9 +157,21 @@ class NodeReport:
     group: str = ""
     """The worker group (--group)."""
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the node reported its end.
+
+        >>> NodeReport("n1", "worker", "gone").has_ended, NodeReport("n1", "worker", "stopping").has_ended
+        (True, False)
+        """
+        return self.phase in FINAL
+
 
 #: In the message of an end that workers write for their head, of which nothing is left on a host that runs.
 ENDED_AT_ONCE = "and all of its processes ended at once without reporting"
+
+#: In the message of an end that is written after supervisor and keeper were killed; the host follows.
+BOTH_KILLED = "raycluster's supervisor and keeper"
 
 #: In the end's message when the driver completed without using the cluster.
 NEVER_CONNECTED = "no driver has connected to this cluster"
@@ -176,7 +190,7 @@ class EndReport:
 
 @dataclass(frozen=True)
 class StopRequest:
-    """Somebody asks for the end."""
+    """A request to end the cluster."""
 
     when: float
     by: str = ""
@@ -186,7 +200,7 @@ class StopRequest:
 
 @dataclass(frozen=True)
 class Lease:
-    """Who holds the place of the head."""
+    """Which process is the head."""
 
     host: str
     pid: int

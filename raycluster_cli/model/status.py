@@ -97,6 +97,9 @@ _LABELS = {"no word": "not reported", "starting ray": "starting Ray", "gone": "e
 #: Phases of a node that is a member of the cluster.
 MEMBER = (NodePhase.JOINED, NodePhase.READY, NodePhase.DRIVING)
 
+#: Phases of a node that has ended: its raycluster has nothing left to do.
+FINAL = (NodePhase.GONE, NodePhase.FAILED)
+
 #: Steps within these phases that nodes stamp as well.
 IMPORTED, ANSWERED, RAYLET = "ray imported", "gcs answered", "raylet started"
 

@@ -15,7 +15,7 @@ from ..model.causes import Found
 from ..model.cluster_status import ClusterStatus
 from ..model.group_status import GroupStatus
 from ..model.record import EndReport, Event, HeadInfo, NodeReport, ProcessDeath
-from ..model.status import EndReason, NodePhase
+from ..model.status import FINAL, EndReason
 from ..model.wording import describe_code
 from ..slurm.job_state import JobState
 from ..state.record import Record
@@ -26,7 +26,6 @@ from .reader import read_cluster
 #: A node's clock counts as wrong when it is this far from the file server's.
 SKEW_S = 5.0
 
-OVER = (NodePhase.GONE.value, NodePhase.FAILED.value)
 LOST = ("head-lost", "worker-lost", "supervisor-killed", "keeper-killed", "raylet-lost")
 
 
@@ -66,7 +65,7 @@ class NodeEnd:
     @property
     def has_not_reported_its_end(self) -> bool:
         """All of its processes were killed at once, or its host is gone."""
-        return self.phase not in OVER
+        return self.phase not in FINAL
 
 
 @dataclass(frozen=True)

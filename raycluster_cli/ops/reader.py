@@ -17,7 +17,7 @@ from ..model.cluster_status import ClusterPhase, ClusterStatus, NodeStatus, Usag
 from ..model.errors import UsageError
 from ..model.group_status import GroupStatus
 from ..model.record import ClusterUsage, EndReport, HeadInfo, NodeReport, NodeUsage
-from ..model.status import MEMBER, NodePhase, Role
+from ..model.status import FINAL, MEMBER, NodePhase, Role
 from ..model.worker_job import WorkerJobState
 from ..slurm.hostlist import parse_hostlist
 from ..slurm.queue import Job
@@ -47,8 +47,6 @@ JOIN_REPORT_S = 5.0
 
 #: A file of a record that cannot be read for this long is not just being written.
 UNREADABLE_S = 5.0
-
-_FINAL = (NodePhase.GONE, NodePhase.FAILED)
 
 
 def read_cluster(
@@ -263,7 +261,7 @@ def _with_jobs(nodes: tuple[NodeStatus, ...], groups: tuple[GroupStatus, ...]) -
     for node in nodes:
         job = jobs.get(node.job)
         is_over = job is not None and job.state == WorkerJobState.ENDED
-        if node.job and (node.phase in _FINAL or node.is_lost or is_over):
+        if node.job and (node.phase in FINAL or node.is_lost or is_over):
             continue
         is_idle = job is not None and job.state == WorkerJobState.IDLE
         found.append(replace(node, idle_since=job.since) if job is not None and is_idle else node)
@@ -310,7 +308,7 @@ def _with_phase(
     if end is not None:
         over = (
             head_node is None
-            or head_node.phase in _FINAL
+            or head_node.phase in FINAL
             or end.reason == "supervisor-killed"  # written by others, when all was over
             or status.read_at - end.when > ENDING_S
             or record.leases.head_runs_here() is False
@@ -333,7 +331,7 @@ def _with_phase(
         return replace(status, phase=ClusterPhase.PENDING, message=waiting_message(job, status.read_at))
     if status.stop_asked_by:
         return replace(status, phase=ClusterPhase.STOPPING)
-    if head_node is not None and head_node.phase in (NodePhase.STOPPING, *_FINAL):
+    if head_node is not None and head_node.phase in (NodePhase.STOPPING, *FINAL):
         return replace(status, phase=ClusterPhase.STOPPING, message=head_node.message)
     status = replace(status, message=status.message or _late(status, record))
     if head_node is None or head_node.phase not in (NodePhase.READY, NodePhase.DRIVING):

@@ -267,9 +267,8 @@ def _await_slurm(
 
 def _are_gone(record: Record, *, head_too: bool = False) -> bool:
     """Whether all workers have reported their end, and the head's node too."""
-    final = (NodePhase.GONE.value, NodePhase.FAILED.value)
     reports = record.read_nodes().values()
-    return all(report.phase in final for report in reports if head_too or report.role != Role.HEAD.value)
+    return all(report.has_ended for report in reports if head_too or report.role != Role.HEAD.value)
 
 
 def end_here(record: Record, around: Surroundings) -> Outcome:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..model.causes import Found
 from ..model.cluster_status import ClusterPhase
-from ..model.record import ENDED_AT_ONCE, NEVER_CONNECTED, EndReport
+from ..model.record import BOTH_KILLED, ENDED_AT_ONCE, NEVER_CONNECTED, EndReport
 from ..model.status import EndReason
 from ..model.wording import count, describe_code
 from .log_search import SILENCE
@@ -56,9 +56,6 @@ _LOST_BY_SLURM = {
 
 #: What slurmstepd writes where nothing says why (DUE TO …).
 _STEP_CANCELLED = re.compile(r"\*\*\* STEP \S+ ON \S+ CANCELLED AT \S+ \*\*\*")
-
-#: In the message of an end that is written where both were killed, by what is left on the host.
-_BOTH_KILLED = "raycluster's supervisor and keeper"
 
 _KILLED_AT_ONCE = (
     "All of the cluster's processes were killed at once (SIGKILL), so that its head could not report it",
@@ -320,7 +317,7 @@ def _by_reason(post: PostMortem, end: EndReport) -> LikelyCause:
     failed = next((node for node in post.nodes if node.host == end.failed_host), None)
     if ENDED_AT_ONCE in end.message:  # seen from a worker: the host itself answers
         return _killed(f"raycluster on {end.failed_host}, with all of its processes,", end.failed_host)
-    if _BOTH_KILLED in end.message and end.failed_host:
+    if BOTH_KILLED in end.message and end.failed_host:
         return _killed(f"raycluster on {end.failed_host}, its keeper included,", end.failed_host)
     if end.reason in LOST and failed is not None and failed.has_not_reported_its_end:
         return _stopped_responding(failed)

@@ -61,7 +61,7 @@ def _write_reports(record: Record, notes: KeeperNotes, message: str, code: int) 
         if notes.step and record.read_head() is None:
             record.write_refusal(notes.step, end)
     report = record.read_node(host)
-    if report is None or report.phase in (NodePhase.GONE.value, NodePhase.FAILED.value):
+    if report is None or report.has_ended:
         return
     record.write_node(
         replace(

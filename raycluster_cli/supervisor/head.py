@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..model.errors import RayclusterError, UsageError
 from ..model.record import EndReport
-from ..model.status import EndReason, NodePhase
+from ..model.status import EndReason
 from ..model.wording import count, duration
 from ..node.processes import ESSENTIAL
 from ..policy import actions as do
@@ -336,7 +336,7 @@ class HeadRun(NodeRun):
             report = await self.reports.ask(
                 self.record.read_node, worker.host, timeout_s=left_s, default=None
             )
-            if report is not None and report.phase in (NodePhase.GONE.value, NodePhase.FAILED.value):
+            if report is not None and report.has_ended:
                 self.post(on.WorkerLeft(worker))
 
     async def _tell_oom_kills(self, end: End) -> None:

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from ..model.errors import RayclusterError
+from ..model.record import BOTH_KILLED
 from ..model.status import Role
 from ..node.directory import ORPHANED
 from ..node.staged_copy import remove_own_copy
@@ -46,7 +47,7 @@ def main(root: str) -> None:
         os.close(os.open(f"{root}/.cleared", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     except OSError:
         return
-    message = f"raycluster's supervisor and keeper on {notes.host} were killed"
+    message = f"{BOTH_KILLED} on {notes.host} were killed"
 
     def report() -> None:
         with contextlib.suppress(RayclusterError, OSError):
