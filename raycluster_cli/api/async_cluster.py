@@ -58,7 +58,7 @@ class AsyncSlurmCluster:
         return self
 
     async def stop(self) -> None:
-        """As SlurmCluster.stop.  When it is cancelled, the cluster is ended all the same."""
+        """As SlurmCluster.stop.  When it is cancelled, the cluster is ended nevertheless."""
         await self._call(self._cluster.stop)
 
     async def __aenter__(self) -> AsyncSlurmCluster:

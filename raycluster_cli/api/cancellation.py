@@ -9,7 +9,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: For calls that nobody can cancel.
+#: For calls that cannot be cancelled.
 _NEVER = threading.Event()
 
 _cancelled: ContextVar[threading.Event] = ContextVar("cancelled", default=_NEVER)

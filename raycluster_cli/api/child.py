@@ -40,7 +40,7 @@ REAP_S = 1.0
 #: How long the rest of its process group gets when the child itself has ended: a shell's programs.
 GROUP_S = 1.0
 
-#: How often a process group is looked at that was told to end.
+#: How often a process group that was signalled is checked.
 GROUP_POLL_S = 0.05
 
 #: How long a command that prints and ends may take; its own waits for Slurm are shorter.
@@ -124,7 +124,7 @@ def _start(argv: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[byte
 
 
 def _copy(source: IO[bytes], target: Callable[[], IO[str]], start_error: StartError | None) -> None:
-    """Copy text as it comes, progress bars too; what the target does not take is read all the same."""
+    """Copy text as it comes, progress bars too; what the target does not take is read and dropped."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     is_open = True
     chunk = b"more"

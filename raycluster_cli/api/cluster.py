@@ -124,7 +124,7 @@ class Cluster:
         raise NotImplementedError
 
     def _end_after_error(self) -> None:
-        """End it; what goes wrong is told, and does not replace the error that is raised already."""
+        """End it; a failure is reported, and does not replace the error that is raised already."""
         try:
             self.stop()
         except KeyboardInterrupt:

@@ -224,7 +224,7 @@ class SlurmCluster(Cluster):
     def _submit(self, script: str) -> None:
         """Give the script to sbatch.  A Ctrl-C meanwhile is raised once the job's id is known.
 
-        Else the job would be there, and nobody would know it.
+        Otherwise the job would stay, and the program would not know its id.
         """
         results: list[str | BaseException] = []
 

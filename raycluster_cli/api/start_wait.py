@@ -1,4 +1,4 @@
-"""The wait for a cluster that was started: what is told meanwhile, and when it is given up."""
+"""The wait for a cluster that was started: what it prints meanwhile, and when it gives up."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ..model.cluster_status import ClusterPhase, ClusterStatus
 from ..model.errors import RayclusterError, WorkersMissingError
 from ..model.wording import duration
 
-#: How often the record is read; Slurm is asked more seldom (Looker).
+#: How often the record is read; Slurm is asked less often (Looker).
 POLL_S = 0.5
 
-#: How long a job may be known to nobody: just submitted, or forgotten by Slurm.
+#: How long a job may be unknown: it was just submitted, or Slurm has forgotten it.
 UNKNOWN_S = 60.0
 
 

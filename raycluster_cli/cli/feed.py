@@ -19,7 +19,7 @@ from ..state.record import Record
 READ_S = 1.0
 NODES_A_SECOND = 250.0
 
-#: How often head and nodes are told that somebody watches (usage.WATCHED_S is 15 s).
+#: How often the monitor touches the file by which nodes know that somebody watches (WATCHED_S is 15 s).
 WATCH_S = 4.0
 
 #: How often Slurm is asked; it changes little, and one controller serves a thousand people.

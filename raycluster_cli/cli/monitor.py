@@ -28,7 +28,7 @@ from .feed import Feed
 from .screen import View, live_screen, report
 from .terminal import FullScreen, glyphs_of, make_console, pressed_keys, print_lines
 
-#: A record that has not been read for this long is told on the screen.
+#: After this long without a successful read of the record the screen says so.
 STALE_S = 6.0
 
 #: How long `--once` waits for measurements where nobody has watched before.
@@ -100,7 +100,7 @@ def _once(
     jobs = query() if record.slurm_cluster != "local" else None
     status = read_cluster(record, jobs)
     if not status.is_over and status.ready_nodes and not _is_measured(status) and record.watch():
-        # Nobody watched until now: the head notices within a second and measures, nodes soon after.
+        # Nothing was measured until now: the head notices within a second and measures, nodes soon after.
         deadline = time.monotonic() + ONCE_S
         while not _is_measured(status) and not status.is_over and time.monotonic() < deadline:
             time.sleep(0.2)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: A line of progress that is longer is cut.
 _LINE = 150
 
-#: For so long after a job was submitted it is no news that raycluster has not started in it.
+#: Within this time after the submission of a job it is normal that raycluster has not started in it yet.
 _STARTS_S = 30.0
 _STARTS = "the job runs; raycluster has not started in it yet"
 

@@ -31,7 +31,7 @@ class ClusterPhase(str, enum.Enum):
     ENDED = "ended"
     """Completed: shut down cleanly, and the driver's exit code, if there was a driver, was 0."""
     STOPPED = "stopped"
-    """Ended because somebody wanted it: `raycluster stop`, scancel, Ctrl-C."""
+    """Ended on request: `raycluster stop`, scancel, Ctrl-C."""
     FAILED = "failed"
     """Ended with an exit code other than 0."""
     LOST = "lost"
@@ -44,7 +44,7 @@ OVER = (ClusterPhase.ENDED, ClusterPhase.STOPPED, ClusterPhase.FAILED, ClusterPh
 
 @dataclass(frozen=True)
 class Usage:
-    """What is in use on a node, and of how much.  Sizes in bytes."""
+    """What a node has, and how much of it is in use.  Sizes in bytes."""
 
     cpus_total: float = 0.0
     cpus_used: float = 0.0
@@ -84,7 +84,7 @@ class NodeStatus:
     node_root: str = ""
     log_path: str = ""
     usage: Usage | None = None
-    """None when nobody measures: usage is gathered only while somebody watches."""
+    """None when it was not measured: that is done only while somebody watches."""
     phases: Mapping[str, float] = field(default_factory=dict)
     """Unix seconds at which each phase was entered, by NodePhase value."""
     job: str = ""
@@ -162,7 +162,7 @@ class ClusterStatus:
     failed_host: str = ""
     """The host that caused the end."""
     message: str = ""
-    """Why it ended, or why it does not run; of one that runs, that its head has not been heard from."""
+    """Why it ended, or why it does not run; while it runs, that its head's heartbeat is late."""
     cause: str = ""
     """The likely cause of a bad end, as `raycluster why` tells it; empty when it was not looked for."""
     slurm_cluster: str = ""
@@ -180,11 +180,11 @@ class ClusterStatus:
     pending_tasks: int = 0
     """Tasks and actors that wait for resources, while somebody watches."""
     unplaceable: tuple[str, ...] = ()
-    """Tasks, actors and placement groups that wait for what no node has, in words."""
+    """Tasks, actors and placement groups that wait for resources that no node has, as texts."""
     groups: tuple[GroupStatus, ...] = ()
     """The worker groups with their jobs; none in a cluster of a fixed size, or one that is over."""
     usage_at: float | None = None
-    """Unix seconds at which usage was measured; None when nobody has."""
+    """Unix seconds at which usage was measured; None when it was not."""
     events: tuple[tuple[float, str], ...] = ()
     """(Unix seconds, text) of what happened, oldest first."""
 
@@ -282,12 +282,12 @@ class ClusterStatus:
 
     @property
     def _late(self) -> str:
-        """That the head has not been heard from, behind the rest of a headline."""
+        """The end of a headline when the head's heartbeat is late."""
         return f"; {self.message}" if self.message else ""
 
     @property
     def _cannot_start(self) -> str:
-        """What cannot start, behind the rest of a headline."""
+        """The end of a headline when tasks or actors cannot start."""
         return f"; {_some(self.unplaceable)} cannot start on these nodes" if self.unplaceable else ""
 
 

@@ -1,4 +1,4 @@
-"""What Ray's autoscaler is told and tells, as plain values: node types, nodes, failed launches."""
+"""What Ray's autoscaler gets and returns, as plain values: node types, nodes, failed launches."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class FailedLaunch:
-    """A request for nodes that came to nothing."""
+    """A request for nodes that failed."""
 
     group: str
     count: int

@@ -85,7 +85,7 @@ class HeadInfo:
     errors: str = ""
     """The file that the job's errors go to, where it is another."""
     unplaceable: tuple[str, ...] = ()
-    """Tasks, actors and placement groups that wait for what no node has, in words."""
+    """Tasks, actors and placement groups that wait for resources that no node has, as texts."""
     grace_s: float = 0.0
     """How long the driver may take to end (--grace): `raycluster stop` waits as long."""
     service: bool = False

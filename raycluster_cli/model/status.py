@@ -1,4 +1,4 @@
-"""Roles, phases and reasons: what nodes report, in words that the record keeps."""
+"""Roles, phases and reasons, with the values that the record keeps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class EndReason(str, enum.Enum):
     SIGNAL = "signal"
     """SIGTERM, SIGINT or SIGHUP: scancel, the time limit, preemption, Ctrl-C."""
     STOP = "stop"
-    """Somebody asked for the end: `raycluster stop`, or the program that started the node ended."""
+    """A request: `raycluster stop`, or the program that started the node ended."""
     TIME_LIMIT = "time-limit"
     """The job's time limit is near (--stop-before)."""
     WORKER_LOST = "worker-lost"

@@ -1,4 +1,4 @@
-"""What RAYCLUSTER_TOKEN may be: long enough that nobody can guess it, and fit for an HTTP header."""
+"""What RAYCLUSTER_TOKEN may be: too long to be guessed, and fit for an HTTP header."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _CHAINED = ("During handling of the above exception", "The above exception was t
 #: Exceptions that only point to another one, which was printed before (vLLM).
 _POINTS_BACK = re.compile(r"[Ss]ee (?:the )?(?:root cause|stack trace) \(?above")
 
-#: Exceptions of Ray that another process's end has caused: what ended it is told elsewhere.
+#: Exceptions of Ray that the end of another process caused; its cause is found elsewhere.
 _OF_ANOTHER = re.compile(
     r"\b(?:Actor(?:Died|Unavailable)Error|RayActorError|WorkerCrashedError|NodeDiedError|LocalRayletDiedError|"
     r"Object(?:Lost|Fetch\w*|Reconstruction\w*)Error|OwnerDiedError|RaySystemError|RpcError|"

@@ -32,7 +32,7 @@ class Accelerators(Value):
     gpus: str = ""
     """The model of its GPUs, or NO_DRIVER; empty for a node that has none."""
     doubt: str = ""
-    """What Ray has to look at itself, in words; empty when there is no such thing."""
+    """Why Ray itself has to look for devices on this node; empty when the driver's data are enough."""
 
 
 def find_accelerators(

@@ -1,4 +1,4 @@
-"""Work in the background of a node whose failure is reported, never lost."""
+"""Background work of a node whose failures are reported and never lost."""
 
 from __future__ import annotations
 

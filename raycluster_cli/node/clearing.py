@@ -1,4 +1,4 @@
-"""What earlier clusters of this user left on this node is cleared while a new one starts, and told."""
+"""Clears what earlier clusters of this user left on this node, while a new one starts, and reports it."""
 
 from __future__ import annotations
 

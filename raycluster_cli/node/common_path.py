@@ -19,7 +19,7 @@ from ..model.errors import in_words
 from .places import Candidate, mountinfo, parse_mountinfo
 
 NOTE = "common-path"
-"""File in a node's directory that names its link, for whoever removes the directory."""
+"""File in a node's directory that names its link, so that the link is removed with the directory."""
 
 
 def make_common_path(root: Path, head_root: str, mounts: Callable[[], str] | None = None) -> tuple[Path, str]:

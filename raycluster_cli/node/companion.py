@@ -1,4 +1,4 @@
-"""This node's companion: begun early, replaced when it has ended, dropped when a worker needs it no longer.
+"""This node's companion: started early, replaced when it has ended, ended when a worker no longer needs it.
 
 Through it the node's GCS is asked: which nodes there are, and to drain them.
 """
@@ -19,7 +19,7 @@ from ..system.process import Reaper
 from ..system.report import Report
 from .setup import NodeSetup
 
-#: With this many nodes expected the companion polls the list of nodes every 50 ms.
+#: More nodes than any cluster has: while so many are expected, the companion polls the list every 50 ms.
 MORE_THAN_THERE_ARE = 1_000_000
 
 
@@ -66,7 +66,7 @@ class NodeCompanion:
         return client
 
     async def drop(self) -> None:
-        """End it: a worker needs it no longer once Ray runs, and it is most of our memory."""
+        """End it: a worker does not need it once Ray runs, and it has most of raycluster's memory."""
         client, self.client = self.client, None
         if client is not None:
             await client.close()
@@ -84,7 +84,7 @@ class NodeCompanion:
     ) -> asyncio.Future[None]:
         """Call ``listener`` with the nodes that changed, now and at every change.
 
-        Returns when it watches, with a future that is done when it no longer does (the companion or its
+        Returns once the watch has begun, with a future that is done when it has ended (the companion or its
         watcher was killed).  Raises RayclusterError.
         """
         if self.client is not None and self.client.child.exited.done():
@@ -93,7 +93,7 @@ class NodeCompanion:
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def heard(event: Mapping[str, Any]) -> None:
-            if over.done():  # a later watch has a listener of its own
+            if over.done():  # this watch has ended; a later one has its own listener
                 return
             if event["event"] == "nodes":
                 listener([ListedNode.from_event(entry) for entry in event["changed"]])

@@ -34,7 +34,7 @@ def granted_cpus(
     if one_thread is not None and (siblings := _siblings(root, one_thread)):
         cores = len(siblings)
         figures.append(Figure(cores, "cores of this process (one thread on each: --hint=nomultithread)"))
-        # Whoever has a thread of each core lacks nothing.
+        # A process with a thread of each core has the whole share.
         threads = max(map(_cpuset_size, siblings))
         counts = (allocation.job_cpus_here, allocation.cpus_on_node) if allocation else ()
         if cores * threads >= max((each or 0 for each in counts), default=0):

@@ -80,7 +80,7 @@ class Dashboard:
         self._started: Started | None = None
         self._env: dict[str, str] = {}
         self._refusal = ""
-        """Why it does not start; what connects is told this."""
+        """Why it does not start: the answer to each connection."""
         self._starting: asyncio.Task[None] | None = None
         self._child: Child | None = None
         self._answers: set[asyncio.Task[None]] = set()

@@ -1,4 +1,4 @@
-"""What a node starts while the driver runs and its start need not wait for: the log monitor."""
+"""The log monitor, which a node starts while the driver runs."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Grant(Value):
     candidates: tuple[Figure, ...] = ()
     """Every figure found, the smallest too."""
     ray_would_assume: int | None = None
-    """What Ray takes when it is told nothing; None where that cannot be said without Ray."""
+    """What Ray would take by itself; None where that is not known without Ray."""
     warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Whether the files that a running raylet cannot do without are still there: cleaners of /tmp remove them."""
+"""Watches the files that a running raylet needs: programs that clean /tmp remove them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def first_missing(paths: Sequence[str]) -> str | None:
 async def removed_file(
     started: Callable[[], Started | None], restore: Callable[[], None] = lambda: None
 ) -> str:
-    """Returns the first file that was removed while the node's Ray runs.  Says nothing of restarts.
+    """Returns the first file that was removed while the node's Ray runs; not those that a restart removes.
 
     ``started``: the node's Ray as it runs now; None while it does not.  ``restore`` makes again what can be
     made again; it is called at each look, and may block as file systems do.
@@ -68,5 +68,5 @@ async def _missing(paths: Sequence[str], restore: Callable[[], None] = lambda: N
         return first_missing(paths)
 
     looking = in_thread(look)
-    # A file system that hangs is not one that was cleaned.
+    # A file system that hangs says nothing about removed files.
     return looking.result() if await done_within(looking, LOOK_S) else None

@@ -1,4 +1,4 @@
-"""A GCS that is started again just as it was started first (--head-recovery)."""
+"""Starts a GCS again exactly as it was started before (--head-recovery)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this node really grants: CPUs, memory, shared memory, GPUs.
+"""What this node grants: CPUs, memory, shared memory, GPUs.
 
 Ray sees the whole machine: it reads neither SLURM_* nor the affinity mask, and memory
 limits only at the root of the cgroup tree.  Here every source is read, every figure is

@@ -1,4 +1,4 @@
-"""Where a node's directory can be: local, short, writable, with room, safe from other users.
+"""Places for a node's directory: local, short, writable, with room, safe from other users.
 
 The type of file system is read from /proc/self/mountinfo first, since any call on the mount of a dead NFS
 server hangs.

@@ -17,7 +17,7 @@ from ..system.waiting import done_within, in_thread
 #: Processes without which the node is lost.
 ESSENTIAL = ("gcs_server", "raylet")
 
-#: A raylet that is told to end takes some 50 ms and ends its worker processes; one that does not is killed.
+#: After SIGTERM a raylet needs some 50 ms to end its worker processes and itself; then it is killed.
 RAYLET_GRACE_S = 1.0
 
 #: How long the rest (agents, orphans of the driver) get between SIGTERM and SIGKILL.
@@ -66,12 +66,12 @@ class NodeProcesses:
         return child
 
     def add(self, child: Child) -> None:
-        """One that we have spawned; :meth:`watch` it once its end would be a loss."""
+        """Add a process that was spawned here; :meth:`watch` it once its end would be a loss."""
         self.children[child.name] = child
         self._note(child.name, child.pid)
 
     def watch(self, child: Child) -> None:
-        """Report its end from now on, and to ``on_death`` if the node cannot do without it."""
+        """Report its end from now on, and call ``on_death`` if the node needs it."""
         child.exited.add_done_callback(lambda exited: self._died(child, exited.result()))
 
     def _died(self, child: Child, code: int) -> None:
@@ -84,16 +84,16 @@ class NodeProcesses:
             asyncio.get_running_loop().call_later(SIGNAL_SPREAD_S, self._lost, child, code)
 
     def _lost(self, child: Child, code: int) -> None:
-        """The cluster continues without it; that is no news where Slurm has told all processes to end."""
+        """Warn that the cluster continues without a process, unless Slurm has signalled all processes."""
         if not self._ending and not (code < 0 and self._got_signal(-code)):
             self._report.warn(f"{child.name} on {self._host} {describe_code(code)}; the cluster continues")
 
     def expect_end(self) -> None:
-        """From now on no end of a process is a loss."""
+        """From now on the end of a process is expected, and not reported."""
         self._ending = True
 
     def start_again(self) -> None:
-        """After :meth:`end`: the next processes are watched as the first were."""
+        """After :meth:`end`: watch the processes of the next start."""
         self.children.clear()
         self._ending = False
 

@@ -138,7 +138,7 @@ class RayNode:
         self._sweep = in_background("clearing what crashed clusters left", self.sweep(), self._on_failure)
 
     def begin_import(self) -> None:
-        """Start the companion unless there is one; it imports Ray meanwhile, the first one already."""
+        """Start the companion, which imports Ray in the background, unless there is one."""
         self._companion.there()
 
     async def sweep(self) -> None:
@@ -314,7 +314,7 @@ class RayNode:
         return started
 
     async def _write_client(self) -> None:
-        """Write what attach and exec need; without it the cluster works all the same."""
+        """Write what attach and exec need; the cluster itself works without it."""
         own = {*client_environment(self.plan, {}), "no_proxy", "NO_PROXY"}
         writing = in_thread(write_client, self.root.path, self.client_environment(), own, self.plan.unset)
         try:
@@ -327,7 +327,7 @@ class RayNode:
             self.report.note(f"`raycluster attach` and `exec` do not work on {self.host}: {why}")
 
     def start_extras(self) -> None:
-        """Start, while the driver runs, what the driver's start need not wait for."""
+        """Start what the driver does not need at its start: dashboard and log monitor."""
         if self.settings.dashboard:
             self.dashboard.start(BESIDE_DRIVER_NICE)
         if self.settings.log_monitor and self.started is not None:
@@ -340,8 +340,8 @@ class RayNode:
     async def watch(self, listener: NodesListener, expected_nodes: int) -> asyncio.Future[None]:
         """Call ``listener`` with the nodes that changed, now and at every change.  Head only.
 
-        Returns when it watches, with a future that is done when it no longer does (the companion
-        or its watcher was killed).  Raises RayclusterError.
+        Returns once the watch has begun, with a future that is done when it has ended (the companion or its
+        watcher was killed).  Raises RayclusterError.
         """
         return await self._companion.watch(
             self.plan.gcs_address,

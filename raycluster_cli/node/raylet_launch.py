@@ -1,6 +1,6 @@
 """A worker's raylet executed directly, with what the head's template says: Ray is not imported (template.py).
 
-Whatever goes wrong here, the node starts in one of the other ways after it.
+When this fails for any reason, the node starts in one of the other ways.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _spawn(argv: Sequence[str], env: Mapping[str, str], reaper: Reaper) -> Child
 
 
 async def _registered(child: Child, logs: str, node_id: str, timeout_s: float) -> None:
-    """Until the raylet's log says that it is registered with the GCS.  Raises StartFailure."""
+    """Wait until the raylet's log says that it is registered with the GCS.  Raises StartFailure."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     pause_s = 0.01
@@ -156,7 +156,7 @@ def _end_of(path: str) -> str:
 
 
 def _clear(root: Path, session: str) -> None:
-    """Nothing of a failed start is to be taken for the next one's."""
+    """Remove the files of a failed start, so that the next one does not find them."""
     with contextlib.suppress(OSError):
         (root / "session_latest").unlink()
     remove_tree(root / session)

@@ -1,4 +1,4 @@
-"""What Ray is told about this node: a plan made of what the node grants and what the user wants.
+"""The resources that Ray gets on this node: a plan made of what the node grants and what the user wants.
 
 Pure: facts and options in, numbers out.  The three shares of a node's memory:
 
@@ -42,7 +42,7 @@ RESERVE_PER_CPU_BYTES = 64 * MIB
 
 @dataclass(frozen=True)
 class ResourcePlan:
-    """What ``ray start`` is told on this node, and what the user should know about it."""
+    """The resources that Ray gets on this node, and warnings for the user."""
 
     num_cpus: int
     num_gpus: int
@@ -57,7 +57,7 @@ class ResourcePlan:
     unset: tuple[str, ...] = ()
     """Variables to take out of that environment."""
     system_config: dict[str, object] = field(default_factory=dict)
-    """What the head's GCS is told for the whole cluster."""
+    """Settings of the head's GCS for the whole cluster."""
     sources: dict[str, str] = field(default_factory=dict)
     """Where num_cpus, num_gpus, memory_bytes and object_store_bytes come from."""
     warnings: tuple[str, ...] = ()

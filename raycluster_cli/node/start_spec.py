@@ -1,4 +1,4 @@
-"""What one start of Ray on this node is to be, besides what the node itself is."""
+"""What differs between one start of Ray on this node and another: the cluster that it is for."""
 
 from __future__ import annotations
 

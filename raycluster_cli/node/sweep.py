@@ -1,9 +1,8 @@
-"""After a crash: what clusters of this user left on this node is ended and removed by the next start.
+"""The sweep: ends and removes what crashed clusters of this user left on this node.
 
-The kernel drops the lock of a node's directory with the last process that holds it.  One of this user
-whose lock is free is stale.  Its processes are those in the journal that still have the same start
-time, and those that :func:`why_part_of` recognizes.  A person who reads a log there with ``tail`` or has a
-shell there is left alone.
+The kernel drops the lock of a node's directory with the last process that holds it.  A directory of this
+user whose lock is free is stale.  Its processes are those in the journal that still have the same start
+time, and those that :func:`why_part_of` recognizes.  A shell there, or a ``tail`` of a log, is left alone.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from .directory import ENV_MARK, root_name
 from .places import NETWORK, USUAL, asked_for, mount_of, mountinfo, parse_mountinfo, unique
 
 _YOUNG_S = 60.0
-"""A root without about.json is left alone for this long: who makes it may be about to lock it."""
+"""A root without about.json is left alone for this long: its maker may be about to lock it."""
 
 
 class Swept(Value):
@@ -41,7 +40,7 @@ class Swept(Value):
 
 
 def bases(env: Mapping[str, str], extra: Iterable[Path] = ()) -> list[Path]:
-    """Where roots of this user may be on this node."""
+    """The directories in which roots of this user may be on this node."""
     return unique([*extra, *asked_for(env), *USUAL])
 
 
@@ -64,7 +63,7 @@ def sweep_stale(
     prefix = root_name(os.geteuid(), "")
     for base in only_bases if only_bases is not None else bases(env, extra):
         if mount_of(os.path.normpath(base), table).type in NETWORK:
-            continue  # we never make one there, and listing it may hang
+            continue  # no root is made there, and listing it may hang
         real = Path(os.path.realpath(base))
         try:
             names = os.listdir(real)
@@ -185,7 +184,7 @@ def processes_of(path: Path, journal: Iterable[ProcessRef] = ()) -> list[Stat]:
         and ((pid, each.start_ticks) in known or why_part_of(pid, str(path), job))
     }
     grown = True
-    while grown:  # descendants: those that nothing else shows were started by one that something does
+    while grown:  # add descendants: only their ancestor shows what they belong to
         more = {
             each.pid
             for each in stats.values()
@@ -278,7 +277,7 @@ def _end_processes(
         wait_until = time.monotonic() + (term_grace_s if number == signal.SIGTERM else 1.0)
         while time.monotonic() < wait_until and any(is_running(each.ref) for each in found):
             time.sleep(0.01)
-        # With those seen before: only its parent may have shown that an orphan is part of the cluster.
+        # With those seen before: an orphan's parent may have been all that showed what it belongs to.
         found = processes_of(path, [*journal, *seen])
     return [each for ref, each in seen.items() if not is_running(ref)], found
 

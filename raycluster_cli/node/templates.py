@@ -1,4 +1,4 @@
-"""The template of a worker's start: made on a head, used on a worker, beside this node's installation."""
+"""Templates for the start of workers: made on a head, used on a worker."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FACTS = ("ray_version", "session", "cluster_id", "gcs_address", "node_id_bytes"
 
 
 class NodeTemplates:
-    """What this node has to do with templates."""
+    """Makes templates on a head, and starts workers by them."""
 
     def __init__(self, *, setup: NodeSetup, companion: NodeCompanion, reaper: Reaper, report: Report) -> None:
         self._setup = setup
@@ -40,7 +40,7 @@ class NodeTemplates:
         self._accelerators: Accelerators | None = None
 
     async def installation(self) -> str:
-        """Which Ray is installed here (rayproc.installation); empty when that cannot be told."""
+        """Which Ray is installed here (rayproc.installation); empty when that cannot be found out."""
         if self._installation is None:
             finding = in_thread(partial(find_installation, self._setup.env))
             self._installation = finding.result() if await done_within(finding, FIND_S) else ""

@@ -54,7 +54,7 @@ def with_files(command: str, given: Mapping[str, Any], env: Mapping[str, str]) -
 def state_dir_of_files(env: Mapping[str, str]) -> str:
     """The directory of the records by the configuration files; "" where none sets it.
 
-    A file with an error is told of, but does not keep anybody from looking at a cluster or stopping it.
+    A file with an error gives a warning; it does not keep commands from showing or stopping a cluster.
     """
     try:
         paths = configuration_files(env)

@@ -29,7 +29,7 @@ def elastic_options(
     if settings.config:
         # The job starts in another directory where --chdir says so.
         path = Path(os.path.abspath(here / Path(settings.config).expanduser()))
-        read_worker_groups(path)  # what is wrong is told before the job waits in the queue
+        read_worker_groups(path)  # an error is reported before the job waits in the queue
         found += option_words("config", str(path))
     if settings.worker_sbatch:
         worker_options(settings.worker_sbatch)

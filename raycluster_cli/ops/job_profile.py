@@ -21,7 +21,7 @@ _ONE_OF = (
     {"requeue", "no-requeue"},
 )
 
-#: Settings that the job need not be told: they say which values it is told, and where.
+#: Settings that are not passed on to the job: they decide which values are, and from where.
 _RESOLVED = ("config", "profile", "config_files", *CONTAINER)
 
 

@@ -24,7 +24,7 @@ from ..system.programs import find_program
 #: What a request can ask for.
 PROGRAMS = ("sbatch", "scancel", "squeue")
 
-#: How often requests are looked for, and how often the record says that somebody does.
+#: How often requests are looked for, and how often the record is told that a server runs.
 LOOK_INTERVAL_S = 1.0
 REPORT_INTERVAL_S = 5.0
 
@@ -44,7 +44,7 @@ def serve(
 ) -> None:
     """Answer requests until the cluster has ended, and cancel then what it left in the queue.
 
-    ``env`` is this process's environment.  A record that cannot be written is told once and tried again.
+    ``env`` is this process's environment.  A record that cannot be written gives one warning, and is retried.
     Raises UsageError where Slurm's commands are missing.
     """
     missing = [name for name in PROGRAMS if find_program(name, env) is None]

@@ -43,10 +43,10 @@ CLOSE_LINES = 5
 #: What Python ends with after an exception that nothing handles.
 UNHANDLED = 1
 
-#: The cause that is no news once a process is known to have died.
+#: The cause that says nothing new once a process is known to have died.
 SILENCE = "starved"
 
-#: Ends that somebody wanted.
+#: Ends on request.
 ON_PURPOSE = (EndReason.STOP.value, EndReason.SIGNAL.value, EndReason.TIME_LIMIT.value)
 
 

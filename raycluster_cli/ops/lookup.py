@@ -46,7 +46,7 @@ def without_record_yet(job: str, where: Path, jobs: Mapping[str, Job] | None) ->
 
 
 class Looker:
-    """Looks at a job again and again; asks Slurm more seldom than the record."""
+    """Looks at a job again and again; asks Slurm less often than it reads the record."""
 
     def __init__(
         self,

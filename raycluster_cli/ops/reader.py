@@ -26,7 +26,7 @@ from ..state.record import Record
 from .groups import read_groups
 from .next_run import as_next_run, is_another_run
 
-#: A head touches its lease every 30 s: after this long without, and nobody else to ask, it is lost.
+#: A head touches its lease every 30 s.  After this long without it counts as lost, where Slurm cannot say.
 SILENT_S = 180.0
 
 #: A heartbeat that is older than this is late, by the next one and half of a period.
