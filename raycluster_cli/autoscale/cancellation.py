@@ -1,7 +1,6 @@
-"""The end of a cluster's worker jobs: what Slurm still has of them when the cluster ends is cancelled.
+"""The end of a cluster's worker jobs: those that Slurm still has when the cluster ends are cancelled.
 
-By the head when it ends, by its keeper after a crash, and by the head of a requeued job for the cluster that
-it had before.
+The head does so when it ends, its keeper after a crash, and a requeued head for the cluster before it.
 """
 
 from __future__ import annotations
@@ -15,12 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..model.errors import RayclusterError
-from ..model.value import Value
 from ..model.wording import describe_code
 from ..model.worker_job import WorkerJob, WorkerJobsReport, WorkerJobState
 from ..slurm.answer import Run, answer_of
-from ..slurm.queue import ENDED
 from ..slurm.sbatch import is_marked, mark_of
+from ..slurm.worker_queue import QueueLine, parse_queue, squeue_arguments
 from ..state.worker_jobs import WorkerJobFiles
 
 #: How long squeue and scancel may take each: a job that ends has not much more time.
@@ -36,43 +34,25 @@ NEEDED = ("PATH", "HOME", "LD_LIBRARY_PATH", "SLURM_CONF")
 REASON = "the cluster ended"
 
 
-class QueuedJob(Value):
-    """A job as squeue shows it."""
-
-    id: str
-    state: str
-    comment: str = ""
-
-
-def parse_queued(text: str) -> list[QueuedJob]:
-    """The jobs in squeue's output (format "%i|%T|%k").
-
-    >>> parse_queued("4711_3|RUNNING|raycluster:4700")
-    [QueuedJob(id='4711_3', state='RUNNING', comment='raycluster:4700')]
-    """
-    lines = (line.split("|", 2) for line in text.splitlines())
-    return [QueuedJob(*(part.strip() for part in parts)) for parts in lines if len(parts) == 3]
-
-
 def to_cancel(
     known: Collection[WorkerJob],
-    queue: Collection[QueuedJob] | None,
+    queue: Mapping[str, QueueLine] | None,
     mark: str,
     leaving: Collection[str] = (),
 ) -> list[str]:
     """The ids of the jobs to cancel.
 
-    ``queue`` is what Slurm has; None: it does not say, and the record counts.  Jobs with our ``mark`` that
-    the record does not have were submitted while the head was ended, or no answer of sbatch has named them.
+    ``queue``: the jobs that Slurm has, by id; None: Slurm does not say, and the record decides.  Jobs with
+    our ``mark`` that are not in the record were submitted while the head ended, or sbatch's answer was lost.
     ``leaving``: jobs whose workers have left the cluster and end by themselves, with exit code 0.
     """
     ids = dict.fromkeys(job.job_id for job in known if not job.is_over)
     leaving = frozenset(leaving)
     if queue is None:
         return [job_id for job_id in ids if job_id not in leaving]
-    ours = [one for one in queue if one.id in ids or is_marked(one.comment, mark)]
-    over = (*ENDED, "COMPLETING")
-    return [one.id for one in ours if one.state not in over and one.id not in leaving]
+    ours = [line for line in queue.values() if line.id in ids or is_marked(line.comment, mark)]
+    running = [line.id for line in ours if not (line.is_ended or line.state == "COMPLETING")]
+    return [job_id for job_id in running if job_id not in leaving]
 
 
 def as_ended(report: WorkerJobsReport, now: float) -> WorkerJobsReport:
@@ -115,7 +95,7 @@ def cancel_worker_jobs(
     files.launches.forget_requests()
     plain = needed(env)
     done = answer_of(squeue(), plain, timeout_s=ANSWER_S, run=run)
-    queue = parse_queued(done.stdout) if done is not None and done.returncode == 0 else None
+    queue = parse_queue(done.stdout) if done is not None and done.returncode == 0 else None
     ids = to_cancel(report.jobs, queue, mark_of(record.name))
     problems: list[RayclusterError] = []
     for command in batches(ids):  # all of them: a busy controller may answer the next one
@@ -127,14 +107,14 @@ def cancel_worker_jobs(
             problems.append(error)
     if problems:
         raise problems[0]
-    with contextlib.suppress(RayclusterError):  # a full disk keeps nobody from ending
+    with contextlib.suppress(RayclusterError):  # a full disk must not keep the cluster from ending
         files.write_jobs(as_ended(report, time.time() if now is None else now))
     return ids
 
 
 def squeue() -> list[str]:
     """The command that shows this user's jobs, each task of an array on a line."""
-    return ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%k"]
+    return ["squeue", *squeue_arguments(os.getuid())]
 
 
 def needed(env: Mapping[str, str]) -> dict[str, str]:

@@ -16,9 +16,10 @@ from ..model.node_type import ClusterNode, NodeType
 from ..model.unmet_demand import UnmetDemand
 from ..model.worker_group import GroupBounds, WorkerGroup
 from ..rayproc.protocol import Emit
+from ..slurm.partitions import ask_partitions
 from ..slurm.sbatch import HeadJob
 from ..state.worker_jobs import WorkerJobFiles
-from .node_resources import ask_partitions, node_resources
+from .node_resources import node_resources
 from .node_types import count_by_group, node_types
 from .submitter import Jobs, Submitter
 from .worker_jobs import WorkerJobs

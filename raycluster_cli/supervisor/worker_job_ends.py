@@ -19,7 +19,6 @@ from ..autoscale.cancellation import (
     batches,
     cancel_worker_jobs,
     needed,
-    parse_queued,
     refused,
     squeue,
     to_cancel,
@@ -30,6 +29,7 @@ from ..model.status import EndReason
 from ..model.wording import count
 from ..slurm.command import run_command
 from ..slurm.sbatch import mark_of
+from ..slurm.worker_queue import parse_queue
 from ..state.record import Record
 from ..state.worker_jobs import WorkerJobFiles
 from ..system.programs import find_program
@@ -83,7 +83,7 @@ async def _cancel(run: HeadRun, record: Path, leaving: Collection[str] = ()) -> 
     queue = None
     with contextlib.suppress(RayclusterError):
         code, text = await run_command(squeue(), env, run.reaper, timeout_s=SLURM_S)
-        queue = parse_queued(text) if code == 0 else None
+        queue = parse_queue(text) if code == 0 else None
     ids = to_cancel(report.jobs, queue, mark_of(record.name), leaving)
     looking = partial(is_the_servers, files, env)
     by_server: bool = await run.reports.ask(looking, timeout_s=FILE_S, default=False)

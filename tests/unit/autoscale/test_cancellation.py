@@ -8,12 +8,17 @@ from typing import Any
 
 import pytest
 
-from raycluster_cli.autoscale.cancellation import QueuedJob, as_ended, cancel_worker_jobs, to_cancel
+from raycluster_cli.autoscale.cancellation import as_ended, cancel_worker_jobs, to_cancel
 from raycluster_cli.model.errors import RayclusterError
 from raycluster_cli.model.worker_job import GroupState, LaunchRequest, WorkerJob, WorkerJobsReport
+from raycluster_cli.slurm.worker_queue import QueueLine
 from raycluster_cli.state.worker_jobs import WorkerJobFiles
 
 OURS, THEIRS = "raycluster:4700", "raycluster:4600"
+
+
+def queued(job_id: str, state: str, comment: str = "") -> QueueLine:
+    return QueueLine(job_id, state, comment=comment)
 
 
 def job(job_id: str, state: str = "pending") -> WorkerJob:
@@ -23,24 +28,25 @@ def job(job_id: str, state: str = "pending") -> WorkerJob:
 @pytest.mark.parametrize(
     ("name", "known", "queue", "leaving", "ids"),
     [
-        ("pending", [job("1")], [QueuedJob("1", "PENDING")], [], ["1"]),
-        ("running, not joined", [job("1", "starting")], [QueuedJob("1", "RUNNING")], [], ["1"]),
-        ("its worker has left", [job("1", "ready")], [QueuedJob("1", "RUNNING")], ["1"], []),
-        ("its end is under way", [job("1", "ready")], [QueuedJob("1", "COMPLETING")], [], []),
+        ("pending", [job("1")], [queued("1", "PENDING")], [], ["1"]),
+        ("running, not joined", [job("1", "starting")], [queued("1", "RUNNING")], [], ["1"]),
+        ("its worker has left", [job("1", "ready")], [queued("1", "RUNNING")], ["1"], []),
+        ("its end is under way", [job("1", "ready")], [queued("1", "COMPLETING")], [], []),
         ("Slurm has it no more", [job("1", "ready")], [], [], []),
-        ("over, and its id is another's", [job("1", "ended")], [QueuedJob("1", "RUNNING")], [], []),
-        ("not in the record", [], [QueuedJob("2_1", "PENDING", OURS)], [], ["2_1"]),
-        ("another cluster's", [], [QueuedJob("2", "PENDING", THEIRS), QueuedJob("3", "RUNNING")], [], []),
-        ("not in the record, with a comment", [], [QueuedJob("2", "PENDING", f"{OURS} mine")], [], ["2"]),
-        ("a mark that begins alike", [], [QueuedJob("2", "PENDING", f"{OURS}1")], [], []),
-        ("its comment is the group's own", [job("1")], [QueuedJob("1", "PENDING", "mine")], [], ["1"]),
+        ("over, and its id is another's", [job("1", "ended")], [queued("1", "RUNNING")], [], []),
+        ("not in the record", [], [queued("2_1", "PENDING", OURS)], [], ["2_1"]),
+        ("another cluster's", [], [queued("2", "PENDING", THEIRS), queued("3", "RUNNING")], [], []),
+        ("not in the record, with a comment", [], [queued("2", "PENDING", f"{OURS} mine")], [], ["2"]),
+        ("a mark that begins alike", [], [queued("2", "PENDING", f"{OURS}1")], [], []),
+        ("its comment is the group's own", [job("1")], [queued("1", "PENDING", "mine")], [], ["1"]),
         ("Slurm does not say", [job("1"), job("2", "ready"), job("3", "ended"), job("")], None, ["2"], ["1"]),
     ],
 )  # fmt: skip
 def test_which_are_cancelled(
-    name: str, known: list[WorkerJob], queue: list[QueuedJob] | None, leaving: list[str], ids: list[str]
+    name: str, known: list[WorkerJob], queue: list[QueueLine] | None, leaving: list[str], ids: list[str]
 ) -> None:
-    assert to_cancel(known, queue, OURS, leaving) == ids
+    lines = None if queue is None else {line.id: line for line in queue}
+    assert to_cancel(known, lines, OURS, leaving) == ids
 
 
 def test_no_group_is_paused_after_the_end() -> None:
@@ -82,7 +88,9 @@ def record(tmp_path: Path) -> Path:
 def test_the_jobs_are_cancelled_and_the_record_says_so(record: Path) -> None:
     files = WorkerJobFiles(record)
     files.write_jobs(WorkerJobsReport(1.0, (job("1"), job("2", "ready"), job(""))))
-    slurm = Slurm("1|PENDING|raycluster:4700\n2|RUNNING|raycluster:4700\n9|RUNNING|x|y\n")
+    slurm = Slurm(
+        "1|1|PENDING|||None|raycluster:4700\n2|2|RUNNING|||None|raycluster:4700\n9|9|RUNNING|||None|x|y\n"
+    )
     env = {"PATH": str(record.parent)}
     assert cancel_worker_jobs(record, env, run=slurm, now=7.0) == ["1", "2"]
     assert slurm.cancelled == ["1", "2"]
@@ -107,14 +115,14 @@ def test_no_request_with_the_jobs_environment_is_left(record: Path) -> None:
 
 
 def test_a_cluster_that_never_submitted_a_job_asks_slurm_nothing(record: Path) -> None:
-    slurm = Slurm("1|PENDING|raycluster:4700\n")
+    slurm = Slurm("1|1|PENDING|||None|raycluster:4700\n")
     assert cancel_worker_jobs(record, {"PATH": str(record.parent)}, run=slurm) == []
     assert slurm.cancelled == []
 
 
 def test_a_refusal_is_told_with_slurms_words(record: Path) -> None:
     WorkerJobFiles(record).write_jobs(WorkerJobsReport(1.0, (job("1"),)))
-    slurm = Slurm("1|PENDING|\n", refusal="scancel: error: Access denied\n")
+    slurm = Slurm("1|1|PENDING|||None|\n", refusal="scancel: error: Access denied\n")
     with pytest.raises(RayclusterError, match="`scancel 1` ended with code 1: scancel: error: Access denied"):
         cancel_worker_jobs(record, {"PATH": str(record.parent)}, run=slurm)
 
@@ -122,7 +130,8 @@ def test_a_refusal_is_told_with_slurms_words(record: Path) -> None:
 def test_a_refusal_of_the_first_five_hundred_does_not_keep_the_others(record: Path) -> None:
     jobs = [str(number) for number in range(1000, 1600)]
     WorkerJobFiles(record).write_jobs(WorkerJobsReport(1.0, tuple(map(job, jobs))))
-    slurm = Slurm("".join(f"{one}|PENDING|\n" for one in jobs), refusal="scancel: error: Socket timed out\n")
+    queue = "".join(f"{one}|{one}|PENDING|||None|\n" for one in jobs)
+    slurm = Slurm(queue, refusal="scancel: error: Socket timed out\n")
     with pytest.raises(RayclusterError, match="Socket timed out"):
         cancel_worker_jobs(record, {"PATH": str(record.parent)}, run=slurm)
     assert slurm.cancelled == jobs

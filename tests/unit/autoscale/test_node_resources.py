@@ -7,14 +7,9 @@ from typing import Any
 
 import pytest
 
-from raycluster_cli.autoscale.node_resources import (
-    SINFO,
-    PartitionNodes,
-    ask_partitions,
-    node_resources,
-    partitions_of,
-)
+from raycluster_cli.autoscale.node_resources import node_resources
 from raycluster_cli.model.worker_group import WorkerGroup
+from raycluster_cli.slurm.partitions import SINFO, PartitionNodes, ask_partitions, parse_partitions
 
 GIB = 1024**3
 
@@ -27,7 +22,7 @@ gpu|64|512000|gpu:a100:8|EXCLUSIVE
 
 
 def test_the_smallest_node_of_each_partition() -> None:
-    found = partitions_of(SINFO_TEXT + "a line of a site's wrapper\n")
+    found = parse_partitions(SINFO_TEXT + "a line of a site's wrapper\n")
     assert found == {
         "cpu": PartitionNodes(4, 8000, 0, False),
         "": PartitionNodes(4, 8000, 0, False),
@@ -57,7 +52,7 @@ def test_the_smallest_node_of_each_partition() -> None:
 )
 def test_resources_from_options(options: tuple[str, ...], expected: dict[str, float]) -> None:
     group = WorkerGroup("w", 4, sbatch=options)
-    assert node_resources(group, partitions_of(SINFO_TEXT)) == expected
+    assert node_resources(group, parse_partitions(SINFO_TEXT)) == expected
 
 
 def test_what_the_user_gives_counts() -> None:

@@ -29,6 +29,12 @@ def job(job_id: str, state: str = "pending") -> WorkerJob:
     return WorkerJob(job_id, "gpu", state, 1.0)
 
 
+def line_of_squeue(text: str) -> str:
+    """Id, state and comment as squeue prints them among its other columns."""
+    job_id, state, comment = text.split("|")
+    return f"{job_id}|{job_id}|{state}|||None|{comment}"
+
+
 class Host:
     """A head's node: its record, and the commands that are there."""
 
@@ -45,7 +51,9 @@ class Host:
         (self.bin / name).chmod(0o755)
 
     def slurm(self, *queue: str, scancel: str = "") -> None:
-        self.command("squeue", "cat <<'END'\n" + "\n".join(queue) + "\nEND" if queue else "exit 0")
+        self.command(
+            "squeue", "cat <<'END'\n" + "\n".join(map(line_of_squeue, queue)) + "\nEND" if queue else "exit 0"
+        )
         self.command("scancel", f'echo "$@" >> {self.said}\n{scancel}')
 
     @property
