@@ -1,6 +1,6 @@
-"""What becomes of one worker job: what Slurm and Ray say of it in, its new state and what to do out.
+"""What happens to one worker job: its new state and what to do, decided from what Slurm and Ray say of it.
 
-A pure function, `next_of`.  The table of docs/guides/elastic.md is its contract.
+A pure function, `next_of`.  The table in docs/guides/elastic.md is its contract.
 """
 
 from __future__ import annotations
@@ -30,10 +30,8 @@ CANCEL_AGAIN_S = 30.0
 #: States in which the nodes of a job have joined.
 IN_CLUSTER = (WorkerJobState.READY, WorkerJobState.IDLE)
 
-#: Reason of a job whose nodes Ray drains; with any other reason the job was cancelled.
+#: Reasons, for people, of a job whose nodes Ray drains, and of one that was suspended before it joined.
 RAY_DRAINS = "Ray drains it"
-
-#: Reason of a job that Slurm has suspended before it joined.
 SUSPENDED = "it is suspended"
 
 #: How a job ended, by its state in Slurm.
@@ -84,7 +82,7 @@ def needs_queue(job: WorkerJob, nodes: Sequence[RayNode]) -> bool:
     A job whose nodes are all in the cluster runs, unless it was cancelled; only its hosts, or the
     number of an array's task, may not be known.
     """
-    if job.state == WorkerJobState.DRAINING and job.reason != RAY_DRAINS:
+    if job.is_cancelled:
         return True
     is_known = bool(job.hosts) and ("_" not in job.job_id or bool(job.number))
     return job.state != WorkerJobState.ENDED and (len(nodes) < job.nodes or not is_known)
@@ -111,7 +109,7 @@ def next_of(
             return Next(job)
     if line is None:
         return _ended(job, "", "", now) if asked else Next(job)
-    if nodes and (job.state in IN_CLUSTER or job.reason == RAY_DRAINS):
+    if nodes and (job.state in IN_CLUSTER or job.drained_by_ray):
         return Next(_in_cluster(job, nodes, now))  # the others of a job of several nodes have left
     if job.state == WorkerJobState.DRAINING:
         again = now - job.since >= CANCEL_AGAIN_S and line.state != "COMPLETING"
@@ -120,7 +118,7 @@ def next_of(
         return _pending(job, line, now)
     if line.is_suspended:
         return _suspended(job, now)
-    if job.state in (WorkerJobState.WANTED, WorkerJobState.PENDING) or job.reason == SUSPENDED:
+    if job.state in (WorkerJobState.WANTED, WorkerJobState.PENDING) or job.suspended:
         return Next(moved(job, WorkerJobState.STARTING, now))
     if job.state == WorkerJobState.STARTING:
         if now - job.since < START_TIMEOUT_S:
@@ -136,7 +134,15 @@ def next_of(
 
 def moved(job: WorkerJob, state: WorkerJobState, now: float, reason: str = "") -> WorkerJob:
     """The job in another state."""
-    return replace(job, state=state.value, since=now, reason=reason, expected_start=0.0)
+    return replace(
+        job,
+        state=state.value,
+        since=now,
+        reason=reason,
+        expected_start=0.0,
+        drained_by_ray=False,
+        suspended=False,
+    )
 
 
 def _hosts(line: QueueLine) -> tuple[str, ...]:
@@ -153,13 +159,13 @@ def _in_cluster(job: WorkerJob, nodes: Sequence[RayNode], now: float) -> WorkerJ
         job, node_ids=tuple(node.node_id for node in nodes), hosts=hosts if all(hosts) else job.hosts
     )
     is_draining = any(node.draining for node in nodes)
-    if job.state == WorkerJobState.DRAINING and job.reason and (is_draining or job.reason != RAY_DRAINS):
+    if job.is_cancelled or (job.drained_by_ray and is_draining):
         return job
     if is_draining:
-        return moved(job, WorkerJobState.DRAINING, now, RAY_DRAINS)
+        return replace(moved(job, WorkerJobState.DRAINING, now, RAY_DRAINS), drained_by_ray=True)
     idle = [node.idle_since for node in nodes if node.idle_since is not None]
     if len(idle) == len(nodes) and now - max(idle) >= IDLE_SHOWN_S:
-        return replace(job, state=WorkerJobState.IDLE.value, since=max(idle), reason="", expected_start=0.0)
+        return moved(job, WorkerJobState.IDLE, max(idle))
     if job.state == WorkerJobState.READY and not job.reason:
         return job
     return moved(job, WorkerJobState.READY, now)
@@ -189,10 +195,10 @@ def _pending(job: WorkerJob, line: QueueLine, now: float) -> Next:
 
 
 def _suspended(job: WorkerJob, now: float) -> Next:
-    """Ray gives a node up that does not answer for some seconds; Slurm may resume the job before."""
+    """A job that had joined is cancelled, since Ray has given up its nodes; one that had not waits."""
     if job.state in IN_CLUSTER:
         return _cancelled(job, "it was suspended, and Ray has given up its nodes", now)
-    return Next(replace(job, state=WorkerJobState.STARTING.value, since=now, reason=SUSPENDED))
+    return Next(replace(moved(job, WorkerJobState.STARTING, now, SUSPENDED), suspended=True))
 
 
 def _cancelled(job: WorkerJob, why: str, now: float) -> Next:
@@ -201,7 +207,7 @@ def _cancelled(job: WorkerJob, why: str, now: float) -> Next:
 
 def _ended(job: WorkerJob, state: str, reason: str, now: float) -> Next:
     """Slurm has ended the job; ``state`` is empty when Slurm has forgotten it."""
-    ours = job.reason if job.state == WorkerJobState.DRAINING and job.reason != RAY_DRAINS else ""
+    ours = job.reason if job.is_cancelled else ""
     words = END_WORDS.get(state, "Slurm does not know it any more")
     ended = moved(job, WorkerJobState.ENDED, now, ours or words)
     if job.state not in (WorkerJobState.WANTED, WorkerJobState.PENDING, WorkerJobState.STARTING):

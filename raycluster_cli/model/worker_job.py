@@ -50,9 +50,18 @@ class WorkerJob:
     """The path of its output file."""
     number: str = ""
     """Of a task of an array: Slurm's own number of the job (SLURM_JOB_ID there), once it has begun to run."""
+    drained_by_ray: bool = False
+    """Only while draining: Ray drains its nodes, which may go on if they get work meanwhile."""
+    suspended: bool = False
+    """Only while starting: Slurm has suspended it before it joined."""
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether raycluster wants its end: scancel was called, or is if it does not end by itself."""
+        return self.state == WorkerJobState.DRAINING and not self.drained_by_ray
 
     def is_called(self, name: str) -> bool:
-        """Whether a person means this job: by its id, or by the number that Slurm has given to a task.
+        """Whether a name means this job: its id, or the number that Slurm has given to a task of an array.
 
         >>> WorkerJob("4711_3", "gpu", "ready", 0.0, number="4714").is_called("4714")
         True

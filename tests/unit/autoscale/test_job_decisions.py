@@ -201,7 +201,7 @@ def test_a_job_of_two_nodes_is_ready_when_both_have_joined() -> None:
         (READY, BUSY, "ready"),
         (IDLE, BUSY, "ready"),
         (READY, RayNode("ab", 900.0), "idle"),
-        (replace(READY, state="draining", reason=RAY_DRAINS), BUSY, "ready"),
+        (replace(READY, state="draining", reason=RAY_DRAINS, drained_by_ray=True), BUSY, "ready"),
         (READY, RayNode("ab", draining=True), f"draining: {RAY_DRAINS}"),
         (CANCELLED, BUSY, "draining: idle for 300 s"),
     ],
@@ -260,7 +260,7 @@ def test_a_worker_that_does_not_end_after_its_nodes_have_left_is_cancelled() -> 
     ],
 )
 def test_a_job_that_left_after_a_notice_ends_with_slurms_reason(state: str, words: str) -> None:
-    assert step(replace(CANCELLED, reason=RAY_DRAINS), line(state)) == f"ended: {words}"
+    assert step(replace(CANCELLED, reason=RAY_DRAINS, drained_by_ray=True), line(state)) == f"ended: {words}"
     assert step(CANCELLED, line(state)) == "ended: idle for 300 s"
 
 
@@ -281,8 +281,8 @@ def test_a_job_that_survives_scancel_is_cancelled_again() -> None:
         (READY, [], True),
         (replace(READY, nodes=2), [BUSY], True),
         (CANCELLED, [BUSY], True),
-        (replace(CANCELLED, reason=RAY_DRAINS), [BUSY], False),
-        (replace(CANCELLED, reason=RAY_DRAINS), [], True),
+        (replace(CANCELLED, reason=RAY_DRAINS, drained_by_ray=True), [BUSY], False),
+        (replace(CANCELLED, reason=RAY_DRAINS, drained_by_ray=True), [], True),
         (replace(READY, state="ended"), [], False),
         (replace(READY, hosts=()), [BUSY], True),
     ],
