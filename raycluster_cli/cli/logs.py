@@ -133,7 +133,7 @@ def _has_live_nodes(record: Record) -> bool:
     if end is None or head is None or time.time() - end.when > 30:
         return False
     report = record.read_node(head.host)
-    return report is not None and report.phase not in ("gone", "failed")
+    return report is not None and not report.has_ended
 
 
 def _ray_logs(
@@ -166,7 +166,7 @@ def _ray_logs(
     if kept:
         _show([Source(path) for path in kept], lines, False, lambda: True)
         return
-    if end is not None or report.phase in ("gone", "failed"):
+    if end is not None or report.has_ended:
         _need(
             [],
             report,

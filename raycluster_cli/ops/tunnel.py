@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from ..model.address import is_loopback, join_host_port
 from ..model.errors import RayclusterError, UsageError
 from ..model.wording import shell_code
+from ..policy.stopping import ENDING
 from ..system.port_probe import port_error
-from ..system.process import ENDING
 
 #: The port on one's own machine, as Ray's own documentation has it.
 LOCAL_PORT = 8265

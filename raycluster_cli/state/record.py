@@ -162,7 +162,7 @@ class Record(EventLog, UsageFiles):
             with os.scandir(self.path / "nodes") as entries:
                 for entry in entries:
                     report = decode(NodeReport, read_bytes(Path(entry.path)))
-                    over = report is None or report.phase in ("gone", "failed")
+                    over = report is None or report.has_ended
                     with contextlib.suppress(FileNotFoundError):
                         if over or entry.stat(follow_symlinks=False).st_mtime <= last:
                             os.rename(entry.path, away / "nodes" / entry.name)

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..model.errors import UsageError
-from ..system.process import ENDING, SETTLE_S, Child, Reaper, Request, Signals
+from ..policy.stopping import ENDING
+from ..system.process import SETTLE_S, Child, Reaper, Request, Signals
 from ..system.proctree import (
     PROC,
     ProcessRef,

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Awaitable, Callable
 
 from ..model.record import ENDED_AT_ONCE, EndReport, NodeReport
-from ..model.status import EndReason, NodePhase
+from ..model.status import FINAL, EndReason, NodePhase
 from ..model.wording import describe_code
 from ..policy.values import Cause, Worker
 from ..rayproc.listed_node import NodeDeath
@@ -24,8 +24,8 @@ POLL_S = 0.1
 #: What can end all processes of a node at once, so that none of them reports it.
 KILLED_AT_ONCE = "Slurm kills all when the first one is killed, and the kernel may when memory is short"
 
-#: Phases of a node that ends.
-ENDING = (NodePhase.STOPPING.value, NodePhase.FAILED.value, NodePhase.GONE.value)
+#: Phases of a node that ends or has ended.
+STOPPING_OR_ENDED = (NodePhase.STOPPING, *FINAL)
 
 
 async def cause_of_loss(
@@ -83,7 +83,7 @@ def end_by_report(report: NodeReport | None, since: float) -> EndReport | None:
     >>> end_by_report(NodeReport("n1", "head", "joined", updated=9.0), since=5.0) is None
     True
     """
-    if report is None or report.phase not in ENDING or report.updated < since or not report.reason:
+    if report is None or report.phase not in STOPPING_OR_ENDED or report.updated < since or not report.reason:
         return None
     code = report.exit_code if report.exit_code is not None else 128 + signal.SIGKILL
     return EndReport(report.updated, code, report.reason, report.host, report.message)
@@ -101,7 +101,7 @@ async def _last_report(host: str, record: Record, reports: ReportWriter) -> Node
     while loop.time() < deadline:
         left_s = max(deadline - loop.time(), 0.05)
         report = await reports.look(record.read_node, host, timeout_s=left_s, default=None)
-        if report is not None and (report.deaths or report.phase in ENDING):
+        if report is not None and (report.deaths or report.phase in STOPPING_OR_ENDED):
             return report
         await asyncio.sleep(POLL_S)
     return None

@@ -151,10 +151,6 @@ async def end_tree(
     return end.left
 
 
-#: Signals that ask for the end, in the order of the exit codes 128 + N.
-ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-
-
 #: A signal that comes again so soon is the same request: at the time limit and at preemption Slurm sends
 #: SIGTERM twice within milliseconds, once for the step and once for the job (seen on 22.05).
 SAME_REQUEST_S: dict[int, float] = {signal.SIGTERM: 2.0, **dict.fromkeys(FOR_THE_DRIVER, 0.2)}
