@@ -24,9 +24,6 @@ from .lazy_modules import UNUSED_BY_A_START, import_later
 from .protocol import ONGOING, Emit, Event, Lines, Writer, answer, failure
 from .watcher import COMMANDS, PUBLIC_WATCH, watch_with_public_api, watcher
 
-#: What a start imports besides: a worker has the time before its head is found, and not after.
-_WANTED_SOON = ("encodings.idna", "ray._common.usage.usage_lib")
-
 _WORK: dict[str, Work] = {
     "start": start,
     "start_extra": start_extra,
@@ -140,7 +137,8 @@ def main() -> int:
         message = f"Ray cannot be imported: {type(e).__name__}: {e}"
         emit({"event": "failed", "kind": "ray", "message": message})
         return 1
-    for name in _WANTED_SOON:
+    # A worker has the time before its head is found, and not after.
+    for name in private.IMPORTED_BY_A_START:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     gc.enable()

@@ -6,13 +6,14 @@ Importing this package imports Ray: 0.4 to 0.6 s on a local disk.
 """
 
 # `ray` first: its submodules rely on what its import sets up.
-from .known import NOT_AS_KNOWN, PYTHON_VERSION, RAY_VERSION  # isort: skip
+from .known import IMPORTED_BY_A_START, NOT_AS_KNOWN, PYTHON_VERSION, RAY_VERSION  # isort: skip
 from .command import start_hook
 from .extras import start_extra
 from .gcs import Cluster, PublicCluster, apply_settings
 from .quick import start
 
 __all__ = [
+    "IMPORTED_BY_A_START",
     "NOT_AS_KNOWN",
     "PYTHON_VERSION",
     "RAY_VERSION",

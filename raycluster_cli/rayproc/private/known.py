@@ -38,6 +38,10 @@ def release(version: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
+#: Modules that Ray imports only when it starts.
+IMPORTED_BY_A_START = ("encodings.idna", "ray._common.usage.usage_lib")
+
+
 class PrivateMissing(Exception):
     """A private part of Ray is not as it was in the versions that this was made for."""
 

@@ -29,7 +29,7 @@ from raycluster_cli.rayproc.failure import StartFailure
 if os.environ.get("BROKEN"):
     raise ImportError("no module named ray")
 print("importing", flush=True)
-RAY_VERSION, PYTHON_VERSION = "9.9.0", "3.10.1"
+RAY_VERSION, PYTHON_VERSION, IMPORTED_BY_A_START = "9.9.0", "3.10.1", ("ray.missing",)
 
 class Missing(Exception): pass
 NOT_AS_KNOWN = (Missing,)
