@@ -76,8 +76,9 @@ demo: $(RUN)
 test: lint unit processes
 	$(BIN)/python -m pytest tests/ray tests/slurm $(PYTEST_ARGS)
 
+# Two processes, since a third costs more in reading all tests than it gains; nobody uses the plugins left out.
 unit: $(DEV)
-	$(BIN)/python -m pytest tests/unit -n 3 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile -p no:logging -p no:hypothesispytest $(PYTEST_ARGS)
 
 processes: $(DEV)
 	$(BIN)/python -m pytest tests/processes -n 3 --dist loadfile $(PYTEST_ARGS)

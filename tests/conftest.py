@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -29,14 +28,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     return ByModule(config, log)
 
 
-@pytest.fixture(autouse=True)
-def not_a_subreaper() -> Iterator[None]:
+@pytest.hookimpl(trylast=True)  # not a fixture: it would cost as much as the shortest tests
+def pytest_runtest_teardown() -> None:
     """Fails a test that leaves this process a child subreaper.
 
     Orphans would come to it that it never reaps, and a PID namespace does not end while one of its
     processes is a zombie: no host of a bed could be powered off any more.
     """
-    yield
     found = ctypes.c_int()
     _PRCTL(PR_GET_CHILD_SUBREAPER, ctypes.byref(found), 0, 0, 0)
     assert not found.value, "the test left the process of the test run a child subreaper"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-
 from xdist.scheduler import LoadFileScheduling
 
 #: Ports are the whole machine's: tests that count those in use must not run at a time.
@@ -19,5 +17,6 @@ class ByModule(LoadFileScheduling):
 
 def group_of(nodeid: str) -> str:
     """What runs together: a module, or all modules of a directory `system`."""
-    module = PurePosixPath(nodeid.split("::", 1)[0])
-    return str(module.parent if module.parent.name == TOGETHER else module)
+    module = nodeid.partition("::")[0]
+    directory = module.rpartition("/")[0]
+    return directory if directory.endswith(f"/{TOGETHER}") else module

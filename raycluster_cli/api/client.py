@@ -77,9 +77,10 @@ def _listens(host: str, port: int, wait_s: float) -> bool:
     """Whether a port can be connected to, at the latest after ``wait_s`` seconds."""
     deadline = time.monotonic() + wait_s
     while reach(host, port) is not None:
-        if time.monotonic() >= deadline:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
             return False
-        time.sleep(POLL_S)
+        time.sleep(min(POLL_S, left_s))
     return True
 
 

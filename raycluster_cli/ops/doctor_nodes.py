@@ -86,7 +86,7 @@ class NodeChecks:
             if self.head in there and len(there) >= wanted:
                 checkup.add(Verdict.OK, f"all nodes see the same {checkup.state_dir}")
                 return
-            if time.monotonic() > deadline:
+            if time.monotonic() >= deadline:
                 break
             time.sleep(0.1)
         checkup.add(
@@ -157,7 +157,7 @@ class NodeChecks:
         """Connect as a worker would: the head's name, the port that follows from the job."""
         deadline = time.monotonic() + MEETING_S
         why = ""
-        while time.monotonic() < deadline:
+        while True:
             for address in sorted(addresses_of(self.head)) or [""]:
                 if not address:
                     why = f"{self.head} has no address"
@@ -171,6 +171,8 @@ class NodeChecks:
                     checkup.add(Verdict.OK, f"{self.head} is reached", round_trip_s=round_trip_s)
                     self._clock(checkup, skew_s)
                     return
+            if time.monotonic() >= deadline:
+                break
             time.sleep(0.2)
         checkup.add(
             Verdict.FAIL,

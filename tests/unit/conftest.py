@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Generator
@@ -19,6 +20,12 @@ FORKS = ("os.fork", "os.forkpty", "os.posix_spawn", "os.system")
 SLOW = ("unshare",)
 
 HERE = Path(__file__).parent
+
+
+def pytest_collection_finish() -> None:
+    """What is there now stays to the end: the garbage collector need not look through it again and again."""
+    gc.freeze()
+
 
 _running: list[str] = []
 """The test that runs, while one does."""

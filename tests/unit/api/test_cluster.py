@@ -59,6 +59,9 @@ class Scripted(Cluster):
     def _look(self) -> ClusterStatus | None:
         return self.states.pop(0) if len(self.states) > 1 else self.states[0]
 
+    def _sleep(self, seconds: float, what: str = "wait for") -> None:
+        super()._sleep(0.0, what)  # the next state is there when it is looked for
+
     def _end(self) -> None:
         self.ends += 1
         if self.states[0].is_over:  # as `raycluster stop` says it

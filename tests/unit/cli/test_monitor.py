@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from raycluster_cli.cli import feed
 from raycluster_cli.cli.changes import Changes
 from raycluster_cli.cli.monitor import Options, exit_code, monitor, view_after, write_prometheus
 from raycluster_cli.cli.screen import View
@@ -20,6 +21,7 @@ from raycluster_cli.model.record import EndReport
 from raycluster_cli.model.status import NodePhase
 from raycluster_cli.ops.reader import read_cluster
 from tests.unit.records_by_hand import write_record
+from tests.waiting import wait_until
 
 
 def test_each_thing_is_told_once(tmp_path: Path) -> None:
@@ -34,10 +36,14 @@ def test_each_thing_is_told_once(tmp_path: Path) -> None:
     assert len(changes.lines(read_cluster(record, now=time.time() + 61))) == 1  # a sign of life
 
 
-def test_lines_until_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    record = write_record(tmp_path, 3)
+def test_lines_until_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "READ_S", 0.02)
+    record, metrics = write_record(tmp_path, 3), tmp_path / "out.prom"
 
     def end() -> None:
+        wait_until(metrics.exists, timeout_s=30, what="the first look", interval_s=0.01)
         now = time.time()
         head = record.read_node("n001")
         assert head is not None
@@ -45,16 +51,16 @@ def test_lines_until_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         record.write_end(EndReport(now, 7, "driver", "", "the driver ended with code 7"))
         record.write_node(dataclasses.replace(head, phase=NodePhase.GONE.value, phases=phases, updated=now))
 
-    timer = threading.Timer(0.5, end)
-    timer.start()
-    status = monitor(record, lambda: None, Options(prometheus=tmp_path / "out.prom"), {})
-    timer.join()
+    ending = threading.Thread(target=end)
+    ending.start()
+    status = monitor(record, lambda: None, Options(prometheus=metrics), {})
+    ending.join()
     assert status.phase is ClusterPhase.FAILED
     assert exit_code(status) == 7
     out = capsys.readouterr().out.splitlines()
     assert out[0].endswith("worker n002 joined (10.0.0.2)")
     assert out[-1].endswith("failed: the driver ended with code 7 (exit code 7)")
-    assert 'state="failed"} 1' in (tmp_path / "out.prom").read_text()
+    assert 'state="failed"} 1' in metrics.read_text()
 
 
 def test_once_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,7 @@ from raycluster_cli.node.start_spec import StartSpec
 from raycluster_cli.slurm.allocation import Allocation
 from raycluster_cli.system.network import InterfacesDownError, NodeAddress
 from raycluster_cli.system.report import Report
+from tests.unit.loops import run_loop
 
 from ..slurm.test_allocation import environment
 from .hosts import facts
@@ -34,7 +35,7 @@ SETTINGS = Settings(num_cpus=2, memory="1G", object_store_memory="100M")
 
 
 def run(scene: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scene(), 30))  # type: ignore[arg-type]
+    run_loop(asyncio.wait_for(scene(), 30))  # type: ignore[arg-type]
 
 
 def setup(base: Path, *, settings: Settings = SETTINGS, env: dict[str, str] | None = None) -> NodeSetup:

@@ -162,7 +162,7 @@ def test_nodes_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nodes_that_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raycluster_cli.ops.doctor_nodes.addresses_of", lambda name: {"127.0.0.1"})
-    monkeypatch.setattr("raycluster_cli.ops.doctor_nodes.MEETING_S", 0.1)
+    monkeypatch.setattr("raycluster_cli.ops.doctor_nodes.MEETING_S", 0.0)
     node_checks = NodeChecks(f"unit-{time.time_ns()}", "n1", 2)
     other = node(tmp_path, "n2", ["n1"])
     for _, check in node_checks.checks():
@@ -212,7 +212,7 @@ def test_a_job_of_its_own_checks_a_node_of_a_partition(tmp_path: Path) -> None:
 
 def test_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither where nodes see the same directory nor where they do not; what was there before stays."""
-    monkeypatch.setattr("raycluster_cli.ops.doctor_nodes.MEETING_S", 0.1)
+    monkeypatch.setattr("raycluster_cli.ops.doctor_nodes.MEETING_S", 0.0)
     monkeypatch.setattr("raycluster_cli.ops.doctor_nodes.addresses_of", lambda name: {"127.0.0.1"})
     before = tmp_path / "one"
     before.mkdir()

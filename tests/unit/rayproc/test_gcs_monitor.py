@@ -12,6 +12,7 @@ from raycluster_cli.rayproc import gcs_monitor
 from raycluster_cli.rayproc.failure import StartFailure
 from raycluster_cli.rayproc.gcs_monitor import Loss, gcs_lost, while_gcs_answers
 from raycluster_cli.rayproc.health import frame
+from tests.unit.loops import run_loop, skip
 
 SERVING = b"\x00\x00\x00\x00\x02\x08\x01"
 
@@ -55,10 +56,12 @@ async def running(gcs: Gcs, port: int = 0) -> AsyncIterator[int]:
         gcs.hang_up()
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gcs_monitor, "CHECK_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(gcs_monitor, "RETRY_S", 0.02)
+async def missed_check(gcs: Gcs) -> None:
+    """Wait for the next check, which gets no answer in its time."""
+    before = gcs.checks
+    while gcs.checks == before:
+        await asyncio.sleep(0.01)
+    skip(gcs_monitor.CHECK_TIMEOUT_S)
 
 
 def test_a_gcs_that_ends_is_known_at_once() -> None:
@@ -70,7 +73,7 @@ def test_a_gcs_that_ends_is_known_at_once() -> None:
                 await asyncio.sleep(0.01)
         return await asyncio.wait_for(monitor, 5)
 
-    assert not asyncio.run(scene()).silent
+    assert not run_loop(scene()).silent
 
 
 def test_one_missed_check_is_nothing_and_two_are_the_end() -> None:
@@ -82,16 +85,18 @@ def test_one_missed_check_is_nothing_and_two_are_the_end() -> None:
                 await asyncio.sleep(0.01)
             gcs.answers = False
             before = gcs.checks
-            while gcs.checks == before:
-                await asyncio.sleep(0.01)
-            gcs.answers = True  # the check under way stays unanswered
+            await missed_check(gcs)
+            gcs.answers = True
             while gcs.checks < before + 4:  # it goes on after the one that failed
                 assert not monitor.done()
                 await asyncio.sleep(0.01)
             gcs.answers = False
+            await missed_check(gcs)
+            assert not monitor.done()
+            await missed_check(gcs)
             return await asyncio.wait_for(monitor, 5)
 
-    loss = asyncio.run(scene())
+    loss = run_loop(scene())
     assert loss.silent
     assert "2 checks" in loss.why
 
@@ -101,7 +106,7 @@ def test_a_start_is_given_up_when_its_gcs_no_longer_answers() -> None:
 
     async def start() -> None:
         try:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         finally:
             cancelled.append(True)
 
@@ -109,10 +114,18 @@ def test_a_start_is_given_up_when_its_gcs_no_longer_answers() -> None:
         gcs = Gcs()
         gcs.answers = False
         async with running(gcs) as port:
-            await while_gcs_answers(start(), "127.0.0.1", port, interval_s=0.05, patience_s=0.05)
+            missing = asyncio.ensure_future(missed_checks(gcs))
+            try:
+                await while_gcs_answers(start(), "127.0.0.1", port, interval_s=0.05, patience_s=0.05)
+            finally:
+                await missing
+
+    async def missed_checks(gcs: Gcs) -> None:
+        for _ in range(gcs_monitor.FAILED_CHECKS):
+            await missed_check(gcs)
 
     with pytest.raises(StartFailure, match="does not answer: no answer to 2 checks"):
-        asyncio.run(asyncio.wait_for(scene(), 30))
+        run_loop(asyncio.wait_for(scene(), 30))
     assert cancelled == [True]
 
 
@@ -129,7 +142,7 @@ def test_a_start_goes_on_while_its_gcs_answers_or_is_not_there_yet() -> None:
         starting = start(Gcs(), port)
         return await while_gcs_answers(starting, "127.0.0.1", port, interval_s=0.05, patience_s=0.0)
 
-    assert asyncio.run(asyncio.wait_for(scene(), 30)) == "registered"
+    assert run_loop(asyncio.wait_for(scene(), 30)) == "registered"
 
 
 def test_patience_with_a_gcs_that_comes_back() -> None:
@@ -151,7 +164,7 @@ def test_patience_with_a_gcs_that_comes_back() -> None:
         assert not monitor.done()
         monitor.cancel()
 
-    asyncio.run(asyncio.wait_for(scene(), 20))
+    run_loop(asyncio.wait_for(scene(), 120))
     assert told[0]
     assert told[1] == ""
 
@@ -168,9 +181,9 @@ def test_a_gcs_that_cannot_come_back_is_not_waited_for(gone: str, patient: bool)
     async def scene() -> Loss:
         async with running(Gcs()) as port:
             pass  # nothing listens there any more
-        return await gcs_lost("127.0.0.1", port, interval_s=0.05, patience_s=1.5, gone=is_gone)
+        return await gcs_lost("127.0.0.1", port, interval_s=0.05, patience_s=60, gone=is_gone)
 
-    loss = asyncio.run(asyncio.wait_for(scene(), 20))
+    loss = run_loop(asyncio.wait_for(scene(), 120))
     assert (loss.why == gone) is not patient
     assert not loss.silent  # as the last failure was
     assert (len(asked) > 2) is patient

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.server
 import socket
 import struct
@@ -68,7 +69,7 @@ def test_without_a_path_a_connection_is_enough() -> None:
 
 
 def test_a_server_that_accepts_and_says_nothing() -> None:
-    assert asyncio.run(asked(says_nothing, "/health", 0.2)) == "GET /health is not answered within 0.2 s"
+    assert asyncio.run(asked(says_nothing, "/health", 0.05)) == "GET /health is not answered within 0.05 s"
 
 
 def test_a_server_that_resets_the_connection() -> None:
@@ -134,13 +135,23 @@ def test_a_body_is_read_to_its_end() -> None:
 def test_a_check_leaves_nothing_on_the_servers_port(path: str) -> None:
     """Also of a server that closes the connection: the port can be opened again without SO_REUSEADDR."""
 
+    answer = says("HTTP/1.0 200 OK\r\n\r\n") if path else says_nothing
+    ended = 0
+
+    async def counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal ended
+        await answer(reader, writer)
+        with contextlib.suppress(OSError):  # the connection was reset
+            await writer.wait_closed()
+        ended += 1
+
     async def work() -> None:
-        answer = says("HTTP/1.0 200 OK\r\n\r\n") if path else says_nothing
-        server = await asyncio.start_server(answer, "127.0.0.1")
+        server = await asyncio.start_server(counted, "127.0.0.1")
         port = server.sockets[0].getsockname()[1]
         for _ in range(5):
             await Probe("127.0.0.1", port, path).check()
-        await asyncio.sleep(0.2)  # the server sees the end of the last one
+        while ended < 5:  # the server sees the end of the last one
+            await asyncio.sleep(0.005)
         server.close()
         await server.wait_closed()
         with socket.socket() as again:
@@ -170,7 +181,7 @@ def test_pythons_own_server_has_nothing_to_complain_of(
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = False
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.005,))
         thread.start()
         for _ in range(5):
             asyncio.run(Probe("127.0.0.1", server.server_port, path).check())

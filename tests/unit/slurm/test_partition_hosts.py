@@ -40,10 +40,15 @@ def test_the_partitions_of_groups() -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "hosts"),
-    [("echo 'gpu*|g[1-2]'", ("g1", "g2")), ("echo no; exit 1", ()), ("sleep 9", ()), (None, ())],
+    ("script", "timeout_s", "hosts"),
+    [
+        ("echo 'gpu*|g[1-2]'", 60.0, ("g1", "g2")),
+        ("echo no; exit 1", 60.0, ()),
+        ("exec sleep 600", 0.05, ()),
+        (None, 60.0, ()),
+    ],
 )
-def test_slurm_is_asked(tmp_path: Path, script: str | None, hosts: tuple[str, ...]) -> None:
+def test_slurm_is_asked(tmp_path: Path, script: str | None, timeout_s: float, hosts: tuple[str, ...]) -> None:
     if script is not None:
         (tmp_path / "sinfo").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "sinfo").chmod(0o755)
@@ -52,6 +57,6 @@ def test_slurm_is_asked(tmp_path: Path, script: str | None, hosts: tuple[str, ..
         env = {"PATH": f"{tmp_path}:{os.defpath}"} if script is not None else {"PATH": str(tmp_path)}
         reaper = Reaper()
         reaper.attach(asyncio.get_running_loop())
-        return await hosts_of_groups([("--mem=1G",)], env, reaper, timeout_s=1.0)
+        return await hosts_of_groups([("--mem=1G",)], env, reaper, timeout_s=timeout_s)
 
     assert asyncio.run(ask()) == hosts

@@ -48,9 +48,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    for name in ("FIRST_NOTE_S", "OTHER_STEP_NOTE_S"):
-        monkeypatch.setattr(module, name, 0.3)
+def bench(tmp_path: Path) -> Iterator[Bench]:
     before = set(os.listdir("/proc/self/fd"))
     yield Bench(tmp_path)
     for fd in set(os.listdir("/proc/self/fd")) - before:  # locks are held to the end of a process
@@ -91,6 +89,13 @@ def test_the_next_cluster_of_the_job_uses_the_copy_again(bench: Bench) -> None:
     assert "is on n2 already" in bench.stage(is_head=False, host="n2").text
 
 
+@pytest.fixture
+def no_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers do not wait for its first note."""
+    for name in ("FIRST_NOTE_S", "OTHER_STEP_NOTE_S"):
+        monkeypatch.setattr(module, name, 0.0)
+
+
 def test_a_changed_environment_is_copied_anew(bench: Bench) -> None:
     first = bench.stage()
     (bench.shared / "env/lib/python3.11/site-packages/package/new.py").write_text("")
@@ -125,31 +130,42 @@ def test_workers_wait_until_the_head_has_packed(bench: Bench) -> None:
     assert worker.path == head.path
 
 
-def test_workers_wait_for_a_head_that_looks_for_long(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_looks_for_long_reports_meanwhile(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """With 3 ms for each operation the look at all files took minutes, and workers took the head for dead."""
+    note = bench.request().note
+    assert note is not None
+
+    def beat() -> int:
+        return int(json.loads(note.read_text())["beat"])
+
+    def told(number: int) -> bool:
+        return beat() >= number
 
     def slowly(*arguments: Any, step: Callable[[], None], **options: Any) -> Inventory:
-        for _ in range(30):
-            time.sleep(0.05)
+        for _ in range(3):
+            next_one = beat() + 1
             step()
+            wait_until(partial(told, next_one), timeout_s=30, what="a report", interval_s=0.005)
         return take_inventory(*arguments, step=step, **options)
 
-    monkeypatch.setattr(module, "SILENT_S", 0.5)
-    monkeypatch.setattr(module, "NoteWriter", partial(NoteWriter, beat_s=0.05))
+    monkeypatch.setattr(module, "NoteWriter", partial(NoteWriter, beat_s=0.01))
     monkeypatch.setattr(module, "take_inventory", slowly)
-    head, worker = head_and_worker(bench)
-    assert worker.path == head.path
+    assert "copied to" in bench.stage().text
 
 
 def test_a_head_whose_file_system_does_not_answer_reports_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a/note.json"
-    with NoteWriter(path, beat_s=0.02) as writer:
+
+    def beat() -> int:
+        return int(json.loads(path.read_text())["beat"])
+
+    with NoteWriter(path, beat_s=0.002) as writer:
         writer.write(state="searching")
-        wait_until(lambda: json.loads(path.read_text())["beat"] == 2, timeout_s=10, what="a beat")
-        time.sleep(0.2)
-        assert json.loads(path.read_text())["beat"] == 2
+        wait_until(lambda: beat() == 2, timeout_s=10, what="a beat", interval_s=0.005)
+        time.sleep(0.05)
+        assert beat() == 2
         writer.moved()
-        wait_until(lambda: json.loads(path.read_text())["beat"] == 3, timeout_s=10, what="a beat")
+        wait_until(lambda: beat() == 3, timeout_s=10, what="a beat", interval_s=0.005)
 
 
 @pytest.mark.parametrize(
@@ -161,6 +177,7 @@ def test_a_head_whose_file_system_does_not_answer_reports_nothing(tmp_path: Path
         ({"is_head": False}, "the head did not say"),
     ],
 )
+@pytest.mark.usefixtures("no_head")
 def test_what_is_in_the_way_is_said(bench: Bench, changes: dict[str, object], why: str) -> None:
     with pytest.raises(NotStaged) as error:
         bench.stage(**changes)
@@ -198,6 +215,7 @@ def test_a_worker_with_another_python_uses_its_own(bench: Bench) -> None:
         bench.stage(other, is_head=False)
 
 
+@pytest.mark.usefixtures("no_head")
 def test_a_worker_of_another_step_without_a_head_makes_its_own_copy(bench: Bench) -> None:
     worker = bench.stage(is_head=False, same_step=False)
     assert "copied to" in worker.text

@@ -30,7 +30,7 @@ from raycluster_cli.supervisor.head_record import HeadRecord
 from raycluster_cli.supervisor.report_writer import ReportWriter
 from raycluster_cli.supervisor.run import Finished
 from raycluster_cli.system.report import Report
-from tests.unit.loops import in_loop
+from tests.unit.loops import in_loop, run_loop
 
 TOKEN = "0123456789abcdef" * 4
 KEY = ClusterKey("bed", "7")
@@ -145,7 +145,7 @@ class World:
                     await other
                 await reports.close()
 
-        return asyncio.run(look())
+        return run_loop(look())
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ from raycluster_cli.supervisor.report_writer import ReportWriter
 from raycluster_cli.supervisor.run import Finished
 from raycluster_cli.system.network import NodeAddress
 from raycluster_cli.system.report import Report
+from tests.unit.loops import run_loop
 
 TOKEN = "0123456789abcdef" * 4
 HEAD = HeadInfo(host="n1", address_ip="10.77.0.1", port=20480, identity="the head's", state="up")
@@ -168,7 +169,7 @@ def join(
         finally:
             await reports.close()
 
-    return asyncio.run(work())
+    return run_loop(work())
 
 
 def test_the_token_and_the_identity_come_from_the_record(record: Record) -> None:
@@ -261,10 +262,7 @@ def test_a_worker_with_other_gpus_than_the_heads_imports_ray_while_its_head_star
     assert (node.started[0].template is None) is (way == "import")
 
 
-def test_a_head_can_take_its_promise_of_a_template_back(
-    record: Record, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("raycluster_cli.supervisor.template_wait.HEAD_LOOK_S", 0.05)
+def test_a_head_can_take_its_promise_of_a_template_back(record: Record) -> None:
     record.make_token()
     record.write_head(replace(HEAD, installation="ray 2.60.0"))
     record.write_template({**TEMPLATE, "identity": "of an earlier cluster"})
@@ -306,11 +304,8 @@ def test_a_head_in_the_record_without_any_token(record: Record) -> None:
     assert node.started == []
 
 
-def test_a_task_of_the_heads_step_waits_no_longer_for_a_token_than_files_take(
-    record: Record, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_task_of_the_heads_step_waits_no_longer_for_a_token_than_files_take(record: Record) -> None:
     """Its attempts are not counted: it waits as long as the head does, 300 s."""
-    monkeypatch.setattr("raycluster_cli.supervisor.joining.NO_TOKEN_S", 0.5)
     record.write_head(HEAD)
     with pytest.raises(WorkersMissingError, match="no token"):
         join(Node(), record, symmetric=True, timeout_s=300.0)
@@ -318,27 +313,23 @@ def test_a_task_of_the_heads_step_waits_no_longer_for_a_token_than_files_take(
         join(Node(), None, symmetric=True, timeout_s=300.0, master_ip="10.77.0.1", master_port=20480)
 
 
-def test_a_token_that_is_seen_late_is_waited_for(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raycluster_cli.supervisor.joining.NO_TOKEN_S", 20.0)
+def test_a_token_that_is_seen_late_is_waited_for(record: Record) -> None:
     record.write_head(HEAD)
     node = Node()
     join(node, record, symmetric=True, meanwhile=record.make_token)
     assert len(node.started) == 1
 
 
-def test_what_a_record_without_a_head_may_mean_is_said_once(
-    record: Record, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("raycluster_cli.supervisor.joining.NO_HEAD_S", 0.3)
+def test_what_a_record_without_a_head_may_mean_is_said_once(record: Record) -> None:
     said = io.StringIO()
     with pytest.raises(WorkersMissingError, match="the record names none"):
-        join(Node(), record, symmetric=True, timeout_s=1.5, said=said)
+        join(Node(), record, symmetric=True, timeout_s=20.0, said=said)
     (line,) = said.getvalue().splitlines()
     assert f"n2 sees no head in {record.path}, " in line
     assert "If that is not the same directory on all nodes" in line
     said = io.StringIO()
     with pytest.raises(WorkersMissingError):
-        join(Node(), record, timeout_s=1.5, said=said)
+        join(Node(), record, timeout_s=20.0, said=said)
     assert said.getvalue() == "", "the head of another step may start later"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +12,7 @@ from raycluster_cli.policy.values import Worker
 from raycluster_cli.rayproc.listed_node import NodeDeath
 from raycluster_cli.supervisor import losses
 from raycluster_cli.supervisor.losses import cause_of_loss, end_by_report
+from tests.unit.loops import run_loop
 
 KILLED = NodeReport(
     "n1",
@@ -66,7 +66,7 @@ def test_worker_jobs_that_are_drained_are_no_losses(
     async def find() -> Any:
         return await cause_of_loss(Worker("aa", "n2.7", "", job), death, record, reports)
 
-    found = asyncio.run(find())
+    found = run_loop(find())
     assert (found.text, found.orderly) == (text, orderly)
 
 
@@ -88,11 +88,7 @@ STOPPING = NodeReport("n2", "worker", "stopping", message="raycluster's keeper o
         (None, True, "health check failed; its host responds, but raycluster there has not reported why"),
     ],
 )
-def test_a_loss_without_a_report(
-    report: NodeReport | None, responding: bool, text: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(losses, "LAST_REPORT_S", 0.05)
-
+def test_a_loss_without_a_report(report: NodeReport | None, responding: bool, text: str) -> None:
     async def probe(address: str) -> bool:
         assert address == "10.0.0.2"
         return responding
@@ -101,4 +97,4 @@ def test_a_loss_without_a_report(
     reports: Any = Reports()
     death = NodeDeath(message="health check failed")
     worker = Worker("id", "n2", "10.0.0.2")
-    assert asyncio.run(cause_of_loss(worker, death, record, reports, probe)).text == text
+    assert run_loop(cause_of_loss(worker, death, record, reports, probe)).text == text

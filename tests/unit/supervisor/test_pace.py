@@ -12,6 +12,7 @@ from raycluster_cli.model.status import NodePhase
 from raycluster_cli.state.record import Record
 from raycluster_cli.supervisor.discovery import Pace
 from raycluster_cli.supervisor.report_writer import ReportWriter
+from tests.unit.loops import run_loop
 
 
 def steady(nodes: int) -> Pace:
@@ -62,7 +63,7 @@ def test_words_rest_in_large_jobs_and_the_last_is_written(tmp_path: Path, rest_s
         word.phase(NodePhase.GONE, "the last")
         await word.close()
 
-    asyncio.run(talk())
+    run_loop(talk())
     assert written[0] == "word 0"
     assert written[-1] == "the last"
     assert len(written) <= most + 1

@@ -26,6 +26,7 @@ from raycluster_cli.state.record import Record
 from raycluster_cli.supervisor.context import Context
 from raycluster_cli.supervisor.own_record import report_rest_s
 from raycluster_cli.supervisor.run import Finished, NodeRun
+from tests.unit.loops import run_loop
 
 
 class Run(NodeRun):
@@ -85,7 +86,7 @@ def play(tmp_path: Path) -> Callable[..., tuple[int, Run, NodeReport]]:
         try:
             with contextlib.ExitStack() as stack:
                 stack.callback(_no_subreaper)
-                code, run = asyncio.run(bounded())
+                code, run = run_loop(bounded())
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)

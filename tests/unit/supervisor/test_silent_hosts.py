@@ -26,6 +26,7 @@ from raycluster_cli.supervisor.silent_hosts import (
     responds,
 )
 from raycluster_cli.system.process import Reaper
+from tests.unit.loops import run_loop
 
 STEP = Allocation("7", ("n1", "n2", "n3"), step_id="0", step_nodes=("n1", "n2", "n3"), node_name="n1")
 
@@ -73,7 +74,7 @@ def cancel(
             run, lost, probe=probe, lives=lives, others_end_s=others_end_s, poll_s=0.05
         )
 
-    return asyncio.run(work())
+    return run_loop(work())
 
 
 def test_only_a_host_that_is_gone_keeps_the_step_running(tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def limit(run: Any, patience_s: float) -> None:
         run.reaper.attach(asyncio.get_running_loop())
         await limit_wait_for_hung(run, patience_s=patience_s)
 
-    asyncio.run(work())
+    run_loop(work())
 
 
 def test_a_worker_that_reports_no_end_is_waited_for_with_a_limit(tmp_path: Path) -> None:
@@ -206,11 +207,11 @@ def test_an_srun_that_fails_is_told(tmp_path: Path) -> None:
 def test_a_host_that_refuses_responds() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = int(server.getsockname()[1])
-        assert asyncio.run(responds("127.0.0.1", port))
-        assert not asyncio.run(refuses("127.0.0.1", port))
-    assert asyncio.run(responds("127.0.0.1", port))
-    assert asyncio.run(refuses("127.0.0.1", port))
-    assert asyncio.run(responds("no-such-host.invalid", timeout_s=60.0))
+        assert run_loop(responds("127.0.0.1", port))
+        assert not run_loop(refuses("127.0.0.1", port))
+    assert run_loop(responds("127.0.0.1", port))
+    assert run_loop(refuses("127.0.0.1", port))
+    assert run_loop(responds("no-such-host.invalid", timeout_s=60.0))
 
 
 def test_a_host_that_says_nothing_does_not_respond() -> None:
@@ -221,8 +222,8 @@ def test_a_host_that_says_nothing_does_not_respond() -> None:
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(("127.0.0.1", port))
-        assert not asyncio.run(responds("127.0.0.1", port, timeout_s=0.1))
-        assert not asyncio.run(refuses("127.0.0.1", port, timeout_s=0.1))
+        assert not run_loop(responds("127.0.0.1", port, timeout_s=0.03))
+        assert not run_loop(refuses("127.0.0.1", port, timeout_s=0.03))
 
 
 @pytest.mark.parametrize(("open_port", "found"), [(9, True), (20001, True), (20000, False)])
@@ -234,5 +235,5 @@ def test_a_head_behind_a_firewall_is_seen_by_its_raylets_port(
 
     monkeypatch.setattr("raycluster_cli.supervisor.silent_hosts.responds", answers)
     head = HeadInfo("n1", "10.0.0.1", 20000, ports={"node_manager": 20001})
-    assert asyncio.run(head_host_responds("10.0.0.1", head)) is found
-    assert asyncio.run(head_host_responds("10.0.0.1", None)) is (open_port == 9)
+    assert run_loop(head_host_responds("10.0.0.1", head)) is found
+    assert run_loop(head_host_responds("10.0.0.1", None)) is (open_port == 9)

@@ -47,7 +47,7 @@ def test_variables_that_cannot_be_read_are_left_to_the_start() -> None:
 def test_without_a_first_task_it_ends_at_the_deadline() -> None:
     before = {number: signal.getsignal(number) for number in (1, 2, 15, 10, 12)}
     try:
-        wait_for_first_task({**task(1), "SLURM_STEP_ID": "77"}, wait_s=0.2)
+        wait_for_first_task({**task(1), "SLURM_STEP_ID": "77"}, wait_s=0.05)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from raycluster_cli.supervisor.tasks import GUARD_TRIES, Tasks, cancel
+from tests.unit.loops import run_loop
 
 
 class Seen:
@@ -37,7 +38,7 @@ def play(test: Callable[[Seen], Awaitable[None]]) -> Seen:
         assert task.done(), "it hangs"
         task.result()
 
-    asyncio.run(bounded())
+    run_loop(bounded())
     return seen
 
 
