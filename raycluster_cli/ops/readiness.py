@@ -51,7 +51,7 @@ def wait_until_ready(
         looks += 1
         if ended not in (None, earlier) or clock() >= deadline:
             raise why
-        sleep(POLL_S)
+        sleep(min(POLL_S, max(deadline - clock(), 0.0)))
 
 
 def _not_ready(record: Record, head: NodeReport) -> RayclusterError:

@@ -132,7 +132,7 @@ def test_a_server_submits_asks_and_cancels(
     head = HeadJob("4700", "train", files.path, "/work", ("raycluster",))
     env = {"PATH": str(tmp_path / "none"), "VIRTUAL_ENV": "/venv", "SLURM_CONF": "/node/slurm.conf"}
     said: list[str] = []
-    jobs = WorkerJobs(head, files, env, report=said.append)
+    jobs = WorkerJobs(head, files, env, report=said.append, sleep=lambda _: time.sleep(0.005))
     assert jobs.launch(WorkerGroup("gpu", 2), 2) == ["4711_0", "4711_1"]
     assert slurm.envs[0] == {**env, "SLURM_CONF": "/login/slurm.conf"}
     slurm.set("4711_0", "PENDING", reason="Resources")
@@ -147,7 +147,7 @@ def test_a_server_submits_asks_and_cancels(
 def test_a_server_submits_also_where_sbatch_is_here_and_squeue_stays_here(
     files: WorkerJobFiles, slurm: FakeSlurm, server: list[str]
 ) -> None:
-    commands = Commands(files, slurm.env, run=slurm)
+    commands = Commands(files, slurm.env, run=slurm, sleep=lambda _: time.sleep(0.005))
     assert commands.call("sbatch", ["--comment=x"]).by
     assert not commands.call("squeue", []).by
 
