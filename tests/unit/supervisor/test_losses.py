@@ -10,7 +10,6 @@ import pytest
 from raycluster_cli.model.record import EndReport, NodeReport, ProcessDeath
 from raycluster_cli.policy.values import Worker
 from raycluster_cli.rayproc.listed_node import NodeDeath
-from raycluster_cli.supervisor import losses
 from raycluster_cli.supervisor.losses import cause_of_loss, end_by_report
 from tests.unit.loops import run_loop
 
