@@ -5,7 +5,10 @@ Ray makes it in some cases and refuses to start in others: where its objects are
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
+from collections.abc import Iterator
 
 from ..model.errors import in_words
 from .failure import StartFailure
@@ -25,3 +28,26 @@ def make_spill_directory(path: str | None) -> None:
         if isinstance(error, FileExistsError) and os.path.isdir(path):
             return  # another node or cluster was faster
         raise StartFailure("ray", f"--spill-dir {path} cannot be made: {in_words(error)}.") from error
+
+
+@contextlib.contextmanager
+def mode_kept(path: str | None) -> Iterator[None]:
+    """Its mode is afterwards what it was before: a worker of Ray's opens it to all users (0777)."""
+    mode = _mode_of(path)
+    try:
+        yield
+    finally:
+        if path and mode is not None and _mode_of(path) not in (mode, None):
+            with contextlib.suppress(OSError):
+                os.chmod(path, mode)
+
+
+def _mode_of(path: str | None) -> int | None:
+    """The mode of a directory of this user's; None where there is none."""
+    if not path:
+        return None
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return stat.S_IMODE(found.st_mode) if found.st_uid == os.geteuid() else None

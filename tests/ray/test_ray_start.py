@@ -48,7 +48,10 @@ def test_head_and_worker(quick: Any) -> None:
             assert head.how == quick
             assert {"gcs_server", "raylet"} <= set(head.processes)
             began = time.monotonic()
-            worker = await cluster.start(1, quick=quick)
+            spilled = cluster.base / "spilled"
+            spilled.mkdir(mode=0o700)
+            worker = await cluster.start(1, quick=quick, spill_dir=str(spilled))
+            assert spilled.stat().st_mode & 0o7777 == 0o700  # Ray opens it to all users
             assert worker.session == head.session
             assert Path(worker.session_dir).parent == cluster.base / "n1"  # its own directory, not the head's
             client = cluster.companions[0]

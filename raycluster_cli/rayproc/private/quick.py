@@ -18,7 +18,7 @@ from .. import worker_process
 from ..environment import start_environment
 from ..failure import StartFailure
 from ..plan import NodePlan, worker_port_list
-from ..spill_directory import make_spill_directory
+from ..spill_directory import make_spill_directory, mode_kept
 from .command import start_by_command
 from .gcs import Cluster, apply_settings, growing_pauses
 from .known import NOT_AS_KNOWN, RAY_VERSION, TRIED, WITH_STORAGE, PrivateMissing, release
@@ -36,6 +36,11 @@ def start(plan: NodePlan, report: Report) -> dict[str, Any]:
             "ray", f"A head that can come back needs Ray 2.58 or newer; this is {RAY_VERSION}."
         )
     make_spill_directory(plan.spill_dir)
+    with mode_kept(plan.spill_dir):
+        return _start(plan, report)
+
+
+def _start(plan: NodePlan, report: Report) -> dict[str, Any]:
     clock = Phases()
     env = start_environment(plan, os.environ)
     os.environ.clear()
@@ -65,7 +70,11 @@ def start(plan: NodePlan, report: Report) -> dict[str, Any]:
 def _start_by_node(plan: NodePlan, report: Report, clock: Phases) -> dict[str, Any]:
     parameters = ray_params(plan)
     spawned: list[tuple[str, Any]] = []
-    with patched_spawn(plan, spawned, report, clock), _patched_wait(plan, spawned):
+    with (
+        patched_spawn(plan, spawned, report, clock),
+        _patched_wait(plan, spawned),
+        _patched_spilling(plan),
+    ):
         try:
             node = QuickNode(parameters, head=plan.is_head, shutdown_at_exit=False, spawn_reaper=False)
             clock.mark("registered")
@@ -149,6 +158,25 @@ def ray_params(plan: NodePlan) -> Any:
 
         load_class(hook)(parameters, plan.is_head)
     return parameters
+
+
+@contextlib.contextmanager
+def _patched_spilling(plan: NodePlan) -> Iterator[None]:
+    """The directory for spilled objects, which is there, is not opened to all users, not even for a moment."""
+    original = getattr(ray_node, "try_to_create_directory", None)
+    if original is None or not plan.spill_dir:
+        yield
+        return
+
+    def create(path: str) -> None:
+        if path != plan.spill_dir:
+            original(path)
+
+    ray_node.try_to_create_directory = create
+    try:
+        yield
+    finally:
+        ray_node.try_to_create_directory = original
 
 
 @contextlib.contextmanager

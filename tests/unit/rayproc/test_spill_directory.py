@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.rayproc.failure import StartFailure
-from raycluster_cli.rayproc.spill_directory import make_spill_directory
+from raycluster_cli.rayproc.spill_directory import make_spill_directory, mode_kept
 
 
 def test_it_is_made_for_all_users(tmp_path: Path) -> None:
@@ -29,3 +29,14 @@ def test_one_that_cannot_be_made_fails_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StartFailure, match=r"--spill-dir .*/file/spilled cannot be made: Not a directory"):
         make_spill_directory(str(tmp_path / "file/spilled"))
+
+
+def test_what_ray_does_to_its_mode_is_undone(tmp_path: Path) -> None:
+    path = tmp_path / "scratch"
+    path.mkdir(0o700)
+    with pytest.raises(KeyError), mode_kept(str(path)):
+        path.chmod(0o777)
+        raise KeyError
+    assert path.stat().st_mode & 0o7777 == 0o700
+    with mode_kept(None), mode_kept(str(tmp_path / "none")):
+        pass
