@@ -18,7 +18,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..model.value import Value
-from ..system.proctree import PROC, ProcessRef, Stat, all_stats, is_running, kernel_identity, send_signal
+from ..system.proctree import (
+    PROC,
+    ProcessRef,
+    Stat,
+    all_stats,
+    is_running,
+    kernel_identity,
+    let_go_on,
+    send_signal,
+)
 from ..system.removal import open_directory, remove_tree
 from .common_path import remove_common_path
 from .directory import ENV_MARK, root_name
@@ -94,6 +103,7 @@ def sweep_root(path: Path, *, term_grace_s: float = 0.5, kill_wait_s: float = 5.
         if not about and time.time() - os.fstat(lock).st_mtime < _YOUNG_S:
             return None  # it is being made
         if _keeper_is_alive(about):
+            _continue_keeper(about)
             return None
         ended, alive = _end_processes(path, about, term_grace_s, kill_wait_s)
         left = [f"process {each.pid} ({each.name}) does not end" for each in alive]
@@ -122,8 +132,22 @@ def _lock_stale(path: Path) -> int | None:
 
 
 def keeper_is_alive(path: Path) -> bool:
-    """Whether the keeper of the root at ``path`` runs: it clears the root itself."""
-    return _keeper_is_alive(_read_about(path))
+    """Whether the keeper of the root at ``path`` runs: it clears the root itself.
+
+    One that was stopped (SIGSTOP) is continued for that.
+    """
+    about = _read_about(path)
+    alive = _keeper_is_alive(about)
+    if alive:
+        _continue_keeper(about)
+    return alive
+
+
+def _continue_keeper(about: Mapping[str, object]) -> None:
+    """Nobody else would: its supervisor has ended."""
+    keeper = about.get("keeper")
+    if isinstance(keeper, list):
+        let_go_on(keeper[0])
 
 
 def _keeper_is_alive(about: Mapping[str, object]) -> bool:

@@ -93,7 +93,8 @@ def judge(found: Mapping[str, Any], *, age_s: float, ready: bool) -> Verdict:
         proxies=bool(found.get("proxies", True)),
     )
     if age_s > SILENT_S:
-        return replace(well, why=f"Ray Serve's controller has not reported for {age_s:.0f} s")
+        # Without the age: the record would be written at each check.
+        return replace(well, why=f"Ray Serve's controller has not reported for more than {SILENT_S:g} s")
     applications = found["applications"]
     if not applications and not ready:
         return replace(well, why="Ray Serve has no application yet")

@@ -29,7 +29,14 @@ from typing import TYPE_CHECKING, NoReturn
 from ..model.errors import ExitCode
 from ..system.keeper_link import RELAYED, Keeper, KeeperNotes
 from ..system.module_bundle import forget_code
-from ..system.proctree import become_subreaper, end_descendants_of_this_process, has_terminal
+from ..system.proctree import (
+    become_subreaper,
+    end_descendants_of_this_process,
+    has_terminal,
+    has_unreaped_child,
+    let_go_on,
+    read_stat,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -39,6 +46,9 @@ RECORD_WAIT_S = 5.0
 
 #: How long the removal of the environment's copy may take (--stage-env).
 REMOVE_COPY_S = 60.0
+
+#: How often the keeper looks whether its supervisor is stopped, and how often in a row it must be.
+LOOK_S, LOOKS = 10.0, 3
 
 #: Added to the OOM score of all but the keeper: as if they used a tenth of the memory more than they do.
 OOM_SCORE = 100
@@ -97,12 +107,12 @@ def _keep(child: int, relay_write: int, notes_read: int, record_wait_s: float) -
             os.write(relay_write, bytes([number]))
         except OSError:
             pass  # the supervisor has gone or its pipe is full of signals that it has not read yet
+        let_go_on(child)
 
     for number in RELAYED:
         signal.signal(number, relay)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, RELAYED)
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
+    code = os.waitstatus_to_exitcode(_status_of(child))
     left = end_descendants_of_this_process()
     notes = _read_notes(notes_read)
     if code < 0 or os.path.isdir(notes.node_root):
@@ -116,6 +126,32 @@ def _keep(child: int, relay_write: int, notes_read: int, record_wait_s: float) -
         _say(f"could not end {names}: not even SIGKILL ended them.")
     sys.stdout.flush()
     os._exit(128 - code if code < 0 else code)
+
+
+def _status_of(supervisor: int) -> int:
+    """Wait for the supervisor's end; returns its status as os.waitpid gives it.
+
+    One that was stopped (SIGSTOP) and forgotten would never notice that its driver or its Ray has ended, and
+    the job would go on until its time limit.  It is continued when a child of its waits to be collected.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    seen = 0
+    try:
+        while True:
+            pid, status = os.waitpid(supervisor, os.WNOHANG)
+            if pid:
+                return status
+            signal.sigtimedwait({signal.SIGCHLD}, LOOK_S)
+            stat = read_stat(supervisor)
+            stopped = stat is not None and stat.state == "T" and has_unreaped_child(supervisor)
+            seen = seen + 1 if stopped else 0
+            if seen >= LOOKS and let_go_on(supervisor):
+                _say(
+                    f"raycluster (process {supervisor}) was stopped (SIGSTOP), and a process that it started "
+                    "has ended: it is continued."
+                )
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 
 
 def _say(text: str) -> None:

@@ -52,6 +52,9 @@ REACTS_S = 3.0
 #: A host that has power and network answers within this time, if only by a refusal.
 PROBE_S = 2.0
 
+#: How often a head's host is asked before it counts as failed.
+PROBES = 2
+
 #: A port on which nothing listens ("discard", RFC 863).
 PROBE_PORT = 9
 
@@ -232,7 +235,11 @@ async def head_host_responds(address: str, head: HeadInfo | None) -> bool:
     """Whether the host of a head has power and network.
 
     Its raylet's port is tried as well: a firewall may drop what comes for other ports than the cluster's.
+    Asked :data:`PROBES` times: the answer no is final for a worker, and a network may fail for a moment.
     """
     port = head.ports.get("node_manager") if head is not None else None
     ports = (PROBE_PORT, port) if isinstance(port, int) and port else (PROBE_PORT,)
-    return any(await asyncio.gather(*(responds(address, each) for each in ports)))
+    for _ in range(PROBES):
+        if any(await asyncio.gather(*(responds(address, each) for each in ports))):
+            return True
+    return False

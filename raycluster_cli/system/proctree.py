@@ -120,6 +120,23 @@ def send_signal(ref: ProcessRef, number: int) -> bool:
     return True
 
 
+def let_go_on(pid: int) -> bool:
+    """Continue a process that is stopped (SIGSTOP); False when it is not, or cannot be signalled."""
+    stat = read_stat(pid)
+    if stat is None or stat.state != "T":
+        return False
+    try:
+        os.kill(pid, signal.SIGCONT)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def has_unreaped_child(pid: int) -> bool:
+    """Whether a child of this process has ended and was not collected."""
+    return any(stat.parent == pid and stat.state == "Z" for stat in all_stats())
+
+
 def all_stats() -> Iterator[Stat]:
     """All processes that /proc shows."""
     for entry in os.listdir(PROC):

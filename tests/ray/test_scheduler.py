@@ -30,13 +30,13 @@ class Events:
         self.told.append(arguments)
 
 
-def instance(name: str, state: State) -> AutoscalerInstance:
+def instance(name: str, state: State, group: str = "block") -> AutoscalerInstance:
     """The node of a job, "7" and "7/1"; "" for one that is asked for and has no job yet."""
     running = not isinstance(state, str)
     made = Instance(
         instance_id=f"im-{name or id(object())}",
         cloud_instance_id=name,
-        instance_type="block",
+        instance_type=group,
         status=Instance.RAY_RUNNING if running else Instance.InstanceStatus.Value(state),
         node_kind=NodeKind.WORKER,
         node_id=f"id-{name}" if running else "",
@@ -46,7 +46,7 @@ def instance(name: str, state: State) -> AutoscalerInstance:
         available_resources=SIZE if state is not None else {},
         status=pb.NodeStatus.RUNNING if state is None else pb.NodeStatus.IDLE,
         idle_duration_ms=state if isinstance(state, int) else 0,
-        ray_node_type_name="block",
+        ray_node_type_name=group,
     )
     return AutoscalerInstance(name or None, node if running else None, made)
 
@@ -159,6 +159,32 @@ def test_what_is_left_of_a_job_makes_room_only_for_what_a_whole_one_can_have() -
     assert decided({"7": 5}, 0, (0, 2), gang=3)[:2] == (0, [])  # more than one job has
     assert decided({"7": 5}, 1, (0, 2), size={"CPU": 9.0})[:2] == (0, [])
     assert decided({"7": 5, "8": 5}, 0, (0, 4), gang=3)[:2] == (0, ["7"])
+
+
+@pytest.mark.parametrize(
+    ("first", "ended"),
+    [
+        (None, ["7"]),
+        ("RAY_STOP_REQUESTED", []),  # the second round: it still works
+    ],
+)
+def test_of_two_groups_one_makes_room_for_what_waits(first: State, ended: list[str]) -> None:
+    """Both have half a job, and one whole job of either is enough."""
+    kinds = [
+        NodeType(name, 0, 2, resources=SIZE, idle_timeout_s=IDLE_S, nodes_per_job=2) for name in ("a", "b")
+    ]
+    request = SchedulingRequest(
+        disable_launch_config_check=True,
+        node_type_configs={
+            one.name: NodeTypeConfig(one.name, 0, 2, idle_timeout_s=IDLE_S, resources=dict(SIZE))
+            for one in kinds
+        },
+        resource_requests=ResourceRequestUtil.group_by_count([ResourceRequestUtil.make(SIZE)]),
+        gang_resource_requests=[],
+        current_instances=[instance("7", first, "a"), instance("8", None, "b")],
+    )
+    reply = WholeJobsScheduler(Events(), lambda: kinds).schedule(request)
+    assert [one.instance_id[3:] for one in reply.to_terminate] == ended
 
 
 def test_jobs_of_one_node_are_decided_by_ray_alone() -> None:

@@ -191,6 +191,17 @@ class Cluster:
         self.fault_at = time.time()
         self.bed.run(host, ["kill", f"-{number}", str(pid)], check=True)
 
+    @contextlib.contextmanager
+    def held(self, host: str, kind: str) -> Iterator[None]:
+        """A process hangs, as in a call on a file system: it does nothing, and only SIGKILL ends it."""
+        command = self.bed.command(host, [sys.executable, "-c", _HOLD, str(self.pid(host, kind))])
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            self.fault_at = time.time()
+            yield
+            holder.communicate()
+
     # -- the record ----------------------------------------------------------------------------
 
     @property
@@ -283,6 +294,16 @@ class Cluster:
             if "stopping" in phases:
                 found[host] = round(phases["stopping"] - self.fault_at, 2)
         return found
+
+
+#: Holds a process as a debugger does, until stdin ends: PTRACE_SEIZE and PTRACE_INTERRUPT of <sys/ptrace.h>.
+_HOLD = """
+import ctypes, sys
+pid, ptrace = int(sys.argv[1]), ctypes.CDLL(None).ptrace
+assert ptrace(0x4206, pid, None, None) == 0 and ptrace(0x4207, pid, None, None) == 0
+print("held", flush=True)
+sys.stdin.read()
+"""
 
 
 def _last_lines(text: str, count: int) -> str:

@@ -58,11 +58,11 @@ def test_srun_does_not_wait_for_ever_for_a_supervisor_that_hangs(slurm: Slurm) -
     driver = "import os, sys, time\nprint('DRIVING', flush=True)"
     wait = "while not os.path.exists('/home/admin/go'): time.sleep(0.1)\nsys.exit(7)"
     cluster = Cluster.start(slurm, wait, preamble=driver, nodes=2).driving()
-    cluster.signal("n2", "supervisor", "STOP")
-    go.touch()
     try:
-        cluster.wait_end()
-        end = cluster.job.wait(timeout_s=HUNG_S + 60)
+        with cluster.held("n2", "supervisor"):
+            go.touch()
+            cluster.wait_end()
+            end = cluster.job.wait(timeout_s=HUNG_S + 60)
     finally:
         go.unlink()
     output = cluster.job.output()
@@ -70,6 +70,31 @@ def test_srun_does_not_wait_for_ever_for_a_supervisor_that_hangs(slurm: Slurm) -
     assert "Job step aborted" in output
     assert (end.exit_code or 128 + end.signal) == 137, output
     assert (cluster.end["exit_code"], cluster.end["reason"]) == (7, "driver")
+
+
+@pytest.mark.parametrize(
+    "stopped",
+    [
+        pytest.param((("n1", "keeper"), ("n2", "keeper")), id="keepers"),
+        pytest.param((("n1", "supervisor"), ("n3", "supervisor")), id="supervisors", marks=chaos),
+    ],
+)
+def test_processes_of_raycluster_that_were_stopped_do_not_keep_the_job(
+    slurm: Slurm, stopped: tuple[tuple[str, str], ...]
+) -> None:
+    """SIGSTOP for good: they are continued when there is something for them to do."""
+    go = slurm.bed.path("login", "/home/admin/go")
+    wait = f"while not os.path.exists({'/home/admin/go'!r}): time.sleep(0.1)\nsys.exit(7)"
+    cluster = Cluster.start(slurm, wait).driving()
+    for host, process in stopped:
+        cluster.signal(host, process, "STOP")
+    go.touch()
+    try:
+        assert cluster.job.wait(timeout_s=90).exit_code == 7, cluster.job.output()
+    finally:
+        go.unlink()
+    assert cluster.job.output().count("was stopped (SIGSTOP)") == 2
+    slurm.assert_nothing_left()
 
 
 def test_keeper_and_supervisor_of_the_head_are_killed_at_once(slurm: Slurm) -> None:

@@ -162,7 +162,7 @@ def ray_params(plan: NodePlan) -> Any:
 
 @contextlib.contextmanager
 def _patched_spilling(plan: NodePlan) -> Iterator[None]:
-    """The directory for spilled objects, which is there, is not opened to all users, not even for a moment."""
+    """The directory for spilled objects, which is there, is never opened to all users."""
     original = getattr(ray_node, "try_to_create_directory", None)
     if original is None or not plan.spill_dir:
         yield

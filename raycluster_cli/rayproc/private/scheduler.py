@@ -48,10 +48,11 @@ class WholeJobsScheduler(ResourceDemandScheduler):  # type: ignore[misc]
             configs[group.name] = replace(configs[group.name], min_worker_nodes=least, max_worker_nodes=most)
         reply = super().schedule(replace(request, node_type_configs=configs))
         more = {group.name: group.in_whole_jobs(reply) for group in groups}
-        for group in groups:
+        for group in groups if not any(one.makes_room() for one in groups) else ():
             if (job := group.part()) and self._would_use(group, job, request, configs, reply):
                 more[group.name] -= group.let_go(job, reply)
                 self._replaced(group.name, job)
+                break  # what waits may be what another group would use as well
         self._held.tell(self._events, reply, more, configs)
         return reply
 
@@ -177,6 +178,15 @@ class _Group:
             if all(node.status == Instance.RAY_RUNNING for node in self._nodes[job])
         }
         return job_to_replace(started, self._idle, self._type.nodes_per_job)
+
+    def makes_room(self) -> bool:
+        """Whether a job that has lost a node is being let go: a whole one is launched once it has gone."""
+        return any(
+            node.status == Instance.RAY_STOP_REQUESTED
+            for nodes in self._nodes.values()
+            if len(nodes) < self._type.nodes_per_job
+            for node in nodes
+        )
 
     def missing(self, job: str) -> int:
         """How many nodes a whole job has more than this one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -15,7 +16,7 @@ import pytest
 
 from raycluster_cli.node.directory import ENV_MARK, NodeRoot
 from raycluster_cli.node.sweep import Swept, processes_of, sweep_root, sweep_stale, why_part_of
-from raycluster_cli.system.proctree import identify
+from raycluster_cli.system.proctree import identify, read_stat
 from tests.unit.node.roots import LOCAL, NOBODY, needs_root
 
 
@@ -28,6 +29,11 @@ def until(condition: Callable[[], object], within_s: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def state(pid: int) -> str:
+    stat = read_stat(pid)
+    return stat.state if stat is not None else ""
 
 
 def test_a_root_in_use_is_left_alone(make: Callable[..., NodeRoot], base: Path) -> None:
@@ -242,6 +248,10 @@ def test_a_root_whose_keeper_lives_is_left_to_it(
     keeper = spawn("sleep", "60")
     root = make(keeper=identify(keeper.pid))
     root.close()  # its supervisor was killed, and the keeper saves the logs
+    keeper.send_signal(signal.SIGSTOP)
+    until(lambda: state(keeper.pid) == "T")
+    assert sweep(base) == []
+    until(lambda: state(keeper.pid) != "T")  # nobody else would continue it
     assert sweep(base) == []
     keeper.kill()
     keeper.wait()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 
 from raycluster_cli.model.record import NodeReport
 from raycluster_cli.state.record import Record
-from raycluster_cli.system.proctree import identify, is_running
+from raycluster_cli.system.proctree import identify, is_running, read_stat
 from tests.waiting import wait_until
 
 DEADLINE_S = 60.0
@@ -24,8 +25,10 @@ DEADLINE_S = 60.0
 SUPERVISOR = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
+from raycluster_cli.supervisor import keeper as keepers
 from raycluster_cli.supervisor.keeper import guard
 
+keepers.LOOK_S = 0.2
 base, record, wait_s, ending = sys.argv[1:]
 keeper_pid = os.getpid()
 keeper = guard(float(wait_s))
@@ -148,6 +151,32 @@ def test_signals_are_relayed_and_the_supervisor_has_a_group_of_its_own(node: Nod
     assert node.process.stdout is not None
     assert int(node.process.stdout.readline()) == signal.SIGUSR1
     node.wait()
+
+
+STOPS = "os.kill(os.getpid(), signal.SIGSTOP); "
+
+
+def is_stopped(pid: int) -> bool:
+    stat = read_stat(pid)
+    return stat is not None and stat.state == "T"
+
+
+def test_a_stopped_supervisor_that_has_something_to_do_is_continued(node: Node) -> None:
+    node.start(f"ended = subprocess.Popen(['true']); {STOPS} daemon.kill(); root.remove(); os._exit(3)")
+    code, errors = node.wait()
+    assert code == 3
+    assert "was stopped (SIGSTOP), and a process that it started has ended: it is continued" in errors
+
+
+def test_another_stopped_supervisor_stays_so_until_a_signal_comes(node: Node) -> None:
+    node.start(f"{STOPS} number = hear()[0]; daemon.kill(); root.remove(); os._exit(number)")
+    supervisor = node.supervisor
+    wait_until(lambda: is_stopped(supervisor), timeout_s=DEADLINE_S, what="a stopped supervisor")
+    time.sleep(1.5)  # several looks of its keeper
+    assert is_stopped(supervisor)
+    assert node.process is not None
+    os.kill(node.process.pid, signal.SIGTERM)
+    assert node.wait() == (signal.SIGTERM, "")
 
 
 def test_a_keeper_that_is_killed_is_seen_by_the_supervisor(node: Node) -> None:

@@ -226,6 +226,16 @@ def test_a_host_that_says_nothing_does_not_respond() -> None:
         assert not run_loop(refuses("127.0.0.1", port, timeout_s=0.03))
 
 
+def test_a_head_whose_host_misses_one_packet_has_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([False, True])
+
+    async def answer(address: str, port: int) -> bool:
+        return next(answers)
+
+    monkeypatch.setattr("raycluster_cli.supervisor.silent_hosts.responds", answer)
+    assert asyncio.run(head_host_responds("10.0.0.1", None))
+
+
 @pytest.mark.parametrize(("open_port", "found"), [(9, True), (20001, True), (20000, False)])
 def test_a_head_behind_a_firewall_is_seen_by_its_raylets_port(
     monkeypatch: pytest.MonkeyPatch, open_port: int, found: bool
