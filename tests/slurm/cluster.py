@@ -21,6 +21,7 @@ from raycluster_cli.slurm.job_state import parse_job
 from raycluster_cli.slurm.queue import Job as SlurmJob
 from raycluster_cli.state.record import Record
 from tests.bed.bed import REPOSITORY, Bed
+from tests.bed.spec import home
 from tests.slurm.jobs import Job, Slurm
 from tests.waiting import wait_until
 
@@ -66,10 +67,11 @@ class Cluster:
 
     def __init__(self, slurm: Slurm, job: Job, name: str, state_dir: str = "") -> None:
         self.slurm = slurm
-        self._state_dir = state_dir or "/home/admin/.raycluster"
+        self._state_dir = state_dir or f"{home(job.user)}/.raycluster"
         self.bed: Bed = slurm.bed
         self.job = job
         self.name = name
+        self.shares_nodes = False
         self.fault_at = 0.0
 
     @classmethod
@@ -86,25 +88,39 @@ class Cluster:
         srun: str = "",
         preamble: str = DRIVER,
         wrap: str = "exec",
+        script: str = "",
         waits: str = "--kill-on-bad-exit=0 --wait=0",
         state_dir: str = "",
+        user: str = "root",
     ) -> Cluster:
-        """Submit it.  ``driver`` is Python that comes after DRIVER's text; ``state_dir`` is where its record
-        lies, if ``options`` say so."""
+        """Submit it.
+
+        ``driver`` is Python that comes after DRIVER's text; ``state_dir`` is where its record lies, if
+        ``options`` say so.  ``script``: what runs instead of srun, with fields for options, prefix, python
+        and driver.
+        """
         name = f"fault-{time.time_ns()}"
-        path = slurm.bed.path("login", "/home/admin") / f"{name}.py"
+        path = slurm.bed.path("login", home(user)) / f"{name}.py"
         path.write_text(f"{preamble}\n{driver}\n")
         python = sys.executable
+        runs = f"{python} {home(user)}/{name}.py"
+        script = (
+            script.format(options=options, prefix=prefix, python=python, driver=runs)
+            or f"""
+            {wrap} srun -N{nodes} -n{nodes} {waits} --mem=0 {srun} \\
+                {prefix} {python} -m raycluster_cli run {options} -- {runs}
+        """
+        )
         script = f"""
             export PYTHONPATH={REPOSITORY} RAY_USAGE_STATS_ENABLED=0
             {before}
-            {wrap} srun -N{nodes} -n{nodes} {waits} --mem=0 {srun} \\
-                {prefix} {python} -m raycluster_cli run {options} -- {python} /home/admin/{name}.py
+            {script}
         """
         job = slurm.sbatch(
             "\n".join(line.strip() for line in script.splitlines()),
             *(f"-N{nodes}", "--mem=3000", "--cpus-per-task=2", "--ntasks-per-node=1", f"--job-name={name}"),
             *("--no-requeue", *sbatch),
+            user=user,
         )
         return cls(slurm, job, name, state_dir)
 
@@ -116,10 +132,13 @@ class Cluster:
     # -- processes -----------------------------------------------------------------------------
 
     def processes(self, host: str) -> list[Proc]:
-        """Everything that runs on a host."""
+        """Everything that runs on a host; of this job alone where it shares its nodes."""
         found = []
+        job = f"SLURM_JOB_ID={self.job.id}".encode()
         for directory in self.bed.path(host, "/proc").glob("[0-9]*"):
             try:
+                if self.shares_nodes and job not in (directory / "environ").read_bytes().split(b"\0"):
+                    continue
                 stat = (directory / "stat").read_text()
                 argv = (directory / "cmdline").read_bytes().split(b"\0")
             except OSError:
@@ -135,7 +154,7 @@ class Cluster:
         # A worker job runs the program `raycluster`, the other tasks the module.
         programs = ("raycluster_cli", "raycluster")
         ours = [one for one in everything if any(Path(word).name in programs for word in one.argv[:3])]
-        ours = [one for one in ours if {"run", "worker"} & {*one.argv[:4]}]
+        ours = [one for one in ours if {"run", "head", "worker"} & {*one.argv[:4]}]
         ours = [one for one in ours if not one.argv[0].endswith("srun")]
         numbers = {one.pid for one in ours}
         first = sorted((one for one in ours if one.parent not in numbers), key=lambda one: one.pid)[:1]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.bed.bed import REPOSITORY
+from tests.bed.spec import home
 from tests.slurm.cluster import DRIVER, Cluster, Disk
 from tests.slurm.jobs import UNFINISHED, Slurm
 from tests.slurm.random_faults import CUT_S, HEAD, HOSTS, SIGTERMED, Draw, Fault, Phase
@@ -52,6 +53,37 @@ print("DRIVING", len(holders), flush=True)
 #: A cluster that grows: on n1 is the head, and Slurm takes n2 first of the others.
 GROWS = "--num-cpus 1 --max-nodes 2 --worker-sbatch '-c 1 --mem=2500 --time=10 --exclude=n1'"
 
+#: The driver of a server: it answers on the port that it is given.
+DRIVER_SERVES = f"""
+import http.server, os, threading
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+where = ("", int(os.environ["RAYCLUSTER_SERVICE_PORT"]))
+threading.Thread(target=http.server.ThreadingHTTPServer(where, Answer).serve_forever, daemon=True).start()
+{DRIVER}
+"""
+
+#: A head in the batch step and workers in a step of their own, as slurm/head_and_workers.sbatch has it.
+APART = """
+    srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --exclude=$SLURMD_NODENAME --mem=0 --kill-on-bad-exit=0 \\
+        --wait=0 {prefix} {python} -m raycluster_cli worker --master-ip $SLURMD_NODENAME {options} & step=$!
+    trap : TERM
+    {prefix} {python} -m raycluster_cli head --expected-workers 2 {options} -- {driver}
+    code=$?
+    for _ in {{1..300}}; do
+        kill -0 $step 2>/dev/null || break
+        sleep 0.1
+    done
+    exit $code
+"""
+
 #: How long a worker job may take to start Ray, or another one to follow it.
 GROWN_S = 120.0
 
@@ -78,6 +110,8 @@ class Run:
         prefix = ""
         if self.fault.what == "node's directory":
             prefix = f"env TMPDIR={SMALL}"
+        if drawn.shape == "service":
+            options, preamble = f"{options} --service", DRIVER_SERVES
         requeue = ("--requeue", "--open-mode=append") if self.fault.kind == "requeued" else ()
         self.cluster = Cluster.start(
             slurm,
@@ -86,10 +120,12 @@ class Run:
             preamble=preamble,
             options=options,
             prefix=prefix,
+            script=APART if drawn.shape == "apart" else "",
             sbatch=requeue,
             state_dir=f"{disk.path}/state" if disk else "",
+            user=drawn.user,
         )
-        self._exit_file = slurm.bed.path("login", f"/home/admin/{self.cluster.name}.exit")
+        self._exit_file = slurm.bed.path("login", f"{home(drawn.user)}/{self.cluster.name}.exit")
 
     # -- phases ----------------------------------------------------------------------------------
 
@@ -207,10 +243,10 @@ class Run:
         match self.fault.what.split():
             case ["scancel", *options]:
                 whole = [job.id] if not options else [*options, f"{job.id}.0"]
-                self.slurm.run("login", ["scancel", *whole])
+                self.slurm.run("login", ["scancel", *whole], user=job.user)
             case ["raycluster", "stop"]:
                 stop = [sys.executable, "-m", "raycluster_cli", "stop", job.id, "--yes"]
-                self.slurm.run("login", stop, env={"PYTHONPATH": str(REPOSITORY)})
+                self.slurm.run("login", stop, user=job.user, env={"PYTHONPATH": str(REPOSITORY)})
             case _:
                 if keepers := self.cluster.find(self.fault.host, "keeper"):
                     self.slurm.run(self.fault.host, ["kill", "-TERM", str(keepers[0].pid)])

@@ -63,13 +63,19 @@ class Draw:
     """How long after the phase has begun."""
     driver_code: int
     """What the driver exits with if nothing happens to it."""
-    grows: bool = False
-    """The job has the head alone, and the cluster gets a worker job (--max-nodes) on n2."""
+    shape: str = "run"
+    """What it happens to, one of SHAPES."""
+    user: str = "root"
+    """Whose job it is."""
+
+    @property
+    def grows(self) -> bool:
+        return self.shape == "grows"
 
     def __str__(self) -> str:
-        shape = " of a cluster that grows" if self.grows else ""
+        shape = f" of {SHAPES[self.shape]}"
         when = f"{self.delay_s:.2f} s after {self.phase.name}"
-        return f"{self.fault}, {when}{shape}, driver's code {self.driver_code}"
+        return f"{self.fault}, {when}{shape}, driver's code {self.driver_code}, {self.user}"
 
 
 #: How long after its begin a fault can happen in a phase.
@@ -79,6 +85,15 @@ DELAYS_S = {
     Phase.CONNECTING: 1.0,
     Phase.DRIVING: 1.0,
     Phase.LEAVING: 1.2,
+}
+
+#: What the faults happen to.
+SHAPES = {
+    "run": "one srun",
+    "grows": "a cluster that grows: its job has the head alone, and it gets a worker job on n2",
+    "apart": "a head in the batch step and workers under srun",
+    "service": "a server",
+    "beside": "one of two clusters of the user on the same nodes",
 }
 
 PROCESSES = ("keeper", "supervisor", "companion", "raylet", "agent", "worker")
@@ -118,20 +133,37 @@ def draw(seed: int) -> Draw:
             fault = Fault(kind, "scontrol requeue", "login")
     phase = chance.choice(tuple(DELAYS_S))
     delay_s, driver_code = chance.uniform(0, DELAYS_S[phase]), chance.choice((0, 7))
-    grows = chance.random() < 0.3
-    if grows and fault.host in WORKERS:
+    shape = "grows" if chance.random() < 0.3 else chance.choice([one for one in SHAPES if one != "grows"])
+    if shape == "grows" and fault.host in WORKERS:
         fault = replace(fault, host=WORKERS[0])
-    return Draw(fault, phase, delay_s, driver_code, grows)
+    if shape == "apart" and fault.what.startswith("scancel --signal"):
+        fault = replace(fault, what="scancel")  # the step is that of the workers
+    if shape == "beside" and fault.kind not in ("killed", "stopped", "cancelled", "requeued"):
+        shape = "run"  # it would happen to both
+    user = "root" if fault.what == "record" else chance.choice(("root", "alice"))
+    return Draw(fault, phase, delay_s, driver_code, shape, user)
 
 
-def right_codes(fault: Fault, phases: Iterable[Phase], driver_code: int, *, grows: bool = False) -> set[int]:
-    """The exit codes that are right for the job's step when ``fault`` happened in one of ``phases``.
+def right_codes(fault: Fault, phases: Iterable[Phase], driver_code: int, *, shape: str = "run") -> set[int]:
+    """The exit codes that are right for the job when ``fault`` happened in one of ``phases``.
 
-    A cluster that grows (:attr:`Draw.grows`) gets another worker job for one that it loses.
+    A cluster that grows gets another worker job for one that it loses.
     """
-    if grows and (fault.host in WORKERS or fault.kind == "cut"):
+    if shape == "grows" and (fault.host in WORKERS or fault.kind == "cut"):
         return {driver_code}
+    if shape == "apart" and fault.host in WORKERS:
+        return {code for phase in phases for code in _codes_apart(fault, phase, driver_code)}
     return {code for phase in phases for code in _codes(fault, phase, driver_code)}
+
+
+def _codes_apart(fault: Fault, phase: Phase, done: int) -> set[int]:
+    """The head's code is the job's, and not that of a worker that was killed or told to end."""
+    if phase is Phase.LEAVING:
+        return _codes_apart(fault, Phase.DRIVING, done) | _codes_apart(fault, Phase.ENDING, done)
+    gone = fault.kind == "killed" and fault.what in ("keeper", "supervisor")
+    if not gone and fault.kind != "cancelled":
+        return _codes(fault, phase, done)
+    return _ray_lost(replace(fault, what="raylet"), phase, done)
 
 
 def _codes(fault: Fault, phase: Phase, done: int) -> set[int]:

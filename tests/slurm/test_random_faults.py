@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.bed.spec import BedSpec
-from tests.slurm.cluster import Disk
+from tests.bed.spec import BedSpec, home
+from tests.slurm.cluster import Cluster, Disk
 from tests.slurm.conftest import Beds
-from tests.slurm.injection import GROWN_S, Run, small_places
+from tests.slurm.injection import DRIVER_WAITS, GROWN_S, Run, small_places
 from tests.slurm.jobs import Slurm
 from tests.slurm.random_faults import draw, right_codes
 from tests.waiting import wait_until
@@ -45,6 +45,15 @@ def fault_slurm(fault_beds: Beds) -> Iterator[Slurm]:
     yield from fault_beds.jobs()
 
 
+@contextlib.contextmanager
+def _another_cluster(slurm: Slurm, user: str) -> Iterator[Cluster]:
+    """Another cluster of the user, which works on all nodes and must not be touched."""
+    cluster = Cluster.start(slurm, DRIVER_WAITS.format(code=0, timeout_s=60.0), user=user).driving()
+    yield cluster
+    for path in slurm.bed.path("login", home(user)).glob(f"{cluster.name}.*"):
+        path.unlink()
+
+
 @pytest.mark.chaos
 @pytest.mark.parametrize("number", range(FAULTS))
 def test_random_fault_ends_with_the_right_code_and_leaves_nothing(
@@ -59,12 +68,18 @@ def test_random_fault_ends_with_the_right_code_and_leaves_nothing(
             disk = Disk(fault_slurm, tmp_path / "image")
             stack.callback(disk.remove)
         stack.enter_context(small_places(fault_slurm, drawn.fault.what == "node's directory"))
+        beside = (
+            stack.enter_context(_another_cluster(fault_slurm, drawn.user))
+            if drawn.shape == "beside"
+            else None
+        )
         run = Run(fault_slurm, drawn, disk)
+        run.cluster.shares_nodes = beside is not None
         stack.push(run.tell_failure)
         stack.callback(run.heal)
         run.wait_for_moment()
         phases = run.do()
-        right = right_codes(drawn.fault, phases, drawn.driver_code, grows=drawn.grows)
+        right = right_codes(drawn.fault, phases, drawn.driver_code, shape=drawn.shape)
         job = run.cluster.job
         if right == {drawn.driver_code}:
             run.tell_driver("check" if drawn.grows or drawn.fault.what != "worker" else "")
@@ -77,6 +92,9 @@ def test_random_fault_ends_with_the_right_code_and_leaves_nothing(
         said = run.cluster.end.get("message", "no record")
         print(f"  in {[phase.name for phase in phases]}: {code} of {sorted(right)}; {said}")
         assert code in right
+        if beside is not None:
+            beside.slurm.bed.path("login", f"{home(drawn.user)}/{beside.name}.exit").write_text("check")
+            assert beside.job.wait().exit_code == 0, beside.job.output()
     queue = ["squeue", "-h"]
     wait_until(
         lambda: not fault_slurm.run("login", queue, check=True).stdout, timeout_s=60, what="an empty queue"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.slurm.random_faults import CUT_S, DELAYS_S, PAUSE_S, Fault, Phase, draw, right_codes
+from tests.slurm.random_faults import CUT_S, DELAYS_S, PAUSE_S, SHAPES, Fault, Phase, draw, right_codes
 
 LAUNCHING, JOINING, CONNECTING, DRIVING, LEAVING, ENDING = Phase
 
@@ -68,7 +68,25 @@ def test_which_codes_are_right(
 def test_which_codes_are_right_where_the_cluster_gets_another_worker_job(
     kind: str, what: str, host: str, lasts_s: float, phases: list[Phase], codes: set[int]
 ) -> None:
-    assert right_codes(Fault(kind, what, host, lasts_s), phases, DONE, grows=True) == codes
+    assert right_codes(Fault(kind, what, host, lasts_s), phases, DONE, shape="grows") == codes
+
+
+@pytest.mark.parametrize(
+    ("kind", "what", "host", "phases", "codes"),
+    [
+        ("killed", "keeper", "n2", [LAUNCHING], {4, 5, DONE}),
+        ("killed", "supervisor", "n2", [DRIVING], {5}),
+        ("killed", "supervisor", "n2", [LEAVING], {5, DONE}),
+        ("killed", "raylet", "n2", [DRIVING], {5}),
+        ("killed", "keeper", "n1", [DRIVING], {137}),
+        ("cancelled", "SIGTERM", "n2", [DRIVING], {5}),
+        ("cancelled", "SIGTERM", "n1", [DRIVING], {143}),
+    ],
+)
+def test_which_codes_are_right_where_the_heads_code_is_the_jobs(
+    kind: str, what: str, host: str, phases: list[Phase], codes: set[int]
+) -> None:
+    assert right_codes(Fault(kind, what, host), phases, DONE, shape="apart") == codes
 
 
 def test_a_seed_draws_the_same_again_and_all_are_drawn() -> None:
@@ -77,7 +95,7 @@ def test_a_seed_draws_the_same_again_and_all_are_drawn() -> None:
     kinds = {one.fault.kind for one in drawn}
     assert kinds == {"killed", "stopped", "cut", "full", "slow", "cancelled", "requeued"}
     assert {one.phase for one in drawn} == set(DELAYS_S)
-    assert {one.grows for one in drawn} == {False, True}
+    assert {one.shape for one in drawn} == set(SHAPES)
     for one in drawn:
         assert right_codes(one.fault, [one.phase], one.driver_code)
         assert 0 <= one.delay_s <= DELAYS_S[one.phase]
