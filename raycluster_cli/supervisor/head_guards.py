@@ -21,6 +21,7 @@ from ..slurm.task_probe import TaskProbe, hosts_without_task
 from ..state.catalogue import prune
 from ..state.lease import HEARTBEAT_S
 from ..state.record import Record
+from ..system.proctree import let_tree_go_on
 from .usage import tell_usage
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ REWATCH_DELAY_S = 0.5
 
 #: Pause between two checks of a GCS whose process has ended, which its parent has noticed.
 GCS_REST_S = 1.0
+
+#: How often the head looks whether its companion and what that has started are stopped.
+STOPPED_LOOK_S = 10.0
 
 #: How long the GCS may take to say whether a driver has connected; the end of a run waits for it.
 DRIVER_ANSWER_S = 1.0
@@ -80,6 +84,7 @@ class HeadGuards:
         guard("the watch over the GCS", self._watch_gcs)
         guard("the wait for the workers", self._watch_reports)
         guard("the watch over the node's files", run.watch_files)
+        guard("stopped processes", self._watch_stopped, vital=False)
         if run.groups:
             from .autoscaler import Autoscaler  # other runs do not pay for it
 
@@ -270,6 +275,15 @@ class HeadGuards:
         from .departures import watch_departures  # other runs do not pay for it
 
         await watch_departures(self._run)
+
+    async def _watch_stopped(self) -> None:
+        """Companion, watcher or autoscaler were stopped (SIGSTOP): they would miss every loss."""
+        run = self._run
+        while True:
+            await asyncio.sleep(STOPPED_LOOK_S)
+            companion = run.node.companion
+            for pid in let_tree_go_on(companion.child.pid) if companion is not None else ():
+                run.report.note(f"process {pid} of raycluster was stopped (SIGSTOP): it is continued")
 
     async def _ask_slurm(self) -> None:
         """Find out where the job's output goes, for `raycluster logs` once Slurm has forgotten the job.

@@ -132,6 +132,22 @@ def let_go_on(pid: int) -> bool:
     return True
 
 
+def let_tree_go_on(root: int) -> list[int]:
+    """The same for a process and what its main thread has started, children of children too; who was stopped.
+
+    It costs some reads, however many processes the host has.  Nothing is found below ``root`` where the
+    kernel has no /proc/PID/task/TID/children.
+    """
+    todo, continued = [root], []
+    while todo:
+        pid = todo.pop()
+        if let_go_on(pid):
+            continued.append(pid)
+        with contextlib.suppress(OSError):
+            todo += map(int, (PROC / f"{pid}/task/{pid}/children").read_text().split())
+    return continued
+
+
 def has_unreaped_child(pid: int) -> bool:
     """Whether a child of this process has ended and was not collected."""
     return any(stat.parent == pid and stat.state == "Z" for stat in all_stats())

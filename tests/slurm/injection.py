@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.bed.bed import REPOSITORY
 from tests.bed.spec import home
 from tests.slurm.cluster import DRIVER, Cluster, Disk
+from tests.slurm.images import IMAGE, SHOWN
 from tests.slurm.jobs import UNFINISHED, Slurm
 from tests.slurm.random_faults import CUT_S, HEAD, HOSTS, SIGTERMED, Draw, Fault, Phase
 from tests.waiting import wait_until
@@ -112,6 +113,10 @@ class Run:
             prefix = f"env TMPDIR={SMALL}"
         if drawn.shape == "service":
             options, preamble = f"{options} --service", DRIVER_SERVES
+        if drawn.shape == "staged":
+            options = f"{options} --stage-env"
+        if drawn.shape == "container":
+            options = f"{options} --container={IMAGE} --container-mounts={','.join(SHOWN)}"
         requeue = ("--requeue", "--open-mode=append") if self.fault.kind == "requeued" else ()
         self.cluster = Cluster.start(
             slurm,

@@ -94,6 +94,8 @@ SHAPES = {
     "apart": "a head in the batch step and workers under srun",
     "service": "a server",
     "beside": "one of two clusters of the user on the same nodes",
+    "container": "one srun with --container",
+    "staged": "one srun with --stage-env",
 }
 
 PROCESSES = ("keeper", "supervisor", "companion", "raylet", "agent", "worker")
@@ -140,7 +142,12 @@ def draw(seed: int) -> Draw:
         fault = replace(fault, what="scancel")  # the step is that of the workers
     if shape == "beside" and fault.kind not in ("killed", "stopped", "cancelled", "requeued"):
         shape = "run"  # it would happen to both
-    user = "root" if fault.what == "record" else chance.choice(("root", "alice"))
+    user = chance.choice(("root", "alice"))
+    if fault.what == "record":
+        user = "root"  # the disk is root's
+        shape = "run" if shape == "container" else shape
+    elif shape == "container":
+        user = "alice"  # the image is hers
     return Draw(fault, phase, delay_s, driver_code, shape, user)
 
 

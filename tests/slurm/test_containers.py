@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.bed.bed import REPOSITORY
 from tests.bed.spec import LOGIN
 from tests.slurm.batches import NODES, batch
+from tests.slurm.images import IMAGE, SHOWN, image_of_alice, no_container
 from tests.slurm.jobs import JobEnd, Slurm
 from tests.slurm.test_submit import raycluster, submitted
 
-IMAGE = "/home/alice/image"
 CONFIG = "/home/alice/.config/raycluster/config.toml"
-
-#: An image of no registry: empty directories over which the machine's programs and Pythons are mounted.
-SHOWN = tuple(dict.fromkeys(("/usr", str(REPOSITORY), sys.prefix, sys.base_prefix)))
 
 IN_CONTAINER = (
     "python",
@@ -33,26 +27,10 @@ IN_CONTAINER = (
 @pytest.fixture
 def image(slurm: Slurm) -> Iterator[Path]:
     """A directory that ch-run takes for an image; skips without ch-run or user namespaces."""
-    if shutil.which("ch-run") is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(
-            "ch-run is missing: apt-get install charliecloud"
-        )
-    try_one = ["unshare", "--user", "--mount", "true"]
-    done = slurm.run(LOGIN, try_one, user="alice")
-    if done.returncode:
-        pytest.skip(f"the kernel forbids user namespaces: {done.stderr.strip()}")
-    root = slurm.bed.path(LOGIN, IMAGE)
-    for place in ("etc", "dev", "proc", "sys", "tmp", "home", "ch", *(each.strip("/") for each in SHOWN)):
-        (root / place).mkdir(parents=True, exist_ok=True)
-    for link in ("bin", "sbin", "lib", "lib64"):
-        if os.path.islink(f"/{link}"):
-            (root / link).symlink_to(os.readlink(f"/{link}"))
-    for name in ("passwd", "group", "hosts", "resolv.conf"):
-        (root / "etc" / name).touch()
-    (root / "image").touch()
-    (root / "ch/environment").write_text(f"PATH={sys.prefix}/bin:/usr/bin:/bin\n")
-    yield root
-    shutil.rmtree(root)
+    if why := no_container(slurm):
+        (pytest.fail if os.environ.get("CI") == "true" and "ch-run" in why else pytest.skip)(why)
+    with image_of_alice(slurm) as root:
+        yield root
     slurm.bed.path(LOGIN, CONFIG).unlink(missing_ok=True)  # other tests have no configuration file
 
 

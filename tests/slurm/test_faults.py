@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from raycluster_cli.supervisor.head_guards import STOPPED_LOOK_S
 from tests.bed.bed import REPOSITORY
 from tests.slurm.cluster import SLACK_S, Cluster, Disk
 from tests.slurm.jobs import Slurm
@@ -123,6 +124,18 @@ def test_watch_over_the_nodes_is_taken_up_again(slurm: Slurm, process: str) -> N
     end = cluster.job.wait()
     assert (end.exit_code, cluster.end["reason"], cluster.end["failed_host"]) == (5, "worker-lost", "n3")
     slurm.assert_nothing_left()
+
+
+@chaos
+def test_a_watch_that_was_stopped_still_sees_a_host_that_fails(slurm: Slurm) -> None:
+    """SIGSTOP for good: it is continued, and a host without power is noticed."""
+    cluster = Cluster.start(slurm).driving()
+    for process in ("companion", "watcher"):
+        cluster.signal("n1", process, "STOP")
+    slurm.bed.power_off("n3")
+    end = cluster.wait_end(timeout_s=STOPPED_LOOK_S + SILENT_S + SLACK_S)
+    assert (end["exit_code"], end["reason"], end["failed_host"]) == (5, "worker-lost", "n3")
+    cluster.job.wait()
 
 
 @chaos
@@ -797,20 +810,38 @@ def test_names_cannot_be_resolved(slurm: Slurm) -> None:
     slurm.assert_nothing_left()
 
 
-@pytest.mark.parametrize("skewed", [pytest.param("n1", marks=chaos), "n2"])
-def test_clock_two_minutes_off(slurm: Slurm, tmp_path: Path, skewed: str) -> None:
-    """One node's Python has another time; joining, ending and the diagnosis do not depend on it."""
+@pytest.mark.parametrize(
+    ("skewed", "by_s", "jumps"),
+    [
+        pytest.param("n1", -120, False, marks=chaos),
+        ("n2", -120, False),
+        pytest.param("n1", 7200, True, marks=chaos),
+        pytest.param("n1", -7200, True, marks=chaos),
+        pytest.param("n2", 7200, True, marks=chaos),
+    ],
+)
+def test_clock_two_minutes_off(slurm: Slurm, skewed: str, by_s: int, jumps: bool) -> None:
+    """One node's Python has another time; joining, ending and the diagnosis do not depend on it.
+
+    ``jumps``: it has so only once the driver runs.  The other programs there keep the true time.
+    """
     double = f"""
         import os, time
         if os.environ.get("SLURMD_NODENAME") == "{skewed}":
             true_time = time.time
-            time.time = lambda: true_time() - 120
+            off = lambda: not {jumps} or os.path.exists("/home/admin/skew/jumped")
+            time.time = lambda: true_time() + ({by_s} if off() else 0)
     """
     directory = slurm.bed.path("login", "/home/admin/skew")
     directory.mkdir(exist_ok=True)
     (directory / "sitecustomize.py").write_text(textwrap.dedent(double))
     before = "export PYTHONPATH=/home/admin/skew:$PYTHONPATH"
+    jumped = directory / "jumped"
+    jumped.unlink(missing_ok=True)
     cluster = Cluster.start(slurm, before=before).driving()
+    if jumps:
+        jumped.touch()
+        time.sleep(2)  # whoever waits for something looks at the clock
     cluster.signal("n3", "raylet")
     assert cluster.job.wait().exit_code == 5, cluster.job.output()
     assert (cluster.end["reason"], cluster.end["failed_host"]) == ("worker-lost", "n3")

@@ -16,6 +16,7 @@ import pytest
 from tests.bed.spec import BedSpec, home
 from tests.slurm.cluster import Cluster, Disk
 from tests.slurm.conftest import Beds
+from tests.slurm.images import image_of_alice, no_container
 from tests.slurm.injection import DRIVER_WAITS, GROWN_S, Run, small_places
 from tests.slurm.jobs import Slurm
 from tests.slurm.random_faults import draw, right_codes
@@ -68,6 +69,10 @@ def test_random_fault_ends_with_the_right_code_and_leaves_nothing(
             disk = Disk(fault_slurm, tmp_path / "image")
             stack.callback(disk.remove)
         stack.enter_context(small_places(fault_slurm, drawn.fault.what == "node's directory"))
+        if drawn.shape == "container":
+            if why := no_container(fault_slurm):
+                pytest.skip(why)
+            stack.enter_context(image_of_alice(fault_slurm))
         beside = (
             stack.enter_context(_another_cluster(fault_slurm, drawn.user))
             if drawn.shape == "beside"

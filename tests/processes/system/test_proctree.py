@@ -20,6 +20,7 @@ from raycluster_cli.system.proctree import (
     identify,
     is_running,
     kernel_identity,
+    let_tree_go_on,
     parse_stat,
     read_stat,
     send_signal,
@@ -94,6 +95,22 @@ def test_descendants_of_all_generations_but_those_skipped() -> None:
         grandchild = next(stat for stat in found if stat.parent != process.pid)
         left = descendants(process.pid, skip=[grandchild.parent])
         assert len(left) == 1 and left[0].pid not in (grandchild.pid, grandchild.parent)
+
+
+def test_stopped_processes_of_a_tree_are_continued() -> None:
+    with shell(TREE) as process:
+        wait_until(lambda: len(descendants(process.pid)) == 3, timeout_s=30, what="three sleeps")
+        stopped = {process.pid, descendants(process.pid)[-1].pid}
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        wait_until(
+            lambda: all((stat := read_stat(pid)) and stat.state == "T" for pid in stopped),
+            timeout_s=30,
+            what="two stopped processes",
+        )
+        assert set(let_tree_go_on(process.pid)) == stopped
+        wait_until(lambda: let_tree_go_on(process.pid) == [], timeout_s=30, what="none that is stopped")
+        assert let_tree_go_on(2**22 + 1) == []
 
 
 def test_a_tree_gets_sigterm_once_and_sigkill_after_the_grace_period() -> None:
