@@ -90,13 +90,18 @@ async def cancel_step_without(
         return False
     if lives is not None and await _shows_life(run, lives, poll_s):
         return False
-    pid = os.getppid() if context.keeper is not None else os.getpid()
-    await cancel_step_after(pid, allocation, me, context.env, run.reaper)
+    await cancel_step_after(_task_pid(run), allocation, me, context.env, run.reaper)
     run.report.say(
         f"{', '.join(silent)} does not respond, and srun waits for its task: the step is cancelled, so that "
         "srun ends within KillWait + 2 s and not only when Slurm marks the node as down"
     )
     return True
+
+
+def _task_pid(run: NodeRun) -> int:
+    """The process with which this node's task ends: the keeper, or the supervisor where that was killed."""
+    kept = run.context.keeper is not None and not run.signals.keeper_gone
+    return os.getppid() if kept else os.getpid()
 
 
 async def _shows_life(run: NodeRun, lives: Callable[[], bool], poll_s: float) -> bool:
@@ -164,8 +169,7 @@ async def limit_wait_for_hung(
         patience_s = PATIENCE_S + PATIENCE_PER_NODE_S * len(others)
     if not (hung := await _without_end(run, record, others, patience_s, first_poll_s)):
         return
-    pid = os.getppid() if context.keeper is not None else os.getpid()
-    await cancel_step_after(pid, allocation, me, context.env, run.reaper, reported_s=HUNG_S)
+    await cancel_step_after(_task_pid(run), allocation, me, context.env, run.reaper, reported_s=HUNG_S)
     names = format_hostlist(hung)
     run.report.say(
         f"{names} has not reported its end, and srun waits for its task: if that has not ended in "

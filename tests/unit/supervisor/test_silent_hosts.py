@@ -54,6 +54,7 @@ def run_of(directory: Path, phases: Mapping[str, str], says: str, **context: Any
         hurry=asyncio.Event(),
         reports=Reports(),
         reaper=Reaper(),
+        signals=SimpleNamespace(keeper_gone=False),
         report=SimpleNamespace(say=lambda text: (directory / "said").write_text(text)),
     )
 
@@ -83,6 +84,15 @@ def test_only_a_host_that_is_gone_keeps_the_step_running(tmp_path: Path) -> None
     assert arguments[:3] == ["--jobid=7", "--overlap", "--nodelist=n1"]
     assert arguments[-2:] == ["7.0", str(os.getpid())]
     assert (tmp_path / "said").read_text().startswith("n3 does not respond, and srun waits for its task")
+
+
+@pytest.mark.parametrize(("killed", "pid"), [(False, os.getppid()), (True, os.getpid())])
+def test_it_is_cancelled_when_the_nodes_task_has_ended(tmp_path: Path, killed: bool, pid: int) -> None:
+    """The keeper ends last, or else the supervisor, whose parent then has nothing to do with the cluster."""
+    run = run_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready", keeper=object())
+    run.signals.keeper_gone = killed
+    assert cancel(run)
+    assert (tmp_path / "arguments").read_text().splitlines()[-1] == str(pid)
 
 
 def test_a_host_that_shows_life_in_the_record_is_only_cut_off_from_here(tmp_path: Path) -> None:
