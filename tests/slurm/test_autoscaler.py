@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-from pathlib import Path
 
 import pytest
 
@@ -18,13 +16,13 @@ GROWS = REPOSITORY / "tests/slurm/drivers/grows_twice.py"
 SHARE = ("--ntasks=1", "--cpus-per-task=1", "--mem=2000", "--time=10", "--no-requeue", "--nodes=1")
 
 
-def autoscalers() -> list[int]:
-    """Processes that write the autoscaler's log of a cluster on the bed, this machine's only one."""
+def autoscalers(slurm: Slurm) -> list[int]:
+    """Processes on n1 that write the log of a cluster's autoscaler, by the host's own numbers."""
     found = []
-    for link in Path("/proc").glob("[0-9]*/fd/2"):
+    for link in slurm.bed.path("n1", "/proc").glob("[0-9]*/fd/2"):
         try:
             if os.readlink(link).endswith("/logs/monitor.err"):
-                found.append(int(link.parts[2]))
+                found.append(int(link.parts[-3]))
         except OSError:
             continue
     return found
@@ -38,11 +36,11 @@ def test_a_killed_autoscaler_is_started_again_and_knows_its_jobs(slurm: Slurm, t
     options = f"--max-nodes 3 --worker-idle-timeout 3s --expected-workers 0 --verbose {tls}"
     job = slurm.sbatch(f"exec raycluster head {options} -- python {GROWS} {go}", *SHARE)
     wait_until(lambda: job.output().count(" joined (") == 2, timeout_s=60, what="two workers")
-    before = autoscalers()
+    before = autoscalers(slurm)
     assert len(before) == 1, before
-    os.kill(before[0], signal.SIGKILL)
+    slurm.run("n1", ["kill", "-KILL", str(before[0])], check=True)
     job.wait_for("Ray's autoscaler: it ended: exit code -9")
-    wait_until(lambda: autoscalers() not in ([], before), timeout_s=60, what="another autoscaler")
+    wait_until(lambda: autoscalers(slurm) not in ([], before), timeout_s=60, what="another autoscaler")
     wait_until(lambda: job.output().count("Ray's autoscaler runs") == 2, timeout_s=60, what="that it runs")
     go.touch()
     job.wait_for("SHRUNK 1")
@@ -54,5 +52,5 @@ def test_a_killed_autoscaler_is_started_again_and_knows_its_jobs(slurm: Slurm, t
     assert " is lost" not in job.output()
     events = (record(slurm.bed, job) / "events.log").read_text()
     assert "Ray's autoscaler: it ended" in events
-    wait_until(lambda: not autoscalers(), timeout_s=15, what="no autoscaler")
+    wait_until(lambda: not autoscalers(slurm), timeout_s=15, what="no autoscaler")
     slurm.assert_nothing_left()
