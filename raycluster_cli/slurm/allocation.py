@@ -114,6 +114,8 @@ class Allocation(Value):
     """When the job started, in Unix seconds; Slurm sets it since 23.02."""
     launcher_port: int | None = None
     """The port on which this step's srun listens: the same in all tasks of one component."""
+    launcher_ip: str = ""
+    """The address of the host on which this step's srun runs."""
     end_time: float | None = None
     """When the time limit ends the job, in Unix seconds; Slurm sets it since 23.02."""
     topology_addr: str | None = None
@@ -199,6 +201,7 @@ class Allocation(Value):
             het_component=component,
             start_time=_whole_number(env, "SLURM_JOB_START_TIME"),
             launcher_port=_whole_number(env, "SLURM_STEP_LAUNCHER_PORT") if step_id else None,
+            launcher_ip=env.get("SLURM_LAUNCH_NODE_IPADDR", "") if step_id else "",
             end_time=float(end_time) if end_time else None,
             topology_addr=env.get("SLURM_TOPOLOGY_ADDR", "").strip() or None,
             topology_addr_pattern=env.get("SLURM_TOPOLOGY_ADDR_PATTERN", "").strip() or None,

@@ -76,6 +76,8 @@ class HeadRun(NodeRun):
         self._bundle = BundleRefresh(self.report.note)
         self._lost: dict[str, str] = {}
         """The addresses of hosts that have lost a worker, by name."""
+        self._stayed: dict[str, str] = {}
+        """The same of hosts whose worker did not leave when it was drained at the end."""
         self.program = ""
         """The file that the driver's first word names, once found."""
         if context.driver and context.allocation is None:
@@ -258,6 +260,7 @@ class HeadRun(NodeRun):
         await self.try_to("writing the end", self._write_end(end))
         if self.has_node and not self.hurry.is_set():
             await self.try_to("draining the workers", self._drain(end))
+            self._stayed = {worker.host: worker.ip for worker in self.state.members.values()}
             await self.try_to("waiting for the workers", self.after_drain())
             await self.try_to("keeping logs", self.archive_logs(end))
         await self._cancel_worker_jobs(joined)
@@ -275,7 +278,7 @@ class HeadRun(NodeRun):
 
     async def _limit_wait_of_srun(self) -> None:
         if not await cancel_step_without(self, self._lost):
-            await limit_wait_for_hung(self)
+            await limit_wait_for_hung(self, {**self._lost, **self._stayed})
 
     async def _cancel_worker_jobs(self, joined: list[str]) -> None:
         if self.groups:

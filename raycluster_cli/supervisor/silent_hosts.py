@@ -43,6 +43,9 @@ PER_FILE_S = 0.0002
 #: That limit.  Longer than a worker takes to keep its logs and end its processes.
 HUNG_S = 60
 
+#: How long srun gets to learn of the end of a worker that was cut off when it ended.
+CUT_OFF_S = 20
+
 #: The phases of a node whose supervisor has nothing left to do.
 ENDED = (NodePhase.GONE.value, NodePhase.FAILED.value)
 
@@ -147,12 +150,21 @@ def _left(record: Record, hosts: Sequence[str]) -> list[str]:
 
 
 async def limit_wait_for_hung(
-    run: NodeRun, *, patience_s: float | None = None, first_poll_s: float = FIRST_POLL_S
+    run: NodeRun,
+    stayed: Mapping[str, str] | None = None,
+    *,
+    probe: Callable[[str], Awaitable[bool]] | None = None,
+    patience_s: float | None = None,
+    first_poll_s: float = FIRST_POLL_S,
 ) -> None:
     """Have this step cancelled :data:`HUNG_S` after its head's end if a worker's task has not ended by then.
 
+    :data:`CUT_OFF_S` after it where a worker was cut off when it ended: srun may not have heard of that.
+    ``stayed``: the address of each host whose worker was lost or did not leave, by name; ``probe`` says
+    whether it responds (:func:`responds`).
+
     Only nodes that have reported are waited for, and only where the record has the end, so that they can read
-    it.  Waits ``patience_s`` for their reports: the step is not cancelled when all have come.
+    it.  Waits ``patience_s`` for their reports: when all have come, the step is not cancelled.
     Raises RayclusterError.
     """
     context, record = run.context, run.record
@@ -167,7 +179,14 @@ async def limit_wait_for_hung(
     others = {host for host in allocation.step_nodes if host != me}
     if patience_s is None:
         patience_s = PATIENCE_S + PATIENCE_PER_NODE_S * len(others)
-    if not (hung := await _without_end(run, record, others, patience_s, first_poll_s)):
+    probes = [(probe or responds)(ip) for host, ip in (stayed or {}).items() if host in others]
+    hung, answers = await asyncio.gather(
+        _without_end(run, record, others, patience_s, first_poll_s), asyncio.gather(*probes)
+    )
+    if not hung and not all(answers):
+        pid = _task_pid(run)
+        await cancel_step_after(pid, allocation, me, context.env, run.reaper, reported_s=CUT_OFF_S)
+    if not hung:
         return
     await cancel_step_after(_task_pid(run), allocation, me, context.env, run.reaper, reported_s=HUNG_S)
     names = format_hostlist(hung)

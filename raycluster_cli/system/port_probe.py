@@ -6,10 +6,10 @@ import errno
 import os
 import pwd
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from .proctree import PROC, read_stat
+from .proctree import PROC, Stat, read_stat
 
 
 def tcp_socket() -> socket.socket:
@@ -55,23 +55,39 @@ def port_holder(port: int, proc: Path = PROC) -> str:
     From /proc/self/net/tcp and tcp6 (local port, uid, inode), then the descriptors of the processes that this
     user may inspect.
     """
-    inodes: dict[str, int] = {}
-    for parts in _tcp_rows(proc):
-        if int(parts[1].rpartition(":")[2], 16) == port and parts[9] != "0":
-            inodes[f"socket:[{parts[9]}]"] = int(parts[7])
-    for pid in (entry for entry in proc.iterdir() if inodes and entry.name.isdigit()):
-        try:
-            if any(os.readlink(fd) in inodes for fd in (pid / "fd").iterdir()):
-                stat = read_stat(int(pid.name))
-                return f"{stat.name if stat else 'a process'} (pid {pid.name})"
-        except OSError:
-            continue
+    inodes = _inodes(port, proc)
+    for pid in _processes_with(inodes, proc):
+        stat = read_stat(pid)
+        return f"{stat.name if stat else 'a process'} (pid {pid})"
     for uid in inodes.values():
         try:
             return f"a process of user {pwd.getpwuid(uid).pw_name}"
         except KeyError:
             return f"a process of uid {uid}"
     return ""
+
+
+def port_processes(port: int, proc: Path = PROC) -> list[Stat]:
+    """The processes that have a TCP port, of those that this user may inspect."""
+    return [stat for pid in _processes_with(_inodes(port, proc), proc) if (stat := read_stat(pid))]
+
+
+def _inodes(port: int, proc: Path) -> dict[str, int]:
+    """The sockets at a local TCP port, as links of descriptors show them, with the uid of each."""
+    return {
+        f"socket:[{parts[9]}]": int(parts[7])
+        for parts in _tcp_rows(proc)
+        if int(parts[1].rpartition(":")[2], 16) == port and parts[9] != "0"
+    }
+
+
+def _processes_with(inodes: Collection[str], proc: Path) -> Iterator[int]:
+    for pid in (entry for entry in proc.iterdir() if inodes and entry.name.isdigit()):
+        try:
+            if any(os.readlink(fd) in inodes for fd in (pid / "fd").iterdir()):
+                yield int(pid.name)
+        except OSError:
+            continue
 
 
 def connected_users(port: int, proc: Path = PROC) -> set[int]:

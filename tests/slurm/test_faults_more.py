@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from raycluster_cli.supervisor.silent_hosts import HUNG_S
+from raycluster_cli.supervisor.silent_hosts import CUT_OFF_S, HUNG_S
 from tests.bed.bed import REPOSITORY
 from tests.bed.spec import BedSpec
 from tests.slurm.cluster import DRIVER, SLACK_S, Cluster
@@ -309,6 +309,28 @@ def test_plain_srun_ends_when_the_heads_host_has_gone(patient_slurm: Slurm, tmp_
     finally:
         srun.kill()
         srun.wait()
+
+
+@chaos
+def test_plain_srun_that_was_not_told_of_an_end(patient_slurm: Slurm) -> None:
+    """A worker is cut off, and ends by itself; its host is back when the message to srun has been lost."""
+    go = patient_slurm.bed.path("login", "/home/admin/go")
+    wait = "while not os.path.exists('/home/admin/go'): time.sleep(0.1)\nsys.exit(7)"
+    cluster = Cluster.start(patient_slurm, wait, before=TELL_END, wrap="", waits="").driving()
+    patient_slurm.bed.cable("n2", up=False)
+    time.sleep(4)  # it is not lost yet when the driver ends
+    go.touch()
+    try:
+        cluster.wait_node_end("n2")
+        time.sleep(8)  # slurmstepd gives up
+    finally:
+        go.unlink()
+        patient_slurm.bed.cable("n2", up=True)
+    began = time.time()
+    assert "SRUN ENDED WITH 7\n" in cluster.job.wait_for("SRUN ENDED")
+    assert time.time() - began < CUT_OFF_S + KILL_WAIT_S + 2 + 2 * SLACK_S
+    cluster.job.wait()
+    patient_slurm.assert_nothing_left()
 
 
 @chaos

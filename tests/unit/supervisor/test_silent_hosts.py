@@ -18,6 +18,7 @@ from raycluster_cli.model.errors import RayclusterError
 from raycluster_cli.model.record import HeadInfo, NodeReport
 from raycluster_cli.slurm.allocation import Allocation
 from raycluster_cli.supervisor.silent_hosts import (
+    CUT_OFF_S,
     HUNG_S,
     cancel_step_without,
     head_host_responds,
@@ -82,7 +83,7 @@ def test_only_a_host_that_is_gone_keeps_the_step_running(tmp_path: Path) -> None
     assert cancel(run_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready"))
     arguments = (tmp_path / "arguments").read_text().splitlines()
     assert arguments[:3] == ["--jobid=7", "--overlap", "--nodelist=n1"]
-    assert arguments[-2:] == ["7.0", str(os.getpid())]
+    assert arguments[-4:] == ["7.0", str(os.getpid()), "", ""]
     assert (tmp_path / "said").read_text().startswith("n3 does not respond, and srun waits for its task")
 
 
@@ -92,7 +93,7 @@ def test_it_is_cancelled_when_the_nodes_task_has_ended(tmp_path: Path, killed: b
     run = run_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready", keeper=object())
     run.signals.keeper_gone = killed
     assert cancel(run)
-    assert (tmp_path / "arguments").read_text().splitlines()[-1] == str(pid)
+    assert (tmp_path / "arguments").read_text().splitlines()[-3] == str(pid)
 
 
 def test_a_host_that_shows_life_in_the_record_is_only_cut_off_from_here(tmp_path: Path) -> None:
@@ -140,10 +141,15 @@ def test_in_a_hurry_no_report_is_waited_for(tmp_path: Path) -> None:
     assert not (tmp_path / "arguments").exists()
 
 
-def limit(run: Any, patience_s: float) -> None:
+def limit(
+    run: Any, patience_s: float, stayed: Mapping[str, str] | None = None, responding: bool = True
+) -> None:
+    async def probe(address: str) -> bool:
+        return responding
+
     async def work() -> None:
         run.reaper.attach(asyncio.get_running_loop())
-        await limit_wait_for_hung(run, patience_s=patience_s)
+        await limit_wait_for_hung(run, stayed, probe=probe, patience_s=patience_s)
 
     run_loop(work())
 
@@ -151,7 +157,7 @@ def limit(run: Any, patience_s: float) -> None:
 def test_a_worker_that_reports_no_end_is_waited_for_with_a_limit(tmp_path: Path) -> None:
     limit(run_of(tmp_path, {"n1": "joined", "n2": "gone", "n3": "joined", "n9": "joined"}, "ready"), 0.2)
     arguments = (tmp_path / "arguments").read_text().splitlines()
-    assert arguments[-2:] == ["7.0", str(os.getpid())]
+    assert arguments[-4:] == ["7.0", str(os.getpid()), "", ""]
     assert f"sleep {HUNG_S}" in arguments
     assert (tmp_path / "said").read_text().startswith("n3 has not reported its end, and srun waits")
 
@@ -172,6 +178,25 @@ def test_otherwise_srun_waits_without_a_limit(
 ) -> None:
     limit(run_of(tmp_path, phases, "ready", **context), 0.2)
     assert not (tmp_path / "arguments").exists()
+
+
+@pytest.mark.parametrize(
+    ("stayed", "responding", "limited"),
+    [
+        ({"n3": "10.0.0.3"}, False, True),
+        ({"n3": "10.0.0.3"}, True, False),
+        ({"n9": "10.0.0.9"}, False, False),
+    ],
+    ids=["cut off", "slow", "a worker job"],
+)
+def test_srun_may_not_hear_of_the_end_of_a_worker_that_was_cut_off(
+    tmp_path: Path, stayed: dict[str, str], responding: bool, limited: bool
+) -> None:
+    run = run_of(tmp_path, {"n2": "gone", "n3": "gone"}, "ready")
+    limit(run, 60.0, stayed, responding)
+    assert (tmp_path / "arguments").exists() == limited
+    if limited:
+        assert f"sleep {CUT_OFF_S}" in (tmp_path / "arguments").read_text().splitlines()
 
 
 @pytest.mark.parametrize("broken", ["no record", "its end is not there", "it hangs"])
