@@ -115,7 +115,7 @@ def draw(seed: int) -> Draw:
         case "killed":
             fault = Fault(kind, chance.choice(processes), host)
         case "stopped":
-            for_good = [name for name in processes if name in ("raylet", "gcs_server")]
+            for_good = [name for name in processes if name in ("keeper", "raylet", "gcs_server")]
             what = chance.choice((*processes, *for_good))
             lasts_s = 0.0 if what in for_good and chance.random() < 0.5 else PAUSE_S
             fault = Fault(kind, what, host, lasts_s)
@@ -180,7 +180,8 @@ def _codes(fault: Fault, phase: Phase, done: int) -> set[int]:
         case "killed":
             return _killed(fault, phase, done)
         case "stopped":
-            return {done} if fault.lasts_s else _ray_lost(fault, phase, done)
+            forgotten = fault.what == "keeper"  # it is continued at the end
+            return {done} if fault.lasts_s or forgotten else _ray_lost(fault, phase, done)
         case "cut":
             return {done} if fault.lasts_s < CUT_S else _cut(fault, phase, done)
         case "full":

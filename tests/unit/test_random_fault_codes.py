@@ -33,6 +33,7 @@ DONE = 7
         ("killed", "worker", "n2", 0, [DRIVING], {DONE}),
         ("stopped", "supervisor", "n1", PAUSE_S, [LAUNCHING, JOINING], {DONE}),
         ("stopped", "raylet", "n1", 0, [DRIVING], {1, 5}),
+        ("stopped", "keeper", "n2", 0, [LAUNCHING, ENDING], {DONE}),
         ("cut", "cable", "n2", PAUSE_S, [DRIVING], {DONE}),
         ("cut", "cable", "n2", CUT_S, [LAUNCHING], {4, 5, DONE}),
         ("cut", "cable", "n1", CUT_S, [DRIVING], {1, 5}),

@@ -87,13 +87,15 @@ def test_only_a_host_that_is_gone_keeps_the_step_running(tmp_path: Path) -> None
     assert (tmp_path / "said").read_text().startswith("n3 does not respond, and srun waits for its task")
 
 
-@pytest.mark.parametrize(("killed", "pid"), [(False, os.getppid()), (True, os.getpid())])
-def test_it_is_cancelled_when_the_nodes_task_has_ended(tmp_path: Path, killed: bool, pid: int) -> None:
+@pytest.mark.parametrize(("killed", "last"), [(False, os.getppid), (True, os.getpid)])
+def test_it_is_cancelled_when_the_nodes_task_has_ended(
+    tmp_path: Path, killed: bool, last: Callable[[], int]
+) -> None:
     """The keeper ends last, or else the supervisor, whose parent then has nothing to do with the cluster."""
     run = run_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready", keeper=object())
     run.signals.keeper_gone = killed
     assert cancel(run)
-    assert (tmp_path / "arguments").read_text().splitlines()[-3] == str(pid)
+    assert (tmp_path / "arguments").read_text().splitlines()[-3] == str(last())
 
 
 def test_a_host_that_shows_life_in_the_record_is_only_cut_off_from_here(tmp_path: Path) -> None:
