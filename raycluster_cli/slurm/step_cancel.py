@@ -41,7 +41,7 @@ echo ready
 for i in $(seq {tries}); do kill -0 "$1" 2>/dev/null || break; sleep 0.1; done
 sleep {reported}
 if [ -z "$2" ] || [ -n "$(squeue --noheader --steps="$0" 2>&1)" ]; then exec scancel "$0"; fi
-[ "$(cut -d' ' -f22 "/proc/$2/stat" 2>/dev/null)" != "$3" ] || exec kill "$2"
+[ "$(cut -d' ' -f22 "/proc/$2/stat" 2>/dev/null)" != "$3" ] || kill "$2"
 """
 
 
