@@ -218,7 +218,7 @@ class SlurmCluster(Cluster):
         self._submit(self.script())
         state = job_state(self._name, self._env)
         remember(self._where, self._name, state.output if state else "", without_secrets(line.driver))
-        why = explain(state.reason) if state is not None else ""
+        why = explain(state.reason, self._name) if state is not None else ""
         self._tell(f"job {self._name} is submitted{f'; {why}' if why else ''}")
 
     def _submit(self, script: str) -> None:

@@ -109,7 +109,8 @@ def _call() -> None:
             sys.exit(int(ExitCode.USAGE))
         where = getattr(getattr(error, "ctx", None), "command_path", None) or _command_path(sys.argv[1:])
         said = error.format_message().strip().rstrip(".").replace("\n", " ")
-        if (unknown := re.match(r"No such command '([^']*)'", said)) and where == "raycluster":
+        said = f"{said[:1].lower()}{said[1:]}"
+        if (unknown := re.match(r"no such command '([^']*)'", said)) and where == "raycluster":
             meant = command_for(unknown[1], typer.main.get_command(app).commands)  # type: ignore[attr-defined]
             raise UsageError(
                 f"there is no command {unknown[1]!r}.",
@@ -117,7 +118,7 @@ def _call() -> None:
             ) from error
         hint = f"`{where} --help` lists the options."
         if near := getattr(error, "possibilities", None):
-            said = f"No such option: {getattr(error, 'option_name', '')}"
+            said = f"no such option: {getattr(error, 'option_name', '')}"
             hint = f"Did you mean {' or '.join(sorted(near))}? {hint}"
         parameter = getattr(error, "param", None)
         if found := _found(parameter, sys.argv[1:], _launcher.env):

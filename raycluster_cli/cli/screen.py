@@ -6,12 +6,12 @@ The same lines make the live screen, `monitor --once` and `status JOB`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rich.text import Text
 
 from ..model.cluster_status import ClusterPhase, ClusterStatus
+from ..model.wording import told_once
 from ..system.report import command_text
 from .cluster_table import STYLE
 from .drawing import BUSY, UNICODE, Glyphs, amount, bar, clock_of, fit, rule, sides, size, span, wrapped
@@ -144,20 +144,6 @@ def start_lines(status: ClusterStatus, width: int, glyphs: Glyphs) -> list[Text]
     return lines
 
 
-def told_once(events: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
-    """The events without those that the next one repeats with more to it, as the last line of a run does.
-
-    >>> told_once([(1.0, "the driver ended"), (2.0, "the driver ended; exit code 1")])
-    [(2.0, 'the driver ended; exit code 1')]
-    """
-    following = [text for _, text in events[1:]]
-    return [
-        event
-        for event, after in zip(events, [*following, ""], strict=False)
-        if not after.startswith(f"{event[1]};")
-    ]
-
-
 def event_lines(status: ClusterStatus, width: int, height: int, glyphs: Glyphs) -> list[Text]:
     """The last events, oldest first."""
     lines = []
@@ -287,7 +273,7 @@ def facts(status: ClusterStatus) -> list[tuple[str, str]]:
     versions = ", ".join(f"{name} {number}" for name, number in status.versions.items() if number)
     guard = "token" if status.auth else "none: anyone who can connect can run code as you"
     found = [
-        ("cause", status.cause),
+        ("cause", status.cause if status.cause.rstrip(".") != status.message else ""),
         ("address", status.address),
         ("head", status.head_host),
         ("dashboard", status.dashboard),

@@ -17,9 +17,8 @@ import typer
 from ..model.errors import ExitCode, RayclusterError, UsageError
 from ..model.wording import duration
 from ..system.report import say
-from .completion import complete_job
 from .help import Command
-from .look import JOB, JOB_HELP, STATE_DIR, ask_slurm, find_status, state_dir
+from .look import JOB, STATE_DIR, ask_slurm, find_status, state_dir
 
 if TYPE_CHECKING:
     from ..model.cluster_status import ClusterStatus
@@ -31,8 +30,6 @@ _LINE = 150
 #: Within this time after the submission of a job it is normal that raycluster has not started in it yet.
 _STARTS_S = 30.0
 _STARTS = "the job runs; raycluster has not started in it yet"
-
-_TUNNEL_JOB = typer.Argument(..., metavar="JOB", help=JOB_HELP, autocompletion=complete_job)
 
 
 def url(
@@ -94,7 +91,7 @@ def url(
 
 
 def tunnel(
-    job: str = _TUNNEL_JOB,
+    job: str = JOB,
     target: int | None = typer.Argument(
         None, metavar="[PORT]", help="Port on the head's node. Default: the server's (--service)."
     ),

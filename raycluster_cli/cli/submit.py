@@ -133,6 +133,11 @@ def submit(
     where = state_dir(settings.state_dir, env)
     if core.has_option(line.sbatch, "-W"):
         raise UsageError("sbatch's -W cannot be given: sbatch would not end before the job.", "Give --wait.")
+    if core.has_option(line.sbatch, "--wrap"):
+        raise UsageError(
+            "sbatch's --wrap cannot be given: its command would run instead of the cluster.",
+            "Put the driver after `--`: raycluster submit -N 2 -- python train.py.",
+        )
     if follow or wait or wait_ready:
         core.refuse_to_follow_array(line.sbatch, env)
     if wait_ready and (follow or wait or not settings.service):
@@ -196,8 +201,12 @@ def submit(
     print(f"Submitted batch job {job_id}", flush=True)
     state = job_state(job_id, env)
     output, shown = state.output if state else "", without_secrets(line.driver)
-    remember(where, job_id, output, shown)
-    if state is not None and not (follow or wait or wait_ready) and (why := explain(state.reason)):
+    if problem := remember(where, job_id, output, shown):
+        say(
+            f"warning: the directory of the records cannot be used from here ({problem}). If that is so on "
+            "the nodes too, workers cannot find the head. --state-dir sets another"
+        )
+    if state is not None and not (follow or wait or wait_ready) and (why := explain(state.reason, job_id)):
         say(f"job {job_id} waits in the queue ({state.reason}): {why}")
     if not core.has_option(
         line.sbatch,

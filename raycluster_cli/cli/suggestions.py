@@ -35,5 +35,5 @@ def command_for(name: str, commands: Collection[str]) -> str:
     begun = [command for command in commands if len(name) > 2 and command.startswith(name.lower())]
     if begun and name.lower() not in meant:
         return min(begun, key=len)
-    near = get_close_matches(name.lower(), meant, 1, 0.6)
+    near = get_close_matches(name.lower(), meant, 1, 0.7)
     return meant[near[0]] if near else ""

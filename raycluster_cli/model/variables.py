@@ -60,8 +60,12 @@ def unknown_variables(env: Mapping[str, str]) -> str:
     from difflib import get_close_matches  # a start without such variables does without
 
     verb, noun = ("has", "this name") if len(unknown) == 1 else ("have", "these names")
+    # The prefix is the same in all, and would make any two alike.
+    names = sorted(name.removeprefix(PREFIX) for name in known - OWN)
     near = dict.fromkeys(
-        match for name in unknown for match in get_close_matches(name, sorted(known - OWN), 1, 0.8)
+        PREFIX + match
+        for name in unknown
+        for match in get_close_matches(name.removeprefix(PREFIX), names, 1, 0.7)
     )
     hint = f"; did you mean {', '.join(near)}?" if near else ""
     return f"{', '.join(unknown)} {verb} no effect: no option has {noun}{hint}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from collections.abc import Sequence
 
 
 def duration(seconds: float) -> str:
@@ -52,3 +53,17 @@ def describe_code(code: int) -> str:
     with contextlib.suppress(ValueError):
         return f"was killed by {signal.Signals(-code).name}"
     return f"was killed by signal {-code}"
+
+
+def told_once(events: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """The events without those that the next one repeats with more to it, as the last line of a run does.
+
+    >>> told_once([(1.0, "the driver ended"), (2.0, "the driver ended; exit code 1")])
+    [(2.0, 'the driver ended; exit code 1')]
+    """
+    following = [text for _, text in events[1:]]
+    return [
+        event
+        for event, after in zip(events, [*following, ""], strict=False)
+        if not after.startswith(f"{event[1]};")
+    ]

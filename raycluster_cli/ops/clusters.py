@@ -75,6 +75,7 @@ def ended_without_record(job: JobWithoutRecord, now: float | None = None) -> Clu
         exit_code=state.shell_code if state is not None and over else None,
         reason="no-record",
         message=job.verdict.rstrip("."),
+        cause=job.verdict if over and (state is None or state.shell_code) else "",
         slurm_state=state.state if state is not None else "",
     )
 

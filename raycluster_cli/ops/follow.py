@@ -163,7 +163,8 @@ def follow(
     """
     began = clock()
     files = CopiedOutput(appended)
-    is_waiting, running_since, told_missing = True, 0.0, not output
+    is_waiting, told_missing = True, not output
+    running_since: float | None = None  # stays so for a job that ends in the queue
     told = seen = reason = ""
     explained: set[str] = set()
     poll_s, unknown_since = STATE_POLL_S[0], None
@@ -180,7 +181,7 @@ def follow(
             unknown_since = None
             if output:
                 files.learn(state)
-            if is_waiting and state.state not in WAITING:
+            if is_waiting and state.state not in WAITING and (state.nodes or not state.has_ended):
                 running_since = clock()
             is_waiting = state.state in WAITING
             now = describe(state)
@@ -192,7 +193,7 @@ def follow(
             if is_news:
                 told = now
                 files.say(f"job {job_id} {now} ({duration(clock() - began)})")
-            why = explain(state.reason) if is_waiting and state.reason == reason else ""
+            why = explain(state.reason, job_id) if is_waiting and state.reason == reason else ""
             if why and why not in explained:
                 explained.add(why)
                 say(f"job {job_id}: {why}")
@@ -209,21 +210,20 @@ def follow(
         if state is not None and state.has_ended:
             files.copy_rest(clock, sleep)
             files.say(f"job {job_id} {describe(state)} ({duration(clock() - began)})")
-            for path in files.missing():
-                say(without_output(job_id, state, path))
+            for path in files.missing() if running_since is not None else ():
+                say(without_output(job_id, state.host, path, has_ended=True))
             return state.shell_code
         if not told_missing and state is not None and state.state == "RUNNING" and files.missing():
-            told_missing = clock() - running_since > OUTPUT_MISSING_S
+            told_missing = running_since is not None and clock() - running_since > OUTPUT_MISSING_S
             for path in files.missing() if told_missing else ():
-                say(without_output(job_id, state, path))
+                say(without_output(job_id, state.host, path))
         sleep(OUTPUT_POLL_S)
 
 
-def without_output(job_id: str, state: JobState, path: Path) -> str:
-    """Why a file of a job's output is not shown, and how to see it."""
-    where = state.host or "the job's first node"
-    told = f"{path} is not visible on this host. If it is on a disk of {where}"
-    if state.has_ended:
+def without_output(job_id: str, host: str, path: Path, *, has_ended: bool = False) -> str:
+    """Why a file of a job's output is not shown, and how to see it.  ``host``: where the job wrote it."""
+    told = f"{path} is not visible on this host. If it is on a disk of {host or 'the first node of the job'}"
+    if has_ended:
         return f"{told}, read it there; next time, give --output on a file system that this host sees"
     return f"{told}: raycluster exec {job_id} -- tail -n +1 -f {shlex.quote(str(path))}"
 

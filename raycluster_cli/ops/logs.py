@@ -22,7 +22,7 @@ from ..node.places import RAY_DIR
 from ..slurm.job_state import job_state
 from ..state.record import Record
 from ..state.submitted import output_of
-from .follow import Tail
+from .follow import Tail, without_output
 
 COMPONENTS = ("driver", "raycluster", "raylet", "gcs")
 
@@ -75,7 +75,9 @@ def job_output(record: Record, state_dir: Path, env: Mapping[str, str]) -> Path:
         )
     path = Path(known)
     if not os.path.exists(path):  # Path.exists raises for a name that no file can have
-        raise RayclusterError(f"the output of job {record.job_id}, {path}, is not visible from here.")
+        host, has_ended = head.host if head is not None else "", record.read_end() is not None
+        told = without_output(record.path.name, host, path, has_ended=has_ended)
+        raise RayclusterError(f"the output of job {record.job_id} cannot be shown: {told}.")
     return path
 
 

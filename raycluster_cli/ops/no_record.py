@@ -28,6 +28,9 @@ LAST_LINES = 12
 #: What `raycluster run` warns of where it can keep no record.
 NO_RECORD = "no record can be kept"
 
+#: How a line of raycluster's begins that says why it ends.
+_ERROR = "error: "
+
 #: What a job's exit code and signal mean before raycluster has started (Slurm's sources, signal 53 and 125
 #: are Slurm's own).
 _CODES: dict[tuple[int, int], tuple[str, str]] = {
@@ -84,8 +87,11 @@ class JobWithoutRecord:
                 f"The job {describe(self.state)}, and there is no record of a cluster: raycluster has not "
                 "started in it, could keep none, or the record was removed."
             )
+        if self._never_started:
+            return f"The job {describe(self.state)}, before it started."
         if self._ran:
-            told = next((line for line in self._ran if NO_RECORD in line), "")
+            told = next((line for line in self._ran if NO_RECORD in line or line.startswith(_ERROR)), "")
+            told = told.removeprefix(_ERROR)
             return (
                 f"The job {describe(self.state)}. raycluster ran in it, and there is no record of the cluster"
                 f"{f': {told}' if told else ' (none could be kept, or it was removed).'}"
@@ -101,10 +107,17 @@ class JobWithoutRecord:
         )
 
     @property
+    def _never_started(self) -> bool:
+        """Whether it ended in the queue: it had no nodes yet."""
+        return (
+            self.state is not None and self.state.state in ("CANCELLED", "DEADLINE") and not self.state.nodes
+        )
+
+    @property
     def remedies(self) -> tuple[str, ...]:
         """What to do."""
         if self.state is not None and self.state.state in WAITING:
-            reason = explain(self.state.reason)
+            reason = explain(self.state.reason, self.job_id)
             return (f"{reason[:1].upper()}{reason[1:]}",) if reason else ()
         found = [one.cause.remedy for one in find_causes([(self.output, read_tail(Path(self.output)))])]
         known = self._code if self.state is not None and self.state.has_ended else None

@@ -36,7 +36,9 @@ def groups_of(record: Record) -> tuple[GroupStatus, ...]:
     if not groups:
         raise UsageError(
             f"cluster {record.path.name} has no worker groups: its size is fixed.",
-            "Start it with --max-nodes N, or with --config FILE that has [workers.NAME].",
+            "`run --local N` starts N workers on this machine; only clusters of Slurm jobs grow and shrink."
+            if record.slurm_cluster == "local"
+            else "Start it with --max-nodes N, or with --config FILE that has [workers.NAME].",
         )
     return groups
 

@@ -72,6 +72,12 @@ def split_line(arguments: Sequence[str], flags: Collection[str], valued: Collect
         elif name in valued:
             own += [word, *rest[:1]]
             del rest[:1]
+        elif word == ":":
+            raise UsageError(
+                "`:` separates the components of a heterogeneous job, which submit cannot start.",
+                "Write a batch script (`raycluster init`), in which `srun --het-group=0,1` starts all "
+                "components, and give it to sbatch.",
+            )
         elif not word.startswith("-") or word == "-":
             raise UsageError(
                 f"{word!r} before `--` belongs to no option.",
@@ -323,6 +329,8 @@ def submit(
             f"sbatch refused the job: {said or f'code {done.returncode}'}.".replace("..", "."), hint
         )
     # With --parsable: "123" or "123;cluster", after whatever a site's plugin prints.
-    if not done.stdout.strip():  # with --test-only
-        raise RayclusterError(f"sbatch submitted no job: {done.stderr.strip() or 'it printed nothing'}.")
-    return done.stdout.strip().splitlines()[-1].partition(";")[0]
+    job_id = (done.stdout.strip().splitlines() or [""])[-1].partition(";")[0]
+    if not job_id.isdigit():  # with --test-only, --version, --usage
+        said = " ".join((done.stderr.strip() or done.stdout.strip() or "it printed nothing").split())
+        raise RayclusterError(f"sbatch submitted no job: {said.rstrip('.')}.")
+    return job_id

@@ -300,7 +300,7 @@ def _check_output(plan: Plan, *names: str) -> str:
     if not where.is_dir():
         raise UsageError(
             f"{where}, the directory of {names[-1]}, does not exist; Slurm does not make it.",
-            f"mkdir -p {shlex.quote(str(where))}",
+            f"Make it: mkdir -p {shlex.quote(str(where))}",
         )
     if not os.access(where, os.W_OK | os.X_OK) and not (whole and os.access(Path(*fixed), os.W_OK)):
         raise UsageError(f"you cannot write to {where}, the directory of {names[-1]}.", "Choose another.")

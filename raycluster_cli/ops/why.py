@@ -11,7 +11,7 @@ from typing import Any
 from ..model.log_lines import shortened
 from ..model.status import EndReason, NodePhase, Role
 from ..model.text import printable
-from ..model.wording import count, duration
+from ..model.wording import count, duration, told_once
 from ..model.worker_job import WorkerJobState
 from ..slurm.pending import explain
 from ..system.report import command_text
@@ -72,8 +72,8 @@ def page(post: PostMortem, *, width: int = 100) -> str:
         lines += ["", "Worker groups", *(line for text in about for line in hanging(text, width))]
     if post.events:
         lines += ["", "Events"]
-        for event in post.events[-8:]:
-            lines += hanging(f"{_clock(event.when)}  {event.text}", width)
+        for when, text in told_once([(event.when, event.text) for event in post.events])[-8:]:
+            lines += hanging(f"{_clock(when)}  {text}", width)
     if not _is_the_drivers_own(post):
         for name, last in post.last_lines:
             lines += ["", f"Last lines of {name}"]
@@ -174,7 +174,7 @@ def group_notes(post: PostMortem) -> Iterator[str]:
         for reason in list(dict.fromkeys(job.reason for job in waiting))[:3] if post.running else ():
             jobs = [job.job_id for job in waiting if job.reason == reason]
             more = f" and {len(jobs) - 3} more" if len(jobs) > 3 else ""
-            explained = explain(reason)
+            explained = explain(reason, jobs[0])
             yield f"  {', '.join(jobs[:3])}{more} pending: {reason}{f': {explained}' if explained else ''}"
         for job in group.jobs:
             if job.state == WorkerJobState.ENDED and job.reason:

@@ -13,6 +13,7 @@ from ..model.value import Value
 from ..model.wording import describe_code
 from ..system.process import Reaper
 from .command import run_command
+from .output_name import output_name
 from .queue import ENDED, parse_time
 
 
@@ -101,7 +102,8 @@ def parse_job_facts(text: str) -> JobFacts:
     JobFacts(output='/home/ada/a b.out', is_batch=True, errors='', may_requeue=False)
     """
     paths = [re.search(rf"^\s*{name}=(/.*)$", text, re.MULTILINE) for name in ("StdOut", "StdErr")]
-    output, errors = (path[1].strip() if path else "" for path in paths)
+    fields = dict(re.findall(r"\b(\w+)=(\S*)", text))
+    output, errors = (output_name(path[1].strip(), fields) if path else "" for path in paths)
     return JobFacts(
         output=output,
         errors=errors if errors != output else "",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .answer import answer_of
+from .output_name import output_name
 from .queue import ENDED
 
 #: How long scontrol may take.
@@ -22,7 +23,7 @@ class JobState:
     exit_code: int = 0
     signal: int = 0
     output: str = ""
-    """Path of the batch script's output, with its patterns filled in."""
+    """Path of the batch script's output, with its patterns filled in; '' while they are not known."""
     host: str = ""
     """The node that runs the batch script."""
     nodes: str = ""
@@ -78,12 +79,12 @@ def parse_job(text: str) -> JobState:
         reason="" if reason == "None" else reason,
         exit_code=int(code or 0),
         signal=int(number or 0),
-        output=values.get("StdOut", "").strip(),
+        output=output_name(values.get("StdOut", "").strip(), values),
         host=values.get("BatchHost", "").strip(),
         nodes=values.get("NodeList", "").replace("(null)", ""),
         restarts=int(values.get("Restarts", "0") or 0),
         user=values.get("UserId", "").strip(),
-        errors=values.get("StdErr", "").strip(),
+        errors=output_name(values.get("StdErr", "").strip(), values),
     )
 
 

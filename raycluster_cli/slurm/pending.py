@@ -107,15 +107,18 @@ def advice_for(reason: str) -> str:
     return _found(reason)[1]
 
 
-def explain(reason: str) -> str:
+def explain(reason: str, job_id: str = "JOB") -> str:
     """What a reason for waiting means, as text behind a colon; empty where waiting is all there is to do.
 
     >>> explain("PartitionTimeLimit")
     "it will never start; cancel it. Ask for less by --time: `sinfo -o '%P %l'` shows each partition's limit."
     >>> explain("QOSMaxJobsPerUserLimit"), explain("Priority")
     ('a limit of your account or QOS is reached; it starts when other jobs end.', '')
+    >>> explain("JobHeldUser", "4711")
+    'it is held. `scontrol release 4711` releases a job that you hold yourself.'
     """
     wait, advice = _found(reason)
+    advice = advice.replace("JOB", job_id)
     if wait is Wait.NEVER:
         return f"it will never start; cancel it. {advice}"
     if wait is Wait.HELD:

@@ -32,7 +32,8 @@ def needs(path: Path, error: OSError, doing: str) -> RayclusterError:
         return RayclusterError(
             f"{what}.", "Free space on that file system, or choose another shared directory with --state-dir."
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    denied = (errno.EACCES, errno.EPERM, errno.EROFS)
+    if error.errno in denied or (doing == "make" and error.errno in (errno.ENOENT, errno.ENOTDIR)):
         return UsageError(
             f"{what}; the record needs a directory that you can write to and that all nodes share.",
             "Choose one with --state-dir or RAYCLUSTER_STATE_DIR.",

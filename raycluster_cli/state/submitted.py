@@ -16,9 +16,12 @@ from pathlib import Path
 KEEP_S = 30 * 86400.0
 
 
-def remember(state_dir: Path, job_id: str, output: str, driver: Sequence[str]) -> None:
-    """Write a job's file, and remove those older than KEEP_S.  Ignores errors: the job is submitted."""
-    with contextlib.suppress(OSError):
+def remember(state_dir: Path, job_id: str, output: str, driver: Sequence[str]) -> str:
+    """Write a job's file, and remove those older than KEEP_S.
+
+    Returns why that failed, '' when it did not: the job is submitted all the same.
+    """
+    try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         where = state_dir / "submitted"
         where.mkdir(mode=0o700, exist_ok=True)
@@ -29,6 +32,9 @@ def remember(state_dir: Path, job_id: str, output: str, driver: Sequence[str]) -
         for entry in os.scandir(where):
             if time.time() - entry.stat(follow_symlinks=False).st_mtime > KEEP_S:
                 os.unlink(entry.path)
+    except OSError as error:
+        return f"{error.filename or state_dir}: {error.strerror}"
+    return ""
 
 
 def output_of(state_dir: Path, job_id: str) -> str:

@@ -170,6 +170,7 @@ def test_only_commands_that_look_at_clusters_warn_of_a_wrong_file(
         ('memory = "lots"', [], "raycluster.toml, [defaults]: --memory is 'lots'"),
         ('memory = "lots"', ["--memory=more"], "--memory is 'more'"),
         ("", ["-W"], "sbatch's -W cannot be given"),
+        ("", ["--wrap=hostname"], "sbatch's --wrap cannot be given: its command would run instead of the"),
         ("resources = { a = 0.5 }", [], "raycluster.toml, [defaults]: --resources: found a=0.5"),
     ],
 )

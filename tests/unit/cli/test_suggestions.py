@@ -23,6 +23,7 @@ COMMANDS = ("head", "run", "status", "stop", "submit", "submit-job", "logs", "mo
         ("submit_job", "submit-job"),
         ("LOG", "logs"),
         ("qqqq", ""),
+        ("nope", ""),
     ],
 )
 def test_suggestions(name: str, meant: str) -> None:

@@ -27,6 +27,12 @@ def test_all_settings_are_known() -> None:
     assert unknown_variables({variable_name(one.name): "1" for one in fields(Settings)}) == ""
 
 
+def test_names_that_have_only_the_prefix_in_common() -> None:
+    assert (
+        unknown_variables({"RAYCLUSTER_FOO": "1"}) == "RAYCLUSTER_FOO has no effect: no option has this name"
+    )
+
+
 def test_one_warning_for_all() -> None:
     assert unknown_variables({"RAYCLUSTER_TIMOUT": "1", "RAYCLUSTER_NETWROK": "x"}) == (
         "RAYCLUSTER_NETWROK, RAYCLUSTER_TIMOUT have no effect: no option has these names; "

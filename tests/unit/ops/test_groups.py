@@ -170,3 +170,6 @@ def test_a_cluster_that_cannot_be_scaled(tmp_path: Path) -> None:
     fixed = scale(write_record(tmp_path, 2), "4711", "+1")
     assert fixed.returncode == 2
     assert "no worker groups: its size is fixed. Start it with --max-nodes" in fixed.stderr
+    local = scale(write_record(tmp_path, 2, key="local-1", cluster="local"), "local-1", "+1")
+    assert (local.returncode, "--max-nodes" in local.stderr) == (2, False)
+    assert "only clusters of Slurm jobs grow and shrink" in local.stderr

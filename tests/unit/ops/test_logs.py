@@ -75,7 +75,7 @@ def test_where_the_output_is(tmp_path: Path, output: Path) -> None:
     record.write_head(dataclasses.replace(head, output=str(output)))
     assert job_output(record, tmp_path, {}) == output
     output.unlink()
-    with pytest.raises(RayclusterError, match="not visible from here"):
+    with pytest.raises(RayclusterError, match=r"is not visible on this host\. If it is on a disk of n"):
         job_output(record, tmp_path, {})
     local = write_record(tmp_path, 2, key="local-1", cluster="local")
     with pytest.raises(RayclusterError, match="terminal"):
@@ -202,6 +202,14 @@ def test_output_that_only_the_node_sees(tmp_path: Path, capfd: pytest.CaptureFix
     assert f"{name} is not visible on this host" in said[3]
 
 
+def test_a_job_that_ended_in_the_queue_misses_no_output(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    waiting, ended = (JobState(state, output=str(tmp_path / "x.out")) for state in ("PENDING", "CANCELLED"))
+    assert Script([waiting, waiting, ended], {}).follow() == 143
+    assert "not visible" not in capfd.readouterr().err
+
+
 def test_output_that_nobody_wants_is_not_missed(capfd: pytest.CaptureFixture[str]) -> None:
     """sbatch --output=/dev/null: it is there before the job starts, and does not change."""
     waiting, running = (JobState(state, output="/dev/null") for state in ("PENDING", "RUNNING"))
@@ -312,3 +320,9 @@ def test_scontrol() -> None:
         "NodeList=(null) Command=/x y/z.sh StdOut=/home/x y/a=b-7.out Power="
     )
     assert parse_job(text) == JobState("PENDING", "Priority", output="/home/x y/a=b-7.out", restarts=1)
+    # slurmctld leaves what the node fills in (seen with Slurm 22.05)
+    text = "JobId=7 JobState={} UserId=ada(1) NodeList={} StdErr=/e-%t StdOut=/a/%N-%4j.out Power="
+    waits = parse_job(text.format("PENDING", "(null)"))
+    assert (waits.output, waits.errors) == ("", "/e-0")
+    runs = parse_job(text.format("RUNNING", "n[1-2] BatchHost=n1.x.org NumNodes=2"))
+    assert (runs.output, runs.errors) == ("/a/n1-0007.out", "/e-0")

@@ -23,7 +23,7 @@ from tests.unit.slurm_by_hand import SlurmCommands
 
 CASES = [
     ("waits", JobState("PENDING", "Resources"), "The job waits in the queue (Resources).", ""),
-    ("held", JobState("PENDING", "JobHeldUser"), "waits in the queue (JobHeldUser)", "scontrol release"),
+    ("held", JobState("PENDING", "JobHeldUser"), "waits in the queue (JobHeldUser)", "`scontrol release 9`"),
     ("too large", JobState("PENDING", "PartitionNodeLimit"), "waits in the queue", "will never start"),
     ("runs", JobState("RUNNING", nodes="n[1-2]"), "runs on n[1-2], and there is no record", ""),
     (
@@ -35,7 +35,18 @@ CASES = [
     ("not found", JobState("FAILED", exit_code=127), "was not found on the node", "only the login node"),
     ("not executable", JobState("FAILED", exit_code=126), "is not executable", "chmod +x"),
     ("memory", JobState("OUT_OF_MEMORY", signal=125), "more memory than it asked for", "--mem"),
-    ("cancelled", JobState("CANCELLED"), "ended: cancelled, exit code 143, before raycluster started.", ""),
+    (
+        "cancelled",
+        JobState("CANCELLED", nodes="n1"),
+        "ended: cancelled, exit code 143, before raycluster started.",
+        "",
+    ),
+    (
+        "cancelled in the queue",
+        JobState("CANCELLED", reason="JobHeldUser"),
+        "The job ended: cancelled, exit code 143, before it started.",
+        "",
+    ),
     (
         "other code",
         JobState("FAILED", exit_code=3),
@@ -107,6 +118,11 @@ def test_the_output_shows_and_explains_more(tmp_path: Path) -> None:
             "The job completed. raycluster ran in it, and there is no record of the cluster (none could "
             "be kept, or it was removed).",
         ),
+        (
+            "raycluster: error: cannot make /proc/x: No such file or directory. Give another one.\n",
+            "The job completed. raycluster ran in it, and there is no record of the cluster: cannot make "
+            "/proc/x: No such file or directory. Give another one.",
+        ),
     ],
 )
 def test_a_cluster_that_could_keep_no_record(tmp_path: Path, lines: str, verdict: str) -> None:
@@ -160,6 +176,7 @@ def test_the_commands_agree(tmp_path: Path) -> None:
     assert "FAILED" in status and "could not start the batch script" in " ".join(status.split())
     document = json.loads(CliRunner().invoke(app, ["status", "9", "--json"], env=env).stdout)
     assert (document["state"], document["exit_code"], document["reason"]) == ("failed", 181, "no-record")
+    assert document["cause"] == found["verdict"] and "cause" not in status
 
 
 LOOKS = ("status 9", "why 9", "logs 9", "monitor --once 9", "url 9")

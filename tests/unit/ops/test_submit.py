@@ -237,6 +237,14 @@ def test_a_sbatch_that_submits_nothing_is_an_error(tmp_path: Path) -> None:
     env = sbatch(tmp_path, 'echo "sbatch: Job 5 to start at 12:00" >&2')
     with pytest.raises(RayclusterError, match="sbatch submitted no job: sbatch: Job 5 to start at 12:00"):
         submit("#!/bin/sh\n", env, words=["--test-only"])
+    env = sbatch(tmp_path, "echo slurm-wlm 22.05.8")
+    with pytest.raises(RayclusterError, match=r"sbatch submitted no job: slurm-wlm 22\.05\.8"):
+        submit("#!/bin/sh\n", env, words=["--version"])
+
+
+def test_a_heterogeneous_job_is_one_for_a_batch_script() -> None:
+    with pytest.raises(UsageError, match=r"heterogeneous job, which submit cannot start.*--het-group=0,1"):
+        split_line(["-N", "1", ":", "-N", "2", "--", "true"], (), ())
 
 
 def test_options_of_the_line_are_stronger_than_variables(tmp_path: Path) -> None:

@@ -119,7 +119,10 @@ def test_a_directory_of_the_records_that_cannot_be_written(home: Path, state_dir
 @pytest.mark.parametrize(
     ("option", "refusal"),
     [
-        ("--output=no/x.out", "the directory of --output, does not exist; Slurm does not make it. mkdir -p "),
+        (
+            "--output=no/x.out",
+            "the directory of --output, does not exist; Slurm does not make it. Make it: mkdir",
+        ),
         ("-o no/%x-%j.out", "the directory of --output, does not exist"),
         ("-ono/x.out", "the directory of --output, does not exist"),
         ("--error=no/%j/err", "no, the directory of --error, does not exist"),

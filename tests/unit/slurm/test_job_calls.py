@@ -49,6 +49,10 @@ def test_the_end_is_asked_of_scontrol(tmp_path: Path, script: str, end_time: flo
             "printf 'JobId=7\\n Requeue=1\\n StdErr=/b\\n   StdOut=/shared/a b/x-7.out \\n Power='",
             JobFacts("/shared/a b/x-7.out", errors="/b"),
         ),
+        (
+            "printf 'JobId=7 JobName=x\\n BatchHost=n2\\n   StdOut=/a b/%%N-%%3j-%%t.out\\n'",
+            JobFacts("/a b/n2-007-0.out"),
+        ),
         ("printf ' Requeue=0 Restarts=0 BatchFlag=1\\n  StdOut=\\n'", JobFacts(may_requeue=False)),
         ("printf ' Requeue=1 Restarts=0 BatchFlag=0 Reboot=0\\n'", JobFacts(is_batch=False)),
         ("printf '   StdOut=/x\\n'; exit 1", None),

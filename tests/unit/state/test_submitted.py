@@ -18,7 +18,7 @@ def test_the_output_of_a_submitted_job_is_found_again(tmp_path: Path) -> None:
 
 
 def test_old_files_are_removed_with_the_next_job(tmp_path: Path) -> None:
-    remember(tmp_path, "7", "/a", [])
+    assert remember(tmp_path, "7", "/a", []) == ""
     old = time.time() - KEEP_S - 10
     os.utime(tmp_path / "submitted" / "7", (old, old))
     remember(tmp_path, "8", "/b", [])
@@ -27,7 +27,7 @@ def test_old_files_are_removed_with_the_next_job(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_or_read_is_not_known(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    remember(tmp_path / "file", "7", "/a", [])
+    assert remember(tmp_path / "file", "7", "/a", []) == f"{tmp_path}/file: File exists"
     assert output_of(tmp_path / "file", "7") == ""
     (tmp_path / "submitted").mkdir()
     for text in ("", "[]", "{}", '{"output'):
