@@ -6,6 +6,7 @@ from typing import Any
 
 from ..model.cluster_status import ClusterPhase, ClusterStatus
 from ..model.status import NodePhase
+from ..model.wording import duration
 from .drawing import clock_of
 from .node_table import last_report
 from .safe_status import safe_status
@@ -64,5 +65,5 @@ def _summary(status: ClusterStatus) -> str:
         text += f"; {node.host}: {last_report(node, status)}"
     left = status.time_left_s
     if left is not None:
-        text += f"; {int(left // 60)} min left"
+        text += f"; {duration(left)} left"
     return text

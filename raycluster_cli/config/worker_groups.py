@@ -75,7 +75,8 @@ def _group(name: str, keys: Mapping[str, Any], where: str) -> WorkerGroup:
         if key not in _KEYS:
             from difflib import get_close_matches
 
-            near = get_close_matches(key, _KEYS, 1, 0.5)
+            near = [known for known in _KEYS if key.startswith(f"{known}_")]
+            near = near or get_close_matches(key, _KEYS, 1, 0.6)
             raise UsageError(
                 f"{where}: there is no key {key!r}.",
                 f"Did you mean {near[0]}?" if near else f"The keys are {', '.join(_KEYS)}.",

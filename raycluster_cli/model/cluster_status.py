@@ -41,6 +41,9 @@ class ClusterPhase(str, enum.Enum):
 #: Phases of a cluster that is over.
 OVER = (ClusterPhase.ENDED, ClusterPhase.STOPPED, ClusterPhase.FAILED, ClusterPhase.LOST)
 
+#: A job without a time limit ends after a year, as Slurm tells it: longer than this is none, seconds.
+NO_LIMIT_S = 364 * 86400.0
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -209,8 +212,10 @@ class ClusterStatus:
 
     @property
     def time_left_s(self) -> float | None:
-        """Seconds to the job's time limit; None when unknown or over."""
+        """Seconds to the job's time limit; None when there is none, or unknown or over."""
         if self.end_time is None or self.is_over:
+            return None
+        if self.end_time - (self.started or self.read_at) > NO_LIMIT_S:
             return None
         return max(self.end_time - self.read_at, 0.0)
 

@@ -23,8 +23,8 @@ def is_another_run(status: ClusterStatus, record: Record, end: EndReport | None,
 
 def as_next_run(status: ClusterStatus, end: EndReport | None, job: Job, waits: str) -> ClusterStatus:
     """The status of that run; ``waits``: why the job waits, in words."""
-    how = (end.message or f"exit code {end.exit_code}") if end is not None else "it left no report of its end"
-    before = f"the run before it: {how}"
+    how = (end.message or f"exit code {end.exit_code}") if end is not None else ""
+    before = f"the run before it: {how}" if how else "the run before it did not report how it ended"
     return replace(
         status,
         phase=ClusterPhase.PENDING if job.is_waiting else ClusterPhase.STARTING,

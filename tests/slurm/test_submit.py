@@ -48,9 +48,9 @@ def submitted(slurm: Slurm, output: str, user: str = "alice") -> Job:
 
 @pytest.mark.versions
 def test_followed_to_its_end_with_the_drivers_code_and_words(slurm: Slurm) -> None:
-    done = raycluster(
-        slurm, "submit", *SHAPE, "--comment", "it's a $HOME", "--follow", "--", *NODES, "7", "--tasks"
-    )
+    # slurmctld leaves patterns of the node, and those with a width, in the name that it tells.
+    words = ("--comment", "it's a $HOME", "--output=%x-%5j-%N-%t.out", "--follow")
+    done = raycluster(slurm, "submit", *SHAPE, *words, "--", *NODES, "7", "--tasks")
     job = submitted(slurm, done.stdout)
     assert done.returncode == 7, done.stderr
     assert "NODES n1 n2 n3" in done.stdout
@@ -116,6 +116,7 @@ def test_refusals_come_with_a_hint(slurm: Slurm) -> None:
         ("--partition=nowhere", "sinfo -s"),
         ("--tmie=3", "Did you mean --time? It is not an option of raycluster"),
         ("--folow", "Did you mean --follow?"),
+        ("--wrap=true", "its command would run instead of the cluster"),
         ("--output=none-such/x.out", "mkdir -p /home/alice/none-such"),
     )
     for option, hint in refused:

@@ -29,7 +29,7 @@ def test_each_thing_is_told_once(tmp_path: Path) -> None:
     changes = Changes()
     first = changes.lines(read_cluster(record))
     assert len(first) == 3
-    assert first[-1].endswith("running: driver runs on 3 nodes; 89 min left") or "running:" in first[-1]
+    assert first[-1].endswith("running: driver runs on 3 nodes; 1 h 29 min left")
     assert changes.lines(read_cluster(record)) == []
     record.append_event("worker n003 is lost: raylet died")
     assert [line[9:] for line in changes.lines(read_cluster(record))] == ["worker n003 is lost: raylet died"]

@@ -70,6 +70,7 @@ def test_a_file_for_other_things(tmp_path: Path) -> None:
         ("workers = 3", "must hold one table for each worker group", "[workers.gpu]"),
         ("[workers]\nmax = 3", "must hold one table for each worker group", "[workers.gpu]"),
         ("[workers.gpu]\nmax = 2\nsbatsh = ''", "[workers.gpu]: there is no key 'sbatsh'", "mean sbatch?"),
+        ("[workers.gpu]\nmin_workers = 2", "there is no key 'min_workers'", "Did you mean min?"),
         ("[workers.gpu]\nmax = 2\nfoo = 1", "there is no key 'foo'", "The keys are sbatch, min, max"),
         ("[workers.gpu]\nmin = 2", "max is missing", "max = 8"),
         ("[workers.gpu]\nmax = '2'", "max is '2'; it must be a whole number", ""),

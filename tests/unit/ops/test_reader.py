@@ -41,6 +41,12 @@ def test_running(tmp_path: Path) -> None:
     assert (use.cpus_total, use.cpus_used, use.gpus_total, use.worker_processes) == (64, 37, 2, 37)
 
 
+def test_a_job_without_a_time_limit_has_no_time_left(tmp_path: Path) -> None:
+    """Slurm tells its end as a year after its start."""
+    assert read_cluster(write_record(tmp_path, 2, time_left_s=365 * 86400 - 600)).time_left_s is None
+    assert read_cluster(write_record(tmp_path, 2, key="9", time_left_s=30 * 86400)).time_left_s is not None
+
+
 def test_starting(tmp_path: Path) -> None:
     status = read_cluster(write_record(tmp_path, 4, starting=2, silent=1, age_s=3))
     assert status.phase is ClusterPhase.STARTING
