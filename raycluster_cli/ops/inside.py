@@ -66,6 +66,20 @@ def dashboard_address(record: Record, head: HeadInfo) -> str:
     raise RayclusterError(f"cluster {name} has no dashboard: the head does not hold a port for it.", hint)
 
 
+def refuse_job_api(name: str, head: HeadInfo, ray: str, python: str, *, has_dashboard: bool) -> None:
+    """Raise RayclusterError where `ray job submit` would end with a traceback: without ray[default].
+
+    ``ray``, ``python``: versions of this environment, which is taken for the cluster's where they are the
+    same.
+    """
+    if not has_dashboard and (head.ray_version, head.python_version) == (ray, python):
+        raise RayclusterError(
+            "Ray's job API needs ray[default], which this environment does not have.",
+            f"Install it (pip install 'ray[default]'), or run the program without it: raycluster exec {name} "
+            "-- COMMAND.",
+        )
+
+
 def choose_node(record: Record, host: str = "") -> NodeReport:
     """The node's report; without ``host`` the head's.  Raises UsageError that names the nodes there are."""
     reports = record.read_nodes()

@@ -23,7 +23,7 @@ from ..model.variables import unknown_variables
 from ..model.wording import count
 from ..node.places import NETWORK, Mount, mount_of, mountinfo, parse_mountinfo
 from ..node.resources import check_least_store
-from ..rayproc.requirements import has_dashboard, refuse_recovery
+from ..rayproc.requirements import has_dashboard, ray_version, refuse_recovery
 from ..system.network import parse_network
 
 #: Directories that each host has for itself, unless a network file system is mounted there.
@@ -141,7 +141,7 @@ def check_job(
     )
     warnings = check_settings(settings, most_nodes(plan.option("-N", "--nodes")), env)
     if not is_container:
-        warnings += check_ray(settings, _ray_version(), has_dashboard=has_dashboard())
+        warnings += check_ray(settings, ray_version(), has_dashboard=has_dashboard())
     try:
         warnings += check_files(plan)
     except UsageError as error:
@@ -149,16 +149,6 @@ def check_job(
             raise
         warnings.append(error.message)
     return plan, warnings
-
-
-def _ray_version() -> str:
-    """Of this Python's Ray; '' when there is none."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("ray")
-    except PackageNotFoundError:
-        return ""
 
 
 def check_files(plan: Plan) -> list[str]:

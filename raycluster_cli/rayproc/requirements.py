@@ -33,3 +33,13 @@ def has_dashboard() -> bool:
     from importlib import util  # not at the start of every head
 
     return util.find_spec(DASHBOARD_NEEDS) is not None
+
+
+def ray_version() -> str:
+    """Of this Python's Ray; '' when there is none."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("ray")
+    except PackageNotFoundError:
+        return ""

@@ -15,7 +15,14 @@ from raycluster_cli.cli import completion
 from raycluster_cli.cli.inside import in_node
 from raycluster_cli.model.errors import RayclusterError, UsageError
 from raycluster_cli.model.record import EndReport
-from raycluster_cli.ops.inside import choose_live_node, choose_node, is_here, live_head, on_node
+from raycluster_cli.ops.inside import (
+    choose_live_node,
+    choose_node,
+    is_here,
+    live_head,
+    on_node,
+    refuse_job_api,
+)
 from raycluster_cli.ops.reader import read_cluster
 from raycluster_cli.ops.tunnel import Tunnel, free_local_port, hold_tunnel, tunnel_to
 from raycluster_cli.rayproc.client import write_client
@@ -61,6 +68,15 @@ def test_srun_to_a_node(tmp_path: Path) -> None:
     assert "--het-group=1" in on_node(record, component, [], env)[0]
     with pytest.raises(UsageError, match="no srun here"):
         on_node(record, word, [], {"PATH": "/nowhere"})
+
+
+def test_rays_job_api_is_refused_where_it_would_end_with_a_traceback(tmp_path: Path) -> None:
+    head = live_head(write_record(tmp_path, 2))
+    ours = (head.ray_version, head.python_version)
+    refuse_job_api("7", head, *ours, has_dashboard=True)
+    refuse_job_api("7", head, "2.58.0", head.python_version, has_dashboard=False)  # another environment
+    with pytest.raises(RayclusterError, match=r"needs ray\[default\].*raycluster exec 7 -- COMMAND"):
+        refuse_job_api("7", head, *ours, has_dashboard=False)
 
 
 def test_here(tmp_path: Path) -> None:
