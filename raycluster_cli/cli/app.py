@@ -14,7 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field
+from dataclasses import Field, fields
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -58,7 +58,7 @@ from . import (
 from . import (
     why as cli_why,
 )
-from .completion import complete_live_job, complete_profile
+from .completion import complete_live_job, complete_one_of, complete_profile
 from .files import CONFIGURATION, source_of
 from .help import Command
 from .plain import with_bare_values
@@ -82,7 +82,16 @@ _NEEDED = {
 }
 
 #: What the shell offers for the value of a setting.
-_COMPLETIONS: dict[str, Callable[..., Any]] = {"profile": complete_profile, "cluster": complete_live_job}
+_COMPLETIONS: dict[str, Callable[..., Any]] = {
+    "profile": complete_profile,
+    "cluster": complete_live_job,
+    "on_worker_loss": complete_one_of(("fail", "continue", "wait:")),
+    **{
+        one.name: complete_one_of(one.metadata["choices"])
+        for one in fields(Settings)
+        if "choices" in one.metadata
+    },
+}
 
 #: Set by run_command_line: what this process was given at its start.
 _launcher: Launcher
@@ -128,6 +137,10 @@ def _call() -> None:
             )
         raise UsageError(f"{said}.", hint) from error
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _command_names() -> list[str]:
+    return list(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
 def _command_path(arguments: Sequence[str]) -> str:
@@ -304,7 +317,12 @@ def run(settings: Settings, driver: list[str] | None = _DRIVER) -> None:
 @app.command("help", cls=Command)
 def show_help(
     context: typer.Context,
-    command: str = typer.Argument("", metavar="[COMMAND]", help="The command. Default: all, one line each."),
+    command: str = typer.Argument(
+        "",
+        metavar="[COMMAND]",
+        help="The command. Default: all, one line each.",
+        autocompletion=lambda incomplete: complete_one_of(_command_names())(incomplete),
+    ),
 ) -> None:
     """Show the help of a command.
 

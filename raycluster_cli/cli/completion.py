@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,24 @@ def complete_node(ctx: Any, incomplete: str) -> Iterable[tuple[str, str]]:
         return []
 
 
+def complete_one_of(words: Iterable[str]) -> Callable[[str], list[str]]:
+    """A function that offers these words.
+
+    >>> complete_one_of(("always", "on-failure", "never"))("n")
+    ['never']
+    """
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+def complete_state(incomplete: str) -> list[str]:
+    """States of clusters, after those that are on the line already: failed,lo."""
+    from ..model.cluster_status import ClusterPhase
+
+    before, comma, begun = incomplete.rpartition(",")
+    states = (phase.value.replace(" ", "-") for phase in ClusterPhase)
+    return [f"{before}{comma}{state}" for state in states if state.startswith(begun)]
+
+
 def complete_profile(ctx: Any, incomplete: str) -> list[tuple[str, str]]:
     """(profile, the file that has it), of the configuration files and that of --config."""
     try:
@@ -72,8 +90,7 @@ def complete_profile(ctx: Any, incomplete: str) -> list[tuple[str, str]]:
         return []
 
 
-def complete_component(incomplete: str) -> list[str]:
-    return [name for name in ("driver", "raycluster", "raylet", "gcs") if name.startswith(incomplete)]
+complete_component = complete_one_of(("driver", "raycluster", "raylet", "gcs"))
 
 
 def complete_change(ctx: Any, incomplete: str) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..model.errors import RayclusterError, UsageError
-from .completion import complete_job
+from .completion import complete_job, complete_state
 from .help import Command
 
 if TYPE_CHECKING:
@@ -69,7 +69,11 @@ def status(
     timing: bool = typer.Option(False, "--timing", help="Show how long each step of the start took."),
     all_: bool = typer.Option(False, "--all", "-a", help="List all clusters, not only the newest 20."),
     state: str = typer.Option(
-        "", "--state", metavar="STATE[,STATE]", help="List only clusters in these states: running,failed."
+        "",
+        "--state",
+        metavar="STATE[,STATE]",
+        help="List only clusters in these states: running,failed.",
+        autocompletion=complete_state,
     ),
     since: str = typer.Option(
         "", "--since", metavar="TIME", help="List only those that ran since then: 2h, 3d, 2026-11-27."
