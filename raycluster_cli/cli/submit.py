@@ -111,6 +111,7 @@ def submit(
     from ..ops.chosen_settings import with_source
     from ..ops.container_job import GPU_OPTIONS, container_lines
     from ..ops.job_profile import job_options, options_of_files, with_sources
+    from ..ops.submit_checks import check_state_dir
     from ..policy.loss import srun_wait_s
     from ..slurm.job_state import job_state
     from ..slurm.pending import explain
@@ -201,7 +202,7 @@ def submit(
     print(f"Submitted batch job {job_id}", flush=True)
     state = job_state(job_id, env)
     output, shown = state.output if state else "", without_secrets(line.driver)
-    if problem := remember(where, job_id, output, shown):
+    if (problem := remember(where, job_id, output, shown)) and not check_state_dir(where):
         say(
             f"warning: the directory of the records cannot be used from here ({problem}). If that is so on "
             "the nodes too, workers cannot find the head. --state-dir sets another"

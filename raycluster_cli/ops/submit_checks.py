@@ -162,7 +162,7 @@ def check_files(plan: Plan) -> list[str]:
             f"{_own(plan.state_dir, 'the directory of the records')}: workers cannot find the head there, "
             "and commands on this host cannot see the cluster. --state-dir sets another"
         )
-    warnings.append(_check_state_dir(plan.state_dir))
+    warnings.append(check_state_dir(plan.state_dir))
     return [warning for warning in warnings if warning]
 
 
@@ -238,14 +238,18 @@ def _own(path: Path, what: str) -> str:
     return f"{what}, {path}, is not on a shared file system"
 
 
-def _check_state_dir(path: Path) -> str:
-    """The directory of the records, or the first above it that is there: the job makes what is missing."""
+def check_state_dir(path: Path) -> str:
+    """A warning about the directory of the records, '' for none.
+
+    Of one that is not there yet, about the first above it that is: the job makes what is missing.
+    """
     there = next((one for one in (path, *path.parents) if os.path.lexists(one)), Path("/"))
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
         return ""
-    why = "you cannot write to it" if there.is_dir() else "it is not a directory"
+    name = "it" if there == path else str(there)
+    why = f"you cannot write to {name}" if there.is_dir() else f"{name} is not a directory"
     return (
-        f"the directory of the records is {path}, and {why if there == path else f'{there}: {why}'}. "
+        f"the directory of the records is {path}, and {why}. "
         "If that is so on the nodes too, workers cannot find the head. --state-dir sets another"
     )
 

@@ -170,3 +170,15 @@ def test_job_can_be_left_out(
     monkeypatch.setattr("raycluster_cli.cli.inside.running_record", running)
     assert "seen" in said(call(*words))
     assert asked == [named]
+
+
+@pytest.mark.parametrize("directory", ["/bin/true/records", "/proc/none"])
+def test_submit_warns_once_of_records_that_cannot_be_written(
+    call: Call, slurm: SlurmCommands, directory: str
+) -> None:
+    """Root may write to /proc as far as access(2) knows; that it cannot is seen behind the submission."""
+    slurm.answer("sbatch", "12\n")
+    slurm.answer("scontrol", "JobId=12 JobState=PENDING Reason=Priority\n")
+    result = call("submit", "--state-dir", directory, "--", "true")
+    assert result.exit_code == 0
+    assert said(result).count("workers cannot find the head. --state-dir sets another") == 1

@@ -102,11 +102,11 @@ def test_programs_that_compute_nodes_may_have(home: Path, driver: list[str], war
         ("/proc/sys", "the directory of the records is /proc/sys, and you cannot write to it"),
         (
             "/proc/sys/no/ray",
-            "the directory of the records is /proc/sys/no/ray, and /proc/sys: you cannot write",
+            "the directory of the records is /proc/sys/no/ray, and you cannot write to /proc/sys.",
         ),
         (
             "/bin/true/ray",
-            "the directory of the records is /bin/true/ray, and /bin/true: it is not a directory",
+            "the directory of the records is /bin/true/ray, and /bin/true is not a directory.",
         ),
     ],
 )
