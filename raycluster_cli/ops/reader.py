@@ -20,6 +20,7 @@ from ..model.record import ClusterUsage, EndReport, HeadInfo, NodeReport, NodeUs
 from ..model.status import FINAL, MEMBER, NodePhase, Role
 from ..model.worker_job import WorkerJobState
 from ..slurm.hostlist import parse_hostlist
+from ..slurm.pending import Wait, wait_of
 from ..slurm.queue import Job
 from ..state.lease import HEARTBEAT_S
 from ..state.record import Record
@@ -127,6 +128,8 @@ def read_cluster(
 def waiting_message(job: Job, now: float) -> str:
     """Why a job waits, and until when as far as Slurm knows."""
     message = f"waiting in Slurm's queue ({job.reason or job.state.lower()})"
+    if wait_of(job.reason) is Wait.NEVER:
+        return f"{message}; it will never start: `raycluster why {job.id}` says what to change"
     if job.start_time and job.start_time > now:
         clock = time.strftime("%H:%M", time.localtime(job.start_time))
         message += f"; Slurm expects it to start at {clock}"

@@ -228,6 +228,10 @@ def test_job_without_record() -> None:
     )
     assert status.phase is ClusterPhase.PENDING
     assert status.headline.startswith("waiting in Slurm's queue (Priority); Slurm expects it to start at ")
+    never = job_without_record(Job("9", "9", "PENDING", reason="PartitionTimeLimit"))
+    assert never.headline.endswith(
+        "(PartitionTimeLimit); it will never start: `raycluster why 9` says what to change"
+    )
 
 
 def test_which_record(tmp_path: Path) -> None:
