@@ -296,6 +296,7 @@ class RayNode:
             ready = await companion.ready(deadline - loop.time())
             self.ray_version = str(ready["ray_version"])
             starting = companion.start(self.plan, max(deadline - loop.time(), 1.0))
+            loop.call_soon(self.templates.on_starting)  # once it is waited for
             if self.role is Role.HEAD:
                 starting = while_gcs_answers(
                     starting,

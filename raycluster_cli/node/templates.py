@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -9,7 +11,7 @@ from ..rayproc.failure import StartFailure
 from ..rayproc.installation import find_installation, ray_variables
 from ..rayproc.plan import NodePlan
 from ..rayproc.started import Started
-from ..rayproc.template import Launch, Template
+from ..rayproc.template import Launch, Template, with_values
 from ..system.process import Child, Reaper
 from ..system.report import Report
 from ..system.waiting import done_within, in_thread
@@ -32,6 +34,8 @@ class NodeTemplates:
     """Makes templates on a head, and starts workers by them."""
 
     def __init__(self, *, setup: NodeSetup, companion: NodeCompanion, reaper: Reaper, report: Report) -> None:
+        self.on_starting: Callable[[], None] = lambda: None
+        """Called when the companion has been told to start Ray here."""
         self._setup = setup
         self._companion = companion
         self._reaper = reaper
@@ -61,6 +65,23 @@ class NodeTemplates:
         companion = self._companion.there()
         await companion.ready(MAKE_S)
         made = await companion.template(plan, MAKE_S)
+        return await self._template(plan, identity, made, Launch.from_json(made["launch"]))
+
+    async def make_early(self, plan: NodePlan, identity: str) -> dict[str, Any]:
+        """The same while the head's Ray starts, in time for its raylet's start.  Raises StartFailure.
+
+        Returns only when the GCS answers, and not at all where it never does.
+        """
+        companion = self._companion.there()
+        made = await companion.template(plan, MAKE_S, early=True)
+        known = await asyncio.shield(companion.cluster)
+        cluster = {name: str(known[name]) for name in ("session", "cluster_id")}
+        launch = with_values(Launch.from_json(made["launch"]), cluster)
+        return await self._template(plan, identity, {**made, **cluster}, launch)
+
+    async def _template(
+        self, plan: NodePlan, identity: str, made: Mapping[str, Any], launch: Launch
+    ) -> dict[str, Any]:
         return Template(
             identity=identity,
             installation=await self.installation(),
@@ -68,7 +89,7 @@ class NodeTemplates:
             agent_at_once=plan.agent_at_once,
             gpus=(await self.accelerators()).gpus if made["describes_gpus"] else "",
             spills=bool(plan.spill_dir),
-            launch=Launch.from_json(made["launch"]),
+            launch=launch,
             **{name: made[name] for name in _FACTS},
         ).as_json()
 

@@ -135,7 +135,8 @@ def serve(request: Event, emit: Emit, _: int) -> None:
 def template(request: Event, emit: Emit, _: int) -> None:
     from .private.template import worker_template  # only a head with workers needs it
 
-    emit({"event": "template", **worker_template(NodePlan.from_json(request["plan"]))})
+    plan = NodePlan.from_json(request["plan"])
+    emit({"event": "template", **worker_template(plan, early=request["early"])})
 
 
 def clear(request: Event, emit: Emit, _: int) -> None:

@@ -63,6 +63,8 @@ class CompanionClient:
         self._unsent = bytearray()
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Event]] = {}
+        self.cluster: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+        """Of a head's first start: {session, cluster_id}, known when its raylet is spawned."""
         self._early: tuple[Path, int] | None = None
         self._starting: dict[int, int] = {}
         """Process (and process group) of each start that is under way, by request."""
@@ -206,6 +208,8 @@ class CompanionClient:
             self._starting[event["id"]] = event["pid"]
         elif kind == "spawned":
             self.spawned[event["name"]] = event["pid"]
+            if event.get("cluster_id") and not self.cluster.done():
+                self.cluster.set_result(event)
         elif kind == "nodes":
             self.nodes.update((node["node_id"], node) for node in event["changed"])
         elif (kind == "ready" or (kind == "failed" and "id" not in event)) and not self._ready.done():
@@ -244,6 +248,8 @@ class CompanionClient:
             raise
         finally:
             self._starting.pop(number, None)
+        if not self.cluster.done():  # `ray start` does not tell it earlier
+            self.cluster.set_result(event)
         return Started(
             how=event["how"],
             processes={one["name"]: one["pid"] for one in event["processes"]},
@@ -273,9 +279,12 @@ class CompanionClient:
             "start_extra", timeout_s, what=what, plan=plan.as_json(), started=dict(started.raw)
         )
 
-    async def template(self, plan: NodePlan, timeout_s: float = 30.0) -> Event:
-        """What the raylets of this head's workers are executed with (private.template)."""
-        return await self.request("template", timeout_s, plan=plan.as_json())
+    async def template(self, plan: NodePlan, timeout_s: float = 30.0, *, early: bool = False) -> Event:
+        """What the raylets of this head's workers are executed with (private.template).
+
+        ``early``: before the head's GCS runs; session and cluster id are then names in it.
+        """
+        return await self.request("template", timeout_s, plan=plan.as_json(), early=early)
 
     async def watch(
         self, address: str, env: Mapping[str, str], *, expected: int = 0, timeout_s: float = 15.0

@@ -5,7 +5,7 @@ Commands go to the companion, events come back.  A command may carry an ``id``, 
     start        {"plan": NodePlan}                       -> starting, spawned …, then started | failed
     start_extra  {"what": "log_monitor" | "dashboard", "plan": …, "started": …} -> spawned, extra | failed
                                                              of the dashboard only the argument list
-    template     {"plan": NodePlan of the head}           -> template {launch, session, …} | failed
+    template     {"plan": NodePlan of the head, "early"}  -> template {launch, session, …} | failed
     watch        {"address", "expected"}                  -> nodes {changed, total} now and at every change,
                                                              unreachable {message}: the GCS does not answer
     serve        {"module", "log", …}                     -> said …, then served {code} | failed

@@ -95,6 +95,8 @@ class Example(Value):
     node_id: str
     machine_cpus: int
     launch: Launch
+    cluster: Mapping[str, str] = {}
+    """What is not known yet of the cluster that it seemed to join, by the names in a template."""
 
 
 class NotATemplate(Exception):
@@ -227,7 +229,7 @@ def make_template(first: Example, second: Example) -> Launch:
     if any("@{" in text for text in _texts(first.launch)):
         raise NotATemplate("a text contains @{")
     # None of the numbers can be a port of the cluster or a part of an address.
-    values = values_of(first.plan, first.node_id, first.machine_cpus)
+    values = values_of(first.plan, first.node_id, first.machine_cpus) | dict(first.cluster)
     names = {text: name for name, text in values.items()}
     if len(names) < len(values) or "" in names:
         raise NotATemplate("two values of the example are the same")
@@ -238,7 +240,7 @@ def make_template(first: Example, second: Example) -> Launch:
         re.ASCII,
     )
     template = first.launch.mapped(lambda text: found.sub(lambda match: f"@{{{names[match[0]]}}}", text))
-    if (made := fill(template, second.plan, second.node_id, second.machine_cpus)) != second.launch:
+    if (made := _filled_like(template, second)) != second.launch:
         raise NotATemplate(_difference(made, second.launch))
     return template
 
@@ -252,7 +254,19 @@ def accelerator_type_of(third: Example) -> str:
 def describes(template: Launch, third: Example) -> bool:
     """Whether the template, filled in, is what Ray made of an example with GPUs."""
     kind = accelerator_type_of(third)
-    return fill(template, third.plan, third.node_id, third.machine_cpus, kind) == third.launch
+    return _filled_like(template, third, kind) == third.launch
+
+
+def _filled_like(template: Launch, example: Example, accelerator_type: str = "") -> Launch:
+    whole = with_values(template, example.cluster)
+    return fill(whole, example.plan, example.node_id, example.machine_cpus, accelerator_type)
+
+
+def with_values(template: Launch, values: Mapping[str, str]) -> Launch:
+    """A template in which these names are replaced by values, and all others are left."""
+    if not values:
+        return template
+    return template.mapped(lambda text: _NAME.sub(lambda match: values.get(match[1], match[0]), text))
 
 
 def fill(

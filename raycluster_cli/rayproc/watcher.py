@@ -29,6 +29,9 @@ COMMANDS = ("watch", "usage", "demand", "driver", "drain")
 #: Seconds between polls of the list of nodes while it is expected to change, and when it is complete.
 BUSY_S, CALM_S = 0.05, 0.5
 
+#: The first of those pauses while it is expected to change: workers join with the head, or soon after it.
+FIRST_S = 0.02
+
 #: How long the watcher waits for the answers of drained nodes, and how many it drains at once.
 #: An answer takes 2 ms; one whose raylet has just died gives none before the GCS has noticed.
 DRAIN_ANSWER_S, DRAINED_AT_ONCE = 0.2, 32
@@ -59,6 +62,7 @@ class Watcher:
         self._known: dict[str, Event] = {}
         self._watch: Event | None = None
         self._next = 0.0
+        self._busy_s = BUSY_S
         self._unreachable = False
         self._drains = ThreadPoolExecutor(DRAINED_AT_ONCE)
 
@@ -89,6 +93,7 @@ class Watcher:
             do = command["do"]
             if do == "watch":
                 self._watch, self._known, self._next = command, {}, 0.0
+                self._busy_s = FIRST_S
             elif do == "usage":
                 self._emit(command, {"event": "usage", **self._cluster.usage()})
             elif do == "demand":
@@ -168,7 +173,8 @@ class Watcher:
         busy = alive < int(self._watch.get("expected") or 0)
         cost = self._clock() - began
         # A poll costs the GCS time too: a large cluster is polled less often.
-        self._next = self._clock() + (max(BUSY_S, 3 * cost) if busy else max(CALM_S, 30 * cost))
+        self._next = self._clock() + (max(self._busy_s, 3 * cost) if busy else max(CALM_S, 30 * cost))
+        self._busy_s = min(1.3 * self._busy_s, BUSY_S)
 
 
 def _drained(future: Future[tuple[bool, str]]) -> dict[str, Any]:

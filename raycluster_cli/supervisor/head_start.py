@@ -30,7 +30,7 @@ from .driver import find_driver_within
 from .head_entry import HeadEntry
 from .head_proof import HeadProof, identity_of
 from .head_record import RECORD_LOOK_S
-from .head_template import publish_template, wants_template
+from .head_template import HeadTemplate, wants_template
 from .versions import python_version
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class HeadStart:
             if token and run.rules.expected
             else None
         )
+        self.template = HeadTemplate(run)
         self._installation = self._gpus = ""
         self.claimed = False
         """Whether the record is ours: until then it may be another head's, whose end is not ours to write."""
@@ -81,6 +82,7 @@ class HeadStart:
         if self._context.driver and not run.program:
             run.program = await find_driver_within(self._context.driver, self._context.env)
         node = await run.make_node()
+        node.templates.on_starting = self.template.begin
         node.dashboard.on_up = lambda address: self.entry.update(dashboard=address)
         run.tell_keeper()
         node.begin_import()
@@ -122,7 +124,7 @@ class HeadStart:
             state=HeadState.UP.value,
             dashboard_port_at=node.dashboard.address,
         )
-        run.tasks.start("the template for workers", publish_template(run))
+        run.tasks.start("the template for workers", self.template.publish())
         run.reports.stamp(node.steps)
         run.enter_phase(NodePhase.JOINED, node_id=started.node_id)
         run.parent.tell(event="up", address=self.entry.info.address)
@@ -343,4 +345,4 @@ async def restart_head(run: HeadRun) -> None:
         await run.reports.look(run.record.remove_template, timeout_s=RECORD_LOOK_S, default=None)
     started = await start_ray(run, session)
     run.begin.entry.update(session=started.session, cluster_id=started.cluster_id)
-    await publish_template(run)
+    await run.begin.template.publish()

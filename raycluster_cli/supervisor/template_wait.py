@@ -12,7 +12,7 @@ from .discovery import Discovery, Pace, Target
 from .head_record import RECORD_LOOK_S
 from .report_writer import ReportWriter
 
-#: The head writes the template 0.1 s after its GCS listens; without one this long after it, Ray is imported.
+#: The head writes the template once its GCS answers; without one this long after it, Ray is imported.
 TEMPLATE_WAIT_S = 20.0
 
 #: How often the head's own file is looked at meanwhile: it says when there will be no template.

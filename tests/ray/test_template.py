@@ -11,10 +11,12 @@ import pytest
 
 from raycluster_cli.node.raylet_launch import start_by_template
 from raycluster_cli.rayproc.environment import start_environment
+from raycluster_cli.rayproc.failure import StartFailure
 from raycluster_cli.rayproc.installation import find_installation, ray_variables
 from raycluster_cli.rayproc.plan import NodePlan
+from raycluster_cli.rayproc.protocol import Event
 from raycluster_cli.rayproc.started import Started
-from raycluster_cli.rayproc.template import Launch, Template, fill
+from raycluster_cli.rayproc.template import Launch, Template, fill, with_values
 from raycluster_cli.system.process import Child
 
 from .nodes import Nodes, environment, nodes, run
@@ -33,10 +35,16 @@ print("found", id, len(data), node["NodeName"], node["Resources"]["CPU"], node["
 """
 
 
-async def template_of(cluster: Nodes, gpus: str = "") -> Template:
-    """As a head makes it.  ``gpus``: what its GPUs are."""
+async def template_of(cluster: Nodes, gpus: str = "", made: Event | None = None) -> Template:
+    """As a head makes it.  ``gpus``: what its GPUs are; ``made``: before its GCS ran."""
     assert cluster.head is not None
-    made = await cluster.companions[0].template(cluster.head)
+    of_cluster = {}
+    if made is not None:
+        known = cluster.companions[0].cluster.result()
+        of_cluster = {name: known[name] for name in ("session", "cluster_id")}
+    else:
+        made = await cluster.companions[0].template(cluster.head)
+    made, launch = made | of_cluster, with_values(Launch.from_json(made["launch"]), of_cluster)
     return Template(
         identity=cluster.head.identity,
         installation=find_installation(environment()),
@@ -44,7 +52,7 @@ async def template_of(cluster: Nodes, gpus: str = "") -> Template:
         agent_at_once=False,
         gpus=gpus if made["describes_gpus"] else "",
         spills=bool(cluster.head.spill_dir),
-        launch=Launch.from_json(made["launch"]),
+        launch=launch,
         **{name: made[name] for name in _FACTS},
     )
 
@@ -56,6 +64,7 @@ async def template_of(cluster: Nodes, gpus: str = "") -> Template:
         ({}, {"num_cpus": 0}),
         ({}, {"num_cpus": 3, "resources": {"fast": 2.0}, "labels": {"rack": "b"}}),
         ({"spill_dir": "/tmp/rct-spilled-head"}, {"spill_dir": "/tmp/rct-spilled"}),
+        ({"system_config": {"automatic_object_spilling_enabled": False}}, {}),
         # No driver shows them, so Ray knows no type; of which types there are is a unit test.
         ({"num_gpus": 2}, {"num_gpus": 3, "labels": {"rack": "b"}}),
     ],
@@ -65,6 +74,10 @@ def test_the_template_is_what_ray_itself_executes(head: dict[str, Any], changes:
         async with nodes() as cluster:
             await cluster.start(0, **head)
             template = await template_of(cluster, "no driver")
+            # The one that is made without the GCS, so that workers need not wait for it.
+            assert cluster.head is not None
+            early = await cluster.companions[0].template(cluster.head, early=True)
+            assert await template_of(cluster, "no driver", early) == template
             assert template.gpus == ("no driver" if "num_gpus" in head else "")
             assert "0123456789abcdef" not in str(template.as_json())  # no secret goes into the record
             plan = replace(cluster.plan(1), **changes)
@@ -85,11 +98,18 @@ def test_the_template_is_what_ray_itself_executes(head: dict[str, Any], changes:
 def test_a_worker_joins_by_it() -> None:
     async def test() -> None:
         async with nodes() as cluster:
-            await cluster.start(0)
+            head, client = cluster.plan(0), cluster.companion()
+            await client.ready(60)
+            made = await client.template(head, early=True)  # there is no GCS yet
+            with pytest.raises(StartFailure, match="where objects are spilled"):
+                elsewhere = replace(head, system_config={"object_spilling_config": "{}"})
+                await client.template(elsewhere, early=True)
+            cluster.head = head
+            await client.start(head, 60)
             plan = cluster.plan(
                 1, num_cpus=3, resources={"fast": 2.0}, labels={"rack": "b"}, object_store_bytes=90 << 20
             )
-            started, raylet = await join(cluster, await template_of(cluster), plan)
+            started, raylet = await join(cluster, await template_of(cluster, made=made), plan)
             assert raylet.running
             signals = dict(line.split(":\t") for line in status(raylet).splitlines() if line[:3] == "Sig")
             assert int(signals["SigBlk"], 16) == 0b10  # SIGINT alone, as Ray itself starts it

@@ -63,7 +63,7 @@ def patched_spawn(
             info = original(command, process_type, *args, **kwargs)
         spawned.append((process_type, info))
         clock.mark(f"{process_type} spawned")
-        report({"event": "spawned", "name": process_type, "pid": info.process.pid})
+        report({"event": "spawned", "name": process_type, "pid": info.process.pid, **_cluster_of(command)})
         if process_type == "gcs_server":
             # A gRPC client that comes before the port is open waits for its next attempt.
             _wait_listening(plan, info.process)
@@ -95,6 +95,13 @@ def raylet_command(command: list[str], plan: NodePlan) -> list[str]:
     if _agent_is_missing(plan):
         command = [set_flag(part, "--metrics-agent-port", "-1") for part in command]
     return [_wrap(part, wrappers) for part in command]
+
+
+def _cluster_of(raylet: list[str]) -> dict[str, str]:
+    """Session and cluster id, which the raylet is told; empty for another process."""
+    given = dict(part.partition("=")[::2] for part in raylet)
+    names = {"session": "--session-name", "cluster_id": "--cluster-id"}
+    return {name: given[flag] for name, flag in names.items()} if given.keys() >= set(names.values()) else {}
 
 
 def gcs_command(command: list[str], plan: NodePlan) -> list[str]:

@@ -29,9 +29,10 @@ from ..template import (
     make_template,
 )
 from .gcs import apply_settings
-from .known import NOT_AS_KNOWN, RAY_VERSION, PrivateMissing
+from .known import NOT_AS_KNOWN, RAY_VERSION, TRIED, PrivateMissing, release
 from .quick import QuickNode, ray_params
 from .spawn import Phases, patched_spawn
+from .stand_in import StandIn, instead_of_the_gcs, refusal
 
 #: Files that Ray makes before the raylet starts are small.
 _FILE_MAX_BYTES = 65536
@@ -40,30 +41,36 @@ _FILE_MAX_BYTES = 65536
 _SET = ("LD_PRELOAD", "LC_CTYPE")
 
 
-def worker_template(plan: NodePlan) -> dict[str, Any]:
+def worker_template(plan: NodePlan, *, early: bool = False) -> dict[str, Any]:
     """The template for the workers of this head, which runs: {launch, ray_version, session …}.
 
+    ``early``: made before the head's GCS runs; session and cluster id are then names in the template.
     Raises StartFailure where there can be none.  In a process of its own, like :func:`quick.start`.
     """
     given, imported = _given_environment(), dict(os.environ)
+    if early and (why := "" if release(RAY_VERSION) in TRIED else f"Ray {RAY_VERSION} is not known"):
+        raise StartFailure("ray", why)
+    if early and (why := refusal(plan, imported)):
+        raise StartFailure("ray", why)
     if imported.get("RAY_START_HOOK"):
         raise StartFailure("ray", "RAY_START_HOOK may change what a raylet is started with")
     root = Path(plan.temp_dir).parent
     # Names as short as that of Ray's real directory: the paths of sockets are limited.
     directories = (str(root / "u"), str(root / "v"), str(root / "w"))
     plans = example_plans(plan, directories)
+    stand_ins = [StandIn(plan, number) for number in range(len(plans))] if early else [None] * len(plans)
     made = [path for one in plans for path in (one.temp_dir, one.spill_dir) if path]
     try:
         for directory in made:
             shutil.rmtree(directory, ignore_errors=True)  # of a start that was killed
             os.mkdir(directory, 0o700)
         apply_settings(start_environment(plan, imported))
-        first, session = _example(plans[0], EXAMPLE_CPUS[0], given, imported)
-        second, _ = _example(plans[1], EXAMPLE_CPUS[1], given, imported)
+        first, session = _example(plans[0], EXAMPLE_CPUS[0], given, imported, stand_ins[0])
+        second, _ = _example(plans[1], EXAMPLE_CPUS[1], given, imported, stand_ins[1])
         launch = make_template(first, second)
         if f"--plasma_directory={PLASMA_DIRECTORY}" not in launch.argv:
             raise NotATemplate("objects are not kept in /dev/shm")
-        gpus = _gpus(launch, plans[2], given, imported)
+        gpus = _gpus(launch, plans[2], given, imported, stand_ins[2])
     except NOT_AS_KNOWN as e:
         raise StartFailure("ray", f"{type(e).__name__}: {e}") from e
     except NotATemplate as e:
@@ -75,12 +82,16 @@ def worker_template(plan: NodePlan) -> dict[str, Any]:
 
 
 def _gpus(
-    launch: Launch, plan: NodePlan, given: Mapping[str, str], imported: Mapping[str, str]
+    launch: Launch,
+    plan: NodePlan,
+    given: Mapping[str, str],
+    imported: Mapping[str, str],
+    stand_in: StandIn | None,
 ) -> dict[str, Any]:
     """Whether a template also describes workers with GPUs like the head's, and what Ray calls these."""
     if plan.num_gpus:
         with contextlib.suppress(*NOT_AS_KNOWN, NotATemplate):
-            third, _ = _example(plan, EXAMPLE_CPUS[2], given, imported)
+            third, _ = _example(plan, EXAMPLE_CPUS[2], given, imported, stand_in)
             if describes(launch, third):
                 return {"describes_gpus": True, "accelerator_type": accelerator_type_of(third)}
     return {"describes_gpus": False, "accelerator_type": ""}
@@ -95,7 +106,11 @@ class _Made(BaseException):
 
 
 def _example(
-    plan: NodePlan, cpus: int, given: Mapping[str, str], imported: Mapping[str, str]
+    plan: NodePlan,
+    cpus: int,
+    given: Mapping[str, str],
+    imported: Mapping[str, str],
+    stand_in: StandIn | None,
 ) -> tuple[Example, dict[str, Any]]:
     """Prepare a worker as Ray does, up to the moment at which it would execute the raylet.
 
@@ -104,7 +119,11 @@ def _example(
     os.environ.clear()
     os.environ.update(start_environment(plan, imported))
     node: Any = QuickNode.__new__(QuickNode)
-    with patched_spawn(plan, [], lambda event: None, Phases()), _instead_of_processes(cpus):
+    with (
+        patched_spawn(plan, [], lambda event: None, Phases()),
+        _instead_of_processes(cpus),
+        instead_of_the_gcs(stand_in) if stand_in else contextlib.nullcontext(),
+    ):
         try:
             node.__init__(ray_params(plan), head=False, shutdown_at_exit=False, spawn_reaper=False)
         except _Made as seen:
@@ -125,7 +144,7 @@ def _example(
     }
     node_id = node.node_id if hasattr(node, "node_id") else node._node_id
     session["node_id_bytes"] = len(node_id) // 2
-    return Example(plan, node_id, cpus, launch), session
+    return Example(plan, node_id, cpus, launch, stand_in.names if stand_in else {}), session
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from raycluster_cli.rayproc.template import (
     fill,
     make_template,
     resource_list,
+    with_values,
 )
 
 HEAD = NodePlan(
@@ -92,6 +93,33 @@ def ray(
         File("session_latest", 0, "link", session),
     )
     return Launch(tuple(argv), {"RAY_CLIENT_MODE": "0"}, files)
+
+
+def test_what_is_not_known_of_the_cluster_yet_is_filled_in_later() -> None:
+    template = make_template(*before_the_gcs(SESSIONS, SESSIONS))
+    assert "--session=@{session}" in template.argv
+    whole = with_values(template, {"session": "session_2026-11-28_1", "cluster_id": "ff" * 28})
+    assert fill(whole, WORKER, "cd" * 28, 64) == ray(WORKER, "cd" * 28, 64).but(
+        argv=(*ray(WORKER, "cd" * 28, 64).argv, "--session=session_2026-11-28_1")
+    )
+
+
+def test_what_ray_derives_of_it_is_no_template() -> None:
+    with pytest.raises(NotATemplate):
+        make_template(*before_the_gcs(SESSIONS, ("7", "8")))
+
+
+SESSIONS = ("session_1970-01-01_1", "session_1970-01-01_2")
+
+
+def before_the_gcs(sessions: tuple[str, str], told: tuple[str, str]) -> tuple[Example, Example]:
+    """Examples of clusters with other sessions; ``told``: what the raylets are given as such."""
+    made, old = [], "session_2026-11-28_1"
+    for one, session, number, mark in zip(examples(), sessions, told, ("aa", "bb"), strict=True):
+        launch = one.launch.mapped(lambda text, new=session: text.replace(old, new))
+        cluster = {"session": session, "cluster_id": mark * 28}
+        made.append(one.but(launch=launch.but(argv=(*launch.argv, f"--session={number}")), cluster=cluster))
+    return made[0], made[1]
 
 
 def examples(prestart: tuple[int, int] = (0, 0), head: NodePlan = HEAD) -> tuple[Example, Example]:
