@@ -76,6 +76,13 @@ class Local:
         words = [json.loads(path.read_text()) for path in self.base.glob(".raycluster/local/*/nodes/*.json")]
         return {word["host"]: word["pid"] for word in words}
 
+    def phase(self, host: str) -> str:
+        """What a node is doing, as its report says; empty without one."""
+        reports = [
+            json.loads(path.read_text()) for path in self.base.glob(f".raycluster/local/*/nodes/{host}.json")
+        ]
+        return str(reports[0]["phase"]) if reports else ""
+
     def left(self) -> list[str]:
         """Processes and directories that belong to clusters of this place."""
         mark = f"RAYCLUSTER_TEST_MARK={self.base}".encode()

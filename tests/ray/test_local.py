@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from raycluster_cli.system.proctree import read_stat
+from raycluster_cli.model.status import NodePhase
+from raycluster_cli.system.proctree import all_stats, read_stat
 from tests.ray.local import NODES, START_S, Local, local
 from tests.ray.nodes import ray_version
 from tests.waiting import wait_until
@@ -199,6 +203,39 @@ def test_what_kill_9_leaves_is_cleared_by_the_next_start(place: Local) -> None:
     assert place.output.count("raycluster: cleared ") >= 1
     assert "processes ended" in place.output
     wait_until(lambda: not place.left(), timeout_s=10, what="nothing left behind")
+
+
+def heads_raylet(place: Local) -> int:
+    """The raylet of the head, once it is executed; 0 before."""
+    for stat in all_stats():
+        if stat.name == "raylet":
+            with suppress(OSError):
+                words = Path(f"/proc/{stat.pid}/cmdline").read_text().split("\0")
+                if "--head" in words and str(place.base) in " ".join(words):
+                    return stat.pid
+    return 0
+
+
+def test_workers_that_are_in_before_a_head_fails_end_with_it(place: Local) -> None:
+    """Workers start with the head's raylet, and may join before it has registered."""
+    for _ in range(5):  # it registers within 0.1 s: it may have done so before it was stopped
+        run = place.start(1, *driver())
+        pid = wait_until(
+            lambda: heads_raylet(place), timeout_s=START_S, what="the head's raylet", interval_s=0.001
+        )
+        os.kill(pid, signal.SIGSTOP)
+        joined = lambda: place.phase("worker-1") == NodePhase.JOINED.value  # noqa: E731
+        wait_until(joined, timeout_s=START_S, what="a worker that has joined")
+        in_time = place.phase("head") == NodePhase.STARTING.value
+        os.kill(pid, signal.SIGKILL)
+        code = run.wait(60)
+        place.assert_nothing_left()
+        if in_time:
+            break
+        shutil.rmtree(place.base / ".raycluster")
+    assert in_time
+    assert code == 3, place.output
+    assert "the head did not start on head: raylet ended during its start (SIGKILL)" in place.output
 
 
 LOSES_ITS_HEAD = """
