@@ -160,10 +160,11 @@ def run_job(bed: Bed, way: Way, hosts: int, figures: SharedFigures, latency_ms: 
         for number, name in enumerate(way.clusters):
             yield _cluster(bed, job, here / str(number), name, figures, latency_ms)
     except TimeoutError as error:
-        text = (here / "output").read_text(errors="replace") if (here / "output").exists() else ""
-        print(f"{way.name}, {latency_ms:g} ms: {error}\n{text[-1500:]}", file=sys.stderr)
+        print(f"{way.name}, {latency_ms:g} ms: {error}", file=sys.stderr)
     finally:
-        print((here / "output").read_text(errors="replace")[-3000:], file=sys.stderr)
+        # The cause of a failure comes first; what follows can be long.
+        text = (here / "output").read_text(errors="replace") if (here / "output").exists() else ""
+        print(text if len(text) < 6000 else f"{text[:4000]}\n…\n{text[-2000:]}", file=sys.stderr)
         figures.latency_s = 0.0
         bed.run(LOGIN, ["scancel", job])
         until_free(bed, job)
