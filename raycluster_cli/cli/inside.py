@@ -206,10 +206,7 @@ def submit_job(
       raycluster submit-job 4711 -- python evaluate.py
       raycluster submit-job 4711 --no-wait --working-dir . -- python evaluate.py
     """
-    import platform
-
-    from ..ops.inside import choose_live_node, dashboard_address, enter, live_head, refuse_job_api
-    from ..rayproc.requirements import has_dashboard, ray_version
+    from ..ops.inside import choose_live_node, dashboard_address, enter, live_head
 
     env = dict(os.environ)
     options, command = _split(arguments or [])
@@ -220,8 +217,6 @@ def submit_job(
     record = running_record(job, directory, env)
     head = live_head(record)
     address = dashboard_address(record, head)
-    versions = (ray_version(), platform.python_version())
-    refuse_job_api(record.path.name, head, *versions, has_dashboard=has_dashboard())
     ray = ("ray", "job", "submit", "--address", f"http://{address}")
     enter(record, choose_live_node(record), (*ray, *options, "--", *command), env)
 

@@ -146,6 +146,13 @@ CAUSES: tuple[Cause, ...] = (
         "install the packages into the environment of the job instead, and leave runtime_env out.",
     ),
     Cause(
+        "no job API",
+        r"The Ray jobs CLI & SDK require the ray\[default\]",
+        "`ray job` and ray.job_submission need parts of Ray that are not installed.",
+        "`pip install 'ray[default]'` in the environment of the job. A driver needs no job API to start "
+        "another program: that program's ray.init() connects to the cluster.",
+    ),
+    Cause(
         "package download",
         r"Failed to fetch: |Request failed after \d+ retries|[Nn]ewConnectionError.{0,200}/simple/|"
         r"ConnectTimeoutError.{0,200}/simple/",

@@ -77,6 +77,8 @@ class HeadInfo:
     with_dashboard: bool = False
     dashboard_port_at: str = ""
     """host:port at which the dashboard is, or starts at the first connection."""
+    without_dashboard: bool = False
+    """Ray was installed without it on the head: nothing starts there."""
     worker_hosts: str = ""
     """Hostlist of the nodes that workers are expected on."""
     min_workers: int | None = None

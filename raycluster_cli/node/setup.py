@@ -152,7 +152,7 @@ class NodeSetup:
             )
 
     def _in_common(self, path: str) -> str:
-        """A path in this node's directory as environments are to name it."""
+        """A path in this node's directory as Ray and environments are to name it."""
         own = str(self.directory.path)
         return str(self.common_path or own) + path[len(own) :] if path.startswith(own + "/") else path
 
@@ -316,7 +316,8 @@ class NodeSetup:
             node_name=self.host,
             gcs_address=spec.gcs_address or join_host_port(address.ip, self.gcs_port),
             ports=ports,
-            temp_dir=str(self.directory.ray_dir),
+            # Of the same name on all nodes: RayDP sends sockets' paths of one node to another.
+            temp_dir=self._in_common(str(self.directory.ray_dir)),
             num_cpus=grant.num_cpus,
             num_gpus=grant.num_gpus,
             memory_bytes=grant.memory_bytes,

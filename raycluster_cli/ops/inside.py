@@ -50,34 +50,26 @@ def live_head(record: Record) -> HeadInfo:
 
 def dashboard_address(record: Record, head: HeadInfo) -> str:
     """host:port at which it is or starts.  Raises RayclusterError that says why it cannot."""
-    failures = [event.text for event in record.read_events(1000) if "dashboard did not start" in event.text]
-    address = head.dashboard or head.dashboard_port_at
-    if address and (head.dashboard or not failures):
-        return address
     name = record.path.name
     hint = (
         f"Without it: `raycluster monitor {name}` shows the nodes, and `raycluster exec {name} -- …` runs a "
         "program."
     )
+    if head.without_dashboard:
+        raise RayclusterError(
+            f"cluster {name} has no dashboard and no job API: they need `pip install 'ray[default]'` in the "
+            "environment of the job.",
+            hint,
+        )
+    failures = [event.text for event in record.read_events(1000) if "dashboard did not start" in event.text]
+    address = head.dashboard or head.dashboard_port_at
+    if address and (head.dashboard or not failures):
+        return address
     if failures:
         raise RayclusterError(
             f"cluster {name} has no dashboard: {failures[-1].removeprefix('warning: ')}.", hint
         )
     raise RayclusterError(f"cluster {name} has no dashboard: the head does not hold a port for it.", hint)
-
-
-def refuse_job_api(name: str, head: HeadInfo, ray: str, python: str, *, has_dashboard: bool) -> None:
-    """Raise RayclusterError where `ray job submit` would end with a traceback: without ray[default].
-
-    ``ray``, ``python``: versions of this environment, which is taken for the cluster's where they are the
-    same.
-    """
-    if not has_dashboard and (head.ray_version, head.python_version) == (ray, python):
-        raise RayclusterError(
-            "Ray's job API needs ray[default], which this environment does not have.",
-            f"Install it (pip install 'ray[default]'), or run the program without it: raycluster exec {name} "
-            "-- COMMAND.",
-        )
 
 
 def choose_node(record: Record, host: str = "") -> NodeReport:

@@ -103,7 +103,10 @@ def client_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str
 
 
 def driver_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str]:
-    """The whole environment of the driver: :func:`client_environment`, TMPDIR and Serve's ports.
+    """The whole environment of the driver: :func:`client_environment`, TMPDIR, Serve's ports, SLURM_OVERLAP.
+
+    An srun in the driver, such as that of mpirun, waits for ever otherwise: the cluster's own step has all
+    CPUs of the job.
 
     What the driver and worker processes leave in TMPDIR is removed with the node's directory.  A program that
     attaches does not get it, since its files may be meant to stay; nor the ports, which a cluster that is
@@ -112,6 +115,8 @@ def driver_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str
     env = client_environment(plan, base) | ports_for_driver(plan.ports, base)
     if plan.tmp_dir:
         env["TMPDIR"] = plan.tmp_dir
+    if "SLURM_JOB_ID" in base:
+        env.setdefault("SLURM_OVERLAP", "1")
     return env
 
 

@@ -28,6 +28,7 @@ from ..system.proctree import (
     send_signal,
 )
 from ..system.programs import find_program, missing_interpreter
+from ..system.report import command_text
 from ..system.waiting import FIND_S, call_within, set_within
 
 #: In the environment of the driver's processes: which supervisor started it.
@@ -38,6 +39,9 @@ RESTARTS = "RAYCLUSTER_DRIVER_RESTARTS"
 
 #: How long after SIGKILL the processes may take to end.
 KILL_WAIT_S = 5.0
+
+#: In the command line of a process of Python's multiprocessing, which ends by itself just after the driver.
+RESOURCE_TRACKER = "multiprocessing.resource_tracker"
 
 #: Between two looks at the processes that are left.
 FIRST_POLL_S = 0.01
@@ -157,6 +161,8 @@ class Driver:
     def __init__(self, child: Child, signals: Signals, *, mark: str = "", own_session: bool = False) -> None:
         self.child = child
         self.started = time.time()
+        self.on_left_running: Callable[[Sequence[str]], None] = lambda commands: None
+        """Called with the command lines of what still runs after the driver ended by itself with code 0."""
         self._signals = signals
         self._since = signals.clock()
         self._mark = f"{MARK}={mark}".encode() if mark else b""
@@ -285,8 +291,16 @@ class Driver:
         if self.processes():
             # A signal to the whole step that has ended the driver may not have been handled here yet.
             await set_within(self._sooner, SETTLE_S)
+            self._tell_of_left_running()
             return await self.stop(signal.SIGTERM, grace_s)
         return self._code()
+
+    def _tell_of_left_running(self) -> None:
+        if self._code() or any(self._signals.latest(number, self._since) for number in ENDING):
+            return  # the driver has failed, or they were told to end as it was
+        lines = [_command_line(stat.pid) for stat in self.processes()]
+        if commands := [line for line in lines if line and RESOURCE_TRACKER not in line]:
+            self.on_left_running(commands)
 
     async def kill(self) -> int | None:
         """Kill all of its processes now.  Returns as :meth:`stop`, which returns too if it was waiting."""
@@ -345,3 +359,12 @@ def _environment_of(pid: int) -> list[bytes]:
         return (PROC / str(pid) / "environ").read_bytes().split(b"\0")
     except OSError:
         return []
+
+
+def _command_line(pid: int) -> str:
+    """As `ps` shows it; empty when it cannot be read."""
+    try:
+        words = (PROC / str(pid) / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    except OSError:
+        return ""
+    return command_text(words[:-1]) if words[:-1] else ""

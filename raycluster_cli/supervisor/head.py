@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -166,6 +166,7 @@ class HeadRun(NodeRun):
             hint = "Is it a program for this machine? A script needs a first line such as #!/bin/bash."
             self.post(on.StartEnded(self.end_of_error(UsageError(text, hint))))
             return
+        self.driver.on_left_running = self._warn_of_left_running
         self.tasks.start("the driver", self._watch_driver(self.driver))
         self.node.start_extras()
 
@@ -186,6 +187,14 @@ class HeadRun(NodeRun):
         if self.driver is not None:
             stop = self.driver.stop_left_running(self.settings.grace)
             await self._kill_in_a_hurry(self.driver, stop)
+
+    def _warn_of_left_running(self, commands: Sequence[str]) -> None:
+        more = f" and {len(commands) - 1} more" if len(commands) > 1 else ""
+        self.report.warn(
+            f"the driver's command has ended, but a program that it started still ran: {commands[0]}{more}. "
+            "It is ended with the cluster. A script that starts programs in the background needs `wait` as "
+            "its last line."
+        )
 
     async def _kill_in_a_hurry(self, driver: Driver, stop: Coroutine[Any, Any, int | None]) -> int | None:
         """The result of a stop of the driver, which is killed when the end must come at once."""

@@ -123,6 +123,7 @@ class HeadStart:
             ray_version=node.ray_version,
             state=HeadState.UP.value,
             dashboard_port_at=node.dashboard.address,
+            without_dashboard=not started.raw.get("has_dashboard", True),
         )
         run.tasks.start("the template for workers", self.template.publish())
         run.reports.stamp(node.steps)

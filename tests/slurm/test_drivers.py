@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from raycluster_cli.rayproc.requirements import has_dashboard
 from tests.bed.bed import REPOSITORY
 from tests.slurm.batches import SRUN, batch, line_with
 from tests.slurm.jobs import JobEnd, Slurm
@@ -26,6 +27,26 @@ def test_a_copy_of_the_drivers_environment_works_on_every_node(slurm: Slurm, opt
     places = line_with("TEMPORARY", output).split()[1:]
     assert len({*places}) == 3, "each node has its own directory"
     assert all(place.startswith("/tmp/rc-0-") and place.endswith("/t") for place in places)
+    # RayDP connects on one node to the socket that another node names.
+    assert len(line_with("SOCKETS", output).split()) == 2, output
+    slurm.assert_nothing_left()
+
+
+def test_srun_and_the_job_api_inside_a_driver(slurm: Slurm) -> None:
+    """mpirun calls srun too.  Without SLURM_OVERLAP it waits for ever: the cluster's step has all CPUs."""
+    words = "timeout 60 srun --ntasks=3 --mem=0 hostname; echo SRUN $?; "
+    words += "raycluster submit-job $SLURM_JOB_ID -- true; echo SUBMITTED $?"
+    job = batch(slurm, f"{SRUN} raycluster run -- sh -c {shlex.quote(words)}")
+    assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
+    output = job.output()
+    assert {"n1", "n2", "n3", "SRUN 0"} <= {*output.splitlines()}, output
+    if has_dashboard():
+        assert "SUBMITTED 0" in output
+    else:
+        assert "\nSUBMITTED 1\n" in output
+        assert "raycluster: error: cluster" in output
+        assert "has no dashboard and no job API: they need `pip install 'ray[default]'`" in output
+        assert "Traceback" not in output
     slurm.assert_nothing_left()
 
 

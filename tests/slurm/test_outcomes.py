@@ -25,9 +25,13 @@ def test_spare_tasks_stay_until_the_cluster_ends(slurm: Slurm) -> None:
 
 
 def test_a_driver_that_never_connects_is_told(slurm: Slurm) -> None:
-    """Its job completes, though one node did the work of two, or none did any."""
+    """Its job completes, though one node did the work of two, or none did any.
+
+    The first one leaves its program in the background.
+    """
+    first = f"{SRUN} raycluster run -- sh -c 'sleep 300 &'"
     job = slurm.sbatch(
-        f"{SRUN} raycluster run -- true; raycluster why $SLURM_JOB_ID; {SRUN} raycluster run -- {driver(0)}",
+        f"{first}; raycluster why $SLURM_JOB_ID; {SRUN} raycluster run -- {driver(0)}",
         *("--nodes=2", "--ntasks-per-node=1", "--exclusive", "--mem=0"),
     )
     assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
@@ -35,6 +39,7 @@ def test_a_driver_that_never_connects_is_told(slurm: Slurm) -> None:
     assert "it did not use this cluster: no driver has connected to it" in output, job.output()
     first, second = output.split("it did not use this cluster: no driver has connected to it")
     assert "; no driver has connected to this cluster; ended" in first
+    assert "but a program that it started still ran: sleep 300. It is ended" in first
     assert "NODES n1 n2" in second
     assert "connected" not in second.rpartition("nodes ready")[2]
 

@@ -16,6 +16,7 @@ from ray._private import services as ray_services
 
 from ..failure import StartFailure
 from ..plan import NodePlan, start_command
+from ..requirements import has_dashboard
 from .gcs import Cluster, apply_settings, probe
 from .known import NOT_AS_KNOWN, RAY_VERSION, TRIED, release
 from .spawn import Phases, Report, log_ends, raylet_command
@@ -85,6 +86,7 @@ def _started_by_command(plan: NodePlan, processes: list[dict[str, Any]], clock: 
         "node_id": _argument(raylet, "--node_id"),
         "cluster_id": _argument(raylet, "--cluster-id"),
         "gcs_address": plan.gcs_address,
+        "has_dashboard": has_dashboard(),
         "phases": clock.times,
     }
 

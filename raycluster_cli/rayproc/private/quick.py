@@ -18,6 +18,7 @@ from .. import worker_process
 from ..environment import start_environment
 from ..failure import StartFailure
 from ..plan import NodePlan, worker_port_list
+from ..requirements import has_dashboard
 from ..spill_directory import make_spill_directory, mode_kept
 from .command import start_by_command
 from .gcs import Cluster, apply_settings, growing_pauses
@@ -92,6 +93,7 @@ def _start_by_node(plan: NodePlan, report: Report, clock: Phases) -> dict[str, A
                 "node_id": node.node_id if hasattr(node, "node_id") else node._node_id,
                 "cluster_id": node.cluster_id.hex(),
                 "gcs_address": node.gcs_address,
+                "has_dashboard": has_dashboard(),
                 "phases": clock.times,
             }
         except BaseException as e:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import inspect
 import os
 import runpy
@@ -23,6 +22,7 @@ from ray._private import services as ray_services
 from ..boot import stand_in_command
 from ..failure import StartFailure
 from ..plan import NodePlan
+from ..requirements import has_dashboard
 from .known import PrivateMissing
 
 Report = Callable[[Mapping[str, Any]], None]
@@ -118,7 +118,7 @@ def gcs_command(command: list[str], plan: NodePlan) -> list[str]:
 
 def _agent_is_missing(plan: NodePlan) -> bool:
     """Whether no agent takes metrics soon, and this Ray can be told so (it has port files)."""
-    serves = plan.agent_at_once and importlib.util.find_spec("aiohttp_cors") is not None  # of ray[default]
+    serves = plan.agent_at_once and has_dashboard()
     return not serves and hasattr(ray._raylet, "persist_port")
 
 

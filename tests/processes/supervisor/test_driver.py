@@ -155,13 +155,18 @@ async def test_an_orphan_seen_before_is_known_without_session_and_environment(sc
     assert scene.lines("daemon") == ["ready", "SIGTERM", "saved"]
 
 
+@pytest.mark.parametrize("code", [0, 4])
 @in_loop
-async def test_programs_left_running_by_a_driver_that_ended_are_told(scene: Scene) -> None:
-    driver = scene.start(f"{scene.program('train', 0.1)} & exit 4")
+async def test_programs_left_running_by_a_driver_that_ended_are_told(scene: Scene, code: int) -> None:
+    """They are reported where the driver has not failed."""
+    driver = scene.start(f"{scene.program('train', 0.1)} & exit {code}")
     await scene.ready("train")
-    assert await within(driver.child.exited, DEADLINE_S) == 4
-    assert await driver.stop_left_running(DEADLINE_S) == 4
+    assert await within(driver.child.exited, DEADLINE_S) == code
+    left: list[str] = []
+    driver.on_left_running = left.extend
+    assert await driver.stop_left_running(DEADLINE_S) == code
     assert scene.lines("train") == ["ready", "SIGTERM", "saved"]
+    assert ["train" in line for line in left] == ([True] if code == 0 else [])
 
 
 @in_loop
@@ -172,11 +177,14 @@ async def test_programs_left_running_that_the_same_signal_reached_are_not_told_a
     for stat in driver.processes():
         send_signal(stat.ref, TERM)
     assert await within(driver.child.exited, DEADLINE_S) == -TERM
+    told: list[str] = []
+    driver.on_left_running = told.extend
     end = asyncio.ensure_future(driver.stop_left_running(DEADLINE_S))
     await asyncio.sleep(0)
     for relayed in (False, True):
         scene.signals.record(TERM, relayed=relayed)
     assert await end == -TERM
+    assert not told, "no warning of programs that are ending"
     assert scene.lines("train") == ["ready", "SIGTERM", "saved"]
 
 

@@ -28,4 +28,5 @@ for _, node_id in nodes:
 found = ray.get([member.where.remote() for member in members], timeout=90)
 print("COPIED", *(host for host, _, _ in found))
 print("TEMPORARY", *(os.path.dirname(path) for _, path, _ in found))
+print("SOCKETS", *{node["RayletSocketName"] for node in ray.nodes()})
 print("ADDRESSES", *(address for _, _, address in found))

@@ -16,6 +16,7 @@ TEXTS = [
     ("ValueError: When connecting to an existing cluster, num_cpus and num_gpus must not be provided.", "arguments of a new cluster"),
     ("ValueError: When connecting to an existing cluster, object_store_memory must not be provided.", "arguments of a new cluster"),
     ("ray.exceptions.RuntimeEnvSetupError: Failed to set up runtime environment.", "runtime environment"),
+    ("RuntimeError: The Ray jobs CLI & SDK require the ray[default] installation: `pip install 'ray[default]'`", "no job API"),
     ("error: Request failed after 3 retries in 12.5s", "package download"),
     ("cause: Failed to fetch: http://10.0.0.1/simple/numpy/", "package download"),
     ("cause: Because ray==2.60.0 has no wheels with a matching Python ABI tag (e.g., `cp315`) and you require ray==2.60.0", "no Ray for this platform"),

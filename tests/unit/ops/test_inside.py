@@ -18,10 +18,10 @@ from raycluster_cli.model.record import EndReport
 from raycluster_cli.ops.inside import (
     choose_live_node,
     choose_node,
+    dashboard_address,
     is_here,
     live_head,
     on_node,
-    refuse_job_api,
 )
 from raycluster_cli.ops.reader import read_cluster
 from raycluster_cli.ops.tunnel import Tunnel, free_local_port, hold_tunnel, tunnel_to
@@ -41,6 +41,15 @@ def test_which_node(tmp_path: Path) -> None:
     record.write_end(EndReport(1.0, 7, "driver", "n001", "the driver ended with code 7"))
     with pytest.raises(RayclusterError, match="has ended: the driver ended with code 7"):
         live_head(record)
+
+
+def test_without_ray_default_there_is_no_dashboard(tmp_path: Path) -> None:
+    """Before, `ray job submit` was started all the same and printed a traceback of 30 lines."""
+    record = write_record(tmp_path, 1)
+    head = dataclasses.replace(live_head(record), dashboard_port_at="127.0.0.1:20003")
+    assert dashboard_address(record, head) == "127.0.0.1:20003"
+    with pytest.raises(RayclusterError, match=r"no job API: they need `pip install 'ray\[default\]'`"):
+        dashboard_address(record, dataclasses.replace(head, without_dashboard=True))
 
 
 def test_a_message_of_whole_sentences_has_one_full_stop(tmp_path: Path) -> None:
@@ -68,15 +77,6 @@ def test_srun_to_a_node(tmp_path: Path) -> None:
     assert "--het-group=1" in on_node(record, component, [], env)[0]
     with pytest.raises(UsageError, match="no srun here"):
         on_node(record, word, [], {"PATH": "/nowhere"})
-
-
-def test_rays_job_api_is_refused_where_it_would_end_with_a_traceback(tmp_path: Path) -> None:
-    head = live_head(write_record(tmp_path, 2))
-    ours = (head.ray_version, head.python_version)
-    refuse_job_api("7", head, *ours, has_dashboard=True)
-    refuse_job_api("7", head, "2.58.0", head.python_version, has_dashboard=False)  # another environment
-    with pytest.raises(RayclusterError, match=r"needs ray\[default\].*raycluster exec 7 -- COMMAND"):
-        refuse_job_api("7", head, *ours, has_dashboard=False)
 
 
 def test_here(tmp_path: Path) -> None:

@@ -45,6 +45,15 @@ def test_only_the_driver_has_the_ports_for_serve() -> None:
     assert start_environment(head, {})["RAYCLUSTER_SERVE_GRPC_PORT"] == "20013"
 
 
+def test_srun_in_a_driver_shares_the_cpus_of_the_clusters_step() -> None:
+    job = {"SLURM_JOB_ID": "7"}
+    assert driver_environment(HEAD, job)["SLURM_OVERLAP"] == "1"
+    assert driver_environment(HEAD, {**job, "SLURM_OVERLAP": "0"})["SLURM_OVERLAP"] == "0"
+    assert "SLURM_OVERLAP" not in driver_environment(HEAD, {})
+    assert "SLURM_OVERLAP" not in start_environment(HEAD, job)
+    assert "SLURM_OVERLAP" not in client_environment(HEAD, job)
+
+
 def test_only_the_heads_node_has_the_dashboards_address() -> None:
     head = replace(HEAD, ports={"dashboard": 20003})
     assert client_environment(head, {})["RAY_DASHBOARD_ADDRESS"] == "http://127.0.0.1:20003"
