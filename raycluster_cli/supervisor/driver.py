@@ -162,7 +162,7 @@ class Driver:
         self.child = child
         self.started = time.time()
         self.on_left_running: Callable[[Sequence[str]], None] = lambda commands: None
-        """Called with the command lines of what still runs after the driver ended by itself with code 0."""
+        """Called with the command lines of what still runs after the driver has ended with code 0."""
         self._signals = signals
         self._since = signals.clock()
         self._mark = f"{MARK}={mark}".encode() if mark else b""
