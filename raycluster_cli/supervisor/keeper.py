@@ -50,6 +50,9 @@ REMOVE_COPY_S = 60.0
 #: How often the keeper looks whether its supervisor is stopped, and how often in a row it must be.
 LOOK_S, LOOKS = 10.0, 3
 
+#: By these words in its command line a process is raycluster's.
+_PROGRAMS = (b"raycluster", b"raycluster_cli")
+
 #: Added to the OOM score of all but the keeper: as if they used a tenth of the memory more than they do.
 OOM_SCORE = 100
 
@@ -125,7 +128,16 @@ def _keep(child: int, relay_write: int, notes_read: int, record_wait_s: float) -
         names = ", ".join(f"{stat.name} ({stat.pid})" for stat in left[:5])
         _say(f"could not end {names}: not even SIGKILL ended them.")
     sys.stdout.flush()
+    _continue_outer_keeper()
     os._exit(128 - code if code < 0 else code)
+
+
+def _continue_outer_keeper() -> None:
+    """In a container (--container) this keeper's parent is the one outside, which may have been stopped."""
+    parent = os.getppid()
+    with contextlib.suppress(OSError), open(f"/proc/{parent}/cmdline", "rb") as file:
+        if any(os.path.basename(word) in _PROGRAMS for word in file.read().split(b"\0")[:3]):
+            let_go_on(parent)
 
 
 def _status_of(supervisor: int) -> int:

@@ -64,10 +64,13 @@ class Node:
         self.root = Path()
         self.own_group = False
 
-    def start(self, ending: str, wait_s: float = DEADLINE_S) -> Node:
+    def start(self, ending: str, wait_s: float = DEADLINE_S, *, within: bool = False) -> Node:
+        """``within``: below a process that looks like another keeper, as in a container."""
         words = [sys.executable, "-c", SUPERVISOR, str(self.directory), str(self.record.path), str(wait_s)]
+        words += [ending]
         self.process = subprocess.Popen(
-            [*words, ending],
+            ["raycluster", "-c", '"$@"; exit $?', "sh", *words] if within else words,
+            executable="/bin/sh" if within else None,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -166,6 +169,16 @@ def test_a_stopped_supervisor_that_has_something_to_do_is_continued(node: Node) 
     code, errors = node.wait()
     assert code == 3
     assert "was stopped (SIGSTOP), and a process that it started has ended: it is continued" in errors
+
+
+def test_a_stopped_keeper_outside_of_the_container_is_continued(node: Node) -> None:
+    node.start("hear(); daemon.kill(); root.remove(); os._exit(3)", within=True)
+    assert node.process is not None
+    outer, keeper = node.process.pid, node.supervisor
+    os.kill(outer, signal.SIGSTOP)
+    wait_until(lambda: is_stopped(outer), timeout_s=DEADLINE_S, what="a stopped process")
+    os.kill(keeper, signal.SIGUSR1)
+    assert node.wait() == (3, "")
 
 
 def test_another_stopped_supervisor_stays_so_until_a_signal_comes(node: Node) -> None:
