@@ -341,7 +341,7 @@ class RayNode:
     async def watch(self, listener: NodesListener, expected_nodes: int) -> asyncio.Future[None]:
         """Call ``listener`` with the nodes that changed, now and at every change.  Head only.
 
-        Returns once the watch has begun, with a future that is done when it has ended.  Raises RayclusterError.
+        Returns once the watch has begun: a future that is done when it has ended.  Raises RayclusterError.
         """
         return await self._companion.watch(
             self.plan.gcs_address,
