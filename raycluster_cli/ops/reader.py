@@ -128,9 +128,10 @@ def read_cluster(
 def waiting_message(job: Job, now: float) -> str:
     """Why a job waits, and until when as far as Slurm knows."""
     message = f"waiting in Slurm's queue ({job.reason or job.state.lower()})"
-    if wait_of(job.reason) is Wait.NEVER:
+    wait = wait_of(job.reason)
+    if wait is Wait.NEVER:
         return f"{message}; it will never start: `raycluster why {job.id}` says what to change"
-    if job.start_time and job.start_time > now:
+    if job.start_time and job.start_time > now and wait is not Wait.HELD:
         clock = time.strftime("%H:%M", time.localtime(job.start_time))
         message += f"; Slurm expects it to start at {clock}"
     return message

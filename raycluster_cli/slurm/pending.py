@@ -28,7 +28,13 @@ _USED_UP = r"(Assoc|QOS)Grp\w*(?<!Run)Min(ute)?s\w*"
 _REASONS: tuple[tuple[str, Wait, str], ...] = (
     (r"JobHeldAdmin", Wait.HELD, "An administrator holds it: ask the site's support."),
     (
-        r"JobHeldUser|\w* ?requeued? held|launch failed requeued held|job requeued in held state",
+        r"launch failed requeued held",
+        Wait.HELD,
+        "Slurm could not start it on a node, for example because the prolog failed: `sinfo -R` says where "
+        "and why. `scontrol release JOB` lets it start again.",
+    ),
+    (
+        r"JobHeldUser|\w* ?requeued? held|job requeued in held state",
         Wait.HELD,
         "`scontrol release JOB` releases a job that you hold yourself.",
     ),
@@ -129,6 +135,7 @@ def explain(reason: str, job_id: str = "JOB") -> str:
 
 
 def _found(reason: str) -> tuple[Wait, str]:
+    text = reason.replace("_", " ")  # scontrol writes underscores where squeue has blanks
     return next(
-        ((wait, advice) for pattern, wait, advice in _REASONS if re.match(pattern, reason)), (Wait.TURN, "")
+        ((wait, advice) for pattern, wait, advice in _REASONS if re.match(pattern, text)), (Wait.TURN, "")
     )

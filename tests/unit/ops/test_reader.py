@@ -228,6 +228,8 @@ def test_job_without_record() -> None:
     )
     assert status.phase is ClusterPhase.PENDING
     assert status.headline.startswith("waiting in Slurm's queue (Priority); Slurm expects it to start at ")
+    held = Job("9", "9", "PENDING", reason="launch failed requeued held", start_time=time.time() + 86400)
+    assert job_without_record(held).headline.endswith("(launch failed requeued held)")
     never = job_without_record(Job("9", "9", "PENDING", reason="PartitionTimeLimit"))
     assert never.headline.endswith(
         "(PartitionTimeLimit); it will never start: `raycluster why 9` says what to change"

@@ -46,7 +46,8 @@ def test_the_end_of_other_jobs_brings_no_computing_time_back(reason: str) -> Non
     ("reason", "advice"),
     [
         ("JobHeldUser", "scontrol release"),
-        ("launch failed requeued held", "scontrol release"),
+        ("launch failed requeued held", "sinfo -R"),
+        ("launch_failed_requeued_held", "scontrol release"),  # as scontrol writes it (Slurm 22.05)
         ("job requeued in held state", "scontrol release"),
         ("JobHeldAdmin", "site's support"),
     ],
@@ -102,7 +103,7 @@ def test_it_can_never_start(reason: str, advice: str) -> None:
         ("QOSMinGRES", "it will never start; cancel it. The job asks for less than the limits require."),
         ("JobHeldUser", "it is held. `scontrol release JOB`"),
         ("JobHeldAdmin", "it is held. An administrator holds it"),
-        ("launch failed requeued held", "it is held. `scontrol release JOB`"),
+        ("launch failed requeued held", "it is held. Slurm could not start it on a node"),
         (
             "QOSMaxCpuPerUserLimit",
             "a limit of your account or QOS is reached; it starts when other jobs end.",
