@@ -74,10 +74,12 @@ class Way:
 
 RAYCLUSTER = "srun --nodes={hosts} --ntasks-per-node=1 {bin}/raycluster run {options} -- {driver}"
 
-# Its workers give up after 40 s without a GCS, which with 3 ms is before the head's Ray is imported.
+# Its workers give up after 40 s without a GCS, and after 60 s with only py_gcs_connect_timeout_s raised.
+# With 3 ms both are before the head's Ray is imported.
 SYMMETRIC = """
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=800
 export RAY_py_gcs_connect_timeout_s=800
+export RAY_gcs_rpc_server_reconnect_timeout_s=800
 nodes=($(scontrol show hostnames "$SLURM_JOB_NODELIST"))
 srun --nodes={hosts} --ntasks-per-node=1 \\
     {bin}/ray symmetric-run --address "${{nodes[0]}}:6379" --min-nodes {hosts} -- {driver}
