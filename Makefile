@@ -134,8 +134,13 @@ $(LIBRARIES)/.installed: pyproject.toml $(DEV)
 	@touch $@
 
 # Each of these in an environment of its own: they want other versions of the same packages.
-APART := hydra
+APART := hydra prefect xgboost juicer curator raydp
 PACKAGES_hydra := hydra-core hydra-ray-launcher
+PACKAGES_prefect := prefect-ray
+PACKAGES_xgboost := xgboost_ray 'ray[train]' 'xgboost==2.0.3' 'pandas<3'
+PACKAGES_juicer := py-data-juicer
+PACKAGES_curator := nemo-curator
+PACKAGES_raydp := raydp
 $(APART:%=$(LIBRARIES)-%/.installed): $(LIBRARIES)-%/.installed: pyproject.toml $(DEV)
 	@echo "Setting up $(@D)"
 	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
+import uuid
 
 import pytest
 
 from tests.bed.bed import REPOSITORY
+from tests.bed.spec import home
 from tests.slurm.batches import SRUN, batch, line_with
 from tests.slurm.jobs import JobEnd, Slurm
 
@@ -21,6 +23,13 @@ DRIVERS = REPOSITORY / "tests/libraries/drivers"
 #: What a driver's command line has besides its name.
 ARGUMENTS = {
     "hydra_sweep": "--multirun hydra/launcher=ray +hydra.launcher.ray.remote.num_cpus=2 +x=1,2,3,4,5,6",
+    "data_juicer_on_ray": f"{home('root')}/juicer-{uuid.uuid4().hex[:8]}",
+}
+
+#: What a library leaves on each node.
+LEFT = {
+    "mpi4py": "/dev/shm/mpich_shm_*",  # Ray kills worker processes, so MPI_Finalize never removes it
+    "raydp": "/tmp/hsperfdata_* /tmp/liblz4-java-* /tmp/ray",  # Java's temporary directory is not TMPDIR
 }
 
 
@@ -39,6 +48,11 @@ ARGUMENTS = {
         ("rllib", "gymnasium", "", 3),
         ("lightning_on_ray", "pytorch_lightning", "--scrub-env", 3),
         ("hydra_sweep", "hydra_plugins.hydra_ray_launcher", "", 3),
+        ("prefect_on_ray", "prefect_ray", "", 3),
+        ("xgboost_on_ray", "xgboost_ray", "", 3),
+        ("data_juicer_on_ray", "data_juicer", "", 3),
+        ("nemo_curator_on_ray", "nemo_curator", "", 3),
+        ("raydp_on_ray", "raydp", "", 3),
     ],
 )
 def test_a_library_works_on_all_nodes(
@@ -52,9 +66,9 @@ def test_a_library_works_on_all_nodes(
     line = line_with("LIBRARY", job.output())
     print(line)
     assert int(line.split()[-1]) == nodes
-    if module == "mpi4py":  # Ray kills worker processes, so MPI_Finalize never removes its shared memory
+    if module in LEFT:
         for host in slurm.bed.spec.nodes:
-            slurm.run(host, ["sh", "-c", "rm -f /dev/shm/mpich_shm_*"])
+            slurm.run(host, ["sh", "-c", f"rm -rf {LEFT[module]}"])
     slurm.assert_nothing_left()
 
 
