@@ -4,7 +4,7 @@
 
 Drivers pass ``runtime_env={"env_vars": dict(os.environ)}`` to actors on other nodes, and with it the driver's
 VLLM_HOST_IP.  Where raycluster has set that variable (it is the same as :data:`MARK`, which is copied
-along), it gets the address of the node that this process is on.
+along, or the head's address), it gets the address of the node that this process is on.
 
 Ray Serve's controller calls a function of raycluster's package for its ports (rayproc/serve_ports.py).  With
 a Python that does not have the package, Serve's defaults stay.
@@ -30,11 +30,13 @@ def correct(environ: "dict[str, str] | os._Environ[str]", arguments: "list[str]"
     >>> environ["VLLM_HOST_IP"]
     '10.0.0.2'
     """
-    if MARK not in environ or environ.get("VLLM_HOST_IP") != environ[MARK]:
+    given = dict(argument.partition("=")[::2] for argument in arguments)
+    # A copy of some of the driver's variables has the head's address, without the head's mark.
+    head = given.get("--gcs-address", "").rpartition(":")[0].strip("[]")
+    if MARK not in environ or environ.get("VLLM_HOST_IP") not in (environ[MARK], head):
         return  # the user's own
-    for argument in arguments:
-        if argument.startswith("--node-ip-address="):
-            environ["VLLM_HOST_IP"] = environ[MARK] = argument.partition("=")[2]
+    if "--node-ip-address" in given:
+        environ["VLLM_HOST_IP"] = environ[MARK] = given["--node-ip-address"]
 
 
 def tell_start(arguments: "list[str]") -> None:

@@ -1,5 +1,6 @@
 """A flow of Prefect whose tasks run on all nodes; its server runs beside the driver."""
 
+import atexit
 import os
 import socket
 import subprocess
@@ -24,7 +25,15 @@ server = subprocess.Popen(
 )
 
 
+@atexit.register  # runs after what Prefect registers: it sends its logs to the server at the end
+def end_server() -> None:
+    """Before the driver ends."""
+    server.terminate()
+    server.wait(60)
+
+
 def answers() -> bool:
+    """Whether the server does."""
     try:
         with urllib.request.urlopen(f"{os.environ['PREFECT_API_URL']}/health", timeout=5) as answer:
             return bool(answer.status == 200)
@@ -58,6 +67,4 @@ def flow() -> list[str]:
 
 hosts = flow()
 assert len(hosts) == 9
-server.terminate()
-server.wait(30)
 print("LIBRARY prefect-ray", prefect_ray.__version__, prefect.__version__, "NODES", len({*hosts}))

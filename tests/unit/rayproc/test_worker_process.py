@@ -16,6 +16,9 @@ from raycluster_cli.rayproc.worker_process import MARK, correct, keep_callback, 
     ("given", "expected"),
     [
         ({"VLLM_HOST_IP": "10.0.0.1", MARK: "10.0.0.1"}, {"VLLM_HOST_IP": "10.0.0.2", MARK: "10.0.0.2"}),
+        # Some variables of the driver, on the head at 10.0.0.9, were copied: the mark is this node's own.
+        ({"VLLM_HOST_IP": "10.0.0.9", MARK: "10.0.0.2"}, {"VLLM_HOST_IP": "10.0.0.2", MARK: "10.0.0.2"}),
+        ({"VLLM_HOST_IP": "10.0.0.9"}, {"VLLM_HOST_IP": "10.0.0.9"}),
         ({"VLLM_HOST_IP": "192.168.0.1"}, {"VLLM_HOST_IP": "192.168.0.1"}),
         (
             {"VLLM_HOST_IP": "192.168.0.1", MARK: "10.0.0.1"},
@@ -26,7 +29,7 @@ from raycluster_cli.rayproc.worker_process import MARK, correct, keep_callback, 
     ],
 )
 def test_only_an_address_that_we_have_set_is_changed(given: dict[str, str], expected: dict[str, str]) -> None:
-    correct(given, ["x.py", "--node-id=1", "--node-ip-address=10.0.0.2"])
+    correct(given, ["x.py", "--node-id=1", "--node-ip-address=10.0.0.2", "--gcs-address=10.0.0.9:6379"])
     assert given == expected
 
 
