@@ -134,11 +134,10 @@ $(LIBRARIES)/.installed: pyproject.toml $(DEV)
 	@touch $@
 
 # Each of these in an environment of its own: they want other versions of the same packages.
-APART := hydra prefect xgboost juicer curator raydp
+APART := hydra prefect xgboost curator raydp
 PACKAGES_hydra := hydra-core hydra-ray-launcher
 PACKAGES_prefect := prefect-ray
 PACKAGES_xgboost := xgboost_ray 'ray[train]' 'xgboost==2.0.3' 'pandas<3'
-PACKAGES_juicer := py-data-juicer
 PACKAGES_curator := nemo-curator
 PACKAGES_raydp := raydp
 $(APART:%=$(LIBRARIES)-%/.installed): $(LIBRARIES)-%/.installed: pyproject.toml $(DEV)

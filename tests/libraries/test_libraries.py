@@ -9,12 +9,10 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
-import uuid
 
 import pytest
 
 from tests.bed.bed import REPOSITORY
-from tests.bed.spec import home
 from tests.slurm.batches import SRUN, batch, line_with
 from tests.slurm.jobs import JobEnd, Slurm
 
@@ -23,7 +21,6 @@ DRIVERS = REPOSITORY / "tests/libraries/drivers"
 #: What a driver's command line has besides its name.
 ARGUMENTS = {
     "hydra_sweep": "--multirun hydra/launcher=ray +hydra.launcher.ray.remote.num_cpus=2 +x=1,2,3,4,5,6",
-    "data_juicer_on_ray": f"{home('root')}/juicer-{uuid.uuid4().hex[:8]}",
 }
 
 #: What a library leaves on each node.
@@ -50,7 +47,6 @@ LEFT = {
         ("hydra_sweep", "hydra_plugins.hydra_ray_launcher", "", 3),
         ("prefect_on_ray", "prefect_ray", "", 3),
         ("xgboost_on_ray", "xgboost_ray", "", 3),
-        ("data_juicer_on_ray", "data_juicer", "", 3),
         ("nemo_curator_on_ray", "nemo_curator", "", 3),
         ("raydp_on_ray", "raydp", "", 3),
     ],

@@ -1,6 +1,5 @@
 """A flow of Prefect whose tasks run on all nodes; its server runs beside the driver."""
 
-import atexit
 import os
 import socket
 import subprocess
@@ -23,13 +22,6 @@ server = subprocess.Popen(
     [sys.executable, "-m", "prefect", "server", "start", f"--host={ADDRESS}", f"--port={PORT}", "--no-ui"],
     stdout=subprocess.DEVNULL,
 )
-
-
-@atexit.register  # runs after what Prefect registers: it sends its logs to the server at the end
-def end_server() -> None:
-    """Before the driver ends."""
-    server.terminate()
-    server.wait(60)
 
 
 def answers() -> bool:
@@ -67,4 +59,6 @@ def flow() -> list[str]:
 
 hosts = flow()
 assert len(hosts) == 9
+server.terminate()
+server.wait(30)
 print("LIBRARY prefect-ray", prefect_ray.__version__, prefect.__version__, "NODES", len({*hosts}))
