@@ -144,10 +144,10 @@ def keeper_is_alive(path: Path) -> bool:
 
 
 def _continue_keeper(about: Mapping[str, object]) -> None:
-    """Nobody else would: its supervisor has ended."""
+    """Continue a keeper that was stopped (SIGSTOP): its supervisor, which would do so, has ended."""
     keeper = about.get("keeper")
     if isinstance(keeper, list):
-        let_go_on(keeper[0])
+        let_go_on(ProcessRef(*keeper))
 
 
 def _keeper_is_alive(about: Mapping[str, object]) -> bool:

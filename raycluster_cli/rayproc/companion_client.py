@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from ..model.unmet_demand import UnmetDemand
+from ..system.proctree import ProcessRef
 from ..system.waiting import done_within
 from .boot import companion_command
 from .failure import StartFailure
@@ -28,6 +29,8 @@ from .started import Started
 
 class CompanionChild(Protocol):
     """What the client needs of a spawned child (process.Child is one)."""
+
+    ref: ProcessRef
 
     @property
     def pid(self) -> int: ...

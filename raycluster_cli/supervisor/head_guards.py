@@ -282,7 +282,7 @@ class HeadGuards:
         while True:
             await asyncio.sleep(STOPPED_LOOK_S)
             companion = run.node.companion
-            for pid in let_tree_go_on(companion.child.pid) if companion is not None else ():
+            for pid in let_tree_go_on(companion.child.ref) if companion is not None else ():
                 run.report.note(f"process {pid} of raycluster was stopped (SIGSTOP): it is continued")
 
     async def _ask_slurm(self) -> None:

@@ -34,6 +34,7 @@ from ..system.proctree import (
     end_descendants_of_this_process,
     has_terminal,
     has_unreaped_child,
+    identify,
     let_go_on,
     read_stat,
 )
@@ -104,13 +105,15 @@ def _keep(child: int, relay_write: int, notes_read: int, record_wait_s: float) -
     forget_code()
     become_subreaper()
     os.set_blocking(relay_write, False)
+    supervisor = identify(child)
 
     def relay(number: int, _frame: object) -> None:
         try:
             os.write(relay_write, bytes([number]))
         except OSError:
             pass  # the supervisor has gone or its pipe is full of signals that it has not read yet
-        let_go_on(child)
+        if supervisor is not None:  # its id may be another process's once it was collected
+            let_go_on(supervisor)
 
     for number in RELAYED:
         signal.signal(number, relay)
@@ -136,8 +139,9 @@ def _continue_outer_keeper() -> None:
     """In a container (--container) this keeper's parent is the one outside, which may have been stopped."""
     parent = os.getppid()
     with contextlib.suppress(OSError), open(f"/proc/{parent}/cmdline", "rb") as file:
-        if any(os.path.basename(word) in _PROGRAMS for word in file.read().split(b"\0")[:3]):
-            let_go_on(parent)
+        names = {os.path.basename(word) for word in file.read().split(b"\0")[:3]}
+        if not names.isdisjoint(_PROGRAMS) and (outer := identify(parent)) is not None:
+            let_go_on(outer)
 
 
 def _status_of(supervisor: int) -> int:
@@ -153,11 +157,12 @@ def _status_of(supervisor: int) -> int:
             pid, status = os.waitpid(supervisor, os.WNOHANG)
             if pid:
                 return status
-            signal.sigtimedwait({signal.SIGCHLD}, LOOK_S)
+            if signal.sigtimedwait({signal.SIGCHLD}, LOOK_S) is not None:
+                continue  # it has ended, or was stopped just now
             stat = read_stat(supervisor)
             stopped = stat is not None and stat.state == "T" and has_unreaped_child(supervisor)
             seen = seen + 1 if stopped else 0
-            if seen >= LOOKS and let_go_on(supervisor):
+            if stat is not None and seen >= LOOKS and let_go_on(stat.ref):
                 _say(
                     f"raycluster (process {supervisor}) was stopped (SIGSTOP), and a process that it started "
                     "has ended: it is continued."

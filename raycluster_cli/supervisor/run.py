@@ -37,7 +37,7 @@ from ..system.heap import use_one_heap
 from ..system.keeper_link import KeeperNotes
 from ..system.module_bundle import forget_code
 from ..system.process import Child, Reaper, Signals
-from ..system.proctree import become_subreaper, let_go_on
+from ..system.proctree import become_subreaper, identify, let_go_on
 from ..system.report import Report
 from ..system.waiting import done_within, in_thread
 from .context import Context
@@ -381,7 +381,7 @@ def run_and_exit(run: NodeRun) -> NoReturn:
             code = int(ExitCode.FAILURE)
         if run.signals.keeper_gone:
             remove_own_copy(sys.prefix)
-        elif run.context.keeper is not None and let_go_on(os.getppid()):
+        elif run.context.keeper is not None and (keeper := identify(os.getppid())) and let_go_on(keeper):
             host = run.context.host
             print(f"raycluster: the keeper of {host} was stopped (SIGSTOP): it is continued", file=sys.stderr)
         for stream in (sys.stdout, sys.stderr):

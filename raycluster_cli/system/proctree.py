@@ -120,31 +120,31 @@ def send_signal(ref: ProcessRef, number: int) -> bool:
     return True
 
 
-def let_go_on(pid: int) -> bool:
-    """Continue a process that is stopped (SIGSTOP); False when it is not, or cannot be signalled."""
-    stat = read_stat(pid)
-    if stat is None or stat.state != "T":
-        return False
-    try:
-        os.kill(pid, signal.SIGCONT)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
+def let_go_on(ref: ProcessRef) -> bool:
+    """Continue exactly this process; False when it is not stopped (SIGSTOP), or cannot be signalled.
+
+    One that a debugger holds (state t) is left alone.
+    """
+    stat = read_stat(ref.pid)
+    return stat is not None and stat.ref == ref and stat.state == "T" and send_signal(ref, signal.SIGCONT)
 
 
-def let_tree_go_on(root: int) -> list[int]:
-    """The same for a process and what its main thread has started, children of children too; who was stopped.
+def let_tree_go_on(root: ProcessRef) -> list[int]:
+    """Continue what is stopped of a process, its children and their children; returns the ids of those.
 
-    It costs some reads, however many processes the host has.  Nothing is found below ``root`` where the
-    kernel has no /proc/PID/task/TID/children.
+    It costs some reads, however many processes the host has.  Only the children of main threads are found,
+    and none where the kernel has no /proc/PID/task/TID/children.
     """
     todo, continued = [root], []
     while todo:
-        pid = todo.pop()
-        if let_go_on(pid):
-            continued.append(pid)
+        ref = todo.pop()
+        if not is_running(ref):
+            continue  # another process may have its id by now
+        if let_go_on(ref):
+            continued.append(ref.pid)
         with contextlib.suppress(OSError):
-            todo += map(int, (PROC / f"{pid}/task/{pid}/children").read_text().split())
+            children = (PROC / f"{ref.pid}/task/{ref.pid}/children").read_text().split()
+            todo += [child for each in children if (child := identify(int(each))) is not None]
     return continued
 
 

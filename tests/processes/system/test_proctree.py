@@ -108,9 +108,11 @@ def test_stopped_processes_of_a_tree_are_continued() -> None:
             timeout_s=30,
             what="two stopped processes",
         )
-        assert set(let_tree_go_on(process.pid)) == stopped
-        wait_until(lambda: let_tree_go_on(process.pid) == [], timeout_s=30, what="none that is stopped")
-        assert let_tree_go_on(2**22 + 1) == []
+        root = identify(process.pid)
+        assert root is not None
+        assert let_tree_go_on(root.but(start_ticks=root.start_ticks + 1)) == []  # an earlier process's id
+        assert set(let_tree_go_on(root)) == stopped
+        wait_until(lambda: let_tree_go_on(root) == [], timeout_s=30, what="none that is stopped")
 
 
 def test_a_tree_gets_sigterm_once_and_sigkill_after_the_grace_period() -> None:
