@@ -15,7 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..model.hostlist import format_hostlist
-from ..model.status import NodePhase
 from ..slurm.step_cancel import cancel_step_after
 from ..system.waiting import within
 
@@ -45,9 +44,6 @@ HUNG_S = 60
 
 #: How long srun gets to learn of the end of a worker that was cut off when it ended.
 CUT_OFF_S = 20
-
-#: The phases of a node whose supervisor has nothing left to do.
-ENDED = (NodePhase.GONE.value, NodePhase.FAILED.value)
 
 #: Within this time a head that lives has written that a worker has ended: it looks every half second.
 REACTS_S = 3.0
@@ -144,9 +140,9 @@ async def _only_silent_left(
 
 def _left(record: Record, hosts: Sequence[str]) -> list[str]:
     """Those that have not reported their end: the directory says who has, or else the host's own file."""
-    ended = {host for host, report in record.read_nodes().items() if report.phase in ENDED}
+    ended = {host for host, report in record.read_nodes().items() if report.has_ended}
     reports = {host: record.read_node(host) for host in hosts if host not in ended}
-    return [host for host, report in reports.items() if report is None or report.phase not in ENDED]
+    return [host for host, report in reports.items() if report is None or not report.has_ended]
 
 
 async def limit_wait_for_hung(
@@ -183,12 +179,12 @@ async def limit_wait_for_hung(
     hung, answers = await asyncio.gather(
         _without_end(run, record, others, patience_s, first_poll_s), asyncio.gather(*probes)
     )
-    if not hung and not all(answers):
-        pid = _task_pid(run)
-        await cancel_step_after(pid, allocation, me, context.env, run.reaper, reported_s=CUT_OFF_S)
+    if hung is None or (not hung and all(answers)):
+        return
+    limit_s = HUNG_S if hung else CUT_OFF_S
+    await cancel_step_after(_task_pid(run), allocation, me, context.env, run.reaper, reported_s=limit_s)
     if not hung:
         return
-    await cancel_step_after(_task_pid(run), allocation, me, context.env, run.reaper, reported_s=HUNG_S)
     names = format_hostlist(hung)
     run.report.say(
         f"{names} has not reported its end, and srun waits for its task: if that has not ended in "
@@ -198,17 +194,20 @@ async def limit_wait_for_hung(
 
 async def _without_end(
     run: NodeRun, record: Record, others: set[str], patience_s: float, poll_s: float
-) -> list[str]:
-    """The nodes of ``others`` that have reported, but not their end within ``patience_s``."""
+) -> list[str] | None:
+    """The nodes of ``others`` that have reported, but not their end within ``patience_s``.
+
+    None: the record does not have the cluster's end, or the end must not wait any longer.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + patience_s
     if not await run.reports.ask(record.read_end, timeout_s=patience_s, default=None):
-        return []
+        return None
     reports = await run.reports.ask(record.read_nodes, timeout_s=patience_s, default=None)
     running = sorted(
         host
         for host, report in (reports or {}).items()
-        if host in others and report.phase not in ENDED and report.updated >= run.context.launched
+        if host in others and not report.has_ended and report.updated >= run.context.launched
     )
     poll_s += len(running) * PER_FILE_S
     while running and not run.hurry.is_set():
@@ -218,13 +217,13 @@ async def _without_end(
         poll_s = min(poll_s * 1.5, POLL_S)
         still = partial(_not_ended, record, running)
         running = await run.reports.ask(still, timeout_s=max(deadline - loop.time(), 0.1), default=running)
-    return []
+    return None if run.hurry.is_set() else []
 
 
 def _not_ended(record: Record, hosts: Sequence[str]) -> list[str]:
     """Each file is opened: NFS shows its times, by which others are told to be unchanged, seconds late."""
     reports = {host: record.read_node(host) for host in hosts}
-    return [host for host, report in reports.items() if report is not None and report.phase not in ENDED]
+    return [host for host, report in reports.items() if report is not None and not report.has_ended]
 
 
 async def refuses(address: str, port: int, timeout_s: float = PROBE_S) -> bool:

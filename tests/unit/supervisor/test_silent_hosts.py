@@ -201,8 +201,13 @@ def test_srun_may_not_hear_of_the_end_of_a_worker_that_was_cut_off(
         assert f"sleep {CUT_OFF_S}" in (tmp_path / "arguments").read_text().splitlines()
 
 
+@pytest.mark.parametrize("stayed", [{}, {"n2": "10.0.0.2"}], ids=["none", "cut off"])
 @pytest.mark.parametrize("broken", ["no record", "its end is not there", "it hangs"])
-def test_without_a_record_of_the_end_nobody_is_waited_for(tmp_path: Path, broken: str) -> None:
+def test_without_a_record_of_the_end_nobody_is_waited_for(
+    tmp_path: Path, broken: str, stayed: dict[str, str]
+) -> None:
+    """The workers cannot read it either, and may need longer than the limit."""
+
     class Hangs(Reports):
         async def ask(self, call: Any, *, timeout_s: float, default: object) -> object:
             return default
@@ -214,7 +219,7 @@ def test_without_a_record_of_the_end_nobody_is_waited_for(tmp_path: Path, broken
         run.reports = Hangs()
     else:
         run.record.read_end = lambda: None
-    limit(run, 60.0)
+    limit(run, 60.0, stayed, responding=False)
     assert not (tmp_path / "arguments").exists()
 
 
