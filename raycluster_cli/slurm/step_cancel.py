@@ -73,8 +73,9 @@ def srun_here(allocation: Allocation, processes: Callable[[int], list[Stat]] = p
     """The srun that waits for our step, if it runs on this node: it listens where our tasks report."""
     if allocation.launcher_port is None or not _is_own_address(allocation.launcher_ip):
         return None
-    found = [stat for stat in processes(allocation.launcher_port) if stat.name == "srun"]
-    return min(found, key=lambda stat: stat.pid, default=None)
+    found = {stat.pid: stat for stat in processes(allocation.launcher_port) if stat.name == "srun"}
+    # srun has a child of the same name.
+    return next((stat for stat in found.values() if stat.parent not in found), None)
 
 
 def _is_own_address(ip: str) -> bool:

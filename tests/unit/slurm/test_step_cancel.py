@@ -53,7 +53,7 @@ def test_what_the_small_step_does(
 def test_only_the_srun_of_this_step_is_meant() -> None:
     def processes(port: int) -> list[Stat]:
         assert port == 4711
-        return [Stat(9, "srun", "S", 1, 5), Stat(8, "srun", "S", 1, 4), Stat(3, "python", "S", 1, 2)]
+        return [Stat(7, "srun", "S", 8, 5), Stat(8, "srun", "S", 3, 4), Stat(3, "python", "S", 1, 2)]
 
     found = srun_here(STEP, processes)
     assert found is not None and found.pid == 8
