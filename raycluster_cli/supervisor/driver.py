@@ -115,6 +115,25 @@ def uv_note(argv: Sequence[str], env: Mapping[str, str]) -> str:
     )
 
 
+def left_running_warning(commands: Sequence[str]) -> str:
+    """What a user must know of programs that the driver's command has left running, by their command lines.
+
+    >>> left_running_warning(["sleep 300", "true"]).partition(". ")[0]
+    "the driver's command has ended, but 2 programs that it started still ran: sleep 300 and 1 more"
+    """
+    if len(commands) == 1:
+        what, it, is_ended = f"a program that it started still ran: {commands[0]}", "it", "It is"
+    else:
+        what = (
+            f"{len(commands)} programs that it started still ran: {commands[0]} and {len(commands) - 1} more"
+        )
+        it, is_ended = "them", "They are"
+    return (
+        f"the driver's command has ended, but {what}. {is_ended} ended with the cluster. For the cluster "
+        f"to wait for {it}, start {it} in the foreground, or end the script with `wait`."
+    )
+
+
 def with_restarts(env: Mapping[str, str], restarts: int) -> dict[str, str]:
     """The environment of a driver that was started again ``restarts`` times; 0: without the variable.
 

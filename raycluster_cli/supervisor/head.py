@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from ..system.process import Child
 from ..system.report import command_text
 from .bundle_refresh import BundleRefresh
 from .context import Context
-from .driver import Driver, find_driver, uv_note, with_restarts
+from .driver import Driver, find_driver, left_running_warning, uv_note, with_restarts
 from .head_guards import HeadGuards
 from .head_rules import head_rules
 from .head_start import HeadStart, restart_head
@@ -166,7 +166,7 @@ class HeadRun(NodeRun):
             hint = "Is it a program for this machine? A script needs a first line such as #!/bin/bash."
             self.post(on.StartEnded(self.end_of_error(UsageError(text, hint))))
             return
-        self.driver.on_left_running = self._warn_of_left_running
+        self.driver.on_left_running = lambda commands: self.report.warn(left_running_warning(commands))
         self.tasks.start("the driver", self._watch_driver(self.driver))
         self.node.start_extras()
 
@@ -187,14 +187,6 @@ class HeadRun(NodeRun):
         if self.driver is not None:
             stop = self.driver.stop_left_running(self.settings.grace)
             await self._kill_in_a_hurry(self.driver, stop)
-
-    def _warn_of_left_running(self, commands: Sequence[str]) -> None:
-        more = f" and {len(commands) - 1} more" if len(commands) > 1 else ""
-        self.report.warn(
-            f"the driver's command has ended, but a program that it started still ran: {commands[0]}{more}. "
-            "It is ended with the cluster. A script that starts programs in the background needs `wait` as "
-            "its last line."
-        )
 
     async def _kill_in_a_hurry(self, driver: Driver, stop: Coroutine[Any, Any, int | None]) -> int | None:
         """The result of a stop of the driver, which is killed when the end must come at once."""

@@ -14,7 +14,13 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.model.errors import UsageError
-from raycluster_cli.supervisor.driver import Driver, find_driver, find_driver_within, uv_note
+from raycluster_cli.supervisor.driver import (
+    Driver,
+    find_driver,
+    find_driver_within,
+    left_running_warning,
+    uv_note,
+)
 from raycluster_cli.system.process import Child, Reaper, Signals
 from raycluster_cli.system.proctree import (
     PR_SET_CHILD_SUBREAPER,
@@ -339,6 +345,19 @@ def test_users_of_uv_run_are_told_where_their_tasks_run(
     argv: list[str], env: dict[str, str], told: bool
 ) -> None:
     assert bool(uv_note(argv, env)) == told
+
+
+def test_what_is_said_of_programs_left_running() -> None:
+    assert left_running_warning(["sleep 300"]) == (
+        "the driver's command has ended, but a program that it started still ran: sleep 300. It is ended "
+        "with the cluster. For the cluster to wait for it, start it in the foreground, or end the "
+        "script with `wait`."
+    )
+    assert left_running_warning(["a", "b", "c"]) == (
+        "the driver's command has ended, but 3 programs that it started still ran: a and 2 more. They are "
+        "ended with the cluster. For the cluster to wait for them, start them in the foreground, or end "
+        "the script with `wait`."
+    )
 
 
 @in_loop
