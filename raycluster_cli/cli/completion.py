@@ -1,4 +1,4 @@
-"""What the shell offers for JOB and --node: from the records, and from squeue where it answers quickly."""
+"""Shell completion: jobs and nodes from the records and a squeue that answers quickly; values of options."""
 
 from __future__ import annotations
 

@@ -6,11 +6,11 @@ import os
 import pwd
 import shlex
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..model.settings import Settings
 from ..model.value import Value
+from ..rayproc.requirements import ray_version
 from ..slurm.answer import answer_of
 from ..system.container_runtime import GPU_WORDS, PROGRAMS, ContainerRun, choose_runtime, container_run
 from ..system.image import check_lines, check_words, worker_groups_refused
@@ -64,14 +64,10 @@ def container_lines(
         exists=lambda path: os.path.exists(here / path),
     )
     words = shell_words(container, gpus=gpus)
-    try:
-        ray = version("ray")
-    except PackageNotFoundError:
-        ray = ""
     check = (
         []
         if runtime == "pyxis"
-        else check_lines(words, check_words(state_dir, ray), image, container.program)
+        else check_lines(words, check_words(state_dir, ray_version()), image, container.program)
     )
     return ContainerLines(f"{words} ", tuple(check))
 

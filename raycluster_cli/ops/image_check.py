@@ -6,11 +6,11 @@ import os
 import platform
 import re
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .._version import __version__
 from ..model.errors import UsageError
+from ..rayproc.requirements import ray_version
 
 #: The oldest Ray that raycluster runs with.
 OLDEST_RAY = (2, 52)
@@ -21,7 +21,7 @@ def check_image(state_dir: Path, ray_outside: str = "") -> list[str]:
 
     ``ray_outside``: the version of Ray where the job was submitted.
     """
-    found = _ray_version()
+    found = ray_version()
     if not found:
         raise UsageError(
             f"the image has raycluster, but no Ray for its {sys.executable}.",
@@ -51,10 +51,3 @@ def check_image(state_dir: Path, ray_outside: str = "") -> list[str]:
             f"connect to Ray {found}"
         )
     return lines
-
-
-def _ray_version() -> str:
-    try:
-        return version("ray")
-    except PackageNotFoundError:
-        return ""

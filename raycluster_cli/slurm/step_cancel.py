@@ -36,6 +36,8 @@ BEGIN_S = 10.0
 #: How long the other step waits for the process; its task may take a moment longer to be reported to srun.
 WAIT_S, REPORTED_S = 30, 1
 
+#: $0: the step; $1: the process on this node to wait for; $2, $3: srun's id and start time, or empty.
+#: An error of squeue counts as a step that is there: cancelling it does nothing if it is over.
 _SCRIPT = """\
 echo ready
 for i in $(seq {tries}); do kill -0 "$1" 2>/dev/null || break; sleep 0.1; done
