@@ -12,7 +12,7 @@ from ..model.errors import RayclusterError
 from ..model.value import Value
 from ..system.process import Reaper
 from .command import run_command
-from .queue import parse_time
+from .queue import parse_time, plain_environment
 
 #: How long each command may take.
 ANSWER_S = 10.0
@@ -125,13 +125,8 @@ async def grace_end(job_id: str, env: Mapping[str, str], reaper: Reaper, *, time
 
 
 async def _answer(command: list[str], env: Mapping[str, str], reaper: Reaper) -> str:
-    code, text = await run_command(command, _plain(env), reaper, timeout_s=ANSWER_S)
+    code, text = await run_command(command, plain_environment(env), reaper, timeout_s=ANSWER_S)
     if code != 0:
         lines = text.strip().splitlines()
         raise RayclusterError(f"{command[0]} failed: {lines[-1] if lines else f'exit code {code}'}.")
     return text
-
-
-def _plain(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment without the variables that change what these commands print."""
-    return {name: value for name, value in env.items() if not name.startswith(("SQUEUE_", "SINFO_"))}

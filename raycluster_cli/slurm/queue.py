@@ -138,7 +138,7 @@ def query_jobs(
         f"--user={os.getuid() if uid is None else uid}",
         f"--format={_FORMAT}",
     ]
-    plain = {**_plain(env), "SLURM_TIME_FORMAT": "%s"}
+    plain = {**plain_environment(env), "SLURM_TIME_FORMAT": "%s"}
     done = answer_of(command, plain, timeout_s=SQUEUE_TIMEOUT_S, run=run)
     if done is None or done.returncode != 0:
         return None
@@ -164,7 +164,7 @@ def cancel_job(
     try:
         done = run(
             [program, *extra, what],
-            env=_plain(env),
+            env=plain_environment(env),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -179,6 +179,7 @@ def cancel_job(
         raise RayclusterError(f"`scancel {what}` failed: {why}.")
 
 
-def _plain(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment without the variables that change what squeue and scancel do (SQUEUE_*, SCANCEL_*)."""
-    return {name: value for name, value in env.items() if not name.startswith(("SQUEUE_", "SCANCEL_"))}
+def plain_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment without the user's defaults for squeue, sinfo and scancel."""
+    defaults = ("SQUEUE_", "SINFO_", "SCANCEL_")
+    return {name: value for name, value in env.items() if not name.startswith(defaults)}

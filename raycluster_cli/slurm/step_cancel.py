@@ -28,7 +28,7 @@ from ..system.process import Reaper
 from ..system.proctree import ProcessRef, Stat
 from ..system.waiting import done_within, find_within, in_thread
 from .allocation import Allocation
-from .queue import outside_job
+from .queue import outside_job, plain_environment
 
 #: How long the other step may take to begin.
 BEGIN_S = 10.0
@@ -112,7 +112,7 @@ async def cancel_step_after(
     child = reaper.spawn(
         [program, *command[1:]],
         "srun",
-        env=outside_job(env),
+        env=plain_environment(outside_job(env)),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

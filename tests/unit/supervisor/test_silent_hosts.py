@@ -44,7 +44,7 @@ class Reports:
 def run_of(directory: Path, phases: Mapping[str, str], says: str, **context: Any) -> Any:
     """A head on n1, whose srun writes its arguments to the directory and prints ``says``."""
     program = directory / "srun"
-    write = f'for word; do echo "$word"; done >{directory}/arguments'
+    write = f'for word; do echo "$word"; done >{directory}/arguments; env >{directory}/environment'
     program.write_text(f"#!/bin/sh\n{write}\necho {says}\nsleep 60\n")
     program.chmod(0o755)
     reports = {host: NodeReport(host, "worker", phase, updated=9.0) for host, phase in phases.items()}
@@ -85,6 +85,16 @@ def test_only_a_host_that_is_gone_keeps_the_step_running(tmp_path: Path) -> None
     assert arguments[:3] == ["--jobid=7", "--overlap", "--nodelist=n1"]
     assert arguments[-4:] == ["7.0", str(os.getpid()), "", ""]
     assert (tmp_path / "said").read_text().startswith("n3 does not respond, and srun waits for its task")
+
+
+def test_variables_of_squeue_and_scancel_do_not_change_what_the_small_step_sees(tmp_path: Path) -> None:
+    """With SQUEUE_PARTITION the step would be missing, and srun be ended in place of the step."""
+    run = run_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready")
+    run.context.env.update(SQUEUE_PARTITION="debug", SCANCEL_INTERACTIVE="true", SITE="x")
+    assert cancel(run)
+    names = {line.partition("=")[0] for line in (tmp_path / "environment").read_text().splitlines()}
+    assert "SITE" in names
+    assert not {"SQUEUE_PARTITION", "SCANCEL_INTERACTIVE"} & names
 
 
 @pytest.mark.parametrize(("killed", "last"), [(False, os.getppid), (True, os.getpid)])
