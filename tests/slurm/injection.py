@@ -202,8 +202,15 @@ class Run:
         if pid := self._pid():
             self.slurm.run(self.fault.host, ["kill", "-KILL", pid])
 
+    def _has_supervisor(self) -> bool:
+        """Whether the host's keeper has one yet, or no keeper runs there (any more)."""
+        host = self.fault.host
+        return bool(self.cluster.find(host, "supervisor") or not self.cluster.find(host, "keeper"))
+
     @contextlib.contextmanager
     def _stopped(self) -> Iterator[None]:
+        if self.fault.what == "keeper" and not self.fault.lasts_s:
+            wait_until(self._has_supervisor, timeout_s=60, what="a supervisor, which continues its keeper")
         pid = self._pid()
         if pid:
             self.slurm.run(self.fault.host, ["kill", "-STOP", pid])
