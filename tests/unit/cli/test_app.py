@@ -115,7 +115,12 @@ BAD: list[tuple[str, list[str], dict[str, str], list[str]]] = [
         {},
         ["--master-ip", "requires an argument", "`raycluster worker --help`"],
     ),
-    ("no option like it", ["status", "--qq"], {}, ["error: no such option", "--qq", "`raycluster status --h"]),
+    (
+        "no option like it",
+        ["status", "--qq"],
+        {},
+        ["error: no such option", "--qq", "`raycluster status --h"],
+    ),
     ("no command", ["ruin"], {}, ["there is no command 'ruin'", "Did you mean `raycluster run`?"]),
     ("another tool's command", ["ps"], {}, ["there is no command 'ps'", "Did you mean `raycluster status`?"]),
     (
