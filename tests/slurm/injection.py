@@ -191,12 +191,17 @@ class Run:
         def look() -> str:
             if found := self.cluster.find(self.fault.host, self.fault.what):
                 return str(found[0].pid)
+            if self.fault.what == "companion" and self._has_log_monitor():
+                return "none"  # a worker's companion ends when it has started that
             return "none" if self.phase() is Phase.ENDING else ""
 
         timeout_s = GROWN_S if self.drawn.grows else 40
         what = f"{self.fault.what} on {self.fault.host}"
         pid = wait_until(look, timeout_s=timeout_s, what=what, interval_s=0.02)
         return "" if pid == "none" else pid
+
+    def _has_log_monitor(self) -> bool:
+        return any("ray::log_monitor" in one.line for one in self.cluster.processes(self.fault.host))
 
     def _killed(self) -> None:
         if pid := self._pid():
