@@ -214,9 +214,9 @@ class Run:
 
     @contextlib.contextmanager
     def _stopped(self) -> Iterator[None]:
-        if self.fault.what == "keeper" and not self.fault.lasts_s:
-            wait_until(self._has_supervisor, timeout_s=60, what="a supervisor, which continues its keeper")
         pid = self._pid()
+        if pid and self.fault.what == "keeper" and not self.fault.lasts_s:
+            wait_until(self._has_supervisor, timeout_s=60, what="a supervisor, which continues its keeper")
         if pid:
             self.slurm.run(self.fault.host, ["kill", "-STOP", pid])
         yield
