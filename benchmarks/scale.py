@@ -36,8 +36,7 @@ from raycluster_cli.slurm.allocation import Allocation
 from raycluster_cli.state.record import Record
 from raycluster_cli.supervisor.context import Context
 from raycluster_cli.supervisor.discovery import ClusterKey, Discovery, TcpProbe
-from raycluster_cli.supervisor.own_record import first_report, report_rest_s
-from raycluster_cli.supervisor.report_writer import ReportWriter
+from raycluster_cli.supervisor.own_record import report_rest_s
 from raycluster_cli.supervisor.worker import WorkerRun
 
 HOST = "127.0.0.1"
@@ -138,9 +137,6 @@ class SimulatedWorker(WorkerRun):
         """From launch to the last report; the time at which the head was found."""
         loop = asyncio.get_running_loop()
         await asyncio.sleep(random.uniform(0, LAUNCH_S))
-        self.reports = ReportWriter(
-            None, first_report(self.context), rest_s=report_rest_s(self.context.nodes_in_job)
-        )
         await self.open_record()
         self.reports.phase(NodePhase.LAUNCHED)
         deadline = loop.time() + self.settings.timeout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..model.loss_policy import WorkerLossPolicy
 from ..model.value import Value
@@ -15,7 +15,7 @@ from .stopping import Hurrying
 from .values import End, Phase, Worker, WorkerReport
 
 if TYPE_CHECKING:
-    from .service import Server, ServiceRules
+    from .server_state import Server
 
 
 class HeadRules(Value):
@@ -42,7 +42,7 @@ class HeadRules(Value):
     requeue_code: int = 75
     at_terminal: str = ""
     """The cluster's name, where somebody at a terminal may press Ctrl-C; else empty."""
-    service: ServiceRules | None = None
+    service: ServicePolicy | None = None
     """How a driver that is a server is treated (--service).  Its module is imported only then."""
 
     @property
@@ -117,6 +117,36 @@ class HeadState:
 
 
 Step = tuple[HeadState, list[Action]]
+
+
+class ServicePolicy(Protocol):
+    """What the head's other decisions ask about a driver that is a server: policy.service has the answers."""
+
+    def started(self, rules: HeadRules, state: HeadState, now: float) -> Step:
+        """The server's process is being started."""
+
+    def restarts_now(self, state: HeadState) -> bool:
+        """Whether the server is being started again, so that the end of its process is expected."""
+
+    def failed(
+        self, rules: HeadRules, state: HeadState, how: str, loss: tuple[str, str] | None
+    ) -> Step | None:
+        """What follows from the end of the server's process; None: the end of the job."""
+
+    def lost_node(self, rules: HeadRules, state: HeadState, host: str) -> Step:
+        """Too few workers are left, and those that are missing may come back."""
+
+    def clear_first(self, rules: HeadRules, state: HeadState) -> Step:
+        """The head's Ray is back, with what a server that ended with it has left there."""
+
+    def go_on(self, rules: HeadRules, state: HeadState, now: float) -> Step:
+        """Start the server again once nothing is left of the old one and enough workers are there."""
+
+    def timer(self, rules: HeadRules, state: HeadState, name: str, now: float) -> Step | None:
+        """Handle a timer of a server; None for any other one."""
+
+    def step(self, rules: HeadRules, state: HeadState, event: object, now: float) -> Step:
+        """Handle an event of the server."""
 
 
 def then(taken: Step, *, before: list[Action] | None = None, after: list[Action] | None = None) -> Step:

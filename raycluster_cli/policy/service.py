@@ -36,6 +36,7 @@ from . import events as on
 from .actions import Action, Arm, ClearServer, ReportServer, Say, StartDriver, Warn
 from .head_end import finish
 from .head_state import HeadRules, HeadState, Step
+from .server_state import Server
 from .values import End, Phase
 
 #: How long a server that was ready may be silent before it counts as unhealthy.
@@ -58,25 +59,8 @@ _EARLY_S = 0.01
 
 
 @dataclass(frozen=True)
-class Server:
-    """The state of the server."""
-
-    state: ServiceState
-    since: float
-    """On the clock of ``now``; of starting: when it was started."""
-    counted: int = 0
-    """Restarts that count against --driver-restarts."""
-    failing_since: float | None = None
-    """When the health checks began to fail; None while they succeed."""
-    why: str = ""
-    """The reason of the last failed check."""
-    cleared: bool = False
-    """Only while restarting: nothing is left of the old server, and the pause is over."""
-
-
-@dataclass(frozen=True)
 class ServiceRules:
-    """What the decisions about a server depend on."""
+    """What the decisions about a server depend on, and the decisions: head_state.ServicePolicy."""
 
     ready_timeout_s: float = 1800.0
     unhealthy_after_s: float = 120.0

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..model.errors import RayclusterError
 from ..model.unmet_demand import UnmetDemand
+from ..model.worker_group import WorkerGroup
+from ..node.ray_node import RayNode
 from ..policy import events as on
 from ..rayproc.boot import raycluster_command
 from ..rayproc.failure import StartFailure
 from ..rayproc.protocol import Event
+from .parts import Parts
 from .worker_groups import options_for_workers
-
-if TYPE_CHECKING:
-    from .head import HeadRun
 
 #: The hosts for which programs use no proxy.
 NO_PROXY = ("no_proxy", "NO_PROXY")
@@ -36,8 +37,20 @@ LOOK_S = 0.2
 class Autoscaler:
     """The autoscaler of one head."""
 
-    def __init__(self, run: HeadRun) -> None:
-        self._run = run
+    def __init__(
+        self,
+        parts: Parts,
+        node: RayNode,
+        address: str,
+        groups: Sequence[WorkerGroup],
+        recovery_over: Callable[[], Awaitable[None]],
+    ) -> None:
+        """``address``: of the head's GCS.  ``recovery_over`` returns when no recovery is under way."""
+        self._parts = parts
+        self._node = node
+        self._address = address
+        self._groups = groups
+        self._recovery_over = recovery_over
         self._unsupported = False
 
     async def keep(self) -> None:
@@ -45,8 +58,7 @@ class Autoscaler:
 
         Returns when this version of Ray's autoscaler is not supported; a warning has said so.
         """
-        run = self._run
-        await run.recovery_over()
+        await self._recovery_over()
         companion = await self._companion()
         try:
             number, over = companion.serve(
@@ -68,7 +80,7 @@ class Autoscaler:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + COMPANION_S
         while loop.time() < deadline:
-            companion = self._run.node.companion
+            companion = self._node.companion
             if companion is not None and not companion.child.exited.done():
                 try:
                     await companion.ready(COMPANION_S)
@@ -81,18 +93,17 @@ class Autoscaler:
         raise RayclusterError("Ray's autoscaler needs the companion, and there is none")
 
     def _logs_dir(self) -> str:
-        started = self._run.node.started
+        started = self._node.started
         if started is None:
             raise RayclusterError("Ray's autoscaler needs a head that runs")
         return f"{started.session_dir}/logs"
 
     def _request(self) -> dict[str, Any]:
-        run = self._run
-        context, record = run.context, run.record
+        context, record = self._parts.context, self._parts.reports.record
         assert record is not None, "a head with worker groups has a record"
-        env = run.node.client_environment()
+        env = self._node.client_environment()
         return {
-            "address": run.begin.entry.info.address,
+            "address": self._address,
             "env": {name: value for name, value in env.items() if name.startswith("RAY_")},
             "logs_dir": self._logs_dir(),
             "record": str(record.path),
@@ -101,21 +112,21 @@ class Autoscaler:
                 "name": context.env.get("SLURM_JOB_NAME") or "raycluster",
                 "directory": os.getcwd(),
                 "raycluster": raycluster_command(),
-                "options": options_for_workers(run.settings),
+                "options": options_for_workers(context.settings),
             },
             # Where a proxy is set, workers must not use it for the head and for each other.
             "job_env": {**context.env, **{name: env[name] for name in NO_PROXY if name in env}},
-            "groups": [asdict(group) for group in run.groups],
+            "groups": [asdict(group) for group in self._groups],
         }
 
     def _heard(self, event: Event) -> None:
-        run, kind = self._run, event["kind"]
+        report, kind = self._parts.report, event["kind"]
         if kind == "unplaceable":
-            run.post(on.DemandKnown(tuple(UnmetDemand(*one) for one in event["unplaceable"])))
+            self._parts.post(on.DemandKnown(tuple(UnmetDemand(*one) for one in event["unplaceable"])))
         elif kind == "say":
-            run.report.say(event["text"])
+            report.say(event["text"])
         elif kind == "up":
-            run.report.note("Ray's autoscaler runs")
+            report.note("Ray's autoscaler runs")
         else:
             self._unsupported = self._unsupported or kind == "unsupported"
-            run.report.warn(event["text"])
+            report.warn(event["text"])

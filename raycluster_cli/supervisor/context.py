@@ -101,8 +101,11 @@ class Context:
         array = f"{allocation.array_job_id}_{allocation.array_task_id}" if allocation.array_job_id else ""
         return tuple(name for name in (array, allocation.job_name) if name)
 
-    def node_setup(self, report: Report) -> NodeSetup:
-        """The parts of this machine's Ray node, none of them made yet."""
+    def node_setup(self, report: Report, ray_env: Mapping[str, str]) -> NodeSetup:
+        """The parts of this machine's Ray node, none of them made yet.
+
+        ``ray_env``: variables for Ray's processes on this node.
+        """
         return NodeSetup(
             role=self.role,
             settings=self.settings,
@@ -112,5 +115,5 @@ class Context:
             node_ip=self.node_ip,
             key=self.cluster_key,
             report=report,
-            ray_env=self.ray_env,
+            ray_env=ray_env,
         )

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Mapping
 
 from ..model.errors import RayclusterError
+from ..policy.head_state import HeadState
 from ..policy.values import Worker
+from ..rayproc.companion_client import CompanionClient
 from ..slurm.departures import JobTimes, drained_nodes, gives_grace, job_times
 from ..state.notices import Notice
 from .notices import drain
-
-if TYPE_CHECKING:
-    from .head import HeadRun
+from .parts import Parts
 
 #: How often Slurm is asked while there are worker jobs.
 LOOK_S = 20.0
@@ -31,15 +30,20 @@ NO_LIMIT_S = 30 * 86400.0
 NEARER_S = 5.0
 
 
-async def watch_departures(run: HeadRun, look_s: float = LOOK_S) -> None:
+async def watch_departures(
+    parts: Parts,
+    state: Callable[[], HeadState],
+    companion: Callable[[], CompanionClient | None],
+    look_s: float = LOOK_S,
+) -> None:
     """Look for as long as the head runs: one sinfo, and one squeue where it is needed."""
-    env, reaper = run.context.env, run.reaper
+    env, reaper = parts.context.env, parts.reaper
     told: dict[str, float] = {}
     has_grace: bool | None = None
     problem = ""
     while True:
         await asyncio.sleep(look_s)
-        workers = list(run.state.elastic.values())
+        workers = list(state().elastic.values())
         if not workers:
             continue
         try:
@@ -52,11 +56,11 @@ async def watch_departures(run: HeadRun, look_s: float = LOOK_S) -> None:
         except RayclusterError as error:
             if error.message != problem:
                 problem = error.message
-                run.report.note(f"Slurm did not say which nodes it drains: {problem}")
+                parts.report.note(f"Slurm did not say which nodes it drains: {problem}")
             continue
         for notice in departures(workers, drained, times, told, time.time()):
-            worker = run.state.elastic.get(notice.node_id)
-            if worker is not None and await drain(run, worker.host, notice):
+            worker = state().elastic.get(notice.node_id)
+            if worker is not None and await drain(companion(), worker.host, notice, parts.report):
                 told[notice.node_id] = notice.deadline
 
 

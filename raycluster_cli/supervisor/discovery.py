@@ -28,8 +28,8 @@ from ..system.jitter import between
 from ..system.network import RESOLVE_S, plain_host
 from ..system.waiting import in_thread, within
 from .head_proof import ProvenHead, find_proven_head
-from .head_record import RECORD_LOOK_S, HeadRecord
-from .report_writer import ReportWriter
+from .head_record import HeadRecord
+from .report_writer import RECORD_LOOK_S, ReportWriter
 
 #: How long one connect to the head's port may take before the next is tried.
 PROBE_TIMEOUT_S = 3.0

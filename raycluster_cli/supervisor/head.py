@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,41 +14,36 @@ from ..model.record import EndReport
 from ..model.status import EndReason
 from ..model.wording import count, duration
 from ..node.processes import ESSENTIAL
+from ..node.ray_node import RayNode
 from ..policy import actions as do
 from ..policy import events as on
 from ..policy import head as policy
+from ..policy.stopping import LOST_GRACE_S
 from ..policy.values import End, Worker
 from ..rayproc.failure import StartFailure
 from ..rayproc.listed_node import NodeDeath
 from ..slurm.job_calls import requeue
-from ..system.cgroups import oom_kills
 from ..system.keeper_link import KeeperNotes
 from ..system.process import Child
 from ..system.report import command_text
 from .bundle_refresh import BundleRefresh
 from .context import Context
-from .driver import Driver, find_driver, left_running_warning, uv_note, with_restarts
+from .driver import Driver, left_running_warning, uv_note, with_restarts
+from .head_end import drain_workers, tell_oom_kills
 from .head_guards import HeadGuards
 from .head_rules import head_rules
-from .head_start import HeadStart, restart_head
+from .head_start import HeadStart
 from .losses import cause_of_loss
+from .own_job import ask_time_limit, tell_output
+from .record_watch import remove_old_records, watch_record
 from .run import NodeRun
 from .silent_hosts import cancel_step_without, limit_wait_for_hung
 from .tasks import cancel
+from .worker_watch import WorkerWatch
 
 if TYPE_CHECKING:
-    from ..model.worker_group import WorkerGroup
+    from .autoscaler import Autoscaler
     from .server import Server
-
-#: How long a drained raylet may take to leave before its supervisor ends it.  An idle one needs 20 ms; one
-#: with a detached actor never leaves by itself.
-DRAIN_S = 1.0
-
-#: At the end the reports of at most this many workers are read: in a larger cluster it would take too long.
-MOST_REPORTS = 32
-
-#: How long the nodes' reports may take to be read at the end.
-REPORTS_READ_S = 1.0
 
 #: How long the end may take to be written into the record.
 WRITE_END_S = 3.0
@@ -57,19 +53,15 @@ class HeadRun(NodeRun):
     """`raycluster head`, and rank 0 of `raycluster run`."""
 
     def __init__(self, context: Context) -> None:
-        self.server: Server | None = None
-        """The driver's port, health checks and state, with --service."""
-        if context.settings.service:
-            from .server import Server  # other runs do not pay for it
-
-            self.server = Server(self, context.settings)
         super().__init__(context)
         self.rules = head_rules(context)
         self.state = policy.begin(self.rules, time.monotonic())
-        self.begin = HeadStart(self)
-        self.groups: tuple[WorkerGroup, ...] = ()
-        """The worker groups, once they were read; none in a cluster of a fixed size."""
-        self.guards = HeadGuards(self)
+        self.begin = HeadStart(self.parts, self.rules)
+        self.worker_watch = WorkerWatch(self.parts, self.rules, lambda: self.state)
+        self.guards: HeadGuards
+        """Once there is a node."""
+        self.server = self._make_server() if context.settings.service else None
+        """The driver's port, health checks and state, with --service."""
         self.driver: Driver | None = None
         self.workers_changed = asyncio.Event()
         self._recovery: asyncio.Task[None] | None = None
@@ -78,10 +70,17 @@ class HeadRun(NodeRun):
         """The addresses of hosts that have lost a worker, by name."""
         self._stayed: dict[str, str] = {}
         """The same of hosts whose worker did not leave when it was drained at the end."""
-        self.program = ""
-        """The file that the driver's first word names, once found."""
-        if context.driver and context.allocation is None:
-            self.program = find_driver(context.driver, context.env)
+
+    def _make_server(self) -> Server:
+        from .server import Server  # other runs do not pay for it
+
+        return Server(
+            self.parts,
+            self.begin.entry,
+            state=lambda: self.state,
+            node=lambda: self.node,
+            driver=lambda: self.driver,
+        )
 
     def step(self, event: object, now: float) -> list[do.Action]:
         before = self.state
@@ -105,10 +104,12 @@ class HeadRun(NodeRun):
             do.WriteEnd: lambda action: self._end_writes(action.end),
             do.StopDriver: lambda action: self.tasks.start("ending the driver", self._stop_driver(action)),
             do.ExplainLoss: lambda action: self.tasks.start("a lost worker", self._explain(action.worker)),
-            do.ReadReports: lambda _: self.tasks.start("reading the reports", self.guards.read_reports()),
+            do.ReadReports: lambda _: self.tasks.start(
+                "reading the reports", self.worker_watch.read_reports()
+            ),
             do.ShowDemand: lambda action: self.begin.entry.update(unplaceable=action.unplaceable),
             do.AskTimeLimit: lambda action: self.tasks.start(
-                "the time limit", self.guards.ask_time_limit(action.now)
+                "the time limit", ask_time_limit(self.parts, self.begin.entry, action.now)
             ),
             do.RestartGcs: lambda action: self._recover(self._restart_gcs, action.delay_s),
             do.RestartHead: lambda action: self._recover(self._restart_head, action.delay_s),
@@ -119,13 +120,52 @@ class HeadRun(NodeRun):
     # -- the start -------------------------------------------------------------------------------
 
     async def startup(self) -> None:
-        await self.begin.ray_up()
+        begin, tasks = self.begin, self.tasks
+        record = await begin.take_lease()
+        if record is not None:
+            # From now on, since a stop may be asked for before Ray is up.
+            watch = partial(watch_record, self.parts, record, lambda: self.state)
+            tasks.guard("the watch over the record", watch)
+            self.tell_keeper()
+        self.post(on.LeaseTaken())
+        await begin.read_groups()
+        await begin.find_driver()
+        node = await self.make_node()
+        await begin.ray_up(node)
+        self.parent.tell(event="up", address=begin.entry.info.address)
+        self.guards = HeadGuards(
+            self.parts,
+            node,
+            rules=self.rules,
+            state=lambda: self.state,
+            workers=self.worker_watch,
+            recovery_over=self.recovery_over,
+        )
         await self.guards.begin()
+        tasks.guard("the watch over the node's files", self.watch_files)
+        if begin.groups:
+            tasks.guard("Ray's autoscaler", self._autoscaler(node).keep, vital=False)
+        else:
+            tasks.guard("what waits for resources", self.guards.watch_demand, vital=False)
+        tasks.start("what Slurm says of the job", tell_output(self.parts, begin.entry))
+        if self.server is not None:
+            tasks.guard("the watch over the server", self.server.watch, vital=False)
+        if record is not None:
+            tasks.start("old records", remove_old_records(self.parts, record))
         self.post(on.RayStarted())
+
+    def _autoscaler(self, node: RayNode) -> Autoscaler:
+        from .autoscaler import Autoscaler  # other runs do not pay for it
+
+        begin = self.begin
+        return Autoscaler(self.parts, node, begin.entry.info.address, begin.groups, self.recovery_over)
+
+    def ray_variables(self) -> Mapping[str, str]:
+        return {**super().ray_variables(), **self.begin.ray_variables()}
 
     def keeper_notes(self) -> KeeperNotes:
         notes = super().keeper_notes()
-        if not self.groups:
+        if not self.begin.groups:
             return notes
         from .worker_job_ends import crash_note  # other runs do not pay for it
 
@@ -160,7 +200,7 @@ class HeadRun(NodeRun):
             if not restarts:
                 self.server.warn_of_open_port(env)
         try:
-            self.driver = Driver.start([self.program, *driver[1:]], env, self.reaper, self.signals)
+            self.driver = Driver.start([self.begin.program, *driver[1:]], env, self.reaper, self.signals)
         except OSError as error:
             text = f"the driver could not be started: {error.strerror or error}."
             hint = "Is it a program for this machine? A script needs a first line such as #!/bin/bash."
@@ -205,7 +245,7 @@ class HeadRun(NodeRun):
 
     async def _explain(self, worker: Worker) -> None:
         """Find out why a worker has left: its own report names the cause, the GCS only misses its answers."""
-        death = self.guards.deaths.pop(worker.node_id, NodeDeath())
+        death = self.worker_watch.deaths.pop(worker.node_id, NodeDeath())
         if not worker.job:
             self._lost[worker.host] = worker.ip
         cause = await cause_of_loss(worker, death, self.record, self.reports)
@@ -244,7 +284,9 @@ class HeadRun(NodeRun):
         await self.node.restart_gcs()
 
     async def _restart_head(self) -> None:
-        await restart_head(self)
+        if self.driver is not None and self.driver.child.running:
+            await self.driver.stop(signal.SIGTERM, LOST_GRACE_S)
+        await self.begin.ray_up_again(self.node)
 
     async def recovery_over(self) -> None:
         """Returns when no recovery is under way."""
@@ -260,7 +302,10 @@ class HeadRun(NodeRun):
         await self.try_to("ending what the driver left running", self._end_left_running())
         await self.try_to("writing the end", self._write_end(end))
         if self.has_node and not self.hurry.is_set():
-            await self.try_to("draining the workers", self._drain(end))
+            drain = drain_workers(
+                self.parts, self.node, lambda: self.state, self.workers_changed, end.message
+            )
+            await self.try_to("draining the workers", drain)
             self._stayed = {worker.host: worker.ip for worker in self.state.members.values()}
             await self.try_to("waiting for the workers", self.after_drain())
             await self.try_to("keeping logs", self.archive_logs(end))
@@ -271,21 +316,25 @@ class HeadRun(NodeRun):
             self.report.say(f"{end.message}; ended {duration(time.time() - began)} later")
         elif end.reason != EndReason.ERROR.value:
             self.report.say(f"{end.message.rstrip('.')}; exit code {int(end.code)}")
-        await self.try_to("looking for killed processes", self._tell_oom_kills(end))
+        await self.try_to(
+            "looking for killed processes", tell_oom_kills(self.parts, self.rules.expected, end)
+        )
         if leave.requeue:
             await self.try_to("requeueing the job", self._requeue(end))
         await self._bundle.over()
         await self.try_to("cancelling the step", self._limit_wait_of_srun())
 
     async def _limit_wait_of_srun(self) -> None:
-        if not await cancel_step_without(self, self._lost):
-            await limit_wait_for_hung(self, {**self._lost, **self._stayed})
+        if not await cancel_step_without(self.parts, self._lost):
+            await limit_wait_for_hung(self.parts, {**self._lost, **self._stayed})
 
     async def _cancel_worker_jobs(self, joined: list[str]) -> None:
-        if self.groups:
+        if self.begin.groups:
             from .worker_job_ends import end_worker_jobs  # other runs do not pay for it
 
-            await self.try_to("cancelling the worker jobs", end_worker_jobs(self, joined))
+            still_in = {worker.job for worker in self.state.elastic.values()}
+            leaving = [job for job in joined if job not in still_in]
+            await self.try_to("cancelling the worker jobs", end_worker_jobs(self.parts, leaving))
 
     async def _write_end(self, end: End) -> None:
         """Write the end before the first worker leaves: one that loses its raylet or its head reads why."""
@@ -302,60 +351,10 @@ class HeadRun(NodeRun):
         record = self.record or self.begin.refused_by
         if self.context.symmetric and launch and record is not None and not self.begin.entry.named:
             writes.append(partial(record.write_refusal, launch, report))
-        return [self.record_quietly(write) for write in writes]
+        return [self.reports.quietly(write) for write in writes]
 
     async def after_drain(self) -> None:
         """Wait for workers that are children of this process: only `run --local` has them."""
-
-    async def _drain(self, end: End) -> None:
-        """Tell every worker to go, with the reason; idle ones leave within milliseconds."""
-        gcs = self.node.children.get("gcs_server")
-        if not self.state.members or gcs is None or not gcs.running:
-            return
-        await self.node.drain(list(self.state.members), end.message, DRAIN_S)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + DRAIN_S
-        while self.state.members and not self.hurry.is_set() and gcs.running:
-            left_s = deadline - loop.time()
-            if left_s <= 0:
-                return
-            self.workers_changed.clear()
-            changed = asyncio.ensure_future(self.workers_changed.wait())
-            try:
-                await asyncio.wait({changed}, timeout=min(left_s, 0.1))
-            finally:
-                changed.cancel()
-            if not self.workers_changed.is_set():
-                await self._drop_reported_as_gone(left_s)
-
-    async def _drop_reported_as_gone(self, left_s: float) -> None:
-        """Count a worker as gone once its own report says so.
-
-        A node whose cluster ends while it joins kills its raylet, for which the GCS would wait for a second.
-        Short drivers end before all nodes have noticed that they have joined.
-        """
-        if self.record is None or len(self.state.members) > MOST_REPORTS:
-            return
-        for worker in list(self.state.members.values()):
-            report = await self.reports.ask(
-                self.record.read_node, worker.host, timeout_s=left_s, default=None
-            )
-            if report is not None and report.has_ended:
-                self.post(on.WorkerLeft(worker))
-
-    async def _tell_oom_kills(self, end: End) -> None:
-        """Warn of processes that the kernel killed: srun then ends with 1 (Slurm 22.05, 24.11 and 26.05)."""
-        reports = None
-        if self.record is not None and self.rules.expected <= MOST_REPORTS:
-            reports = await self.reports.ask(self.record.read_nodes, timeout_s=REPORTS_READ_S, default=None)
-        workers = [one for host, one in (reports or {}).items() if host != self.context.host]
-        others = sum(one.oom_kills or 0 for one in workers if one.updated >= self.context.launched)
-        killed = others + (oom_kills() or 0)
-        if killed and self.context.step is not None and end.code != 1:
-            self.report.warn(
-                f"the kernel killed {count(killed, 'process', 'processes')} of this step for lack of memory: "
-                f"srun ends with code 1 then, whatever the exit code here ({int(end.code)})"
-            )
 
     async def _requeue(self, end: End) -> None:
         allocation = self.context.allocation

@@ -24,14 +24,11 @@ from ..state.record import Record
 from ..system.jitter import between
 from ..system.process import Reaper
 from ..system.report import Report
-from .report_writer import ReportWriter
+from .report_writer import RECORD_LOOK_S, ReportWriter
 from .run import Finished
 
 #: How far the clocks of the controller and of a head may be apart.
 CLOCKS_APART_S = 600.0
-
-#: How long one read of the record may take where the work must go on without it.
-RECORD_LOOK_S = 2.0
 
 
 class HeadRecord:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-from dataclasses import replace
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .._version import __version__
@@ -18,78 +18,128 @@ from ..model.text import without_secrets
 from ..model.variables import unknown_variables
 from ..node.ray_node import RayNode
 from ..node.start_spec import StartSpec
-from ..policy import events as on
-from ..policy.stopping import LOST_GRACE_S
+from ..policy.head_state import HeadRules
 from ..rayproc.environment import uses_proxy
 from ..rayproc.failure import StartFailure
 from ..rayproc.requirements import refuse_recovery
 from ..rayproc.started import Started
 from ..slurm.allocation import Allocation
 from ..state.record import Record
-from .driver import find_driver_within
+from .driver import find_driver, find_driver_within
 from .head_entry import HeadEntry
 from .head_proof import HeadProof, identity_of
-from .head_record import RECORD_LOOK_S
 from .head_template import HeadTemplate, wants_template
+from .parts import Parts
+from .report_writer import RECORD_LOOK_S
 from .versions import python_version
 
 if TYPE_CHECKING:
-    from .head import HeadRun
+    from ..model.worker_group import WorkerGroup
 
 #: How long Slurm may take to name the hosts of worker jobs, while the companion imports Ray.
 WORKER_HOSTS_S = 3.0
 
 
 class HeadStart:
-    """Brings the head's Ray up, and remembers how far it came: the end depends on it."""
+    """Brings the head's Ray up, and remembers how far it came: the end depends on it.
 
-    def __init__(self, run: HeadRun) -> None:
-        self._run = run
-        self._context = run.context
-        self._settings = run.settings
+    Used in this order: take_lease, read_groups, find_driver, ray_up; ray_up_again after a loss; close.
+    """
+
+    def __init__(self, parts: Parts, rules: HeadRules) -> None:
+        """Raises UsageError where the driver is not there."""
+        self._parts = parts
+        self._context = parts.context
+        self._settings = parts.settings
+        self._rules = rules
         self.entry = HeadEntry(self._write_head)
-        token, nonce = run.context.own_token, os.urandom(16).hex()
+        token, nonce = self._context.own_token, os.urandom(16).hex()
         self.identity = identity_of(token, nonce) if token else nonce
         self._proof = (
-            HeadProof(token, run.context.cluster_key, nonce, lambda: self.entry.info)
-            if token and run.rules.expected
+            HeadProof(token, self._context.cluster_key, nonce, lambda: self.entry.info)
+            if token and rules.expected
             else None
         )
-        self.template = HeadTemplate(run)
+        self._template = HeadTemplate(parts, self.entry, self.identity)
         self._installation = self._gpus = ""
         self.claimed = False
         """Whether the record is ours: until then it may be another head's, whose end is not ours to write."""
         self.refused_by: Record | None = None
         """The record that is another head's."""
+        self.groups: tuple[WorkerGroup, ...] = ()
+        """The worker groups, once they were read; none in a cluster of a fixed size."""
+        self.program = ""
+        """The file that the driver's first word names, once found."""
+        if self._context.driver and self._context.allocation is None:
+            self.program = find_driver(self._context.driver, self._context.env)
 
-    async def ray_up(self) -> None:
-        """From nothing to a GCS that answers.  Raises RayclusterError."""
-        run, settings = self._run, self._settings
-        if run.record is not None:
-            await self._take_lease(run.record)
-            run.guards.watch_record(run.record)
-            run.tell_keeper()
-        run.post(on.LeaseTaken())
+    async def take_lease(self) -> Record | None:
+        """Become the head of the record, or leave it alone: it is another head's then.
+
+        Returns the record, where there is one.  Raises RayclusterError.
+        """
+        record = self._parts.reports.record
+        if record is None:
+            return None
+
+        def take() -> None:
+            record.take_lease(host=self._context.host)
+            self.claimed = True  # here, since a signal can end the wait below before it returns
+
+        try:
+            await self._parts.on_record(take)
+        except RayclusterError:
+            self.refused_by = record
+            self._parts.reports.use(None)
+            raise
+        return record
+
+    async def read_groups(self) -> None:
+        """Find out the worker groups, and write them into the record.  Raises RayclusterError."""
+        parts, settings, record = self._parts, self._settings, self._parts.reports.record
         if settings.config or settings.max_nodes is not None:
-            await self._read_groups()
-        if run.groups:
-            # The GCS tells drivers, log monitors and `ray status` of it, each of which looks once.
-            ray_env = {"RAY_enable_autoscaler_v2": "1", "RAY_NODE_TYPE_NAME": "head"}
-            run.context = self._context = replace(self._context, ray_env={**self._context.ray_env, **ray_env})
-        if run.record is not None and run.record.restart:
-            run.tasks.start("the cluster before the requeue", self._end_earlier_restarts(run.record))
-        # In a job not earlier: other tasks wait for this one, and learn of its failure from the record.
-        if self._context.driver and not run.program:
-            run.program = await find_driver_within(self._context.driver, self._context.env)
-        node = await run.make_node()
-        node.templates.on_starting = self.template.begin
+            from .worker_groups import groups_of, write_groups  # other runs do not pay for it
+
+            nodes = self._rules.expected + 1
+            self.groups = await parts.on_record(groups_of, settings, nodes, self._context.env)
+            if self.groups and record is None:
+                raise UsageError(
+                    "worker groups need a record, which tells their workers where the head is; "
+                    "none can be kept.",
+                    "Give a directory that all nodes share by --state-dir.",
+                )
+            if record is not None:
+                allocation = self._context.allocation
+                restart = allocation.restart_count if allocation else 0
+                await parts.on_record(write_groups, record.path, self.groups, restart)
+        if record is not None and record.restart:
+            parts.tasks.start("the cluster before the requeue", self._end_earlier_restarts(record))
+
+    def ray_variables(self) -> Mapping[str, str]:
+        """Variables for Ray's processes, once the groups are known."""
+        if not self.groups:
+            return {}
+        # The GCS tells drivers, log monitors and `ray status` of it, each of which looks once.
+        return {"RAY_enable_autoscaler_v2": "1", "RAY_NODE_TYPE_NAME": "head"}
+
+    async def find_driver(self) -> None:
+        """Find the driver's program.  Raises RayclusterError.
+
+        In a job not earlier: other tasks wait for this one, and learn of its failure from the record.
+        """
+        if self._context.driver and not self.program:
+            self.program = await find_driver_within(self._context.driver, self._context.env)
+
+    async def ray_up(self, node: RayNode) -> None:
+        """From a node with a directory to a GCS that answers.  Raises RayclusterError."""
+        parts, settings, record = self._parts, self._settings, self._parts.reports.record
+        node.templates.on_starting = partial(self._template.begin, node)
         node.dashboard.on_up = lambda address: self.entry.update(dashboard=address)
-        run.tell_keeper()
         node.begin_import()
         await self._find_worker_hosts(node)
         node.token = await self._make_token()
         if unknown := unknown_variables(self._context.env):
-            run.report.warn(unknown)
+            parts.report.warn(unknown)
         self._warn_of_open_dashboard()
         self._warn_of_unused_nodes()
         hosts = self._context.worker_hosts
@@ -99,19 +149,19 @@ class HeadStart:
         node.claim_ports({name: port for name, port in given.items() if port})
         if settings.tls:
             await self._make_keys(node)
-        has_workers = bool(run.rules.expected or run.groups)
-        if wants_template(settings, has_record=run.record is not None, has_workers=has_workers):
+        has_workers = bool(self._rules.expected or self.groups)
+        if wants_template(settings, has_record=record is not None, has_workers=has_workers):
             self._installation = await node.templates.installation()
             self._gpus = (await node.templates.accelerators()).gpus
         # Written before Ray is up: workers then probe the port itself and do not ask the file server.
         self.entry.create(self._head_info(node))
         await self._prove()
-        run.enter_phase(NodePhase.STARTING, ip=node.address.ip, node_root=str(node.root.path))
-        run.report.on_event = self._to_event_log
+        parts.reports.phase(NodePhase.STARTING, ip=node.address.ip, node_root=str(node.root.path))
+        parts.report.on_event = self._to_event_log
         try:
             if settings.head_recovery:
                 refuse_recovery(await node.version(settings.start_timeout))
-            started = await start_ray(run)
+            started = await self._start_ray(node)
         except StartFailure as failed:
             raise HeadStartError(
                 f"the head did not start on {self._context.host}: {failed.message}",
@@ -125,15 +175,44 @@ class HeadStart:
             dashboard_port_at=node.dashboard.address,
             without_dashboard=not started.raw.get("has_dashboard", True),
         )
-        run.tasks.start("the template for workers", self.template.publish())
-        run.reports.stamp(node.steps)
-        run.enter_phase(NodePhase.JOINED, node_id=started.node_id)
-        run.parent.tell(event="up", address=self.entry.info.address)
+        parts.tasks.start("the template for workers", self._template.publish(node))
+        parts.reports.stamp(node.steps)
+        parts.reports.phase(NodePhase.JOINED, node_id=started.node_id)
+
+    async def ray_up_again(self, node: RayNode) -> None:
+        """All of the head's Ray again, at the same address; the driver was ended before.
+
+        Raises RayclusterError and StartFailure.
+        """
+        reports = self._parts.reports
+        assert node.started is not None
+        session = node.started.session
+        await node.reset()
+        with contextlib.suppress(OSError):
+            (node.root.ray_dir / "ray_current_cluster").unlink()
+        node.begin_import()
+        if reports.record is not None:
+            await reports.look(reports.record.remove_template, timeout_s=RECORD_LOOK_S, default=None)
+        started = await self._start_ray(node, session)
+        self.entry.update(session=started.session, cluster_id=started.cluster_id)
+        await self._template.publish(node)
+
+    async def _start_ray(self, node: RayNode, session_name: str | None = None) -> Started:
+        """The head's GCS and raylet; again, after they died, with the session that they had."""
+        settings = self._settings
+        spec = StartSpec(
+            self.identity,
+            expected_nodes=self._rules.expected + 1,
+            storage=node.root.path / "gcs" if settings.head_recovery else None,
+            agent_at_once=settings.dashboard,
+            session_name=session_name,
+        )
+        return await node.start(settings.start_timeout, spec)
 
     async def _prove(self) -> None:
         """With RAYCLUSTER_TOKEN workers may not see the record; they then ask for a proof instead."""
         if self._proof is not None and not await self._proof.listen():
-            self._run.report.warn(
+            self._parts.report.warn(
                 "no port is free for workers that cannot read the record; they will not find this head."
             )
 
@@ -142,48 +221,18 @@ class HeadStart:
         if self._proof is not None:
             self._proof.close()
 
-    async def _take_lease(self, record: Record) -> None:
-        """Become the head of this record, or leave it alone: it is another head's then."""
-
-        def take() -> None:
-            record.take_lease(host=self._context.host)
-            self.claimed = True  # here, since a signal can end the wait below before it returns
-
-        try:
-            await self._run.on_record(take)
-        except RayclusterError:
-            self.refused_by, self._run.record = self._run.record, None
-            self._run.reports.use(None)
-            raise
-
-    async def _read_groups(self) -> None:
-        """Find out the worker groups, and write them into the record.  Raises RayclusterError."""
-        from .worker_groups import groups_of, write_groups  # other runs do not pay for it
-
-        run = self._run
-        run.groups = await run.on_record(groups_of, self._settings, run.rules.expected + 1, self._context.env)
-        if run.groups and run.record is None:
-            raise UsageError(
-                "worker groups need a record, which tells their workers where the head is; none can be kept.",
-                "Give a directory that all nodes share by --state-dir.",
-            )
-        if run.record is not None:
-            allocation = self._context.allocation
-            restart = allocation.restart_count if allocation else 0
-            await run.on_record(write_groups, run.record.path, run.groups, restart)
-
     async def _find_worker_hosts(self, node: RayNode) -> None:
         """Where a proxy is set, it must not be used for the hosts of worker jobs, which are not known yet."""
-        if not self._run.groups or not uses_proxy(self._context.env):
+        if not self.groups or not uses_proxy(self._context.env):
             return
         from ..slurm.partition_hosts import hosts_of_groups  # other runs do not pay for it
 
-        options = [group.sbatch for group in self._run.groups]
+        options = [group.sbatch for group in self.groups]
         node.setup.worker_hosts = await hosts_of_groups(
-            options, self._context.env, self._run.reaper, timeout_s=WORKER_HOSTS_S
+            options, self._context.env, self._parts.reaper, timeout_s=WORKER_HOSTS_S
         )
         if not node.setup.worker_hosts:
-            self._run.report.warn(
+            self._parts.report.warn(
                 "a proxy is set, and the hosts on which worker jobs may run are not known, or too many: "
                 "programs that speak HTTP to them use the proxy unless no_proxy names them."
             )
@@ -193,29 +242,29 @@ class HeadStart:
         from .worker_job_ends import end_earlier_restarts  # other runs do not pay for it
 
         try:
-            await end_earlier_restarts(self._run, record)
+            await end_earlier_restarts(self._parts, record)
         except (RayclusterError, OSError) as error:
-            self._run.report.warn(f"worker jobs of the cluster before the requeue may be left: {error}")
+            self._parts.report.warn(f"worker jobs of the cluster before the requeue may be left: {error}")
 
     async def _make_token(self) -> str:
         """The cluster's token: the user's own (RAYCLUSTER_TOKEN), or a new one in the record."""
-        run = self._run
+        parts = self._parts
         if not self._settings.auth:
-            run.report.warn(
+            parts.report.warn(
                 "--no-auth: anyone who can connect to this cluster's ports can run code as you. Leave it out "
                 "unless a client cannot send a token."
             )
             return ""
         own = self._context.own_token
-        if own or run.record is None:
+        if own or parts.reports.record is None:
             return own or os.urandom(32).hex()
-        return await run.on_record(run.record.make_token)
+        return await parts.on_record(parts.reports.record.make_token)
 
     def _warn_of_open_dashboard(self) -> None:
         settings = self._settings
         if settings.dashboard and not is_loopback(settings.dashboard_host):
             guard = "only the token protects it" if settings.auth else "nothing protects it (--no-auth)"
-            self._run.report.warn(
+            self._parts.report.warn(
                 f"--dashboard-host {settings.dashboard_host}: others can connect to the dashboard, which "
                 f"runs code as you; {guard}. `raycluster dashboard` needs only the default, 127.0.0.1."
             )
@@ -226,23 +275,23 @@ class HeadStart:
         if not self._context.symmetric or settings.name or settings.expected_workers is not None:
             return
         if allocation is not None and (text := unused_nodes(allocation)):
-            self._run.report.warn(text)
+            self._parts.report.warn(text)
 
     async def _make_keys(self, node: RayNode) -> None:
         """The cluster's authority, into the record for the workers; and this node's certificate."""
-        run = self._run
-        if run.record is None and run.rules.expected:
+        parts, record = self._parts, self._parts.reports.record
+        if record is None and self._rules.expected:
             raise UsageError(
                 "--tls needs a record, from which workers take the cluster's authority; none can be kept.",
                 "Give a directory that all nodes share by --state-dir.",
             )
         authority = await node.make_authority()
-        if run.record is not None:
-            await run.on_record(run.record.write_authority, authority)
+        if record is not None:
+            await parts.on_record(record.write_authority, authority)
         await node.certify(authority)
 
     def _head_info(self, node: RayNode) -> HeadInfo:
-        run, context, settings = self._run, self._context, self._settings
+        reports, context, settings = self._parts.reports, self._context, self._settings
         allocation = context.allocation
         return HeadInfo(
             host=context.host,
@@ -254,9 +303,9 @@ class HeadStart:
             auth=settings.auth,
             tls=settings.tls,
             started=context.launched,
-            pid=run.reports.now.pid,
-            create_time=run.reports.now.create_time,
-            expected_workers=run.rules.expected,
+            pid=reports.now.pid,
+            create_time=reports.now.create_time,
+            expected_workers=self._rules.expected,
             driver=tuple(without_secrets(context.driver)),
             ports=node.port_map(),
             aliases=context.aliases,
@@ -271,23 +320,25 @@ class HeadStart:
             head_recovery=settings.head_recovery,
             with_dashboard=settings.dashboard,
             worker_hosts=format_hostlist(context.worker_hosts),
-            min_workers=run.rules.quorum,
+            min_workers=self._rules.quorum,
             grace_s=settings.grace,
             service=settings.service,
-            worker_groups=bool(run.groups),
+            worker_groups=bool(self.groups),
         )
 
     def _write_head(self, info: HeadInfo) -> None:
-        if self._run.record is not None:
-            self._run.record_quietly(self._run.record.write_head, info)
+        reports = self._parts.reports
+        if reports.record is not None:
+            reports.quietly(reports.record.write_head, info)
 
     def _to_event_log(self, when: float, text: str) -> None:
-        if self._run.record is not None:
-            self._run.reports.submit(self._run.record.append_event, text, when)
+        reports = self._parts.reports
+        if reports.record is not None:
+            reports.submit(reports.record.append_event, text, when)
 
     def _where_the_logs_are(self) -> str:
         """The node's directory goes with the node; what was kept of it is in the record."""
-        record = self._run.record
+        record = self._parts.reports.record
         if record is None or self._settings.keep_logs == "never":
             return ""
         return f"`raycluster why {self._context.key}` shows the logs, which are in {record.path}/logs."
@@ -316,34 +367,3 @@ def unused_nodes(allocation: Allocation) -> str:
     else:
         remedy = f"srun --nodes={size} --ntasks={size}"
     return f"{text}`{remedy} …` takes all; --name or --expected-workers says that it is meant so"
-
-
-async def start_ray(run: HeadRun, session_name: str | None = None) -> Started:
-    """The head's GCS and raylet; again, after they died, with the session that they had."""
-    settings, node = run.settings, run.node
-    spec = StartSpec(
-        run.begin.identity,
-        expected_nodes=run.rules.expected + 1,
-        storage=node.root.path / "gcs" if settings.head_recovery else None,
-        agent_at_once=settings.dashboard,
-        session_name=session_name,
-    )
-    return await node.start(settings.start_timeout, spec)
-
-
-async def restart_head(run: HeadRun) -> None:
-    """All of the head's Ray again, at the same address; the driver is ended first."""
-    node = run.node
-    assert node.started is not None
-    session = node.started.session
-    if run.driver is not None and run.driver.child.running:
-        await run.driver.stop(signal.SIGTERM, LOST_GRACE_S)
-    await node.reset()
-    with contextlib.suppress(OSError):
-        (node.root.ray_dir / "ray_current_cluster").unlink()
-    node.begin_import()
-    if run.record is not None:
-        await run.reports.look(run.record.remove_template, timeout_s=RECORD_LOOK_S, default=None)
-    started = await start_ray(run, session)
-    run.begin.entry.update(session=started.session, cluster_id=started.cluster_id)
-    await run.begin.template.publish()

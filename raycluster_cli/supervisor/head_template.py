@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..model.settings import Settings
+from ..node.ray_node import RayNode
 from ..rayproc.failure import StartFailure
-
-if TYPE_CHECKING:
-    from .head import HeadRun
+from .head_entry import HeadEntry
+from .parts import Parts
 
 
 def wants_template(settings: Settings, *, has_record: bool, has_workers: bool) -> bool:
@@ -21,44 +21,46 @@ def wants_template(settings: Settings, *, has_record: bool, has_workers: bool) -
 class HeadTemplate:
     """Writes the template for a head's workers: when the head's raylet starts, or once it runs."""
 
-    def __init__(self, run: HeadRun) -> None:
-        self._run = run
+    def __init__(self, parts: Parts, entry: HeadEntry, identity: str) -> None:
+        """``identity``: of this head, by which its workers know that a template is its own."""
+        self._parts = parts
+        self._entry = entry
+        self._identity = identity
         self._early: asyncio.Task[None] | None = None
         self._written = False
 
-    def begin(self) -> None:
+    def begin(self, node: RayNode) -> None:
         """Ray's start has begun: make the template beside it, for workers to start with the head's raylet."""
         self._written = False
-        if self._run.begin.entry.info.installation:
-            self._early = self._run.tasks.start("the template for workers", self._make_early())
+        if self._entry.info.installation:
+            self._early = self._parts.tasks.start("the template for workers", self._make_early(node))
 
-    async def _make_early(self) -> None:
-        node, identity = self._run.node, self._run.begin.identity
+    async def _make_early(self, node: RayNode) -> None:
         try:
-            self._write(await node.templates.make_early(node.plan, identity))
+            self._write(await node.templates.make_early(node.plan, self._identity))
         except StartFailure as failed:
-            self._run.report.note(f"workers wait for this head's raylet: {failed.message}")
+            self._parts.report.note(f"workers wait for this head's raylet: {failed.message}")
 
-    async def publish(self) -> None:
+    async def publish(self, node: RayNode) -> None:
         """Ray runs here: write the template unless that has been done.
 
         Where there can be none the workers, which wait for it, are told.
         """
-        node, begin = self._run.node, self._run.begin
-        if self._run.record is None or not begin.entry.info.installation:
+        if self._parts.reports.record is None or not self._entry.info.installation:
             return
         if self._early is not None:
             await asyncio.wait({self._early})
         if self._written:
             return
         try:
-            self._write(await node.templates.make(node.plan, begin.identity))
+            self._write(await node.templates.make(node.plan, self._identity))
         except StartFailure as failed:
-            self._run.report.note(f"workers start their raylets by Ray's own code: {failed.message}")
-            begin.entry.update(installation="")
+            self._parts.report.note(f"workers start their raylets by Ray's own code: {failed.message}")
+            self._entry.update(installation="")
 
     def _write(self, template: Mapping[str, Any]) -> None:
-        if self._run.record is not None:
-            text = {**template, "installation": self._run.begin.entry.info.installation}
-            self._run.record_quietly(self._run.record.write_template, text)
+        reports = self._parts.reports
+        if reports.record is not None:
+            text = {**template, "installation": self._entry.info.installation}
+            reports.quietly(reports.record.write_template, text)
             self._written = True

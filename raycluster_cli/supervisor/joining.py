@@ -25,8 +25,7 @@ from ..state.record import Record
 from ..system.network import NodeAddress
 from ..system.report import Report
 from .discovery import AttemptFailed, Discovery, NextAttempt, Target, wrong_cluster
-from .head_record import RECORD_LOOK_S
-from .report_writer import ReportWriter
+from .report_writer import RECORD_LOOK_S, ReportWriter
 from .run import Finished
 from .template_wait import Installed, TemplateWait
 

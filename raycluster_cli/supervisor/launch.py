@@ -42,7 +42,14 @@ class Launcher(Value):
         if settings.stage_env not in ("", "off") and self.copy is None and self.keeper is not None:
             from .staged_start import start_from_copy  # other starts do not pay for it
 
-            launcher = start_from_copy(self, command, settings, driver)
+            warm = start_from_copy(
+                *(command, settings, driver),
+                env=self.env,
+                keeper=self.keeper,
+                warm=self.warm,
+                arguments=self.arguments,
+            )
+            launcher = self.but(warm=warm)
         roles = {"head": launcher._head, "worker": launcher._worker, "run": launcher._run}
         roles[command](settings, driver)
 

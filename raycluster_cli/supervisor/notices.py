@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from ..model.errors import RayclusterError
+from ..policy.head_state import HeadState
+from ..rayproc.companion_client import CompanionClient
 from ..rayproc.failure import StartFailure
 from ..state.notices import Notice, read_notices
 from ..state.thinning import thin_out
+from ..system.report import Report
 from ..system.waiting import in_thread
-
-if TYPE_CHECKING:
-    from .head import HeadRun
+from .parts import Parts
 
 #: How often the head looks for notices, and how long a look may take.
 POLL_S, LOOK_S = 0.5, 2.0
@@ -29,42 +30,46 @@ OVER_S = 300.0
 THIN_OUT_S = 600.0
 
 
-async def watch_notices(run: HeadRun) -> None:
+async def watch_notices(
+    parts: Parts, state: Callable[[], HeadState], companion: Callable[[], CompanionClient | None]
+) -> None:
     """Act on each notice once, for as long as the head runs; and keep the record small."""
+    reports = parts.reports
     done: set[str] = set()
     thin_out_at = time.monotonic() + THIN_OUT_S
-    while run.record is not None:
+    while (record := reports.record) is not None:
         if time.monotonic() >= thin_out_at:
             thin_out_at = time.monotonic() + THIN_OUT_S
-            members = dict(run.state.members)
+            members = dict(state().members)
             hosts = {worker.host for worker in members.values()}
-            done -= await in_thread(thin_out, run.record.path, hosts, members.keys(), time.time())
+            done -= await in_thread(thin_out, record.path, hosts, members.keys(), time.time())
         known = frozenset(done)
-        notices: list[Notice] = await run.reports.look(
-            read_notices, run.record.path, known, timeout_s=LOOK_S, default=[]
+        notices: list[Notice] = await reports.look(
+            read_notices, record.path, known, timeout_s=LOOK_S, default=[]
         )
         for notice in notices:
-            worker = run.state.elastic.get(notice.node_id)
+            worker = state().elastic.get(notice.node_id)
             is_over = worker is None and notice.deadline < time.time() - OVER_S
-            if is_over or (worker is not None and await drain(run, worker.host, notice)):
+            if is_over or (
+                worker is not None and await drain(companion(), worker.host, notice, parts.report)
+            ):
                 done.add(notice.node_id)
         await asyncio.sleep(POLL_S)
 
 
-async def drain(run: HeadRun, host: str, notice: Notice) -> bool:
+async def drain(companion: CompanionClient | None, host: str, notice: Notice, report: Report) -> bool:
     """Ask Ray to drain a node.  Returns whether Ray was told; if not, it is tried again."""
     left_s = max(notice.deadline - time.time(), 1.0)
-    companion = run.node.companion
     if companion is None:
         return False
     try:
         answers = await companion.drain([notice.node_id], message=notice.why, deadline_s=left_s)
     except (RayclusterError, StartFailure, OSError) as error:
-        run.report.note(f"worker {host} could not be drained: {error}")
+        report.note(f"worker {host} could not be drained: {error}")
         return False
     answer = answers.get(notice.node_id, {})
     accepted = bool(answer.get("accepted"))
     refusal = answer.get("refusal") or "no answer"
     outcome = f"drained, {left_s:.0f} s at most" if accepted else f"Ray refuses to drain it: {refusal}"
-    run.report.note(f"worker {host} will go: {notice.why}; {outcome}")
+    report.note(f"worker {host} will go: {notice.why}; {outcome}")
     return True

@@ -20,6 +20,9 @@ T = TypeVar("T")
 #: How long a step of the start waits for a record that does not answer.
 RECORD_WAIT_S = 30.0
 
+#: How long one look into the record may take where the work must go on without it.
+RECORD_LOOK_S = 2.0
+
 
 class ReportWriter:
     """Writes this node's status reports into the record, in a thread: a hung file system blocks nothing else.
@@ -28,8 +31,18 @@ class ReportWriter:
     node writes at most one in ``rest_s`` seconds, to spare the file server.
     """
 
-    def __init__(self, record: Record | None, first: NodeReport, rest_s: float = 0.0) -> None:
-        self._record = record
+    def __init__(
+        self,
+        record: Record | None,
+        first: NodeReport,
+        rest_s: float = 0.0,
+        *,
+        note: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """``note`` is called with what :meth:`quietly` could not write."""
+        self.record = record
+        """The cluster's record; None where none can be kept, or while it belongs to another head."""
+        self._note = note
         self._rest_s = rest_s
         self._next_at = 0.0
         self._later: asyncio.TimerHandle | None = None
@@ -61,13 +74,29 @@ class ReportWriter:
         self.now = replace(self.now, phases={**steps, **self.now.phases})
 
     def _write(self, number: int, report: NodeReport) -> None:
-        if self._record is not None and number == self._number:
+        if self.record is not None and number == self._number:
             with contextlib.suppress(RayclusterError, OSError):
-                self._record.write_node(report)
+                self.record.write_node(report)
 
     def submit(self, call: Any, *args: Any) -> asyncio.Future[Any]:
         """Run a call on the record after those already given."""
         return asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+
+    def quietly(self, call: Callable[..., object], *args: Any) -> asyncio.Future[Any]:
+        """As :meth:`submit`, of a call whose failure is only noted.
+
+        A record that cannot be written (a full disk) is no reason to end a cluster that works.
+        """
+        loop = asyncio.get_running_loop()
+
+        def work() -> None:
+            try:
+                call(*args)
+            except (RayclusterError, OSError) as error:
+                text = f"the record could not be written: {error}"
+                loop.call_soon_threadsafe(self._note, text)
+
+        return self.submit(work)
 
     def add(self, **facts: Any) -> None:
         """Add facts to the next report."""
@@ -85,7 +114,7 @@ class ReportWriter:
 
     def use(self, record: Record | None) -> None:
         """Write to this record from now on; None: to none, since it belongs to another head."""
-        self._record = record
+        self.record = record
 
     async def close(self, timeout_s: float = 3.0) -> None:
         """Wait for the last report to be written, ``timeout_s`` at most."""

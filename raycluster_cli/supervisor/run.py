@@ -20,6 +20,7 @@ from typing import Any, NoReturn, TypeVar
 
 from ..model.errors import ExitCode, RayclusterError, error_text
 from ..model.record import ProcessDeath
+from ..model.settings import Settings
 from ..model.status import EndReason, NodePhase
 from ..model.text import hide
 from ..node.files_watch import removed_file
@@ -43,6 +44,7 @@ from ..system.waiting import done_within, in_thread
 from .context import Context
 from .own_record import first_report, open_record, report_rest_s
 from .parent_link import ParentLink
+from .parts import Parts
 from .report_writer import ReportWriter
 from .tasks import Tasks
 
@@ -67,19 +69,24 @@ class NodeRun:
     """One run of `raycluster head` or `worker` on this node."""
 
     def __init__(self, context: Context) -> None:
-        self.context = context
-        self.settings = context.settings
         verbose, token = context.settings.verbose, context.own_token
         self.report = Report(verbose=verbose, mask=lambda text: hide(text, token))
         self.reaper = Reaper()
         self.signals = Signals()
         self.tasks = Tasks(self._task_failed, self._guard_restarts)
-        self.record: Record | None = None
-        self.reports: ReportWriter
-        self.deaths: list[ProcessDeath] = []
-        """Processes of this node that ended unexpectedly, for `raycluster why`."""
+        rest_s = report_rest_s(context.nodes_in_job)
+        self.reports = ReportWriter(None, first_report(context), rest_s, note=self.report.note)
         self.hurry = asyncio.Event()
-        """Set when the shutdown must not wait any longer: what still runs is killed."""
+        self.parts = Parts(
+            context=context,
+            report=self.report,
+            reports=self.reports,
+            reaper=self.reaper,
+            signals=self.signals,
+            tasks=self.tasks,
+            post=self.post,
+            hurry=self.hurry,
+        )
         self.parent = ParentLink.from_environment(context.env)
         self._node: RayNode | None = None
         self._events: asyncio.Queue[object] = asyncio.Queue()
@@ -87,16 +94,7 @@ class NodeRun:
         self._leaving: asyncio.Future[None] | None = None
         self._exit_code = int(ExitCode.FAILURE)
         self._bug: BaseException | None = None
-        self._execute: Mapping[type, Callable[[Any], object]] = {
-            do.Say: lambda action: self.report.say(action.text),
-            do.Warn: lambda action: self.report.warn(action.text),
-            do.Note: lambda action: self.report.note(action.text),
-            do.Arm: self._arm,
-            do.EnterPhase: lambda action: self.enter_phase(action.phase, action.message),
-            do.Hurry: lambda _: self.hurry.set(),
-            do.Leave: self._leave,
-            **self.own_actions(),
-        }
+        self._execute: Mapping[type, Callable[[Any], object]] = {}
 
     # -- what HeadRun and WorkerRun implement ----------------------------------------------------
 
@@ -131,9 +129,16 @@ class NodeRun:
         self.reaper.attach(loop)
         self.signals.attach(loop, self.context.keeper)
         self.parent.attach(loop, lambda orderly: self.post(on.ParentEnded(orderly)))
-        self.reports = ReportWriter(
-            None, first_report(self.context), rest_s=report_rest_s(self.context.nodes_in_job)
-        )
+        self._execute = {
+            do.Say: lambda action: self.report.say(action.text),
+            do.Warn: lambda action: self.report.warn(action.text),
+            do.Note: lambda action: self.report.note(action.text),
+            do.Arm: self._arm,
+            do.EnterPhase: lambda action: self.enter_phase(action.phase, action.message),
+            do.Hurry: lambda _: self.hurry.set(),
+            do.Leave: self._leave,
+            **self.own_actions(),
+        }
         self.signals.listen(self._on_signal)
         self.tasks.start("start", self._start())
         while self._leaving is None or not self._leaving.done():
@@ -248,6 +253,18 @@ class NodeRun:
     # -- what head and worker share --------------------------------------------------------------
 
     @property
+    def context(self) -> Context:
+        return self.parts.context
+
+    @property
+    def settings(self) -> Settings:
+        return self.parts.context.settings
+
+    @property
+    def record(self) -> Record | None:
+        return self.reports.record
+
+    @property
     def node(self) -> RayNode:
         """This machine's Ray node; only once it was made."""
         assert self._node is not None
@@ -258,10 +275,13 @@ class NodeRun:
         return self._node is not None
 
     async def make_node(self) -> RayNode:
-        """This machine's Ray node, with its directory made.  Raises RayclusterError."""
+        """This machine's Ray node, with its directory made, of which the keeper is told.
+
+        Raises RayclusterError.
+        """
         context = self.context
         node = RayNode(
-            context.node_setup(self.report),
+            context.node_setup(self.report, self.ray_variables()),
             reaper=self.reaper,
             report=self.report,
             on_death=self._process_died,
@@ -272,14 +292,20 @@ class NodeRun:
         node.got_signal = self.signals.got
         await node.prepare()
         self._node = node  # not earlier: without its directory there is nothing to end
+        self.tell_keeper()
         return node
+
+    def ray_variables(self) -> Mapping[str, str]:
+        """More variables for Ray's processes on this node."""
+        return self.context.ray_env
 
     def process_died(self, child: Child, code: int) -> None:
         """A process that the node needs has ended, and this process did not end it."""
         raise NotImplementedError
 
     def _process_died(self, child: Child, code: int) -> None:
-        self.deaths.append(ProcessDeath(child.name, child.pid, code, time.time()))
+        death = ProcessDeath(child.name, child.pid, code, time.time())
+        self.reports.add(deaths=(*self.reports.now.deaths, death))  # for `raycluster why`
         self.process_died(child, code)
 
     async def watch_files(self) -> None:
@@ -291,35 +317,14 @@ class NodeRun:
         return self.node.started if raylet is not None and raylet.running else None
 
     def enter_phase(self, phase: NodePhase, message: str = "", **facts: Any) -> None:
-        """Report a phase, with what is known of the end and of processes that died."""
+        """Report a phase, with what is known of the end."""
         if phase is NodePhase.STOPPING and self.end is not None:
             facts.setdefault("reason", self.end.reason)
-        self.reports.phase(phase, message, deaths=tuple(self.deaths), **facts)
+        self.reports.phase(phase, message, **facts)
 
     async def open_record(self) -> None:
         """Open the job's record, unless the node has to work without one.  Raises RayclusterError."""
-        self.record = await open_record(self.context, self.on_record, self.report.warn)
-        self.reports.use(self.record)
-
-    async def on_record(self, call: Callable[..., T], *args: Any) -> T:
-        """A call on the record that the start needs.  Raises UsageError when it does not return."""
-        return await self.reports.need(call, *args, where=self.context.state_dir)
-
-    def record_quietly(self, call: Callable[..., object], *args: Any) -> asyncio.Future[Any]:
-        """A call on the record whose failure is only reported.
-
-        A record that cannot be written (a full disk) is no reason to end a cluster that works.
-        """
-        loop = asyncio.get_running_loop()
-
-        def work() -> None:
-            try:
-                call(*args)
-            except (RayclusterError, OSError) as error:
-                text = f"the record could not be written: {error}"
-                loop.call_soon_threadsafe(self.report.note, text)
-
-        return self.reports.submit(work)
+        self.reports.use(await open_record(self.context, self.parts.on_record, self.report.warn))
 
     def tell_keeper(self) -> None:
         """Tell the keeper what to clear if this process is killed.

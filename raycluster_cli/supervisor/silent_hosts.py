@@ -12,16 +12,13 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from ..model.hostlist import format_hostlist
+from ..model.record import HeadInfo
 from ..slurm.step_cancel import cancel_step_after
+from ..state.record import Record
 from ..system.waiting import within
-
-if TYPE_CHECKING:
-    from ..model.record import HeadInfo
-    from ..state.record import Record
-    from .run import NodeRun
+from .parts import Parts
 
 #: How long the other nodes get to end: Slurm kills what still runs in a step that is cancelled.
 OTHERS_END_S = 15.0
@@ -59,7 +56,7 @@ PROBE_PORT = 9
 
 
 async def cancel_step_without(
-    run: NodeRun,
+    parts: Parts,
     lost: Mapping[str, str],
     *,
     probe: Callable[[str], Awaitable[bool]] | None = None,
@@ -77,7 +74,7 @@ async def cancel_step_without(
     nodes get to report their end, which is looked for every ``poll_s``.
     Raises RayclusterError.
     """
-    context = run.context
+    context = parts.context
     allocation = context.allocation
     if not lost or not context.symmetric or allocation is None or allocation.step_id is None:
         return False
@@ -85,36 +82,36 @@ async def cancel_step_without(
         return False
     me = allocation.node_name or context.host
     others = [host for host in allocation.step_nodes if host != me]
-    if not (silent := await _only_silent_left(run, others, lost, probe or responds, others_end_s, poll_s)):
+    if not (silent := await _only_silent_left(parts, others, lost, probe or responds, others_end_s, poll_s)):
         return False
-    if lives is not None and await _shows_life(run, lives, poll_s):
+    if lives is not None and await _shows_life(parts, lives, poll_s):
         return False
-    await cancel_step_after(_task_pid(run), allocation, me, context.env, run.reaper)
-    run.report.say(
+    await cancel_step_after(_task_pid(parts), allocation, me, context.env, parts.reaper)
+    parts.report.say(
         f"{', '.join(silent)} does not respond, and srun waits for its task: the step is cancelled, so that "
         "srun ends within KillWait + 2 s and not only when Slurm marks the node as down"
     )
     return True
 
 
-def _task_pid(run: NodeRun) -> int:
+def _task_pid(parts: Parts) -> int:
     """The process with which this node's task ends: the keeper, or the supervisor where that was killed."""
-    kept = run.context.keeper is not None and not run.signals.keeper_gone
+    kept = parts.context.keeper is not None and not parts.signals.keeper_gone
     return os.getppid() if kept else os.getpid()
 
 
-async def _shows_life(run: NodeRun, lives: Callable[[], bool], poll_s: float) -> bool:
+async def _shows_life(parts: Parts, lives: Callable[[], bool], poll_s: float) -> bool:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + REACTS_S
     while (left_s := deadline - loop.time()) > 0:
-        if await run.reports.ask(lives, timeout_s=left_s, default=False):
+        if await parts.reports.ask(lives, timeout_s=left_s, default=False):
             return True
         await asyncio.sleep(min(poll_s, left_s))
     return False
 
 
 async def _only_silent_left(
-    run: NodeRun,
+    parts: Parts,
     others: Sequence[str],
     lost: Mapping[str, str],
     probe: Callable[[str], Awaitable[bool]],
@@ -124,10 +121,10 @@ async def _only_silent_left(
     """The hosts that do not respond, once all others have reported their end; empty when that is not so."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
-    record, running = run.record, list(others)
-    while record is not None and loop.time() < deadline and not run.hurry.is_set():
+    record, running = parts.reports.record, list(others)
+    while record is not None and loop.time() < deadline and not parts.hurry.is_set():
         left_s = deadline - loop.time()
-        running = await run.reports.ask(partial(_left, record, running), timeout_s=left_s, default=running)
+        running = await parts.reports.ask(partial(_left, record, running), timeout_s=left_s, default=running)
         if not running:
             return []
         if all(host in lost for host in running):
@@ -146,7 +143,7 @@ def _left(record: Record, hosts: Sequence[str]) -> list[str]:
 
 
 async def limit_wait_for_hung(
-    run: NodeRun,
+    parts: Parts,
     stayed: Mapping[str, str] | None = None,
     *,
     probe: Callable[[str], Awaitable[bool]] | None = None,
@@ -163,11 +160,11 @@ async def limit_wait_for_hung(
     it.  Waits ``patience_s`` for their reports: when all have come, the step is not cancelled.
     Raises RayclusterError.
     """
-    context, record = run.context, run.record
+    context, record = parts.context, parts.reports.record
     allocation = context.allocation
     if record is None or not context.symmetric or allocation is None or allocation.step_id is None:
         return
-    if run.hurry.is_set():  # then Slurm ends the step anyway, and soon
+    if parts.hurry.is_set():  # then Slurm ends the step anyway, and soon
         return
     if allocation.het_size > 1 or not allocation.step_nodes:
         return
@@ -177,23 +174,23 @@ async def limit_wait_for_hung(
         patience_s = PATIENCE_S + PATIENCE_PER_NODE_S * len(others)
     probes = [(probe or responds)(ip) for host, ip in (stayed or {}).items() if host in others]
     hung, answers = await asyncio.gather(
-        _without_end(run, record, others, patience_s, first_poll_s), asyncio.gather(*probes)
+        _without_end(parts, record, others, patience_s, first_poll_s), asyncio.gather(*probes)
     )
     if hung is None or (not hung and all(answers)):
         return
     limit_s = HUNG_S if hung else CUT_OFF_S
-    await cancel_step_after(_task_pid(run), allocation, me, context.env, run.reaper, reported_s=limit_s)
+    await cancel_step_after(_task_pid(parts), allocation, me, context.env, parts.reaper, reported_s=limit_s)
     if not hung:
         return
     names = format_hostlist(hung)
-    run.report.say(
+    parts.report.say(
         f"{names} has not reported its end, and srun waits for its task: if that has not ended in "
         f"{HUNG_S} s, the step is cancelled"
     )
 
 
 async def _without_end(
-    run: NodeRun, record: Record, others: set[str], patience_s: float, poll_s: float
+    parts: Parts, record: Record, others: set[str], patience_s: float, poll_s: float
 ) -> list[str] | None:
     """The nodes of ``others`` that have reported, but not their end within ``patience_s``.
 
@@ -201,23 +198,23 @@ async def _without_end(
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + patience_s
-    if not await run.reports.ask(record.read_end, timeout_s=patience_s, default=None):
+    if not await parts.reports.ask(record.read_end, timeout_s=patience_s, default=None):
         return None
-    reports = await run.reports.ask(record.read_nodes, timeout_s=patience_s, default=None)
+    reports = await parts.reports.ask(record.read_nodes, timeout_s=patience_s, default=None)
     running = sorted(
         host
         for host, report in (reports or {}).items()
-        if host in others and not report.has_ended and report.updated >= run.context.launched
+        if host in others and not report.has_ended and report.updated >= parts.context.launched
     )
     poll_s += len(running) * PER_FILE_S
-    while running and not run.hurry.is_set():
+    while running and not parts.hurry.is_set():
         if (left_s := deadline - loop.time()) <= 0:
             return running
         await asyncio.sleep(min(poll_s, left_s))
         poll_s = min(poll_s * 1.5, POLL_S)
         still = partial(_not_ended, record, running)
-        running = await run.reports.ask(still, timeout_s=max(deadline - loop.time(), 0.1), default=running)
-    return None if run.hurry.is_set() else []
+        running = await parts.reports.ask(still, timeout_s=max(deadline - loop.time(), 0.1), default=running)
+    return None if parts.hurry.is_set() else []
 
 
 def _not_ended(record: Record, hosts: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from ..model.errors import RayclusterError
 from ..model.settings import Settings
@@ -19,31 +19,34 @@ from ..staging.handover import hand_over
 from ..staging.note import SHARED, NoteWriter, note_path
 from ..staging.stage import Request
 from ..state.location import state_dir
-from ..system.keeper_link import KeeperNotes
+from ..system.keeper_link import Keeper, KeeperNotes
 from ..system.programs import find_program
 from ..system.report import Report
 
-if TYPE_CHECKING:
-    from .launch import Launcher
-
 
 def start_from_copy(
-    launcher: Launcher, command: str, settings: Settings, driver: tuple[str, ...]
-) -> Launcher:
+    command: str,
+    settings: Settings,
+    driver: tuple[str, ...],
+    *,
+    env: Mapping[str, str],
+    keeper: Keeper,
+    warm: WarmCompanion | None,
+    arguments: Sequence[str],
+) -> WarmCompanion | None:
     """Go on as a process that runs from a copy of the environment.
 
-    Returns where there is none, or where this process runs from one already: what is to be started here.
+    Returns where there is none, or where this process runs from one already: the companion, if it still runs.
+    ``arguments``: of the command line.
     """
     if copy_of(sys.prefix):  # the driver of a cluster starts another one
-        return launcher
-    if launcher.warm is not None:  # --stage-env is from a configuration file
-        _end_companion(launcher.warm)
-        launcher = launcher.but(warm=None)
-    assert launcher.keeper is not None
-    allocation = Allocation.from_environ(launcher.env)
+        return warm
+    if warm is not None:  # --stage-env is from a configuration file
+        _end_companion(warm)
+    allocation = Allocation.from_environ(env)
     host = (allocation.node_name if allocation else None) or socket.gethostname().partition(".")[0]
-    key = launcher.env.get("RAYCLUSTER_KEY", "") or (allocation.key if allocation else "")
-    cluster = slurm_cluster_name(allocation, launcher.env)
+    key = env.get("RAYCLUSTER_KEY", "") or (allocation.key if allocation else "")
+    cluster = slurm_cluster_name(allocation, env)
     symmetric = command == "run"
     is_head = command == "head" or (symmetric and (settings.local is not None or not _rank(allocation)))
     alone = settings.local is not None or not key or bool(settings.cluster)
@@ -52,10 +55,10 @@ def start_from_copy(
     note = None
     if not alone:
         launch = f"{allocation.launch if allocation and symmetric else 'head'}+{settings.name}"
-        note = note_path(state_dir(settings, launcher.env), cluster, key, launch)
+        note = note_path(state_dir(settings, env), cluster, key, launch)
     request = Request(
         value=settings.stage_env,
-        env=launcher.env,
+        env=env,
         host=host,
         job=f"{cluster}/{key}" if key else f"local/{host}-{os.getpid()}",
         note=note,
@@ -63,14 +66,14 @@ def start_from_copy(
         same_step=symmetric,
         keep=settings.keep_env,
     )
-    if is_head and driver and not find_program(driver[0], launcher.env):
+    if is_head and driver and not find_program(driver[0], env):
         with contextlib.suppress(RayclusterError, OSError):
             NoteWriter(note).write(state=SHARED, why="the head's driver was not found")
-        return launcher  # the usual start refuses the driver; a copy would be useless
-    launcher.keeper.note(KeeperNotes(keep_env=settings.keep_env, host=host))
+        return None  # the usual start refuses the driver; a copy would be useless
+    keeper.note(KeeperNotes(keep_env=settings.keep_env, host=host))
     report = Report(verbose=settings.verbose)
-    hand_over(request, launcher.arguments, driver, launcher.keeper, report)
-    return launcher
+    hand_over(request, arguments, driver, keeper, report)
+    return None
 
 
 def _rank(allocation: Allocation | None) -> int:

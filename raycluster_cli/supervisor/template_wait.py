@@ -9,8 +9,7 @@ from ..model.settings import Settings
 from ..node.accelerators import Accelerators
 from ..rayproc.template import Template
 from .discovery import Discovery, Pace, Target
-from .head_record import RECORD_LOOK_S
-from .report_writer import ReportWriter
+from .report_writer import RECORD_LOOK_S, ReportWriter
 
 #: The head writes the template once its GCS answers; without one this long after it, Ray is imported.
 TEMPLATE_WAIT_S = 20.0

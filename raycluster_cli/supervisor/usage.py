@@ -24,11 +24,12 @@ from typing import Any
 from ..model.errors import RayclusterError
 from ..model.record import ClusterUsage, NodeUsage
 from ..model.status import Role
+from ..node.ray_node import RayNode
 from ..rayproc.failure import StartFailure
 from ..state.record import Record
 from ..system.jitter import between
 from ..system.proctree import PROC, descendants
-from .run import NodeRun
+from .parts import Parts
 
 #: How often the head measures while it is watched, and how often it looks whether it is.
 MEASURE_S, LOOK_S = 2.0, 1.0
@@ -62,32 +63,33 @@ class Watchers:
         return self._clock() < self._until
 
 
-async def tell_usage(run: NodeRun, nodes: int) -> None:
+async def tell_usage(parts: Parts, node: RayNode, nodes: int) -> None:
     """Measure what this node has in use, and on the head the GCS's view too, until cancelled.
 
     ``nodes`` is how many do so: the more there are, the less often each of them measures.
     """
-    if run.record is None:
+    record = parts.reports.record
+    if record is None:
         return
-    tasks = [_tell_node_usage(run, run.record, max(NODE_S, nodes / NODES_A_SECOND))]
-    if run.context.role is Role.HEAD:
-        tasks.append(_tell_cluster_usage(run, run.record))
+    tasks = [_tell_node_usage(parts, node, record, max(NODE_S, nodes / NODES_A_SECOND))]
+    if parts.context.role is Role.HEAD:
+        tasks.append(_tell_cluster_usage(parts, node, record))
     await asyncio.gather(*tasks)
 
 
-async def _tell_cluster_usage(run: NodeRun, record: Record) -> None:
-    watchers = await run.reports.submit(Watchers, record.watching_stamp)
+async def _tell_cluster_usage(parts: Parts, node: RayNode, record: Record) -> None:
+    watchers = await parts.reports.submit(Watchers, record.watching_stamp)
     while True:
-        watched = await run.reports.submit(watchers.is_there)
-        if watched and run.node.companion is not None:
+        watched = await parts.reports.submit(watchers.is_there)
+        if watched and node.companion is not None:
             with contextlib.suppress(StartFailure, RayclusterError, OSError):
-                said = await run.node.companion.usage()
-                await run.reports.submit(record.write_usage, cluster_usage(said, time.time()))
+                said = await node.companion.usage()
+                await parts.reports.submit(record.write_usage, cluster_usage(said, time.time()))
         await asyncio.sleep(MEASURE_S if watched else LOOK_S)
 
 
-async def _tell_node_usage(run: NodeRun, record: Record, pause_s: float) -> None:
-    watchers = await run.reports.submit(Watchers, record.watching_stamp)
+async def _tell_node_usage(parts: Parts, node: RayNode, record: Record, pause_s: float) -> None:
+    watchers = await parts.reports.submit(Watchers, record.watching_stamp)
     watched = False
     while True:
         # Measuring reads all of /proc, so it is done less often than the check.
@@ -95,17 +97,17 @@ async def _tell_node_usage(run: NodeRun, record: Record, pause_s: float) -> None
         await asyncio.sleep(wait_s * between(0.8, 1.2))
         watched = False
         with contextlib.suppress(RayclusterError, OSError):
-            watched = await run.reports.submit(watchers.is_there)
+            watched = await parts.reports.submit(watchers.is_there)
             if watched:
-                usage = await asyncio.to_thread(measure_processes, os.getpid(), _granted_bytes(run))
-                await run.reports.submit(record.write_node_usage, run.context.host, usage)
+                usage = await asyncio.to_thread(measure_processes, os.getpid(), _granted_bytes(parts, node))
+                await parts.reports.submit(record.write_node_usage, parts.context.host, usage)
 
 
-def _granted_bytes(run: NodeRun) -> int:
+def _granted_bytes(parts: Parts, node: RayNode) -> int:
     """The memory that this node's processes may use: Slurm's grant; outside Slurm what Ray was told."""
-    if run.context.allocation is not None:
-        return run.node.facts.memory_bytes.value
-    return run.node.grant.memory_bytes + run.node.grant.object_store_bytes
+    if parts.context.allocation is not None:
+        return node.facts.memory_bytes.value
+    return node.grant.memory_bytes + node.grant.object_store_bytes
 
 
 def cluster_usage(said: Mapping[str, Any], when: float) -> ClusterUsage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ..model.errors import RayclusterError, UsageError
@@ -91,7 +92,6 @@ class WorkerRun(NodeRun):
         try:
             await head_record.remember_ended_cluster()
             node = await self.make_node()
-            self.tell_keeper()
             described = may_be_described(settings) and self.record is not None
             if not described or (await node.templates.accelerators()).doubt:
                 node.begin_import()  # else the head's template may make it unnecessary
@@ -119,7 +119,8 @@ class WorkerRun(NodeRun):
         )
         self.tasks.guard("the watch over the head", self._watch_head)
         self.tasks.guard("the watch over the node's files", self.watch_files)
-        self.tasks.guard("what is in use", lambda: tell_usage(self, self.context.nodes_in_job), vital=False)
+        usage = partial(tell_usage, self.parts, node, context.nodes_in_job)
+        self.tasks.guard("what is in use", usage, vital=False)
 
     @property
     def head_allocation(self) -> Allocation | None:
@@ -243,7 +244,7 @@ class WorkerRun(NodeRun):
         if end is None and await refuses(head.address_ip, head.port):
             end = end_without_report(head.host, time.time())
         if end is not None:
-            self.record_quietly(record.write_end, end)
+            self.reports.quietly(record.write_end, end)
         return end
 
     async def find_end(self, record: Record | None, wait_s: float) -> EndReport | None:
@@ -262,7 +263,7 @@ class WorkerRun(NodeRun):
     def _report_loss(self) -> None:
         record = self.cluster.record or self.record
         if record is not None and self.node.started is not None:
-            self.record_quietly(record.tell_loss, self.node.started.node_id)
+            self.reports.quietly(record.tell_loss, self.node.started.node_id)
 
     async def _restart(self, action: do.RestartRaylet) -> None:
         """Start Ray again on this node."""
@@ -293,7 +294,9 @@ class WorkerRun(NodeRun):
         if end.reason == EndReason.HEAD_LOST.value and self._is_first_without_head():
             target = self.cluster.target
             lost = {self.rules.head_host: target.ip}
-            await self.try_to("cancelling the step", cancel_step_without(self, lost, lives=self._head_lives))
+            await self.try_to(
+                "cancelling the step", cancel_step_without(self.parts, lost, lives=self._head_lives)
+            )
 
     def _head_lives(self) -> bool:
         """Whether the head still writes into the record: then only this node cannot reach it."""

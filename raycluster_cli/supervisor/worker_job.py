@@ -120,16 +120,15 @@ class WorkerJobRun(WorkerRun):
         head = await self.reports.need(record.read_head, where=record.path)
         if (over := end_before(end, head, record.path.name)) is not None:
             raise Finished(over)
-        self.context = replace(
+        joins = replace(
             context,
             settings=replace(self.settings, name=record.name),
             slurm_cluster=record.slurm_cluster,
             key=record.key,
             state_dir=record.path.parent.parent,
         )
-        self.settings = self.context.settings
-        self.record = record
-        self.record.hide(context.own_token)
+        self.parts = replace(self.parts, context=joins)
+        record.hide(context.own_token)
         self.reports.add(job=context.worker_job, group=self.settings.group)
         self.reports.use(record)
 
@@ -252,7 +251,7 @@ class WorkerJobRun(WorkerRun):
     def _give_notice(self, action: do.GiveNotice) -> None:
         if self.record is not None and self.node.started is not None:
             notice = Notice(self.node.started.node_id, time.time() + action.left_s, action.why)
-            self.record_quietly(write_notice, self.record.path, notice)
+            self.reports.quietly(write_notice, self.record.path, notice)
 
     async def _ask_grace_time(self) -> None:
         """An answer is posted in any case."""

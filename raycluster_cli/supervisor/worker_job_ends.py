@@ -12,7 +12,6 @@ import time
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..autoscale.cancellation import (
     as_ended,
@@ -34,9 +33,7 @@ from ..state.record import Record
 from ..state.worker_jobs import WorkerJobFiles
 from ..system.programs import find_program
 from ..system.waiting import in_thread
-
-if TYPE_CHECKING:
-    from .head import HeadRun
+from .parts import Parts
 
 #: How long squeue and scancel may take each at the end of the cluster.
 SLURM_S = 8.0
@@ -59,41 +56,40 @@ def cancel_after_crash(record: Path, note: str) -> None:
         cancel_worker_jobs(record, json.loads(note))
 
 
-async def end_worker_jobs(run: HeadRun, joined: Collection[str]) -> None:
+async def end_worker_jobs(parts: Parts, leaving: Collection[str]) -> None:
     """Cancel what Slurm has of this cluster's worker jobs.
 
-    ``joined``: jobs whose workers were in the cluster when the end began.  Those that have left end by
-    themselves.  Raises RayclusterError.
+    ``leaving``: jobs whose workers have left the cluster since its end began: they end by themselves.
+    Raises RayclusterError.
     """
-    if run.record is not None:
-        still_in = {worker.job for worker in run.state.elastic.values()}
-        ids = await _cancel(run, run.record.path, [job for job in joined if job not in still_in])
+    if (record := parts.reports.record) is not None:
+        ids = await _cancel(parts, record.path, leaving)
         if ids:
-            run.report.note(f"{count(len(ids), 'worker job')} cancelled: {', '.join(ids[:20])}")
+            parts.report.note(f"{count(len(ids), 'worker job')} cancelled: {', '.join(ids[:20])}")
 
 
-async def _cancel(run: HeadRun, record: Path, leaving: Collection[str] = ()) -> list[str]:
+async def _cancel(parts: Parts, record: Path, leaving: Collection[str] = ()) -> list[str]:
     """As autoscale.cancellation.cancel_worker_jobs, within the run of a head."""
     files = WorkerJobFiles(record)
-    report = await run.reports.ask(files.read_jobs, timeout_s=FILE_S, default=None)
+    report = await parts.reports.ask(files.read_jobs, timeout_s=FILE_S, default=None)
     if report is None:
         return []
-    run.record_quietly(files.launches.forget_requests)
-    env = needed(run.context.env)
+    parts.reports.quietly(files.launches.forget_requests)
+    env = needed(parts.context.env)
     queue = None
     with contextlib.suppress(RayclusterError):
-        code, text = await run_command(squeue(), env, run.reaper, timeout_s=SLURM_S)
+        code, text = await run_command(squeue(), env, parts.reaper, timeout_s=SLURM_S)
         queue = parse_queue(text) if code == 0 else None
     ids = to_cancel(report.jobs, queue, mark_of(record.name), leaving)
     looking = partial(is_the_servers, files, env)
-    by_server: bool = await run.reports.ask(looking, timeout_s=FILE_S, default=False)
+    by_server: bool = await parts.reports.ask(looking, timeout_s=FILE_S, default=False)
     if ids and by_server:
-        run.report.note("`raycluster scale --serve` cancels the worker jobs")
+        parts.report.note("`raycluster scale --serve` cancels the worker jobs")
         return []
     problems: list[RayclusterError] = []
     for command in batches(ids):  # all of them: a busy controller may answer the next one
         try:
-            code, text = await run_command(command, env, run.reaper, timeout_s=SLURM_S)
+            code, text = await run_command(command, env, parts.reaper, timeout_s=SLURM_S)
         except RayclusterError as error:
             problems.append(error)
             continue
@@ -101,7 +97,9 @@ async def _cancel(run: HeadRun, record: Path, leaving: Collection[str] = ()) -> 
             problems.append(refusal)
     if problems:
         raise problems[0]
-    await asyncio.wait({run.record_quietly(files.write_jobs, as_ended(report, time.time()))}, timeout=FILE_S)
+    await asyncio.wait(
+        {parts.reports.quietly(files.write_jobs, as_ended(report, time.time()))}, timeout=FILE_S
+    )
     return ids
 
 
@@ -116,10 +114,10 @@ def is_the_servers(files: WorkerJobFiles, env: Mapping[str, str], now: float | N
     return abs((time.time() if now is None else now) - stamp / 1e9) < SERVER_S
 
 
-async def end_earlier_restarts(run: HeadRun, record: Record) -> None:
+async def end_earlier_restarts(parts: Parts, record: Record) -> None:
     """Cancel the worker jobs of clusters that this job had before its requeue.  Raises RayclusterError."""
     for path in await in_thread(partial(earlier_restarts, record)):
-        await _cancel(run, path)
+        await _cancel(parts, path)
 
 
 def earlier_restarts(record: Record) -> list[Path]:

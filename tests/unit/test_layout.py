@@ -56,7 +56,10 @@ def statements_in(statement: ast.AST) -> Iterator[ast.AST]:
 
 @functools.cache
 def imported(module: str) -> frozenset[str]:
-    """The package's modules that a module imports, at its top or later, but for type checkers only."""
+    """The package's modules that a module imports: at its top, later, or for type checkers only.
+
+    One that knows another's types depends on it, whether or not it is loaded.
+    """
     path = MODULES[module]
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
     if path.parent == ROOT:
@@ -64,8 +67,6 @@ def imported(module: str) -> frozenset[str]:
 
     def walk(statement: ast.AST) -> Iterator[str]:
         for child in statements_in(statement):
-            if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-                continue
             if isinstance(child, ast.ImportFrom):
                 if child.level:
                     base = package[: len(package) - child.level + 1]

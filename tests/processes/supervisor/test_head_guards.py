@@ -28,10 +28,12 @@ def test_a_stopped_companion_is_continued(earlier: bool, monkeypatch: pytest.Mon
     monkeypatch.setattr(head_guards, "STOPPED_LOOK_S", 0.02)
     notes: list[str] = []
     node: Any = SimpleNamespace(companion=None)
-    run: Any = SimpleNamespace(node=node, report=SimpleNamespace(note=notes.append))
+    parts: Any = SimpleNamespace(report=SimpleNamespace(note=notes.append))
+    unused: Any = None
+    guards = HeadGuards(parts, node, rules=unused, state=unused, workers=unused, recovery_over=unused)
 
     async def watch() -> None:
-        watching = asyncio.ensure_future(HeadGuards(run)._watch_stopped())
+        watching = asyncio.ensure_future(guards._watch_stopped())
         await asyncio.sleep(0.1)  # there is no companion, as between two of them
         node.companion = companion
         deadline = time.monotonic() + (0.5 if earlier else 30)

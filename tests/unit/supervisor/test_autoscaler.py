@@ -16,17 +16,12 @@ from raycluster_cli.supervisor.autoscaler import Autoscaler
 
 def head_job(record: Record) -> HeadJob:
     """The head's job as the autoscaler makes it of the request."""
-    run: Any = SimpleNamespace(
-        context=SimpleNamespace(key=record.key, env={}),
-        record=record,
-        node=SimpleNamespace(
-            client_environment=dict, started=SimpleNamespace(session_dir="/tmp/rc/r/session")
-        ),
-        begin=SimpleNamespace(entry=SimpleNamespace(info=SimpleNamespace(address="10.0.0.1:20480"))),
-        settings=Settings(),
-        groups=(),
-    )
-    head = Autoscaler(run)._request()["head"]
+    context = SimpleNamespace(key=record.key, env={}, settings=Settings())
+    parts: Any = SimpleNamespace(context=context, reports=SimpleNamespace(record=record))
+    started = SimpleNamespace(session_dir="/tmp/rc/r/session")
+    node: Any = SimpleNamespace(client_environment=dict, started=started)
+    never: Any = None
+    head = Autoscaler(parts, node, "10.0.0.1:20480", (), never)._request()["head"]
     return HeadJob(head["key"], head["name"], record.path, head["directory"], tuple(head["raycluster"]), ())
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from raycluster_cli.policy.head_state import HeadState
 from raycluster_cli.policy.values import Worker
 from raycluster_cli.slurm.departures import JobTimes
 from raycluster_cli.state.notices import Notice
@@ -78,16 +79,18 @@ class Head:
 
     def watch(self, rounds: int) -> None:
         """Until sinfo has been called so often."""
-        run: Any = SimpleNamespace(
-            context=SimpleNamespace(env=self.env),
-            state=SimpleNamespace(elastic=self.elastic),
-            node=SimpleNamespace(companion=SimpleNamespace(drain=self.drain)),
-            report=SimpleNamespace(note=self.notes.append),
-        )
+        state = HeadState(elastic=self.elastic)
+        companion: Any = SimpleNamespace(drain=self.drain)
 
         async def until(reaper: Reaper) -> None:
-            run.reaper = reaper
-            watching = asyncio.ensure_future(watch_departures(run, 0.01))
+            parts: Any = SimpleNamespace(
+                context=SimpleNamespace(env=self.env),
+                reaper=reaper,
+                report=SimpleNamespace(note=self.notes.append),
+            )
+            watching = asyncio.ensure_future(
+                watch_departures(parts, lambda: state, lambda: companion, look_s=0.01)
+            )
             while self.called().count("sinfo") < rounds and not watching.done():
                 await asyncio.sleep(0.01)
             watching.cancel()

@@ -14,6 +14,7 @@ from raycluster_cli.model.settings import Settings
 from raycluster_cli.model.status import Role
 from raycluster_cli.policy import actions as do
 from raycluster_cli.policy.values import End
+from raycluster_cli.supervisor import head
 from raycluster_cli.supervisor.context import Context
 from raycluster_cli.supervisor.head import HeadRun
 
@@ -65,9 +66,9 @@ def end_of(tmp_path: Path, *, grace_s: float = 10.0, fails: bool = False, hurry:
             steps.append(name)
 
         one._write_end = lambda end: step("the end")
-        one._drain = lambda end: step("drain")
         one.archive_logs = lambda end: step("logs")
-        one._tell_oom_kills = lambda end: step("killed processes")
+        patch.setattr(head, "drain_workers", lambda *_: step("drain"))
+        patch.setattr(head, "tell_oom_kills", lambda *_: step("killed processes"))
         if hurry:
             run.hurry.set()
         task = asyncio.ensure_future(run.shutdown(do.Leave(DRIVER_ENDED)))
@@ -75,7 +76,8 @@ def end_of(tmp_path: Path, *, grace_s: float = 10.0, fails: bool = False, hurry:
         assert done, steps
         task.result()
 
-    asyncio.run(work())
+    with pytest.MonkeyPatch.context() as patch:
+        asyncio.run(work())
     return steps
 
 

@@ -22,14 +22,18 @@ class Run:
         self.written: list[str] = []
         self.notes: list[str] = []
         self.made: list[str] = []
-        self.record = self.tasks = self
+        self.tasks = self
         info = SimpleNamespace(installation="this one")
         self.entry = SimpleNamespace(info=info, update=lambda **new: vars(info).update(new))
-        self.begin = SimpleNamespace(entry=self.entry, identity="cluster")
+        self.reports = SimpleNamespace(record=self, quietly=self.quietly)
         make = lambda how, what: lambda *_: self._make(how, what)  # noqa: E731
         templates = SimpleNamespace(make_early=make("early", early), make=make("late", late))
         self.node = SimpleNamespace(plan="plan", templates=templates)
         self.report = SimpleNamespace(note=self.notes.append)
+
+    async def start_ray(self, template: HeadTemplate) -> None:
+        template.begin(self.node)  # type: ignore[arg-type]
+        await template.publish(self.node)  # type: ignore[arg-type]
 
     async def _make(self, how: str, what: Any) -> dict[str, str]:
         self.made.append(how)
@@ -42,11 +46,15 @@ class Run:
         return asyncio.ensure_future(work)
 
     def write_template(self, _: Any) -> None:
-        raise AssertionError("only by record_quietly")
+        raise AssertionError("only by quietly")
 
-    def record_quietly(self, _: Any, template: dict[str, str]) -> None:
+    def quietly(self, _: Any, template: dict[str, str]) -> None:
         assert template["installation"] == "this one"
         self.written.append(template["launch"])
+
+
+def template_of(run: Any) -> HeadTemplate:
+    return HeadTemplate(run, run.entry, "cluster")
 
 
 @pytest.mark.parametrize(
@@ -62,9 +70,7 @@ def test_the_template_is_written_once(
 ) -> None:
     async def test() -> None:
         run = Run(early=early, late=late)
-        template = HeadTemplate(run)  # type: ignore[arg-type]
-        template.begin()
-        await template.publish()
+        await run.start_ray(template_of(run))
         assert (run.made, run.written, run.entry.info.installation) == (made, written, installation)
         assert len(run.notes) == len(made) - len(written)
 
@@ -75,9 +81,7 @@ def test_a_head_that_promises_none_makes_none() -> None:
     async def test() -> None:
         run = Run(early="", late="")
         run.entry.info.installation = ""
-        template = HeadTemplate(run)  # type: ignore[arg-type]
-        template.begin()
-        await template.publish()
+        await run.start_ray(template_of(run))
         assert run.made == []
 
     asyncio.run(test())
@@ -86,10 +90,9 @@ def test_a_head_that_promises_none_makes_none() -> None:
 def test_a_head_that_is_started_again_leaves_a_new_one() -> None:
     async def test() -> None:
         run = Run(early="", late="")
-        template = HeadTemplate(run)  # type: ignore[arg-type]
+        template = template_of(run)
         for _ in range(2):
-            template.begin()
-            await template.publish()
+            await run.start_ray(template)
         assert run.written == ["early", "early"]
 
     asyncio.run(test())

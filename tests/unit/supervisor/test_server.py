@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from raycluster_cli.model.service import ServiceState
 from raycluster_cli.model.settings import Settings
 from raycluster_cli.policy import actions as do
+from raycluster_cli.policy.head_state import HeadState
+from raycluster_cli.supervisor.head_entry import HeadEntry
 from raycluster_cli.supervisor.server import Server, end_server
 
 
@@ -44,19 +47,20 @@ def test_a_server_that_does_not_end_is_told(driver: Any, told: str) -> None:
 
 def test_the_url_is_told_once_for_each_start() -> None:
     said: list[str] = []
-    run: Any = SimpleNamespace(
-        node=SimpleNamespace(
-            address=SimpleNamespace(ip="10.0.0.1"),
-            ports=SimpleNamespace(ports=SimpleNamespace(service=20011)),
-        ),
-        state=SimpleNamespace(driver_restarts=0),
+    parts: Any = SimpleNamespace(
+        settings=Settings(service=True),
         report=SimpleNamespace(say=said.append),
-        record=None,
+        reports=SimpleNamespace(record=None),
     )
-    server = Server(run, Settings(service=True))
-    for state in (ServiceState.READY, ServiceState.UNHEALTHY, ServiceState.READY):
-        server.report(do.ReportServer(state))
+    node: Any = SimpleNamespace(
+        address=SimpleNamespace(ip="10.0.0.1"), ports=SimpleNamespace(ports=SimpleNamespace(service=20011))
+    )
+    state = HeadState()
+    entry = HeadEntry(lambda _: None)
+    server = Server(parts, entry, state=lambda: state, node=lambda: node, driver=lambda: None)
+    for service in (ServiceState.READY, ServiceState.UNHEALTHY, ServiceState.READY):
+        server.report(do.ReportServer(service))
     assert said == ["the server's URL: http://10.0.0.1:20011"]
-    run.state.driver_restarts = 1
+    state = replace(state, driver_restarts=1)
     server.report(do.ReportServer(ServiceState.READY))
     assert len(said) == 2

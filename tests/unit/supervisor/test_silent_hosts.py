@@ -37,11 +37,14 @@ LOST = {"n3": "10.0.0.3"}
 class Reports:
     """As ReportWriter, of a record that answers at once."""
 
+    def __init__(self, record: Any) -> None:
+        self.record = record
+
     async def ask(self, call: Any, *, timeout_s: float, default: object) -> object:
         return call()
 
 
-def run_of(directory: Path, phases: Mapping[str, str], says: str, **context: Any) -> Any:
+def parts_of(directory: Path, phases: Mapping[str, str], says: str, **context: Any) -> Any:
     """A head on n1, whose srun writes its arguments to the directory and prints ``says``."""
     program = directory / "srun"
     write = f'for word; do echo "$word"; done >{directory}/arguments; env >{directory}/environment'
@@ -51,9 +54,10 @@ def run_of(directory: Path, phases: Mapping[str, str], says: str, **context: Any
     given = {"symmetric": True, "allocation": STEP, "keeper": None, "launched": 8.0, **context}
     return SimpleNamespace(
         context=SimpleNamespace(host="n1", env={"PATH": f"{directory}:{os.environ['PATH']}"}, **given),
-        record=SimpleNamespace(read_nodes=lambda: reports, read_node=reports.get, read_end=lambda: True),
         hurry=asyncio.Event(),
-        reports=Reports(),
+        reports=Reports(
+            SimpleNamespace(read_nodes=lambda: reports, read_node=reports.get, read_end=lambda: True)
+        ),
         reaper=Reaper(),
         signals=SimpleNamespace(keeper_gone=False),
         report=SimpleNamespace(say=lambda text: (directory / "said").write_text(text)),
@@ -61,7 +65,7 @@ def run_of(directory: Path, phases: Mapping[str, str], says: str, **context: Any
 
 
 def cancel(
-    run: Any,
+    parts: Any,
     lost: Mapping[str, str] = LOST,
     responding: bool = False,
     others_end_s: float = 30.0,
@@ -71,16 +75,16 @@ def cancel(
         return responding
 
     async def work() -> bool:
-        run.reaper.attach(asyncio.get_running_loop())
+        parts.reaper.attach(asyncio.get_running_loop())
         return await cancel_step_without(
-            run, lost, probe=probe, lives=lives, others_end_s=others_end_s, poll_s=0.05
+            parts, lost, probe=probe, lives=lives, others_end_s=others_end_s, poll_s=0.05
         )
 
     return run_loop(work())
 
 
 def test_only_a_host_that_is_gone_keeps_the_step_running(tmp_path: Path) -> None:
-    assert cancel(run_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready"))
+    assert cancel(parts_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready"))
     arguments = (tmp_path / "arguments").read_text().splitlines()
     assert arguments[:3] == ["--jobid=7", "--overlap", "--nodelist=n1"]
     assert arguments[-4:] == ["7.0", str(os.getpid()), "", ""]
@@ -89,9 +93,9 @@ def test_only_a_host_that_is_gone_keeps_the_step_running(tmp_path: Path) -> None
 
 def test_variables_of_squeue_and_scancel_do_not_change_what_the_small_step_sees(tmp_path: Path) -> None:
     """With SQUEUE_PARTITION the step would be missing, and srun be ended in place of the step."""
-    run = run_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready")
-    run.context.env.update(SQUEUE_PARTITION="debug", SCANCEL_INTERACTIVE="true", SITE="x")
-    assert cancel(run)
+    parts = parts_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready")
+    parts.context.env.update(SQUEUE_PARTITION="debug", SCANCEL_INTERACTIVE="true", SITE="x")
+    assert cancel(parts)
     names = {line.partition("=")[0] for line in (tmp_path / "environment").read_text().splitlines()}
     assert "SITE" in names
     assert not {"SQUEUE_PARTITION", "SCANCEL_INTERACTIVE"} & names
@@ -102,17 +106,17 @@ def test_it_is_cancelled_when_the_nodes_task_has_ended(
     tmp_path: Path, killed: bool, last: Callable[[], int]
 ) -> None:
     """The keeper ends last, or else the supervisor, whose parent then has nothing to do with the cluster."""
-    run = run_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready", keeper=object())
-    run.signals.keeper_gone = killed
-    assert cancel(run)
+    parts = parts_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready", keeper=object())
+    parts.signals.keeper_gone = killed
+    assert cancel(parts)
     assert (tmp_path / "arguments").read_text().splitlines()[-3] == str(last())
 
 
 def test_a_host_that_shows_life_in_the_record_is_only_cut_off_from_here(tmp_path: Path) -> None:
     """Of networks that are not Slurm's: the cluster goes on without this node (--on-worker-loss)."""
     looks = iter([False, True])
-    run = run_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready")
-    assert not cancel(run, lives=lambda: next(looks))
+    parts = parts_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready")
+    assert not cancel(parts, lives=lambda: next(looks))
     assert not (tmp_path / "arguments").exists()
 
 
@@ -131,43 +135,43 @@ def test_a_host_that_shows_life_in_the_record_is_only_cut_off_from_here(tmp_path
 def test_otherwise_the_step_is_left_alone(
     tmp_path: Path, phases: dict[str, str], lost: dict[str, str], responding: bool, context: dict[str, Any]
 ) -> None:
-    assert not cancel(run_of(tmp_path, phases, "ready", **context), lost, responding, others_end_s=0.2)
+    assert not cancel(parts_of(tmp_path, phases, "ready", **context), lost, responding, others_end_s=0.2)
     assert not (tmp_path / "arguments").exists()
 
 
 def test_a_report_that_the_directory_shows_late_is_read(tmp_path: Path) -> None:
     """As on NFS."""
-    run = run_of(tmp_path, {"n2": "joined", "n3": "joined"}, "ready")
-    run.record.read_node = lambda host: replace(
-        run.record.read_nodes()[host], phase="gone" if host == "n2" else "joined"
+    parts = parts_of(tmp_path, {"n2": "joined", "n3": "joined"}, "ready")
+    parts.reports.record.read_node = lambda host: replace(
+        parts.reports.record.read_nodes()[host], phase="gone" if host == "n2" else "joined"
     )
-    assert cancel(run, others_end_s=0.2)
+    assert cancel(parts, others_end_s=0.2)
 
 
 def test_in_a_hurry_no_report_is_waited_for(tmp_path: Path) -> None:
-    run = run_of(tmp_path, {"n2": "joined", "n3": "joined"}, "ready")
-    run.hurry.set()
-    assert not cancel(run)
-    run.record.read_end = None  # is not asked for
-    limit(run, 60.0)
+    parts = parts_of(tmp_path, {"n2": "joined", "n3": "joined"}, "ready")
+    parts.hurry.set()
+    assert not cancel(parts)
+    parts.reports.record.read_end = None  # is not asked for
+    limit(parts, 60.0)
     assert not (tmp_path / "arguments").exists()
 
 
 def limit(
-    run: Any, patience_s: float, stayed: Mapping[str, str] | None = None, responding: bool = True
+    parts: Any, patience_s: float, stayed: Mapping[str, str] | None = None, responding: bool = True
 ) -> None:
     async def probe(address: str) -> bool:
         return responding
 
     async def work() -> None:
-        run.reaper.attach(asyncio.get_running_loop())
-        await limit_wait_for_hung(run, stayed, probe=probe, patience_s=patience_s)
+        parts.reaper.attach(asyncio.get_running_loop())
+        await limit_wait_for_hung(parts, stayed, probe=probe, patience_s=patience_s)
 
     run_loop(work())
 
 
 def test_a_worker_that_reports_no_end_is_waited_for_with_a_limit(tmp_path: Path) -> None:
-    limit(run_of(tmp_path, {"n1": "joined", "n2": "gone", "n3": "joined", "n9": "joined"}, "ready"), 0.2)
+    limit(parts_of(tmp_path, {"n1": "joined", "n2": "gone", "n3": "joined", "n9": "joined"}, "ready"), 0.2)
     arguments = (tmp_path / "arguments").read_text().splitlines()
     assert arguments[-4:] == ["7.0", str(os.getpid()), "", ""]
     assert f"sleep {HUNG_S}" in arguments
@@ -188,7 +192,7 @@ def test_a_worker_that_reports_no_end_is_waited_for_with_a_limit(tmp_path: Path)
 def test_otherwise_srun_waits_without_a_limit(
     tmp_path: Path, phases: dict[str, str], context: dict[str, Any]
 ) -> None:
-    limit(run_of(tmp_path, phases, "ready", **context), 0.2)
+    limit(parts_of(tmp_path, phases, "ready", **context), 0.2)
     assert not (tmp_path / "arguments").exists()
 
 
@@ -204,8 +208,8 @@ def test_otherwise_srun_waits_without_a_limit(
 def test_srun_may_not_hear_of_the_end_of_a_worker_that_was_cut_off(
     tmp_path: Path, stayed: dict[str, str], responding: bool, limited: bool
 ) -> None:
-    run = run_of(tmp_path, {"n2": "gone", "n3": "gone"}, "ready")
-    limit(run, 60.0, stayed, responding)
+    parts = parts_of(tmp_path, {"n2": "gone", "n3": "gone"}, "ready")
+    limit(parts, 60.0, stayed, responding)
     assert (tmp_path / "arguments").exists() == limited
     if limited:
         assert f"sleep {CUT_OFF_S}" in (tmp_path / "arguments").read_text().splitlines()
@@ -222,21 +226,21 @@ def test_without_a_record_of_the_end_nobody_is_waited_for(
         async def ask(self, call: Any, *, timeout_s: float, default: object) -> object:
             return default
 
-    run = run_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready")
+    parts = parts_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready")
     if broken == "no record":
-        run.record = None
+        parts.reports.record = None
     elif broken == "it hangs":
-        run.reports = Hangs()
+        parts.reports = Hangs(parts.reports.record)
     else:
-        run.record.read_end = lambda: None
-    limit(run, 60.0, stayed, responding=False)
+        parts.reports.record.read_end = lambda: None
+    limit(parts, 60.0, stayed, responding=False)
     assert not (tmp_path / "arguments").exists()
 
 
 def test_a_worker_that_ends_meanwhile_is_not_waited_for_longer(tmp_path: Path) -> None:
     """The other reports are not looked at again, and this one is opened (NFS shows times late)."""
-    run = run_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready")
-    before = run.record.read_nodes()
+    parts = parts_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready")
+    before = parts.reports.record.read_nodes()
     answers = iter([("n3", before["n3"]), ("n3", replace(before["n3"], phase="gone"))])
     lists = iter([before])
 
@@ -245,15 +249,15 @@ def test_a_worker_that_ends_meanwhile_is_not_waited_for_longer(tmp_path: Path) -
         assert host == expected
         return report
 
-    run.record.read_nodes, run.record.read_node = (lambda: next(lists)), read_node
-    limit(run, 60.0)
+    parts.reports.record.read_nodes, parts.reports.record.read_node = (lambda: next(lists)), read_node
+    limit(parts, 60.0)
     assert not (tmp_path / "arguments").exists()
     assert next(answers, None) is None
 
 
 def test_an_srun_that_fails_is_told(tmp_path: Path) -> None:
     with pytest.raises(RayclusterError, match="did not begin"):
-        cancel(run_of(tmp_path, {"n2": "gone", "n3": "joined"}, "error"))
+        cancel(parts_of(tmp_path, {"n2": "gone", "n3": "joined"}, "error"))
 
 
 def test_a_host_that_refuses_responds() -> None:

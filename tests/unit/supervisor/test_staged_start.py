@@ -11,7 +11,6 @@ import pytest
 
 from raycluster_cli.model.settings import Settings
 from raycluster_cli.supervisor import staged_start
-from raycluster_cli.supervisor.launch import Launcher
 
 JOB = {
     "SLURM_JOB_ID": "7",
@@ -35,9 +34,11 @@ def test_a_driver_that_is_not_there_is_refused_before_the_copy(
     asked: list[Any] = []
     monkeypatch.setattr(staged_start, "hand_over", lambda request, *_: asked.append(request))
     keeper = cast(Any, SimpleNamespace(note=lambda notes: None))
-    launcher = Launcher({**JOB, "PATH": "/usr/bin:/bin"}, keeper)
     settings = Settings(stage_env="/tmp", state_dir=str(tmp_path))
-    assert staged_start.start_from_copy(launcher, "run", settings, (driver, "x")) is launcher
+    env = {**JOB, "PATH": "/usr/bin:/bin"}
+    staged_start.start_from_copy(
+        "run", settings, (driver, "x"), env=env, keeper=keeper, warm=None, arguments=()
+    )
     assert bool(asked) is copies
     notes = [json.loads(path.read_text()) for path in tmp_path.glob(".environments/tux/7/*.json")]
     assert [note["state"] for note in notes] == ([] if copies else ["shared"])

@@ -149,7 +149,7 @@ def test_a_head_that_recovers_may_be_silent_for_longer(silent_s: float, code: in
 def waiting_worker(tmp_path: Path) -> WorkerJobRun:
     """A worker that has joined, with what it reads while its head is away."""
     run = WorkerJobRun(context(JOB))
-    run.record = Record.create(tmp_path, "tux", "4711")
+    run.reports.use(Record.create(tmp_path, "tux", "4711"))
     run.cluster = SimpleNamespace(target=SimpleNamespace(ip="10.0.0.1", head=None))  # type: ignore[assignment]
     return run
 

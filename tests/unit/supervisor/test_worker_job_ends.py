@@ -60,8 +60,8 @@ class Host:
     def cancelled(self) -> list[str]:
         return self.said.read_text().split() if self.said.exists() else []
 
-    def does(self, work: Callable[[Any], Any], record: Record | None, elastic: tuple[str, ...] = ()) -> None:
-        """Do a step of a head's end; ``elastic``: jobs whose workers are in the cluster."""
+    def does(self, work: Callable[[Any], Any], record: Record | None) -> None:
+        """Do a step of a head's end."""
 
         async def ask(call: Callable[..., Any], *args: Any, **_: Any) -> Any:
             return call(*args)
@@ -70,16 +70,14 @@ class Host:
             loop = asyncio.get_running_loop()
             reaper = Reaper()
             reaper.attach(loop)
-            head = SimpleNamespace(
-                record=record,
+            quietly = lambda call, *args: loop.run_in_executor(None, call, *args)  # noqa: E731
+            parts = SimpleNamespace(
                 context=SimpleNamespace(env={"PATH": self.path}),
                 reaper=reaper,
-                reports=SimpleNamespace(ask=ask),
+                reports=SimpleNamespace(record=record, ask=ask, quietly=quietly),
                 report=SimpleNamespace(note=self.notes.append),
-                state=SimpleNamespace(elastic={one: SimpleNamespace(job=one) for one in elastic}),
-                record_quietly=lambda call, *args: loop.run_in_executor(None, call, *args),
             )
-            await work(head)
+            await work(parts)
 
         asyncio.run(run())
 
@@ -104,7 +102,7 @@ def test_what_is_in_the_queue_is_cancelled_and_workers_that_have_left_end_by_the
         *("1|PENDING|", "2|RUNNING|", "3|RUNNING|"),
         *("8|PENDING|raycluster:4700+tune", "9|PENDING|raycluster:4700"),  # the second is another cluster's
     )
-    host.does(lambda run: end_worker_jobs(run, ["2", "3"]), record, elastic=("3",))
+    host.does(lambda parts: end_worker_jobs(parts, ["2"]), record)
     assert host.cancelled == ["1", "3", "8"]
     assert set(states(record).values()) == {"ended"}
     assert host.notes == ["3 worker jobs cancelled: 1, 3, 8"]
@@ -119,7 +117,7 @@ def test_a_refusal_is_raised_after_all_were_tried_and_the_record_does_not_say_th
     WorkerJobFiles(record.path).write_jobs(WorkerJobsReport(1.0, tuple(map(job, ids))))
     host.slurm(*(f"{one}|PENDING|" for one in ids), scancel='echo "scancel: error: No." >&2; exit 1')
     with pytest.raises(RayclusterError, match="scancel: error: No"):
-        host.does(lambda run: end_worker_jobs(run, []), record)
+        host.does(lambda parts: end_worker_jobs(parts, []), record)
     assert host.cancelled == ids
     assert set(states(record).values()) == {"pending"}
 
@@ -129,7 +127,7 @@ def test_without_squeue_the_record_counts(host: Host) -> None:
     WorkerJobFiles(record.path).write_jobs(WorkerJobsReport(1.0, (job("1"), job("2", "ready"))))
     host.slurm()
     host.command("squeue", "exit 1")
-    host.does(lambda run: end_worker_jobs(run, ["2"]), record)
+    host.does(lambda parts: end_worker_jobs(parts, ["2"]), record)
     assert host.cancelled == ["1"]
 
 
@@ -139,9 +137,9 @@ def test_where_a_server_cancels_them_nothing_is_missing(host: Host) -> None:
     files.write_jobs(WorkerJobsReport(1.0, (job("1"),)))
     host.path = str(host.bin)
     with pytest.raises(RayclusterError, match="scancel"):
-        host.does(lambda run: end_worker_jobs(run, []), record)
+        host.does(lambda parts: end_worker_jobs(parts, []), record)
     files.launches.say_serving()
-    host.does(lambda run: end_worker_jobs(run, []), record)
+    host.does(lambda parts: end_worker_jobs(parts, []), record)
     assert host.notes == ["`raycluster scale --serve` cancels the worker jobs"]
     assert states(record) == {"1": "pending"}
     assert not is_the_servers(files, {"PATH": host.path}, now=time.time() + 3600)
@@ -153,7 +151,7 @@ def test_a_requeued_head_ends_the_clusters_before_it(host: Host) -> None:
     for number, record in enumerate((first, second), 1):
         WorkerJobFiles(record.path).write_jobs(WorkerJobsReport(1.0, (job(str(number)),)))
     host.slurm("1|PENDING|", "2|PENDING|", "3|PENDING|raycluster:4700.r2")
-    host.does(lambda run: end_earlier_restarts(run, now), None)
+    host.does(lambda parts: end_earlier_restarts(parts, now), None)
     assert host.cancelled == ["2", "1"]
     ends = [record.read_end() for record in (first, second, now)]
     assert [end.message if end else None for end in ends] == [
