@@ -60,9 +60,11 @@ class Tasks:
 
     def start(self, name: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
         """Run something once, in the background."""
-        if self._closed:
-            work.close()  # it would be cancelled before it begins
-        return self._run(name, self._once(name, work))
+        task = self._run(name, self._once(name, work))
+        task.add_done_callback(
+            lambda _: work.close()
+        )  # Python warns of one that was cancelled before it began
+        return task
 
     def guard(
         self, name: str, watch: Callable[[], Coroutine[Any, Any, object]], *, vital: bool = True

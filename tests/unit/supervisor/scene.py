@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Scene:
         settings: Settings | None = None,
         env: Mapping[str, str] | None = None,
         has_record: bool = True,
+        key: str = "7",
         **more: Any,
     ) -> None:
         """``more``: of the context."""
@@ -43,13 +44,13 @@ class Scene:
             settings=settings or Settings(),
             env=env or {},
             role=role,
-            key="7",
+            key=key,
             slurm_cluster="bed",
             host=host,
             state_dir=directory / "state",
             **{"allocation": None, **more},
         )
-        self.record = Record.create(context.state_dir, "bed", "7") if has_record else None
+        self.record = Record.create(context.state_dir, "bed", key) if has_record else None
         report = Report(verbose=True, stream=self._text)
         self.parts = Parts(
             context=context,
@@ -74,3 +75,9 @@ class Scene:
         """End what runs in the background, and write what is to be written."""
         await self.parts.tasks.close()
         await self.parts.reports.close()
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Returns once it is so; the test's deadline limits the wait."""
+    while not is_so():
+        await asyncio.sleep(0.01)

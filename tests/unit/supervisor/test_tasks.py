@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
+
+import pytest
 
 from raycluster_cli.supervisor.tasks import GUARD_TRIES, Tasks, cancel
 from tests.unit.loops import run_loop
@@ -129,6 +132,26 @@ def test_close_cancels_all_and_starts_nothing_more() -> None:
 
     assert sorted(name for name in play(test).failed) == []
     assert sorted(ended) == ["one", "two"]
+
+
+def test_what_is_cancelled_before_it_begins_leaves_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    """Python would write one into the job's output: a coroutine was never awaited."""
+    began = []
+
+    async def work() -> None:
+        began.append(None)
+
+    async def test(seen: Seen) -> None:
+        tasks = seen.tasks()
+        tasks.start("work", work())
+        await tasks.close()
+        tasks.start("more work", work())
+        await tasks.close()
+
+    play(test)
+    gc.collect()
+    assert began == []
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 def test_a_lost_cancellation_is_repeated() -> None:
