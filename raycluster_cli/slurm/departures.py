@@ -12,6 +12,7 @@ from ..model.errors import RayclusterError
 from ..model.value import Value
 from ..system.process import Reaper
 from .command import run_command
+from .job_fields import job_fields
 from .queue import parse_time, plain_environment
 
 #: How long each command may take.
@@ -88,10 +89,10 @@ def parse_grace_end(text: str) -> float | None:
     >>> parse_grace_end("JobId=7 JobState=COMPLETING EndTime=1700000000 PreemptTime=1700000000") is None
     True
     """
-    words = dict(word.split("=", 1) for word in text.split() if "=" in word)
-    if words.get("JobState") != "RUNNING" or parse_time(words.get("PreemptTime", "")) is None:
+    fields = job_fields(text)
+    if fields.get("JobState") != "RUNNING" or parse_time(fields.get("PreemptTime", "")) is None:
         return None
-    return parse_time(words.get("EndTime", ""))
+    return parse_time(fields.get("EndTime", ""))
 
 
 async def drained_nodes(nodes: Collection[str], env: Mapping[str, str], reaper: Reaper) -> dict[str, str]:

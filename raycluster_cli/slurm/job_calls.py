@@ -5,7 +5,6 @@ A few calls in a job's life, and none of them once for each node.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from ..model.errors import RayclusterError
@@ -13,6 +12,7 @@ from ..model.value import Value
 from ..model.wording import describe_code
 from ..system.process import Reaper
 from .command import run_command
+from .job_fields import job_fields, uid_in
 from .output_name import output_name
 from .queue import ENDED, parse_time
 
@@ -27,8 +27,7 @@ def parse_end_time(text: str) -> float | None:
     >>> parse_end_time("JobId=7 EndTime=Unknown") is None
     True
     """
-    match = re.search(r"\bEndTime=(\S+)", text)
-    return parse_time(match[1]) if match else None
+    return parse_time(job_fields(text).get("EndTime", ""))
 
 
 async def job_end_time(job_id: str, env: Mapping[str, str], reaper: Reaper) -> float | None:
@@ -58,17 +57,16 @@ class KnownJob(Value):
 
 
 def parse_known_job(text: str) -> KnownJob | None:
-    """Read `scontrol show job`; of an array the first task that it lists.
+    """Read `scontrol show job`.
 
     >>> parse_known_job("JobId=7 UserId=ada(1000) JobState=PENDING Reason=None Requeue=1 Restarts=2")
     KnownJob(state='PENDING', uid=1000, restarts=2)
     """
-    state = re.search(r"\bJobState=(\w+)", text)
-    uid = re.search(r"\bUserId=[^ ]*\((\d+)\)", text)
-    restarts = re.search(r"\bRestarts=(\d+)", text)
-    if state is None:
+    fields = job_fields(text)
+    if not (state := fields.get("JobState", "")):
         return None
-    return KnownJob(state[1], int(uid[1]) if uid else None, int(restarts[1]) if restarts else 0)
+    restarts = fields.get("Restarts", "")
+    return KnownJob(state, uid_in(fields.get("UserId", "")), int(restarts) if restarts.isdigit() else 0)
 
 
 async def known_job(job_id: str, env: Mapping[str, str], reaper: Reaper) -> KnownJob | None:
@@ -101,14 +99,14 @@ def parse_job_facts(text: str) -> JobFacts:
     >>> parse_job_facts("JobId=7 Requeue=0 BatchFlag=1\\n   StdOut=/home/ada/a b.out")
     JobFacts(output='/home/ada/a b.out', is_batch=True, errors='', may_requeue=False)
     """
-    paths = [re.search(rf"^\s*{name}=(/.*)$", text, re.MULTILINE) for name in ("StdOut", "StdErr")]
-    fields = dict(re.findall(r"\b(\w+)=(\S*)", text))
-    output, errors = (output_name(path[1].strip(), fields) if path else "" for path in paths)
+    fields = job_fields(text)
+    paths = [fields.get(name, "") for name in ("StdOut", "StdErr")]
+    output, errors = (output_name(path, fields) if path.startswith("/") else "" for path in paths)
     return JobFacts(
         output=output,
         errors=errors if errors != output else "",
-        is_batch=not re.search(r"\bBatchFlag=0\b", text),
-        may_requeue=not re.search(r"\bRequeue=0\b", text),
+        is_batch=fields.get("BatchFlag") != "0",
+        may_requeue=fields.get("Requeue") != "0",
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .answer import answer_of
+from .job_fields import job_fields, uid_in
 from .output_name import output_name
 from .queue import ENDED
 
@@ -40,8 +41,7 @@ class JobState:
 
     def is_of(self, uid: int) -> bool:
         """Whether the job belongs to a user, as far as Slurm says whose it is."""
-        _, _, said = self.user.rstrip(")").rpartition("(")
-        return not said or said == str(uid)
+        return uid_in(self.user) in (None, uid)
 
     @property
     def has_ended(self) -> bool:
@@ -58,33 +58,25 @@ class JobState:
 
 
 def parse_job(text: str) -> JobState:
-    """Read `scontrol --oneliner show job`.
+    """Read `scontrol show job`.
 
     >>> parse_job("JobId=7 JobState=FAILED Reason=None ExitCode=7:0 StdOut=/a b/x.out Power=").output
     '/a b/x.out'
     """
-    values: dict[str, str] = {}
-    name = ""
-    for word in text.split(" "):
-        key, equals, value = word.partition("=")
-        if equals and key.replace("/", "").replace(":", "").isalnum() and key[:1].isupper():
-            name = key
-            values.setdefault(name, value)
-        elif name:
-            values[name] += f" {word}"  # a value with a space in it: a path
+    values = job_fields(text)
     code, _, number = values.get("ExitCode", "0:0").partition(":")
     reason = values.get("Reason", "")
     return JobState(
-        state=values.get("JobState", "").split(" ")[0],
+        state=values.get("JobState", ""),
         reason="" if reason == "None" else reason,
         exit_code=int(code or 0),
         signal=int(number or 0),
-        output=output_name(values.get("StdOut", "").strip(), values),
-        host=values.get("BatchHost", "").strip(),
+        output=output_name(values.get("StdOut", ""), values),
+        host=values.get("BatchHost", ""),
         nodes=values.get("NodeList", "").replace("(null)", ""),
         restarts=int(values.get("Restarts", "0") or 0),
-        user=values.get("UserId", "").strip(),
-        errors=output_name(values.get("StdErr", "").strip(), values),
+        user=values.get("UserId", ""),
+        errors=output_name(values.get("StdErr", ""), values),
     )
 
 
@@ -94,5 +86,4 @@ def job_state(job_id: str, env: Mapping[str, str]) -> JobState | None:
     done = answer_of(command, env, timeout_s=SCONTROL_TIMEOUT_S)
     if done is None:
         return None
-    lines = done.stdout.strip().splitlines()
-    return parse_job(lines[0]) if done.returncode == 0 and lines else None
+    return parse_job(done.stdout) if done.returncode == 0 and done.stdout.strip() else None

@@ -266,7 +266,7 @@ class Cluster:
     def explained(self) -> PostMortem:
         """What `status` and `why` make of its end, with what Slurm says of the job."""
         said = self.bed.run("login", ["scontrol", "--oneliner", "show", "job", self.job.id]).stdout
-        slurm = parse_job(said.splitlines()[0]) if said else None
+        slurm = parse_job(said) if said else None
         record = Record(self.record, "bed", self.job.id, "")
         jobs = {self.job.id: SlurmJob(self.job.id, self.job.id, slurm.state)} if slurm is not None else {}
         output = [self.bed.path("login", slurm.output)] if slurm is not None and slurm.output else []

@@ -39,7 +39,7 @@ def test_what_was_told_on_slurm(path: Path, tmp_path: Path) -> None:
     os.utime(record.path, (last, last))
     output = tmp_path / "output"
     output.write_text(captured["output"])
-    slurm = parse_job(captured["scontrol"].splitlines()[0])
+    slurm = parse_job(captured["scontrol"])
     jobs = {record.job_id: Job(record.job_id, record.job_id, slurm.state)}
     status = read_cluster(record, jobs, now=last + 3600)
     post = post_mortem(record, status=status, slurm=slurm, outputs=[output])
