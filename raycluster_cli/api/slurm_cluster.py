@@ -13,6 +13,7 @@ from typing import Any
 
 from ..model.cluster_status import ClusterStatus
 from ..model.errors import RayclusterError, UsageError
+from ..model.sbatch_words import option_line
 from ..model.settings import Settings
 from ..model.text import without_secrets
 from ..model.variables import CONTAINER
@@ -25,7 +26,7 @@ from ..ops.job_profile import job_options, options_of_files
 from ..ops.lookup import find_status
 from ..ops.stop import Surroundings, stop_cluster
 from ..ops.stop_early import EarlyStop, named
-from ..ops.submit import has_option, make_script, one_option, submit
+from ..ops.submit import has_option, make_script, submit
 from ..ops.submit_checks import check_job, directory_of
 from ..policy.loss import srun_wait_s
 from ..slurm.job_state import job_state
@@ -119,10 +120,10 @@ class SlurmCluster(Cluster):
             nodes = 1
         line = sbatch_line(nodes, time, gpus_per_node, cpus_per_node, sbatch, driver)
         self._from_files = job_options(files, line.words, env)
-        self._line = replace(line, sbatch=(*(one_option(*each) for each in self._from_files), *line.sbatch))
+        self._line = replace(line, sbatch=(*(option_line(*each) for each in self._from_files), *line.sbatch))
         self._stop_timeout_s = stop_timeout_s
         self._is_attached = False
-        if has_option(self._line.sbatch, "-a", "--array"):
+        if has_option(self._line.sbatch, "array"):
             raise UsageError("a cluster is one job, not a job array.", "Leave --array out.")
 
     @classmethod

@@ -6,9 +6,10 @@ such a node; of a group whose estimate is too small it launches nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from ..model.errors import RayclusterError
+from ..model.sbatch_words import option_pairs
 from ..model.worker_group import WorkerGroup
 from ..slurm.partitions import PartitionNodes, gpus_in, least_number
 from ..slurm.quantities import parse_memory_mib
@@ -25,7 +26,7 @@ def node_resources(group: WorkerGroup, partitions: Mapping[str, PartitionNodes])
     >>> node_resources(WorkerGroup("gpu", 4, sbatch=("--cpus-per-task=16", "--gpus-per-node=a100:4")), {})
     {'CPU': 16.0, 'GPU': 4.0}
     """
-    given = dict(_pairs(group.sbatch))
+    given = {name: value or "" for name, value in option_pairs(group.sbatch, lenient=True)}
     node = partitions.get(given.get("partition", "").split(",")[0])
     whole = node is not None and (node.whole_nodes or "exclusive" in given)
     found: dict[str, float] = {"CPU": float(least_number(given.get("cpus-per-task", "1")) or 1)}
@@ -42,12 +43,6 @@ def node_resources(group: WorkerGroup, partitions: Mapping[str, PartitionNodes])
 
 
 _GPU_OPTIONS = ("gpus-per-node", "gpus-per-task", "gpus", "gres")
-
-
-def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Long names and values of options that are one word each, as a group has them."""
-    split = [word[2:].partition("=") for word in words if word.startswith("--")]
-    return [(name, value) for name, _, value in split]
 
 
 def _memory_mib(given: Mapping[str, str], cpus: float, gpus: int, node: PartitionNodes | None) -> int:

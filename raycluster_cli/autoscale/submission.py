@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from ..model.errors import RayclusterError
+from ..model.sbatch_words import option_value
 from ..model.worker_group import WorkerGroup
 from ..model.worker_job import WorkerJob, WorkerJobState
 from ..slurm.refusal import Refusal, hint_for, in_one_line, is_unanswered, refusal_of
-from ..slurm.sbatch import HeadJob, job_ids, option_value, sbatch_arguments
+from ..slurm.sbatch import HeadJob, job_ids, sbatch_arguments
 from ..state.worker_jobs import WorkerJobFiles
 from .commands import Answer, Commands, MissingCommandError, SlowCommandError
 from .group_health import GroupHealth, after_never, after_refusal, after_submission, without_exclusion
@@ -84,7 +85,7 @@ class Submission:
         ids = job_ids(done.stdout, number) if done.code == 0 else []
         if not ids:
             raise self._refused(group.name, done)
-        has_output = option_value(group.sbatch, "--output", "-o") is not None
+        has_output = option_value(group.sbatch, "output") is not None
         now = self._clock()
         jobs = [
             WorkerJob(

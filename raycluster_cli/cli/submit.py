@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..model.errors import RayclusterError, UsageError
+from ..model.sbatch_words import option_line
 from ..model.settings import Settings, option_name, option_words, settings_of
 from ..model.text import without_secrets
 from ..model.variables import CONTAINER
@@ -130,11 +131,11 @@ def submit(
     # The files' options of sbatch become lines of the script, where SBATCH_ variables override them; those
     # that were typed go to sbatch as arguments too, and override both.
     from_files = job_options(configuration, line.words, env)
-    line = replace(line, sbatch=(*(core.one_option(*each) for each in from_files), *line.sbatch))
+    line = replace(line, sbatch=(*(option_line(*each) for each in from_files), *line.sbatch))
     where = state_dir(settings.state_dir, env)
-    if core.has_option(line.sbatch, "-W"):
+    if core.has_option(line.sbatch, "wait"):
         raise UsageError("sbatch's -W cannot be given: sbatch would not end before the job.", "Give --wait.")
-    if core.has_option(line.sbatch, "--wrap"):
+    if core.has_option(line.sbatch, "wrap"):
         raise UsageError(
             "sbatch's --wrap cannot be given: its command would run instead of the cluster.",
             "Put the driver after `--`: raycluster submit -N 2 -- python train.py.",
@@ -211,8 +212,8 @@ def submit(
         say(f"job {job_id} waits in the queue ({state.reason}): {why}")
     if not core.has_option(
         line.sbatch,
-        *("-c", "--cpus-per-task", "--exclusive", "--cpus-per-gpu", "-n", "--ntasks"),
-        *("--ntasks-per-node", "--ntasks-per-gpu", "--cores-per-socket", "-B", "--extra-node-info"),
+        *("cpus-per-task", "exclusive", "cpus-per-gpu", "ntasks", "ntasks-per-node", "ntasks-per-gpu"),
+        *("cores-per-socket", "extra-node-info"),
     ) and not any(env.get(name) for name in ("SBATCH_EXCLUSIVE", "SBATCH_CPUS_PER_TASK")):
         say(
             "the job asks for one CPU per node, unless its partition always gives whole nodes; "

@@ -60,8 +60,11 @@ def split_words(text: str) -> list[str]:
         raise UsageError(f"sbatch's options {text!r} cannot be read: {str(error).lower()}.") from error
 
 
-def option_pairs(words: Sequence[str]) -> list[Pair]:
-    """The options, each as (long name, value); the value of a flag is None.  Raises UsageError.
+def option_pairs(words: Sequence[str], *, lenient: bool = False) -> list[Pair]:
+    """The options, each as (long name, value); the value of a flag is None.
+
+    Raises UsageError for what is no option of sbatch; with ``lenient`` a short option that is not known keeps
+    its name, as "-Z", and a word that belongs to no option is left out.
 
     >>> option_pairs(["-pgpu", "-t", "60", "--mem=4G", "--exclusive", "-N", "2"])
     [('partition', 'gpu'), ('time', '60'), ('mem', '4G'), ('exclusive', None), ('nodes', '2')]
@@ -77,20 +80,35 @@ def option_pairs(words: Sequence[str]) -> list[Pair]:
             else:
                 pairs.append((name, value if equals else None))
         elif word.startswith("-") and len(word) > 1:
-            short, attached = word[1], word[2:]
+            short, attached = word[1], word[2:].strip()
             if attached or short in _FLAGS:
                 value_of_short: str | None = attached or None
             else:
                 value_of_short = rest.pop(0) if rest and not rest[0].startswith("-") else None
-            if short not in LONG:
+            if short not in LONG and not lenient:
                 raise UsageError(f"{word!r} is no option of sbatch.", "`sbatch --help` lists them.")
-            pairs.append((LONG[short], value_of_short))
-        else:
+            pairs.append((LONG.get(short, word[:2]), value_of_short))
+        elif not lenient:
             raise UsageError(
                 f"{word!r} belongs to no option of sbatch.",
                 "Write options as --name=value, such as --mem=64G.",
             )
     return pairs
+
+
+def option_value(words: Sequence[str], name: str) -> str | None:
+    """The value of an option by its long name, the last one: "" without one, None if not given.
+
+    >>> option_value(["-x", "n1", "--exclude=n[2-3]"], "exclude"), option_value(["-N2"], "time")
+    ('n[2-3]', None)
+    """
+    return value_in(option_pairs(words, lenient=True), name)
+
+
+def value_in(pairs: Iterable[Pair], name: str) -> str | None:
+    """The same among options that were read before."""
+    found = [value or "" for each, value in pairs if each == name]
+    return found[-1] if found else None
 
 
 def option_word(name: str, value: str | None) -> str:
@@ -100,6 +118,30 @@ def option_word(name: str, value: str | None) -> str:
     ('--mem=4G', '--exclusive')
     """
     return f"--{name}" if value is None else f"--{name}={value}"
+
+
+def option_line(name: str, value: str | None) -> str:
+    """An option (with its hyphens) as it stands on an #SBATCH line; :func:`line_pairs` reads it.
+
+    >>> option_line("--comment", "two words"), option_line("-N", "4")
+    ("--comment='two words'", '-N 4')
+    """
+    if value is None:
+        return name
+    # sbatch reads #SBATCH lines with shell-like quoting, so what needs quotes gets them.
+    # Unlike bash it takes a backslash in single quotes for its own (seen in Slurm 22.05).
+    quoted = shlex.quote(value.replace("\\", "\\\\"))
+    return f"{name}={quoted}" if name.startswith("--") else f"{name} {quoted}"
+
+
+def line_pairs(lines: Iterable[str]) -> list[Pair]:
+    """The options of #SBATCH lines, as :func:`option_pairs` with ``lenient`` has them.
+
+    >>> line_pairs(["-D /a", "--chdir='/b c'", "-c4", "--exclusive"])
+    [('chdir', '/a'), ('chdir', '/b c'), ('cpus-per-task', '4'), ('exclusive', None)]
+    """
+    pairs = [pair for line in lines for pair in option_pairs(split_words(line), lenient=True)]
+    return [(name, value and value.replace("\\\\", "\\")) for name, value in pairs]
 
 
 def shell_text(words: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from ..system.image import check_lines, check_words, worker_groups_refused
 from ..system.programs import find_program
 
 #: Options of sbatch that ask for GPUs.
-GPU_OPTIONS = ("--gpus-per-node", "-G", "--gpus", "--gres", "--gpus-per-task", "--gpus-per-socket")
+GPU_OPTIONS = ("gpus-per-node", "gpus", "gres", "gpus-per-task", "gpus-per-socket")
 
 SRUN_TIMEOUT_S = 20.0
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from ..config.profiles import REFUSED, Configuration
 from ..model.errors import UsageError
-from ..model.sbatch_words import LONG
+from ..model.sbatch_words import Pair, option_pairs
 from ..model.settings import Settings, option_name, option_words, settings_of, variable_name
 from ..model.variables import CONTAINER
 from ..slurm.worker_options import INPUT_VARIABLES
@@ -132,17 +131,7 @@ def _typed(words: Sequence[str]) -> set[str]:
     return {name[2:] for name, _ in _pairs(words)}
 
 
-def _pairs(words: Sequence[str]) -> list[tuple[str, Any]]:
+def _pairs(words: Sequence[str]) -> list[Pair]:
     """The options that were typed, by their long names; those that raycluster does not know as they are."""
-    pairs: list[tuple[str, Any]] = []
-    for word in words:
-        if word.startswith("--"):
-            name, _, value = word.partition("=")
-            pairs.append((name, value))
-        elif word.startswith("-") and len(word) > 1 and word[1] in LONG:
-            pairs.append((f"--{LONG[word[1]]}", word[2:]))
-        elif word.startswith("-") and len(word) > 1:
-            pairs.append((word, ""))
-        elif pairs:
-            pairs[-1] = (pairs[-1][0], word)
-    return pairs
+    pairs = option_pairs(words, lenient=True)
+    return [(name if name.startswith("-") else f"--{name}", value) for name, value in pairs]

@@ -18,6 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ..model.errors import RayclusterError, UsageError
+from ..model.sbatch_words import line_pairs, option_line
 from ..model.settings import variable_name
 from ..model.variables import CONTAINER
 from ..node.places import is_drivers_tmpdir
@@ -85,39 +86,37 @@ def split_line(arguments: Sequence[str], flags: Collection[str], valued: Collect
             )
         else:
             has_value = bool(rest) and not rest[0].startswith("-") and not equals
-            value = rest.pop(0) if has_value else None
-            sbatch.append(one_option(word, value))
             is_long = word.startswith("--")
+            value = rest.pop(0) if has_value else None
+            sbatch.append(option_line(word, value) if has_value else _line_of(word))
             words += [word] if value is None else [f"{word}={value}"] if is_long else [word, value]
     return CommandLine(tuple(own), tuple(sbatch), tuple(driver), tuple(words))
 
 
-def one_option(name: str, value: str | None) -> str:
-    """An option of sbatch (with its hyphens) as it stands on an #SBATCH line."""
-    if value is None:
-        return name
-    # sbatch reads #SBATCH lines with shell-like quoting, so what needs quotes gets them.
-    # Unlike bash it takes a backslash in single quotes for its own (seen in Slurm 22.05).
-    quoted = shlex.quote(value.replace("\\", "\\\\"))
-    return f"{name}={quoted}" if name.startswith("--") else f"{name} {quoted}"
+def _line_of(word: str) -> str:
+    """An option in one word as it stands on an #SBATCH line.
+
+    >>> _line_of("--comment=two words"), _line_of("-Ja b"), _line_of("-N4"), _line_of("--exclusive")
+    ("--comment='two words'", "-J 'a b'", '-N4', '--exclusive')
+    """
+    if shlex.quote(word) == word:
+        return word
+    name, equals, value = word.partition("=") if word.startswith("--") else (word[:2], word[2:], word[2:])
+    return option_line(name, value if equals else None)
 
 
 def has_option(sbatch: Sequence[str], *names: str) -> bool:
-    """Whether one of these options of sbatch is given.
+    """Whether one of these options of sbatch is given, by their long names.
 
-    >>> has_option(["-c 4", "--time=1"], "-c", "--cpus-per-task")
+    >>> has_option(["-c 4", "--time=1"], "cpus-per-task")
     True
     """
-    for option in sbatch:
-        name = re.split(r"[= ]", option, maxsplit=1)[0]
-        if name in names or (not name.startswith("--") and name[:2] in names):
-            return True
-    return False
+    return any(name in names for name, _ in line_pairs(sbatch))
 
 
 def refuse_to_follow_array(sbatch: Sequence[str], env: Mapping[str, str]) -> None:
     """Raise UsageError for a job array: it has many outputs, and as many exit codes as tasks."""
-    if has_option(sbatch, "-a", "--array") or env.get("SBATCH_ARRAY_INX"):
+    if has_option(sbatch, "array") or env.get("SBATCH_ARRAY_INX"):
         raise UsageError(
             "--follow and --wait are for one job, not for a job array.",
             "Leave them out; `raycluster logs JOB_TASK --follow` follows one task of the array.",
@@ -130,7 +129,7 @@ def sbatch_lines(sbatch: Sequence[str], driver: Sequence[str], *, requeue: bool 
     ``requeue``: the job will ask to be requeued (--requeue-on-preempt).  Raises UsageError for a value that
     an #SBATCH line cannot hold.
     """
-    if requeue and has_option(sbatch, "--no-requeue"):
+    if requeue and has_option(sbatch, "no-requeue"):
         raise UsageError(
             "--requeue-on-preempt and sbatch's --no-requeue contradict each other.", "Leave one of them out."
         )
@@ -138,13 +137,13 @@ def sbatch_lines(sbatch: Sequence[str], driver: Sequence[str], *, requeue: bool 
         if "\n" in option:
             raise UsageError(f"the option {option!r} has a line break, which an #SBATCH line cannot hold.")
     lines = list(sbatch)
-    if not has_option(sbatch, "-J", "--job-name"):
+    if not has_option(sbatch, "job-name"):
         lines.insert(0, f"--job-name={_job_name(driver)}")
-    if not has_option(sbatch, "-n", "--ntasks", "--ntasks-per-node"):
+    if not has_option(sbatch, "ntasks", "ntasks-per-node"):
         lines.append("--ntasks-per-node=1")
-    if not has_option(sbatch, "-o", "--output"):
+    if not has_option(sbatch, "output"):
         lines.append("--output=%x-%j.out")
-    if requeue and not has_option(sbatch, "--requeue"):
+    if requeue and not has_option(sbatch, "requeue"):
         lines.append("--requeue")
     return [f"#SBATCH {line}" for line in lines]
 
@@ -235,7 +234,7 @@ def make_script(
         # One task takes over the GPUs of all: --gpus-per-task alone would give it one task's, and by
         # SLURM_TRES_BIND newer versions bind it to those (seen on Slurm 26.05).
         "@GPUS@": ' --gpus-per-node="$SLURM_GPUS_ON_NODE" --gpu-bind=none'
-        if has_option(line.sbatch, "--gpus-per-task")
+        if has_option(line.sbatch, "gpus-per-task")
         else "",
         "@WAIT@": str(srun_wait_s),
         "@RECORD@": record_word(state_dir, name),

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..model.errors import UsageError
 from ..model.option_text import parse_size_bytes
+from ..model.sbatch_words import line_pairs, value_in
 from ..model.settings import Settings
 from ..model.token import own_token
 from ..model.variables import unknown_variables
@@ -40,22 +41,13 @@ _INTERPRETERS = (
 )
 
 
-def option_of(sbatch: Sequence[str], *names: str) -> str:
+def option_of(sbatch: Sequence[str], name: str) -> str:
     """The value of an option among those of #SBATCH lines, the last one given; '' when there is none.
 
-    >>> option_of(["-D /a", "--chdir=/b"], "-D", "--chdir")
+    >>> option_of(["-D /a", "--chdir=/b"], "chdir")
     '/b'
     """
-    found = ""
-    for line in sbatch:
-        words = shlex.split(line) if "'" in line else [line]
-        is_long = line.startswith("--")
-        name, _, value = " ".join(words).partition("=" if is_long else " ")
-        if name in names:
-            found = value
-        elif not is_long and name[:2] in names:
-            found = name[2:]
-    return found
+    return value_in(line_pairs(sbatch), name) or ""
 
 
 @dataclass(frozen=True)
@@ -75,9 +67,9 @@ class Plan:
     mounts: Sequence[Mount] = ()
     """This host's."""
 
-    def option(self, *names: str) -> str:
-        """The value of an option of sbatch, the last one given; '' when there is none."""
-        return option_of(self.sbatch, *names)
+    def option(self, name: str) -> str:
+        """The value of an option of sbatch by its long name, the last one given; '' when there is none."""
+        return option_of(self.sbatch, name)
 
     @property
     def appended(self) -> dict[Path, int] | None:
@@ -85,12 +77,12 @@ class Plan:
 
         A name with a pattern (%j) is known to Slurm alone, and left out.
         """
-        mode = self.option("--open-mode") or self.env.get("SBATCH_OPEN_MODE", "")
+        mode = self.option("open-mode") or self.env.get("SBATCH_OPEN_MODE", "")
         if not mode.startswith("a"):
             return None
         given = (
-            self.option("-o", "--output") or self.env.get("SBATCH_OUTPUT", ""),
-            self.option("-e", "--error") or self.env.get("SBATCH_ERROR", ""),
+            self.option("output") or self.env.get("SBATCH_OUTPUT", ""),
+            self.option("error") or self.env.get("SBATCH_ERROR", ""),
         )
         paths = [self.directory / name for name in given if name and "%" not in name]
         return {path: path.stat().st_size for path in paths if path.is_file()}
@@ -108,7 +100,7 @@ class Plan:
 
 def directory_of(sbatch: Sequence[str], here: Path) -> Path:
     """The working directory of a job that is submitted in ``here``."""
-    return here / option_of(sbatch, "-D", "--chdir")
+    return here / option_of(sbatch, "chdir")
 
 
 def check_job(
@@ -139,7 +131,7 @@ def check_job(
         container=is_container,
         mounts=parse_mountinfo(mountinfo()),
     )
-    warnings = check_settings(settings, most_nodes(plan.option("-N", "--nodes")), env)
+    warnings = check_settings(settings, most_nodes(plan.option("nodes")), env)
     if not is_container:
         warnings += check_ray(settings, ray_version(), has_dashboard=has_dashboard())
     try:
@@ -154,7 +146,7 @@ def check_job(
 def check_files(plan: Plan) -> list[str]:
     """Warnings about driver, files and directories.  Raises UsageError for what cannot work."""
     warnings = [_check_directory(plan)]
-    warnings += [_check_output(plan, *names) for names in (("-o", "--output"), ("-e", "--error"))]
+    warnings += [_check_output(plan, name) for name in ("output", "error")]
     if not plan.container:
         warnings += [_check_driver(plan) if plan.driver else "", _check_python(plan)]
     if is_node_local(plan.state_dir, plan.mounts):
@@ -271,7 +263,7 @@ def _check_directory(plan: Plan) -> str:
         raise UsageError(
             f"the working directory {where} (--chdir) does not exist.", "Slurm would start the job in /tmp."
         )
-    if not plan.option("-o", "--output") and not os.access(where, os.W_OK | os.X_OK):
+    if not plan.option("output") and not os.access(where, os.W_OK | os.X_OK):
         raise UsageError(
             f"you cannot write to {where}, the working directory, where the job's output goes.",
             "cd to another one, or give --output FILE.",
@@ -279,9 +271,9 @@ def _check_directory(plan: Plan) -> str:
     return ""
 
 
-def _check_output(plan: Plan, *names: str) -> str:
+def _check_output(plan: Plan, name: str) -> str:
     """--output and --error: the job ends at once, without a message, where Slurm cannot open them."""
-    text = plan.option(*names)
+    text = plan.option(name)
     if not text or text in ("none", "/dev/null"):
         return ""
     parts = (plan.directory / text).parts
@@ -289,15 +281,15 @@ def _check_output(plan: Plan, *names: str) -> str:
     whole = len(fixed) == len(parts)
     where = Path(*(fixed[:-1] if whole else fixed))
     if is_node_local(where, plan.mounts):
-        place = _own(where, f"the directory of {names[-1]}")
+        place = _own(where, f"the directory of --{name}")
         return f"{place}: the output stays on the first node" if plan.is_lost(where) else ""
     if not where.is_dir():
         raise UsageError(
-            f"{where}, the directory of {names[-1]}, does not exist; Slurm does not make it.",
+            f"{where}, the directory of --{name}, does not exist; Slurm does not make it.",
             f"Make it: mkdir -p {shlex.quote(str(where))}",
         )
     if not os.access(where, os.W_OK | os.X_OK) and not (whole and os.access(Path(*fixed), os.W_OK)):
-        raise UsageError(f"you cannot write to {where}, the directory of {names[-1]}.", "Choose another.")
+        raise UsageError(f"you cannot write to {where}, the directory of --{name}.", "Choose another.")
     return ""
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from ..model.errors import RayclusterError, UsageError
+from ..model.sbatch_words import option_value
 from ..system.process import Reaper
 from .command import run_command
 from .hostlist import parse_hostlist
@@ -35,7 +36,7 @@ def hosts_in(text: str, partitions: Collection[str]) -> tuple[str, ...]:
     return tuple(found) if len(found) <= MOST_HOSTS else ()
 
 
-def partitions_of(groups: Iterable[Collection[str]]) -> set[str]:
+def partitions_of(groups: Iterable[Sequence[str]]) -> set[str]:
     """The partitions that these options of sbatch name; "" where there is none.
 
     >>> sorted(partitions_of([("--partition=gpu,fat", "--time=9"), ("--mem=1G",)]))
@@ -43,13 +44,12 @@ def partitions_of(groups: Iterable[Collection[str]]) -> set[str]:
     """
     found: set[str] = set()
     for words in groups:
-        named = [word.partition("=")[2] for word in words if word.startswith("--partition=")]
-        found.update(part.strip() for part in (named[-1] if named else "").split(","))
+        found.update(part.strip() for part in (option_value(words, "partition") or "").split(","))
     return found
 
 
 async def hosts_of_groups(
-    groups: Iterable[Collection[str]], env: Mapping[str, str], reaper: Reaper, *, timeout_s: float
+    groups: Iterable[Sequence[str]], env: Mapping[str, str], reaper: Reaper, *, timeout_s: float
 ) -> tuple[str, ...]:
     """The hosts on which jobs with these options of sbatch may run; empty when Slurm does not say."""
     try:

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from ..model.sbatch_words import option_value
 from ..model.value import Value
 from ..model.worker_group import WorkerGroup
 
@@ -83,7 +84,7 @@ def sbatch_arguments(
         *group.sbatch,
         *_exclusion(group.sbatch, excluded),
         *([f"--array=0-{jobs - 1}"] if jobs > 1 else []),
-        f"--comment={' '.join(filter(None, (head.mark, option_value(group.sbatch, '--comment'))))}",
+        f"--comment={' '.join(filter(None, (head.mark, option_value(group.sbatch, 'comment'))))}",
         f"--nodes={group.nodes_per_job}",
         "--ntasks-per-node=1",
         "--no-requeue",
@@ -121,27 +122,9 @@ def job_ids(answer: str, jobs: int) -> list[str]:
     return [job] if jobs == 1 else [f"{job}_{task}" for task in range(jobs)]
 
 
-def option_value(words: Sequence[str], long: str, short: str = "") -> str | None:
-    """The value of an option among arguments of sbatch, the last one: "" without one, None if not given.
-
-    >>> option_value(["-x", "n1", "--exclude=n[2-3]"], "--exclude", "-x"), option_value(["-N2"], "", "-N")
-    ('n[2-3]', '2')
-    """
-    found = None
-    for word, following in zip(words, (*words[1:], ""), strict=False):
-        apart = "" if following.startswith("-") else following
-        if word.startswith("--"):
-            name, equals, value = word.partition("=")
-            if name == long:
-                found = value if equals else apart
-        elif short and word.startswith(short):
-            found = word[2:].strip().removeprefix("=") or apart
-    return found
-
-
 def _exclusion(words: Sequence[str], excluded: Collection[str]) -> list[str]:
     """--exclude with the hosts of the group's own, since sbatch takes only the last."""
     if not excluded:
         return []
-    own = option_value(words, "--exclude", "-x")
+    own = option_value(words, "exclude")
     return [f"--exclude={','.join([*([own] if own else []), *sorted(excluded)])}"]

@@ -179,7 +179,7 @@ def test_sbatch_lines() -> None:
     assert sbatch_lines(given, ["a"]) == ["#SBATCH -Jmine", "#SBATCH -n 4", "#SBATCH -o x.out"]
     with pytest.raises(UsageError, match="line break"):
         sbatch_lines(["--comment='a\nb'"], ["a"])
-    assert not has_option(["--nodes=3"], "-n", "--ntasks")
+    assert not has_option(["--nodes=3"], "ntasks")
 
 
 def test_a_job_that_will_ask_for_a_requeue_may_be_requeued() -> None:

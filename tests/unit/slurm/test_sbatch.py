@@ -12,7 +12,6 @@ from raycluster_cli.slurm.sbatch import (
     HeadJob,
     is_marked,
     job_ids,
-    option_value,
     sbatch_arguments,
 )
 
@@ -124,22 +123,3 @@ def test_a_path_with_blanks_and_percent_signs() -> None:
 )
 def test_the_job_in_the_answer(answer: str, jobs: int, ids: list[str]) -> None:
     assert job_ids(answer, jobs) == ids
-
-
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [
-        (["--exclude=n1"], "n1"),
-        (["--exclude", "n1"], "n1"),
-        (["-x", "n1"], "n1"),
-        (["-xn1"], "n1"),
-        (["-x n1"], "n1"),
-        (["-x", "n1", "--exclude=n2"], "n2"),
-        (["--exclusive"], None),
-        (["-p", "x"], None),
-        (["--exclude", "-N", "1"], ""),
-        ([], None),
-    ],
-)
-def test_the_value_of_an_option(words: list[str], found: str | None) -> None:
-    assert option_value(words, "--exclude", "-x") == found
