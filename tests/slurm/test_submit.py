@@ -101,6 +101,17 @@ def test_dry_run_save_and_template(slurm: Slurm) -> None:
     assert (done.returncode, done.stdout.splitlines()[-2:]) == (0, ["OWN", "n1"]), done.stderr
 
 
+def test_a_saved_script_has_the_options_as_they_were_typed(slurm: Slurm) -> None:
+    words = ("submit", *SHAPE, "--comment=two words", "-Jmy job", "--save", "typed.sbatch", "--dry-run")
+    done = raycluster(slurm, *words, "--", "hostname")
+    assert done.returncode == 0, done.stderr
+    sbatch = ["sbatch", "--parsable", "--hold", "typed.sbatch"]
+    job = slurm.run(LOGIN, sbatch, user="alice", check=True).stdout.strip()
+    shown = slurm.run(LOGIN, ["squeue", "--noheader", "--format=%k|%j", f"--jobs={job}"]).stdout
+    slurm.run(LOGIN, ["scancel", job], check=True)
+    assert shown.strip() == "two words|my job"
+
+
 def test_wait_is_quiet(slurm: Slurm) -> None:
     """Also: an option is stronger than sbatch's own variable."""
     words = ["raycluster", "submit", "--nodes=1", "--exclusive", "-p", "main", "--wait", "--", *NODES, "3"]
