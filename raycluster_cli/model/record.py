@@ -144,6 +144,8 @@ class NodeReport:
     """Unix seconds by the node's own clock."""
     reason: str = ""
     """Why the node ended: value of status.EndReason."""
+    detail: str = ""
+    """What exactly ended it: value of status.EndDetail, or empty."""
     log: str = ""
     """The log in which the end may be explained."""
     deaths: tuple[ProcessDeath, ...] = ()
@@ -169,16 +171,6 @@ class NodeReport:
         return self.phase in FINAL
 
 
-#: In the message of an end that workers write for their head, of which nothing is left on a host that runs.
-ENDED_AT_ONCE = "and all of its processes ended at once without reporting"
-
-#: In the message of an end that is written after supervisor and keeper were killed; the host follows.
-BOTH_KILLED = "raycluster's supervisor and keeper"
-
-#: In the end's message when the driver completed without using the cluster.
-NEVER_CONNECTED = "no driver has connected to this cluster"
-
-
 @dataclass(frozen=True)
 class EndReport:
     """How the cluster ended."""
@@ -188,6 +180,8 @@ class EndReport:
     reason: str = ""
     failed_host: str = ""
     message: str = ""
+    detail: str = ""
+    """Value of status.EndDetail; empty where there is none, and in records of 0.1 (ops.end_detail)."""
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,24 @@ class EndReason(str, enum.Enum):
     """An error in raycluster."""
 
 
+class EndDetail(str, enum.Enum):
+    """What a node or a cluster ended by, where its EndReason leaves that open.  Only in records."""
+
+    SIGHUP = "sighup"
+    SIGINT = "sigint"
+    SIGTERM = "sigterm"
+    NEVER_CONNECTED = "never-connected"
+    """The driver completed, and no driver has connected to the cluster."""
+    NOTHING_LISTENS = "nothing-listens"
+    """Nothing listens on the server's port."""
+    NOT_FOUND = "not-found"
+    """The server answers the path of the health checks with 404."""
+    ALL_AT_ONCE = "all-at-once"
+    """All processes of the head have ended without reporting, on a host that runs."""
+    KEEPER_TOO = "keeper-too"
+    """The supervisor was killed, and its keeper too."""
+
+
 class NodePhase(str, enum.Enum):
     """What a node's raycluster process was doing at its last status report.
 

@@ -59,6 +59,8 @@ class NodeEnd:
     oom_kills: int | None = None
     reason: str = ""
     """Why it ended, a value of status.EndReason."""
+    detail: str = ""
+    """What exactly ended it, a value of status.EndDetail."""
     skew_s: float = 0.0
     """By how much its clock is ahead of the file server's."""
 
@@ -131,6 +133,7 @@ def post_mortem(
             updated=report.updated - skews[host],
             oom_kills=report.oom_kills,
             reason=report.reason,
+            detail=report.detail,
             skew_s=skews[host],
         )
         for host, report in reports.items()

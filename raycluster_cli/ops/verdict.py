@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from ..model.causes import Found
 from ..model.cluster_status import ClusterPhase
-from ..model.record import BOTH_KILLED, ENDED_AT_ONCE, NEVER_CONNECTED, EndReport
-from ..model.status import EndReason
+from ..model.record import EndReport
+from ..model.status import EndDetail, EndReason
 from ..model.wording import count, describe_code
+from .end_detail import end_detail, killed_process
 from .log_search import SILENCE
 from .post_mortem import LOST, NodeEnd, PostMortem
 
@@ -105,7 +106,7 @@ def judge(post: PostMortem) -> LikelyCause:
     if end.reason == EndReason.IDLE.value:
         return LikelyCause(f"Nothing went wrong: {end.message.rstrip('.')}.")
     if end.reason == EndReason.SERVICE.value and not post.found:
-        return LikelyCause(_sentence(end.message), _of_server(end.message))
+        return LikelyCause(_sentence(end.message), _of_server(end))
     if end.reason == EndReason.DRIVER.value and not _lost_a_worker(post, end):
         return _by_driver(post, end)
     host = next((node for node in post.nodes if node.host == end.failed_host), None)
@@ -123,11 +124,12 @@ def _is_cut_off(end: EndReport, lost: NodeEnd | None) -> bool:
     return lost is not None and (end.reason, lost.reason) == both
 
 
-def _of_server(message: str) -> tuple[str, ...]:
+def _of_server(end: EndReport) -> tuple[str, ...]:
     """What to change for a server that was not ready, or stopped answering."""
-    if "nothing listens" in message:
+    detail = end_detail(end)
+    if detail == EndDetail.NOTHING_LISTENS.value:
         text = "Give the server its port and address, for example --host {host} --port {port}."
-    elif "is answered with 404" in message:
+    elif detail == EndDetail.NOT_FOUND.value:
         text = "Give --health-path a path that the server has."
     else:
         text = "A large model may need a longer --ready-timeout, a busy server a longer --unhealthy-after."
@@ -135,7 +137,7 @@ def _of_server(message: str) -> tuple[str, ...]:
 
 
 def _completed(post: PostMortem, end: EndReport) -> LikelyCause:
-    if NEVER_CONNECTED in end.message:
+    if end_detail(end) == EndDetail.NEVER_CONNECTED.value:
         return LikelyCause(
             "The driver completed, but it did not use this cluster: no driver has connected to it.",
             (
@@ -209,10 +211,10 @@ def _silent_nodes(post: PostMortem) -> str:
 
 def _by_signal(post: PostMortem, end: EndReport) -> LikelyCause:
     """SIGTERM comes from scancel, preemption, the time limit and a failed node alike."""
-    number = end.exit_code - 128 if 128 < end.exit_code < 160 else 0
-    if "SIGINT" in end.message or number == signal.SIGINT:
+    number, detail = (end.exit_code - 128 if 128 < end.exit_code < 160 else 0), end_detail(end)
+    if detail == EndDetail.SIGINT.value or number == signal.SIGINT:
         return LikelyCause("Ctrl-C was pressed, or somebody sent SIGINT (scancel --signal=INT).")
-    if "SIGHUP" in end.message or number == signal.SIGHUP:
+    if detail == EndDetail.SIGHUP.value or number == signal.SIGHUP:
         return LikelyCause(
             "The terminal of the job was closed (SIGHUP).",
             ("Start it with `raycluster submit`, or within tmux or screen.",),
@@ -315,9 +317,10 @@ def _first(post: PostMortem) -> Found | None:
 def _by_reason(post: PostMortem, end: EndReport) -> LikelyCause:
     """When no known text was found: what the reason of the end usually means."""
     failed = next((node for node in post.nodes if node.host == end.failed_host), None)
-    if ENDED_AT_ONCE in end.message:  # seen from a worker: the host itself answers
+    detail = end_detail(end, failed)
+    if detail == EndDetail.ALL_AT_ONCE.value:  # seen from a worker: the host itself answers
         return _killed(f"raycluster on {end.failed_host}, with all of its processes,", end.failed_host)
-    if BOTH_KILLED in end.message and end.failed_host:
+    if detail == EndDetail.KEEPER_TOO.value and end.failed_host:
         return _killed(f"raycluster on {end.failed_host}, its keeper included,", end.failed_host)
     if end.reason in LOST and failed is not None and failed.has_not_reported_its_end:
         return _stopped_responding(failed)
@@ -334,7 +337,7 @@ def _by_reason(post: PostMortem, end: EndReport) -> LikelyCause:
             what = first.name if first.name == "raycluster" else f"The {first.name}"
             return _killed(f"{what} on {first.host}", first.host)
         return LikelyCause(_sentence(f"{first}: {end.message}"))
-    if (what := _keeper_or_supervisor(end)) and end.failed_host:
+    if (what := killed_process(end, failed)) and end.failed_host:
         return _killed(f"{what} on {end.failed_host}", end.failed_host)
     if end.reason == "error" and end.exit_code == 4:
         return LikelyCause(
@@ -350,17 +353,6 @@ def _by_reason(post: PostMortem, end: EndReport) -> LikelyCause:
             ("Report it, with this page and the log that it names.",),
         )
     return LikelyCause(_sentence(end.message) if end.message else "Unknown.")
-
-
-def _keeper_or_supervisor(end: EndReport) -> str:
-    """Which process of raycluster was killed, on the head or on the worker that was lost; empty for none."""
-    for name in ("keeper", "supervisor"):
-        if (
-            end.reason == f"{name}-killed"
-            or f"raycluster's {name} on {end.failed_host} was killed" in end.message
-        ):
-            return f"raycluster's {name}"
-    return ""
 
 
 def _killed(what: str, host: str) -> LikelyCause:

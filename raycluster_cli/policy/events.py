@@ -199,6 +199,8 @@ class ServerSilent(Value):
     why: str
     never_ready: bool = False
     """The server cannot become ready any more: waiting is useless."""
+    detail: str = ""
+    """Value of status.EndDetail, where there is one for it."""
 
 
 class ServerCleared(Value):

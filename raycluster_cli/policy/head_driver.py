@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..model.record import NEVER_CONNECTED
-from ..model.status import EndReason, NodePhase
+from ..model.status import EndDetail, EndReason, NodePhase
 from ..model.wording import count, describe_code, duration, shell_code
 from . import events as on
 from .actions import Arm, AskForDriver, Note, ReadReports, Warn
@@ -63,12 +62,13 @@ def driver_failed(rules: HeadRules, state: HeadState, loss: tuple[str, str] | No
             return taken
         if state.driver_restarts:
             text = f"{text}; it was started again {count(state.driver_restarts, 'time')}"
+    detail = ""
     if code == 0 and state.driver_connected is False:
-        text = f"{text}; {NEVER_CONNECTED}"
+        text, detail = f"{text}; no driver has connected to this cluster", EndDetail.NEVER_CONNECTED.value
     failed_host = rules.host if code else ""
     if code and loss is not None:
         failed_host, text = loss[0], f"{text}; {loss[1]}"
-    end = End(shell_code(code), text, EndReason.DRIVER.value, failed_host=failed_host)
+    end = End(shell_code(code), text, EndReason.DRIVER.value, failed_host=failed_host, detail=detail)
     return then(finish(rules, state, end), before=[Note(text)])
 
 

@@ -20,5 +20,7 @@ class Server:
     """When the health checks began to fail; None while they succeed."""
     why: str = ""
     """The reason of the last failed check."""
+    detail: str = ""
+    """The same as a value of status.EndDetail, where there is one for it."""
     cleared: bool = False
     """Only while restarting: nothing is left of the old server, and the pause is over."""

@@ -179,12 +179,12 @@ class ServiceRules:
 
     def _answered(self, state: HeadState, server: Server, now: float) -> Step:
         if server.state is ServiceState.READY:
-            return replace(state, server=replace(server, failing_since=None, why="")), []
+            return replace(state, server=replace(server, failing_since=None, why="", detail="")), []
         first = server.state is ServiceState.STARTING
         since = server.since if first or server.failing_since is None else server.failing_since
         took = duration(now - since)
         text = f"the server is ready after {took}" if first else f"the server answers again after {took}"
-        server = replace(server, state=ServiceState.READY, since=now, failing_since=None, why="")
+        server = replace(server, state=ServiceState.READY, since=now, failing_since=None, why="", detail="")
         return replace(state, server=server), [
             Say(text),
             ReportServer(ServiceState.READY),
@@ -196,6 +196,7 @@ class ServiceRules:
     ) -> Step:
         starts = server.state is ServiceState.STARTING
         if starts and event.never_ready and state.phase is Phase.RUNNING:
+            state = replace(state, server=replace(server, detail=event.detail))
             return self._restart_or_end(rules, state, f"the server will not be ready: {event.why}")
         first = server.failing_since is None and server.state is ServiceState.READY
         actions: list[Action] = []
@@ -203,7 +204,8 @@ class ServiceRules:
             actions = [Arm(UNHEALTHY, now + PATIENCE_S), Arm(GIVE_UP, now + self.unhealthy_after_s)]
         elif event.why != server.why and starts:
             actions = [ReportServer(server.state, event.why)]
-        server = replace(server, why=event.why, failing_since=now if first else server.failing_since)
+        since = now if first else server.failing_since
+        server = replace(server, why=event.why, detail=event.detail, failing_since=since)
         state = replace(state, server=server)
         for name in (UNHEALTHY, GIVE_UP):  # the timers have no effect while the head recovers
             state, more = self.timer(rules, state, name, now) or (state, [])
@@ -217,7 +219,8 @@ class ServiceRules:
         if state.server.counted < self.restarts:
             return self._restart(rules, state, text)
         times = f"; it was started again {count(state.driver_restarts, 'time')}" if self.restarts else ""
-        end = End(ExitCode.UNHEALTHY, text + times, EndReason.SERVICE.value, failed_host=rules.host)
+        reason, detail = EndReason.SERVICE.value, state.server.detail
+        end = End(ExitCode.UNHEALTHY, text + times, reason, failed_host=rules.host, detail=detail)
         return finish(rules, state, end)
 
     def _restart(self, rules: HeadRules, state: HeadState, text: str, *, counts: bool = True) -> Step:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 from ..model.errors import ExitCode
-from ..model.status import EndReason
+from ..model.status import EndDetail, EndReason
 from ..model.value import Value
 from .actions import Action, Arm, Hurry, Say
 from .events import SignalReceived
@@ -43,7 +43,8 @@ class Hurrying(Value):
 def signal_end(number: int, host: str) -> End:
     """The end of a run that a signal asked to stop."""
     name = signal.Signals(number).name
-    return End(128 + number, f"ended by {name}", EndReason.SIGNAL.value, failed_host=host)
+    reason, detail = EndReason.SIGNAL.value, EndDetail[name].value
+    return End(128 + number, f"ended by {name}", reason, failed_host=host, detail=detail)
 
 
 def keeper_end(host: str) -> End:

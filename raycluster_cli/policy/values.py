@@ -46,6 +46,8 @@ class End(Value):
     """The host that caused it."""
     log: str = ""
     """A log file worth reading."""
+    detail: str = ""
+    """Value of status.EndDetail, where there is one for it."""
 
     @property
     def on_purpose(self) -> bool:

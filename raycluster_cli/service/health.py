@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..model.status import EndDetail
 from .probe import NoAnswer, Probe
 from .serve import HEALTH_PATH, ServeReports, Verdict
 
@@ -43,14 +44,16 @@ class Health:
             await probe.check()
         except NoAnswer as error:
             seen = f" ({error})" if self._probe.path else ""
-            raise _not_well(f"{verdict.why}{seen}" if verdict.why else str(error), verdict, probe) from error
+            text = f"{verdict.why}{seen}" if verdict.why else str(error)
+            detail = error.detail if seen or not verdict.why else None
+            raise _not_well(text, verdict, probe, detail) from error
         finally:
             self._probe.own_ports = probe.own_ports
         if verdict.why and not self._probe.path:
             raise _not_well(verdict.why, verdict, probe)
 
 
-def _not_well(text: str, verdict: Verdict, probe: Probe) -> NoAnswer:
+def _not_well(text: str, verdict: Verdict, probe: Probe, detail: EndDetail | None = None) -> NoAnswer:
     if verdict.port not in (0, probe.port):
         text = f"{text}; Ray Serve listens on port {verdict.port}: give --service-port {verdict.port}"
-    return NeverReady(text) if verdict.failed else NoAnswer(text)
+    return (NeverReady if verdict.failed else NoAnswer)(text, detail)

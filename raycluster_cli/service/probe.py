@@ -16,6 +16,7 @@ import struct
 from dataclasses import dataclass, field
 
 from ..model.address import join_host_port
+from ..model.status import EndDetail
 from ..model.value import Value
 from ..system.waiting import within
 
@@ -32,6 +33,10 @@ _OWN_PORTS = 1024
 
 class NoAnswer(Exception):
     """The server has not answered as it should; the text says what was seen, for people."""
+
+    def __init__(self, text: str, detail: EndDetail | None = None) -> None:
+        super().__init__(text)
+        self.detail = detail
 
 
 @dataclass
@@ -54,7 +59,8 @@ class Probe:
             return
         status, _ = await self.get(self.path, body=False)
         if not 200 <= int(status[:3]) < 300:
-            raise NoAnswer(f"GET {self.path} is answered with {status}")
+            detail = EndDetail.NOT_FOUND if status.startswith("404") else None
+            raise NoAnswer(f"GET {self.path} is answered with {status}", detail)
 
     async def get(self, path: str, *, body: bool = True) -> tuple[str, bytes]:
         """(status, body): ("200 OK", b"…").  Raises NoAnswer when there is no answer."""
@@ -96,7 +102,7 @@ class Probe:
         try:
             reader, writer = await asyncio.open_connection(self.host, self.port)
         except ConnectionRefusedError:
-            raise NoAnswer(await self._nobody_listens()) from None
+            raise NoAnswer(await self._nobody_listens(), EndDetail.NOTHING_LISTENS) from None
         except OSError as error:
             raise NoAnswer(f"no connection to {self.host}:{self.port}: {error.strerror or error}") from error
         self.own_ports = [*self.own_ports, writer.get_extra_info("sockname")[1]][-_OWN_PORTS:]

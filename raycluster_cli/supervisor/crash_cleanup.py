@@ -20,14 +20,14 @@ from ..system.cgroups import oom_kills
 from ..system.keeper_link import KeeperNotes
 
 
-def report_crash(notes: KeeperNotes, message: str, code: int) -> None:
+def report_crash(notes: KeeperNotes, message: str, code: int, detail: str = "") -> None:
     """Write to the record how the supervisor ended, and copy the node's logs to it.
 
-    ``code``: the supervisor's, as subprocess gives it.  A record that is missing or cannot be written is no
-    error: there is no other place to report it.
+    ``code``: the supervisor's, as subprocess gives it; ``detail``: value of status.EndDetail.  A record that
+    is missing or cannot be written is no error: there is no other place to report it.
     """
     with contextlib.suppress(RayclusterError, OSError):
-        _write_reports(Record.open(Path(notes.record)), notes, message, code)
+        _write_reports(Record.open(Path(notes.record)), notes, message, code, detail)
     if notes.worker_jobs:
         from .worker_job_ends import cancel_after_crash  # of a head with worker groups only
 
@@ -50,13 +50,13 @@ def clear_node(notes: KeeperNotes) -> None:
         sweep_stale({}, only_bases=[root.parent])
 
 
-def _write_reports(record: Record, notes: KeeperNotes, message: str, code: int) -> None:
+def _write_reports(record: Record, notes: KeeperNotes, message: str, code: int, detail: str) -> None:
     """Write the cluster's end first: other nodes look for it before they report a lost head."""
     host, now = notes.host, time.time()
     exit_code = 128 - code if code < 0 else code
+    reason = (EndReason.SUPERVISOR_KILLED if code < 0 else EndReason.BUG).value
     if notes.role == Role.HEAD.value and record.read_end() is None:
-        reason = EndReason.SUPERVISOR_KILLED if code < 0 else EndReason.BUG
-        end = EndReport(now, exit_code, reason.value, host, message)
+        end = EndReport(now, exit_code, reason, host, message, detail)
         record.write_end(end)
         if notes.step and record.read_head() is None:
             record.write_refusal(notes.step, end)
@@ -71,6 +71,8 @@ def _write_reports(record: Record, notes: KeeperNotes, message: str, code: int) 
             message=message,
             exit_code=exit_code,
             updated=now,
+            reason=reason,
+            detail=detail,
             deaths=(*report.deaths, ProcessDeath("raycluster", report.pid, code, now)),
             oom_kills=oom_kills(),
         )

@@ -343,7 +343,7 @@ class HeadRun(NodeRun):
 
     def _end_writes(self, end: End) -> list[asyncio.Future[Any]]:
         """Begin to write the end; the record's thread makes the writes in this order."""
-        report = EndReport(time.time(), int(end.code), end.reason, end.failed_host, end.message)
+        report = EndReport(time.time(), int(end.code), end.reason, end.failed_host, end.message, end.detail)
         writes: list[Callable[[], None]] = []
         if self.record is not None and self.begin.claimed:
             writes.append(partial(self.record.write_end, report))

@@ -6,8 +6,8 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 
-from ..model.record import ENDED_AT_ONCE, EndReport, NodeReport
-from ..model.status import FINAL, EndReason, NodePhase
+from ..model.record import EndReport, NodeReport
+from ..model.status import FINAL, EndDetail, EndReason, NodePhase
 from ..model.wording import describe_code
 from ..policy.values import Cause, Worker
 from ..rayproc.listed_node import NodeDeath
@@ -86,13 +86,14 @@ def end_by_report(report: NodeReport | None, since: float) -> EndReport | None:
     if report is None or report.phase not in STOPPING_OR_ENDED or report.updated < since or not report.reason:
         return None
     code = report.exit_code if report.exit_code is not None else 128 + signal.SIGKILL
-    return EndReport(report.updated, code, report.reason, report.host, report.message)
+    return EndReport(report.updated, code, report.reason, report.host, report.message, report.detail)
 
 
 def end_without_report(host: str, when: float) -> EndReport:
     """How a cluster ended whose head has gone from a host that runs, before it could report anything."""
-    text = f"raycluster on {host} {ENDED_AT_ONCE}: {KILLED_AT_ONCE}"
-    return EndReport(when, 128 + signal.SIGKILL, EndReason.SUPERVISOR_KILLED.value, host, text)
+    text = f"raycluster on {host} and all of its processes ended at once without reporting: {KILLED_AT_ONCE}"
+    reason, detail = EndReason.SUPERVISOR_KILLED.value, EndDetail.ALL_AT_ONCE.value
+    return EndReport(when, 128 + signal.SIGKILL, reason, host, text, detail)
 
 
 async def _last_report(host: str, record: Record, reports: ReportWriter) -> NodeReport | None:

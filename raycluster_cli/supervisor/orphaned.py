@@ -16,8 +16,7 @@ import time
 from pathlib import Path
 
 from ..model.errors import RayclusterError
-from ..model.record import BOTH_KILLED
-from ..model.status import Role
+from ..model.status import EndDetail, Role
 from ..node.directory import ORPHANED
 from ..node.staged_copy import remove_own_copy
 from ..node.sweep import keeper_is_alive
@@ -47,12 +46,12 @@ def main(root: str) -> None:
         os.close(os.open(f"{root}/.cleared", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     except OSError:
         return
-    message = f"{BOTH_KILLED} on {notes.host} were killed"
+    message = f"raycluster's supervisor and keeper on {notes.host} were killed"
 
     def report() -> None:
         with contextlib.suppress(RayclusterError, OSError):
             _tell_loss(Record.open(Path(notes.record)), notes)
-        report_crash(notes, message, -signal.SIGKILL)
+        report_crash(notes, message, -signal.SIGKILL, EndDetail.KEEPER_TOO.value)
 
     if notes.record:
         in_child(report, RECORD_WAIT_S)

@@ -200,7 +200,8 @@ class Server:
         try:
             await health.check(since=driver.started, ready=self._phase is ServiceState.READY)
         except NoAnswer as error:
-            found = on.ServerSilent(str(error), never_ready=isinstance(error, NeverReady))
+            detail = error.detail.value if error.detail is not None else ""
+            found = on.ServerSilent(str(error), isinstance(error, NeverReady), detail)
         if self._driver() is driver:  # otherwise it was about a server that is no more
             self._parts.post(found)
         return isinstance(found, on.ServerAnswered)

@@ -24,7 +24,7 @@ def test_a_driver_that_has_not_connected_after_a_minute_is_told() -> None:
 def test_one_that_has_connected_or_is_not_known_is_not_told(connected: bool | None, asked: int) -> None:
     played = play(rules(), *all_in(), EXITED, around=Around(driver_connected=connected))
     assert len(played.of(do.AskForDriver)) == asked
-    assert "connected" not in played.told + played.end.message
+    assert "connected" not in played.told + played.end.message + played.end.detail
     assert played.end.code == 0
 
 
@@ -34,6 +34,7 @@ def test_the_end_says_that_no_driver_has_connected(exited_at: float) -> None:
     played = play(rules(), *all_in(), event, around=Around(driver_connected=False))
     assert played.end.code == 0
     assert played.end.message.endswith("; no driver has connected to this cluster")
+    assert played.end.detail == "never-connected"
     assert played.leave.end == played.end
 
 

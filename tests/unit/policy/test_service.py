@@ -15,7 +15,8 @@ from raycluster_cli.policy.values import Cause, End, WorkerReport
 
 from .play import Around, Event, Played, all_in, join, leave, node, play, rules
 
-ANSWERED, SILENT = on.ServerAnswered(), on.ServerSilent("nothing listens on 10.0.0.1:20491")
+ANSWERED = on.ServerAnswered()
+SILENT = on.ServerSilent("nothing listens on 10.0.0.1:20491", detail="nothing-listens")
 
 HOPELESS = on.ServerSilent("Ray Serve's application default is DEPLOY_FAILED", never_ready=True)
 STARTING = ServiceState.STARTING
@@ -147,7 +148,7 @@ def test_one_that_is_never_ready(restarts: int, code: int | None) -> None:
         assert played.running
         assert text in played.told
     else:
-        assert played.end == End(code, text, "service", failed_host="n1")
+        assert played.end == End(code, text, "service", failed_host="n1", detail="nothing-listens")
 
 
 def test_what_was_seen_of_the_server_before_does_not_count() -> None:

@@ -58,6 +58,7 @@ def test_at_the_ceiling_the_end_is_cut_short_once() -> None:
 def test_the_end_by_a_signal_and_what_the_driver_gets(number: int, code: int, driver_gets: int) -> None:
     end = signal_end(number, "n1")
     assert (end.code, end.reason, end.failed_host) == (code, "signal", "n1")
+    assert end.detail == {1: "sighup", 2: "sigint", 15: "sigterm"}[number]
     assert driver_signal(end) == driver_gets
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from raycluster_cli.model.status import EndDetail
 from raycluster_cli.service.health import Health, NeverReady
 from raycluster_cli.service.probe import NoAnswer, Probe
 from raycluster_cli.service.serve import ServeReports, judge, shortened
@@ -117,6 +118,8 @@ def found(
         try:
             await Health(probe, ServeReports(report, lambda: 101.0)).check(since=50.0, ready=False)
         except NoAnswer as error:
+            is_404 = error.detail is EndDetail.NOT_FOUND
+            assert is_404 == (bool(path) and f"GET {path} is answered with 404" in str(error))
             return str(error), isinstance(error, NeverReady)
         finally:
             server.close()

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from raycluster_cli.model.status import EndDetail
 from raycluster_cli.service.probe import NoAnswer, Probe
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -91,6 +92,7 @@ def test_nobody_listens() -> None:
         await server.wait_closed()
         with pytest.raises(NoAnswer) as found:
             await Probe("127.0.0.1", port).check()
+        assert found.value.detail is EndDetail.NOTHING_LISTENS
         return str(found.value).replace(str(port), "PORT")
 
     assert asyncio.run(work()) == "nothing listens on 127.0.0.1:PORT"

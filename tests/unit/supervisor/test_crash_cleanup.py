@@ -35,8 +35,18 @@ def test_the_end_of_a_head_is_written_and_its_nodes_report(record: Record) -> No
     assert report is not None
     assert (end.exit_code, end.reason, end.failed_host) == (137, "supervisor-killed", "n1")
     assert (report.phase, report.exit_code, report.message) == ("failed", 137, MESSAGE)
+    assert (report.reason, report.detail, end.detail) == ("supervisor-killed", "", "")
     assert [(one.name, one.code) for one in report.deaths] == [("raycluster", -9)]
     assert record.read_refusal("0") is None
+
+
+def test_a_keeper_that_was_killed_too_is_told_of_head_and_worker(record: Record) -> None:
+    for host, role in (("n1", "head"), ("n2", "worker")):
+        report_crash(notes(record, host, role), MESSAGE, -9, "keeper-too")
+        report = record.read_node(host)
+        assert report is not None and report.detail == "keeper-too"
+    end = record.read_end()
+    assert end is not None and (end.failed_host, end.detail) == ("n1", "keeper-too")
 
 
 def test_a_head_that_had_not_named_itself_tells_its_step(record: Record) -> None:
