@@ -52,7 +52,7 @@ class EndReason(str, enum.Enum):
 
 
 class EndDetail(str, enum.Enum):
-    """What a node or a cluster ended by, where its EndReason leaves that open.  Only in records."""
+    """What exactly ended a node or a cluster, where its EndReason leaves that open."""
 
     SIGHUP = "sighup"
     SIGINT = "sigint"
