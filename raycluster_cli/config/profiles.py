@@ -11,10 +11,11 @@ import json
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
+from ..model.dataclass import dataclass
 from ..model.errors import UsageError
 from ..model.sbatch_words import option_pairs, split_words
 from ..model.settings import Settings

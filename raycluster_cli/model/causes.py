@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from .dataclass import dataclass
 from .log_lines import find_said, is_failure, shortened, written_at
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from .dataclass import dataclass
 from .group_status import GroupStatus
 from .service import ServiceReport
 from .status import MEMBER, NodePhase, Role

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from .dataclass import dataclass
 from .worker_group import DEFAULT_GROUP
 from .worker_job import WorkerJob, WorkerJobState
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
+
+from .dataclass import dataclass
 
 #: The node type of the nodes that were not launched for demand: the workers of the head's own job.
 OWN_NODES = "own"

@@ -11,9 +11,10 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, NoReturn, TypeVar
 
+from .dataclass import dataclass
 from .status import FINAL
 
 SCHEMA = 2

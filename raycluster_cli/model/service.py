@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from .address import is_loopback, join_host_port
+from .dataclass import dataclass
 
 #: Replaced in the driver's arguments.
 PORT_MARK, HOST_MARK = "{port}", "{host}"

@@ -12,10 +12,11 @@ import functools
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any
 
 from .custom import check_labels, check_resources
+from .dataclass import dataclass
 from .errors import UsageError
 from .loss_policy import WorkerLossPolicy
 from .option_text import PREFIX as PREFIX

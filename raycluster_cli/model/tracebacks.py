@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from .dataclass import dataclass
 from .log_lines import logged_text, own_text, shortened
 
 _BEGIN = "Traceback (most recent call last):"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from .dataclass import dataclass
 from .errors import UsageError
 
 #: The group of --max-nodes, which needs no name of its own.

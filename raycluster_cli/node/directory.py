@@ -37,9 +37,10 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from ..model.dataclass import dataclass
 from ..model.errors import RayclusterError, UsageError, in_words
 from ..system.proctree import ProcessRef, kernel_identity, read_stat
 from ..system.removal import open_directory, remove_tree

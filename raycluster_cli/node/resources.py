@@ -10,9 +10,10 @@ so that a job that fills the first two is not killed by Slurm.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ..model.custom import check_labels, check_resources
+from ..model.dataclass import dataclass
 from ..model.errors import UsageError
 from ..model.option_text import parse_pairs, parse_size_bytes
 from ..model.settings import Settings

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Protocol
 
+from ..model.dataclass import dataclass
 from ..model.loss_policy import WorkerLossPolicy
 from ..model.value import Value
 from . import events as on

@@ -26,8 +26,9 @@ a start is 1 s, doubled each time up to a minute.  The count begins again after 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from ..model.dataclass import dataclass
 from ..model.errors import ExitCode
 from ..model.service import ServiceState
 from ..model.status import EndReason

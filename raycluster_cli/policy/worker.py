@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
+from ..model.dataclass import dataclass
 from ..model.errors import ExitCode
 from ..model.loss_policy import WorkerLossPolicy
 from ..model.record import EndReport

@@ -14,10 +14,10 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from ..model.dataclass import dataclass
 from .failure import StartFailure
 from .plan import NodePlan
 from .protocol import Emit, Event, Lines, Writer, answer, failure

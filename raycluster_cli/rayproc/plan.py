@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any, Literal
 
 from ..model.address import is_loopback, join_host_port
+from ..model.dataclass import dataclass
 from ..model.status import Role
 
 Quick = Literal["auto", "node", "ray-start"]

@@ -13,9 +13,10 @@ import contextlib
 import re
 import socket
 import struct
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ..model.address import join_host_port
+from ..model.dataclass import dataclass
 from ..model.status import EndDetail
 from ..model.value import Value
 from ..system.waiting import within

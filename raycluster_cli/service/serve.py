@@ -11,10 +11,11 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
+from ..model.dataclass import dataclass
 from ..model.text import printable
 
 #: A controller that has not written for so long does not run, or hangs.

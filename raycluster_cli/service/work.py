@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from ..model.dataclass import dataclass
 
 #: vllm:num_requests_running{…} 1.0
 _SAMPLE = re.compile(r"((?:vllm|sglang):[a-z_]+)(?:\{[^}]*\})?\s+([0-9.eE+-]+)")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from ..model.dataclass import dataclass
 from .answer import answer_of
 from .job_fields import job_fields, uid_in
 from .output_name import output_name

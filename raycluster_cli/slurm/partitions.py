@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from ..model.dataclass import dataclass
 from ..model.errors import RayclusterError
 from .answer import Run, answer_of
 from .quantities import parse_gpu_count

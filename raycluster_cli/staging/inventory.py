@@ -11,8 +11,8 @@ import stat
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
+from ..model.dataclass import dataclass
 from .sources import Source
 
 #: Questions that are open at once.

@@ -10,10 +10,11 @@ import binascii
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from ..model.dataclass import dataclass
 from ..model.errors import in_words
 from .inventory import Changed, Entry, Inventory, run_in_threads
 from .relocation import moved_binary

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
+from ..model.dataclass import dataclass
 from ..model.record import decode, encode
 from .files import needs, part, read_bytes, write_whole
 

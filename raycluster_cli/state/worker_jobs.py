@@ -17,10 +17,11 @@ import json
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..model.dataclass import dataclass
 from ..model.errors import UsageError
 from ..model.record import encode, read_json, value_of
 from ..model.worker_group import GroupBounds, GroupsReport, WorkerGroup

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from ..model.dataclass import dataclass
 from ..model.settings import Settings
 from ..model.status import Role
 from ..node.setup import NodeSetup

@@ -11,12 +11,13 @@ import asyncio
 import enum
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from ..model.address import join_host_port
+from ..model.dataclass import dataclass
 from ..model.record import HeadInfo
 from ..model.status import HeadState
 from ..model.value import Value

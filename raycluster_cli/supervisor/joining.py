@@ -6,9 +6,10 @@ import asyncio
 import itertools
 import math
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
+from ..model.dataclass import dataclass
 from ..model.errors import ExitCode, WorkersMissingError
 from ..model.settings import Settings
 from ..model.status import NodePhase

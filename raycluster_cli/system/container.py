@@ -12,9 +12,9 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from ..model.dataclass import dataclass
 from .proctree import PROC, ProcessRef, all_stats, is_running
 
 #: Names in /proc/PID/ns and nsenter's options.  Without the cgroup namespace: a Slurm step has its own

@@ -16,9 +16,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import IO, Any
 
+from ..model.dataclass import dataclass
 from .keeper_link import FOR_THE_DRIVER, RELAYED, Keeper
 from .proctree import ProcessRef, Stat, TreeEnd, identify, send_signal
 from .waiting import done_within

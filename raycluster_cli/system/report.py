@@ -8,9 +8,10 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TextIO
 
+from ..model.dataclass import dataclass
 from ..model.text import printable, without_secrets
 
 
