@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..model.errors import RayclusterError
 from ..model.status import Role
-from ..rayproc.client import remove_client, write_client
+from ..rayproc.client import remove_client
 from ..rayproc.companion_client import CompanionClient
 from ..rayproc.environment import client_environment, driver_environment
 from ..rayproc.failure import StartFailure
@@ -44,6 +44,7 @@ from .grants import HostFacts
 from .processes import NodeProcesses
 from .resources import ResourcePlan
 from .setup import NodeSetup
+from .stand_ins import AgentStandIns
 from .start_spec import StartSpec
 from .templates import NodeTemplates
 
@@ -114,6 +115,7 @@ class RayNode:
             on_failure=self._on_failure,
         )
         """Head only."""
+        self._stand_ins = AgentStandIns()
         self.log_monitor = LogMonitor(
             host=self.host,
             companion=self._companion,
@@ -269,20 +271,27 @@ class RayNode:
             restarts=self._resets,
         )
         self.dashboard.hold(self.plan)
+        await self._stand_ins.hold(self.plan)
         started = await self._start_by_template(template, timeout_s) if template else None
         self.started = started or await self._start_by_companion(deadline)
         if self.settings.head_recovery and (gcs := self.children.get("gcs_server")):
             with contextlib.suppress(OSError):  # it has ended already, which is reported
                 self._gcs_launch = GcsLaunch.of(gcs.pid)
+        if self.started.how == "node":  # `ray start` starts the agents themselves
+            self._stand_ins.listen()
         self.dashboard.open(self.started, self.setup.env)
-        await self._write_client()
+        # What attach and exec need; the cluster itself works without it.
+        if why := await self.setup.write_client(self.plan):
+            self.report.note(f"`raycluster attach` and `exec` do not work on {self.host}: {why}")
         if self.role is Role.WORKER and not self.settings.log_monitor:
             await self._companion.drop()
         return self.started
 
     async def _start_by_template(self, template: Template, timeout_s: float) -> Started | None:
         """None where the node has to start in another way."""
+        self._stand_ins.listen()  # a raylet that joins may need its agent at once
         if (done := await self.templates.start(template, self.plan, timeout_s)) is None:
+            self._stand_ins.stop_listening()
             return None
         started, raylet = done
         self.ray_version, self.steps = template.ray_version, started.steps({})
@@ -313,19 +322,6 @@ class RayNode:
         for name, pid in started.processes.items():
             self._processes.adopt(name, pid)
         return started
-
-    async def _write_client(self) -> None:
-        """Write what attach and exec need; the cluster itself works without it."""
-        own = {*client_environment(self.plan, {}), "no_proxy", "NO_PROXY"}
-        writing = in_thread(write_client, self.root.path, self.client_environment(), own, self.plan.unset)
-        try:
-            why = "" if await done_within(writing, FILE_S) else "the file system does not answer"
-            if not why:
-                writing.result()
-        except OSError as error:
-            why = str(error)
-        if why:
-            self.report.note(f"`raycluster attach` and `exec` do not work on {self.host}: {why}")
 
     def start_extras(self) -> None:
         """Start what the driver does not need at its start: dashboard and log monitor."""
@@ -393,6 +389,7 @@ class RayNode:
 
     async def _end_processes(self, hurry: asyncio.Event, spare: Sequence[int] = ()) -> None:
         self.dashboard.pause()
+        self._stand_ins.close()
         self.log_monitor.cancel()
         companion = self._companion.kill()
         await self._processes.end(hurry, spare)

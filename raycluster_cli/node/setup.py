@@ -17,7 +17,8 @@ from ..model.address import join_host_port
 from ..model.errors import RayclusterError
 from ..model.settings import Settings
 from ..model.status import Role
-from ..rayproc.environment import SCRUBBED, uses_proxy
+from ..rayproc.client import write_client
+from ..rayproc.environment import SCRUBBED, client_environment, uses_proxy
 from ..rayproc.plan import NodePlan, TlsFiles, ports_for_restart
 from ..rayproc.serve_ports import ports_with_server, variables_with_server
 from ..rayproc.tls import make_authority, make_certificate
@@ -35,6 +36,9 @@ from .handover import Handover
 from .measure import Measured, measure_node
 from .places import TMP_DIR, has_tmpdir
 from .start_spec import StartSpec
+
+#: How long a small file of the node's directory may take to be written.
+FILE_S = 5.0
 
 #: How long making the node's directory, or writing a file in it, may take: 2 ms on a disk that works.
 DIRECTORY_S = 30.0
@@ -214,6 +218,19 @@ class NodeSetup:
             self.key, address=self.found.address.ip, head=self.role is Role.HEAD, given=given
         )
         self._warn(self.ports.warnings)
+
+    async def write_client(self, plan: NodePlan) -> str:
+        """Write what attach and exec need.  Returns why that could not be."""
+        own = {*client_environment(plan, {}), "no_proxy", "NO_PROXY"}
+        env = client_environment(plan, self.env)
+        writing = in_thread(write_client, self.directory.path, env, own, plan.unset)
+        try:
+            if not await done_within(writing, FILE_S):
+                return "the file system does not answer"
+            writing.result()
+        except OSError as error:
+            return str(error)
+        return ""
 
     async def make_authority(self, reaper: Reaper) -> str:
         """A new authority for the cluster's certificates (--tls).  Raises RayclusterError."""

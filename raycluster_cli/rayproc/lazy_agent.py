@@ -1,18 +1,19 @@
 """Takes the place of one of a raylet's agents until a client needs it; then becomes it.
 
     python -I -S lazy_agent.py now -- COMMAND…                does not wait
-    python -I -S lazy_agent.py gate FIFO -- COMMAND…          waits until something is written to FIFO
-    python -I -S lazy_agent.py port HOST PORT -- COMMAND…     waits for the first request to HOST:PORT
-    python -I -S lazy_agent.py socket FD PORT NICE -- COMMAND…   does not wait; its parent's socket listens
+    python -I -S lazy_agent.py port HOST PORT SOCKET -- COMMAND…   waits for the first request to HOST:PORT
+    python -I -S lazy_agent.py socket FD PORT NICE -- COMMAND…     does not wait; its parent's socket listens
 
 Ray starts two agents beside each raylet, 0.6 to 2 s of CPU and 80 MB each, at the very time at which the
-driver starts.  Most clusters never ask them anything.  This process, 8 MB, holds their place: the raylet
-watches its process id, which stays the same, since it is replaced by `exec`.
+driver starts.  Most clusters never ask them anything.  A shell holds their place until something connects
+(node.stand_ins), then this process, 8 MB: the raylet watches its process id, which stays the same, since it
+is replaced by `exec`.
 
 With `port` only a request that carries the cluster's token starts the agent, as only such a one would be
 served by it; others get 401.  (Whose process connects can be read in /proc/net/tcp, but not for a connection
-from another node, where the dashboard may be.)  Listening socket and connection are kept over the exec: the
-agent gets the socket when it binds that port, and serves the request that started it.
+from another node, where the dashboard may be.)  The listening socket comes from the supervisor, through the
+Unix socket SOCKET.  It and the connection are kept over the exec: the agent gets the socket when it binds
+that port, and serves the request that started it.
 
 It ends when stdin, a pipe, ends: that is how a raylet tells its agents that it is gone.
 
@@ -39,11 +40,14 @@ if TYPE_CHECKING:  # typing itself would take longer to import than all the rest
 
 _FD = "RAYCLUSTER_LAZY_FD"
 _PORT = "RAYCLUSTER_LAZY_PORT"
-_CLIENT = "RAYCLUSTER_LAZY_CLIENT_FD"
+_CLIENTS = "RAYCLUSTER_LAZY_CLIENT_FDS"
 _ROOT = "RAYCLUSTER_NODE_ROOT"
 
 #: The most connections that may wait for their request at a time, and how long each may.
 MAX_CONNECTIONS, REQUEST_WITHIN_S = 32, 10.0
+
+#: How long the supervisor may take to hand its socket over; it is as busy as the machine.
+HANDOVER_S = 20.0
 
 #: Headers longer than this are refused.
 MAX_HEADERS_BYTES = 16384
@@ -75,16 +79,12 @@ class Watch:
         return found
 
 
-def wait(ready: int) -> None:
-    """Until ``ready`` can be read."""
-    watch = Watch()
-    watch.poller.register(ready, select.POLLIN)
-    while not watch.ready():
-        pass
+def wait_for_clients(server: socket.socket) -> list[socket.socket]:
+    """The connections that there are once a request has come that the agent would serve.
 
-
-def wait_for_client(server: socket.socket) -> socket.socket:
-    """The connection whose request the agent would serve.  None of its bytes have been taken."""
+    None of their bytes have been taken.  The agent judges the others itself: a raylet may send several
+    requests at once, and would fail if one were dropped.
+    """
     watch = Watch()
     watch.poller.register(server, select.POLLIN)
     server.setblocking(False)
@@ -114,9 +114,7 @@ def wait_for_client(server: socket.socket) -> socket.socket:
                 if verdict is None:
                     continue
                 if verdict:
-                    for other in [one for one in connections if one != fd]:
-                        close(other)
-                    return client
+                    return [one for one, _ in connections.values()]
                 close(fd)
         now = time.monotonic()
         for fd in [fd for fd, (_, until) in connections.items() if until <= now]:
@@ -134,7 +132,6 @@ def judge(client: socket.socket) -> "bool | None":
     headers, complete, _ = data.partition(b"\r\n\r\n")
     if complete:
         if has_token(headers, expected_token()):
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
             return True
         try:
             client.recv(len(data))  # bytes that nobody has read would make close() drop the answer
@@ -217,6 +214,18 @@ def wake(gate: str) -> bool:
     return True
 
 
+def taken_over(path: str) -> "socket.socket | None":
+    """The listening socket that the supervisor hands over; None where nobody hands one over."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as supervisor:
+        try:
+            supervisor.settimeout(HANDOVER_S)
+            supervisor.connect(path)
+            fds = socket.recv_fds(supervisor, 1, 1)[1]
+        except OSError:
+            return None
+    return socket.socket(fileno=fds[0]) if fds else None
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket as the agent itself would make it."""
     family, kind, protocol, _, address = socket.getaddrinfo(host.encode(), port, type=socket.SOCK_STREAM)[0]
@@ -237,8 +246,9 @@ def become(command: list[str]) -> None:
         threading.Thread(target=end_with_supervisor, args=(alive,), daemon=True).start()
     if _FD in os.environ:
         server = socket.socket(fileno=int(os.environ.pop(_FD)))
-        if _CLIENT in os.environ:
-            client = socket.socket(fileno=int(os.environ.pop(_CLIENT)))
+        for fd in os.environ.pop(_CLIENTS, "").split():
+            client = socket.socket(fileno=int(fd))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
             # The agent accepts connections at its socket only: what comes from this one is passed on.
             agent = socket.create_connection(server.getsockname()[:2])
             threading.Thread(target=pass_on, args=(client, agent), daemon=True).start()
@@ -294,20 +304,16 @@ def main(arguments: list[str]) -> None:
     if how == "become":
         become(command)
         return
-    if how == "gate":
-        if not os.path.exists(where[0]):
-            os.mkfifo(where[0], 0o600)
-        # For reading and writing: opening does not block, and the end of a writer is no end of file.
-        wait(os.open(where[0], os.O_RDWR | os.O_NONBLOCK))
+    if how == "now":
+        Watch().ready(0)  # the gate also opens when the supervisor or the raylet has ended
     elif how == "port":
-        server = listen(where[0], int(where[1]))
-        client = wait_for_client(server)
-        kept = {_FD: server, _CLIENT: client}
-        for name, one in kept.items():
+        server = taken_over(where[2]) or listen(where[0], int(where[1]))
+        clients = wait_for_clients(server)
+        for one in (server, *clients):
             one.setblocking(True)
             one.set_inheritable(True)
-            os.environ[name] = str(one.fileno())
-        os.environ[_PORT] = where[1]
+        os.environ[_CLIENTS] = " ".join(str(one.fileno()) for one in clients)
+        os.environ.update({_FD: str(server.fileno()), _PORT: where[1]})
     elif how == "socket":
         os.nice(int(where[2]))
         os.environ.update({_FD: where[0], _PORT: where[1]})

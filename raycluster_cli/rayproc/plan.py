@@ -105,8 +105,18 @@ class NodePlan:
 
     @property
     def agent_gate(self) -> str:
-        """FIFO: the dashboard agent starts when something is written to it (lazy_agent.py)."""
+        """FIFO: the dashboard agent starts when something is written to it (node.stand_ins)."""
         return f"{self.temp_dir}/agent.gate"
+
+    @property
+    def runtime_env_gate(self) -> str:
+        """FIFO: the stand-in of the runtime environment agent starts when something is written to it."""
+        return f"{self.temp_dir}/runtime-env.gate"
+
+    @property
+    def runtime_env_socket(self) -> str:
+        """Unix socket at which that stand-in gets the socket that listens on the agent's port."""
+        return f"{self.temp_dir}/runtime-env.socket"
 
     @property
     def work_gate(self) -> str:

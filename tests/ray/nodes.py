@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from raycluster_cli.model.status import Role
+from raycluster_cli.node.stand_ins import AgentStandIns
 from raycluster_cli.rayproc.companion_client import CompanionClient
 from raycluster_cli.rayproc.environment import client_environment
 from raycluster_cli.rayproc.plan import NodePlan
@@ -47,6 +48,7 @@ class Nodes:
     host: str = field(default_factory=lambda: f"127.{100 + os.getpid() % 100}.{next(_CLUSTERS)}")
     companions: list[CompanionClient] = field(default_factory=list)
     claims: dict[int, PortClaim] = field(default_factory=dict)
+    stand_ins: list[AgentStandIns] = field(default_factory=list)
     head: NodePlan | None = None
 
     def plan(self, number: int, **changes: Any) -> NodePlan:
@@ -92,7 +94,13 @@ class Nodes:
             self.head = plan
         client = self.companion()
         await client.ready(60)
-        return await client.start(plan, 60)
+        agents = AgentStandIns()
+        self.stand_ins.append(agents)
+        await agents.hold(plan)
+        started = await client.start(plan, 60)
+        if started.how == "node":
+            agents.listen()
+        return started
 
     def child(self, started: Started, name: str) -> Child:
         """A daemon, which is ours since its starter has ended."""
@@ -186,6 +194,8 @@ async def _nodes(token: bool) -> AsyncIterator[Nodes]:
     try:
         yield cluster
     finally:
+        for agents in cluster.stand_ins:
+            agents.close()
         for client in cluster.companions:
             with contextlib.suppress(Exception):
                 await client.close()

@@ -342,11 +342,11 @@ def test_agents_start_when_they_are_wanted() -> None:
     async def test() -> None:
         async with nodes() as cluster:
             head = await cluster.start(0)
-            assert _lazy(head) == ["gate", "port"]
+            assert _waiting(head) == ["agent.gate", "runtime-env.gate"]
             assert "made by the agent" in await cluster.driver(RUNTIME_ENV)
-            assert _lazy(head) == ["gate"]
+            assert _waiting(head) == ["agent.gate"]
             assert cluster.head is not None and wake(cluster.head.agent_gate)
-            while _lazy(head):
+            while _waiting(head):
                 await asyncio.sleep(0.05)
             raylet = cluster.child(head, "raylet")
             await asyncio.sleep(2)
@@ -360,7 +360,7 @@ def test_with_a_dashboard_agents_do_not_wait() -> None:
         async with nodes() as cluster:
             for number in (0, 1):
                 started = await cluster.start(number, agent_at_once=True)
-                assert "gate" not in _lazy(started)
+                assert _waiting(started) == ["runtime-env.gate"]
 
     run(test)
 
@@ -399,13 +399,13 @@ def _logs(started: Started) -> dict[str, str]:
     return {path.name: path.read_text(errors="replace") for path in logs}
 
 
-def _lazy(started: Started) -> list[str]:
-    """How the stand-ins below this node's raylet wait."""
+def _waiting(started: Started) -> list[str]:
+    """The gates at which shells below this node's raylet wait in the place of its agents."""
     found = []
     for stat in descendants(started.processes["raylet"]):
         parts = Path(f"/proc/{stat.pid}/cmdline").read_text().split("\0")
-        if len(parts) > 4 and parts[3].endswith("lazy_agent.py") and parts[4] != "become":
-            found.append(parts[4])
+        if parts[0] == "/bin/sh" and parts[3].endswith(".gate"):
+            found.append(Path(parts[3]).name)
     return sorted(found)
 
 

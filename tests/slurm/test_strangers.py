@@ -204,9 +204,10 @@ def test_strangers_do_not_wake_a_runtime_environment_agent(slurm: Slurm) -> None
     cluster = Cluster.start(slurm, f"from pathlib import Path\n{WITH_AN_ENVIRONMENT}").driving()
 
     def stand_in() -> list[str]:
-        """HOST and PORT of the stand-in on n2; empty when it has become the agent."""
-        lines = (one.argv for one in cluster.processes("n2") if "port" in one.argv)
-        return next((list(argv[5:7]) for argv in lines if argv[3].endswith("lazy_agent.py")), [])
+        """HOST and PORT of the stand-in on n2, or of the shell before it; empty once it is the agent."""
+        argv = next((one.argv for one in cluster.processes("n2") if "port" in one.argv), ())
+        at = argv.index("port") if argv else 0
+        return list(argv[at + 1 : at + 3])
 
     for host in ("n2", LOGIN):
         asked = slurm.run(host, ["python", "-c", ASK, *stand_in()], user="bob", check=True)

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray._private import services as ray_services
 
-from ..boot import stand_in_command
+from ..boot import gate_command, stand_in_command
 from ..failure import StartFailure
 from ..plan import NodePlan
 from ..requirements import has_dashboard
@@ -88,10 +88,11 @@ def raylet_command(command: list[str], plan: NodePlan) -> list[str]:
     # The flag came with the port files; an older raylet refuses it.
     if port and hasattr(ray._raylet, "persist_port") and not _has(command, "--dashboard_agent_listen_port"):
         command = [*command, f"--dashboard_agent_listen_port={port}"]
-    agent = stand_in_command("now") if plan.agent_at_once else stand_in_command("gate", plan.agent_gate)
-    wrappers = {"--dashboard_agent_command": agent}
+    gate = [] if plan.agent_at_once else gate_command(plan.agent_gate)
+    wrappers = {"--dashboard_agent_command": [*gate, *stand_in_command("now")]}
     if port := plan.ports.get("runtime_env_agent"):
-        wrappers["--runtime_env_agent_command"] = stand_in_command("port", plan.node_ip, str(port))
+        waits = stand_in_command("port", plan.node_ip, str(port), plan.runtime_env_socket)
+        wrappers["--runtime_env_agent_command"] = [*gate_command(plan.runtime_env_gate), *waits]
     if _agent_is_missing(plan):
         command = [set_flag(part, "--metrics-agent-port", "-1") for part in command]
     return [_wrap(part, wrappers) for part in command]

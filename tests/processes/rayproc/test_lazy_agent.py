@@ -15,22 +15,27 @@ from pathlib import Path
 import pytest
 
 import raycluster_cli
+from raycluster_cli.rayproc.boot import gate_command
 from raycluster_cli.rayproc.lazy_agent import MAX_CONNECTIONS, judge, wake
 from tests.waiting import wait_until
+
+#: In place of the socket at which a supervisor hands a listening socket over.
+NOBODY = "/nonexistent"
 
 LAZY = [sys.executable, "-I", "-S", str(Path(raycluster_cli.__file__).parent / "rayproc/lazy_agent.py")]
 
 SERVER = """
-import os, socket, sys
+import os, socket, sys, threading
 host, port = sys.argv[1], int(sys.argv[2])
 server = socket.socket()
 server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 server.bind((host, port))
 server.listen()
-while True:
-    connection, _ = server.accept()
+def answer(connection):
     connection.sendall(f"{os.getpid()} {os.getcwd()} {sys.path[0]}".encode() + connection.recv(100))
     connection.close()
+while True:
+    threading.Thread(target=answer, args=server.accept()[:1], daemon=True).start()
 """
 
 AGENT = """
@@ -53,11 +58,35 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def start(
-    started: list[subprocess.Popen[bytes]], *arguments: str, env: dict[str, str] | None = None
+    started: list[subprocess.Popen[bytes]],
+    *arguments: str,
+    env: dict[str, str] | None = None,
+    gate: Path | None = None,
 ) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen([*LAZY, *arguments], stdin=subprocess.PIPE, env=env)
+    """Behind a gate where one is given."""
+    before = gate_command(str(gate)) if gate else []
+    process = subprocess.Popen([*before, *LAZY, *arguments], stdin=subprocess.PIPE, env=env)
     started.append(process)
     return process
+
+
+@contextlib.contextmanager
+def held(gate: Path) -> Iterator[None]:
+    """A gate as a supervisor holds it."""
+    os.mkfifo(gate)
+    fd = os.open(gate, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def waits_at_gate(process: subprocess.Popen[bytes]) -> bool:
+    """Whether the shell has the gate open for reading alone, after which it only waits."""
+    with contextlib.suppress(OSError):
+        fds = os.listdir(f"/proc/{process.pid}/fd")
+        return "4" in fds and "3" not in fds
+    return False
 
 
 def command_line(pid: int) -> str:
@@ -76,14 +105,33 @@ def ask(port: int, text: bytes) -> str:
 
 
 def test_behind_a_gate(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
-    gate, mark = tmp_path / "gate", tmp_path / "mark"
-    script = tmp_path / "agent.py"
+    gate, mark, script = tmp_path / "gate", tmp_path / "mark", tmp_path / "agent.py"
     script.write_text(AGENT)
-    process = start(started, "gate", str(gate), "--", sys.executable, "-u", str(script), str(mark))
-    wait_until(gate.exists, timeout_s=30, what="the gate")
-    wait_until(lambda: wake(str(gate)), timeout_s=30, what="a reader at the gate", interval_s=0.01)
-    wait_until(lambda: mark.exists() and mark.read_text(), timeout_s=30, what="the command")
+    with held(gate):
+        process = start(started, "now", "--", sys.executable, "-u", str(script), str(mark), gate=gate)
+        wait_until(lambda: waits_at_gate(process), timeout_s=30, what="the shell waits")
+        assert wake(str(gate))
+        wait_until(lambda: mark.exists() and mark.read_text(), timeout_s=30, what="the command")
     assert mark.read_text() == str(process.pid)  # the same process: whoever watches it notices nothing
+
+
+def test_a_gate_that_was_opened_before(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    gate, mark, script = tmp_path / "gate", tmp_path / "mark", tmp_path / "agent.py"
+    script.write_text(AGENT)
+    with held(gate):
+        assert wake(str(gate))
+        start(started, "now", "--", sys.executable, "-u", str(script), str(mark), gate=gate)
+        wait_until(mark.exists, timeout_s=30, what="the command")
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_gate_that_nobody_holds(tmp_path: Path, started: list[subprocess.Popen[bytes]], made: bool) -> None:
+    gate, mark, script = tmp_path / "gate", tmp_path / "mark", tmp_path / "agent.py"
+    script.write_text(AGENT)
+    if made:
+        os.mkfifo(gate)
+    start(started, "now", "--", sys.executable, "-u", str(script), str(mark), gate=gate)
+    wait_until(mark.exists, timeout_s=30, what="the command")
 
 
 def test_at_once(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
@@ -120,6 +168,7 @@ def test_at_a_port(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> No
         "port",
         "127.0.0.1",
         str(port),
+        NOBODY,
         "--",
         sys.executable,
         "-u",
@@ -160,7 +209,7 @@ def at_a_port(
     port = str(free_port())
     env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
     command = [sys.executable, "-u", str(tmp_path / "server.py"), "127.0.0.1", port]
-    process = start(started, "port", "127.0.0.1", port, "--", *command, env=env)
+    process = start(started, "port", "127.0.0.1", port, NOBODY, "--", *command, env=env)
     wait_until(lambda: _listens(int(port), process.pid), timeout_s=10, what="the stand-in listens")
     return process, int(port)
 
@@ -227,12 +276,23 @@ def _listens(port: int, pid: int) -> bool:
     return any(f":{port:04X}" in line.split()[1] and line.split()[3] == "0A" for line in lines[1:])
 
 
-@pytest.mark.parametrize("how", ["gate", "port"])
-def test_it_ends_with_its_parent(tmp_path: Path, started: list[subprocess.Popen[bytes]], how: str) -> None:
-    where = [str(tmp_path / "gate")] if how == "gate" else ["127.0.0.1", str(free_port())]
-    process = start(started, how, *where, "--", "/bin/false")
+def test_the_stand_in_ends_with_its_parent(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    process = start(started, "port", "127.0.0.1", str(free_port()), NOBODY, "--", "/bin/false")
     assert process.stdin is not None
     process.stdin.close()  # as when the raylet dies
+    assert process.wait(5) == 0
+
+
+def test_behind_a_gate_it_ends_once_the_gate_is_let_go(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    """The raylet has ended, and the supervisor, which has noticed that, closes the gate."""
+    gate = tmp_path / "gate"
+    with held(gate):
+        process = start(started, "now", "--", "/bin/false", gate=gate)
+        wait_until(lambda: waits_at_gate(process), timeout_s=30, what="the shell waits")
+        assert process.stdin is not None
+        process.stdin.close()
     assert process.wait(5) == 0
 
 
@@ -254,31 +314,42 @@ class Supervised:
         wait_until(self.mark.exists, timeout_s=10, what="the command for an orphaned node")
 
 
-@pytest.mark.parametrize("how", ["gate", "port"])
-def test_it_ends_with_its_supervisor(
-    tmp_path: Path, started: list[subprocess.Popen[bytes]], how: str
-) -> None:
+def test_it_ends_with_its_supervisor(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
     """The raylet, its parent, goes on; an agent that ends takes it along."""
     supervised = Supervised(tmp_path)
-    gate, port = tmp_path / "gate", free_port()
-    where = [str(gate)] if how == "gate" else ["127.0.0.1", str(port)]
-    process = start(started, how, *where, "--", "/bin/false", env=supervised.env)
-    if how == "gate":
-        wait_until(gate.exists, timeout_s=30, what="the gate")
-    else:
-        wait_until(lambda: _listens(port, process.pid), timeout_s=30, what="the stand-in listens")
+    port = free_port()
+    where = ["127.0.0.1", str(port), NOBODY]
+    process = start(started, "port", *where, "--", "/bin/false", env=supervised.env)
+    wait_until(lambda: _listens(port, process.pid), timeout_s=30, what="the stand-in listens")
     assert process.poll() is None
     supervised.end()
     assert process.wait(5) == 1
     supervised.wait_cleared()
 
 
-def test_it_ends_when_its_supervisor_has_ended_before_it_began(
+def test_behind_a_gate_it_ends_with_its_supervisor(
     tmp_path: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
-    supervised = Supervised(tmp_path)
+    supervised, gate = Supervised(tmp_path), tmp_path / "gate"
+    with held(gate):
+        process = start(started, "now", "--", "/bin/false", env=supervised.env, gate=gate)
+        wait_until(lambda: waits_at_gate(process), timeout_s=30, what="the shell waits")
+        supervised.end()
+        assert process.poll() is None
+    assert process.wait(5) == 1
+    supervised.wait_cleared()
+
+
+@pytest.mark.parametrize("how", [["now"], ["port", "127.0.0.1", "1", NOBODY]])
+def test_it_ends_when_its_supervisor_has_ended_before_it_began(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]], how: list[str]
+) -> None:
+    supervised, gate = Supervised(tmp_path), tmp_path / "gate"
+    os.mkfifo(gate)
+    if how[0] == "port":
+        how[2] = str(free_port())
     supervised.end()
-    process = start(started, "gate", str(tmp_path / "gate"), "--", "/bin/false", env=supervised.env)
+    process = start(started, *how, "--", "/bin/false", env=supervised.env, gate=gate)
     assert process.wait(5) == 1
     supervised.wait_cleared()
 
@@ -287,11 +358,9 @@ def test_the_agent_itself_ends_with_its_supervisor(
     tmp_path: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
     supervised = Supervised(tmp_path)
-    gate, mark, script = tmp_path / "gate", tmp_path / "mark", tmp_path / "agent.py"
+    mark, script = tmp_path / "mark", tmp_path / "agent.py"
     script.write_text(AGENT)
-    command = [sys.executable, "-u", str(script), str(mark)]
-    process = start(started, "gate", str(gate), "--", *command, env=supervised.env)
-    wait_until(lambda: wake(str(gate)), timeout_s=30, what="a reader at the gate", interval_s=0.01)
+    process = start(started, "now", "--", sys.executable, "-u", str(script), str(mark), env=supervised.env)
     wait_until(mark.exists, timeout_s=30, what="the agent")
     supervised.end()
     assert process.wait(5) == 1

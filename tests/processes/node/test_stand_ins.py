@@ -1,0 +1,114 @@
+"""The port of the runtime environment agent goes from the supervisor to its stand-in, and on to the agent."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from raycluster_cli.model.status import Role
+from raycluster_cli.node.stand_ins import AgentStandIns
+from raycluster_cli.rayproc.boot import gate_command
+from raycluster_cli.rayproc.plan import NodePlan
+from tests.processes.rayproc.test_lazy_agent import LAZY, SERVER, ask, free_port, waits_at_gate
+from tests.waiting import wait_until
+
+REQUEST = b"GET / HTTP/1.1\r\n\r\n"
+
+
+def a_plan(directory: Path, port: int) -> NodePlan:
+    return NodePlan(
+        role=Role.WORKER,
+        node_ip="127.0.0.1",
+        gcs_address="127.0.0.1:1",
+        ports={"runtime_env_agent": port},
+        temp_dir=str(directory / "r"),
+        num_cpus=1,
+        memory_bytes=1,
+        object_store_bytes=1,
+    )
+
+
+@contextmanager
+def raylets_agent(tmp_path: Path, plan: NodePlan) -> Iterator[subprocess.Popen[bytes]]:
+    """What a raylet starts as its runtime environment agent: a server, here."""
+    (tmp_path / "server.py").write_text(SERVER)
+    port = str(plan.ports["runtime_env_agent"])
+    server = [sys.executable, "-u", str(tmp_path / "server.py"), "127.0.0.1", port]
+    stand_in = [*LAZY, "port", "127.0.0.1", port, plan.runtime_env_socket, "--", *server]
+    process = subprocess.Popen([*gate_command(plan.runtime_env_gate), *stand_in], stdin=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def test_the_first_connection_is_answered_by_the_agent(tmp_path: Path) -> None:
+    async def test() -> None:
+        plan, stand_ins = a_plan(tmp_path, free_port()), AgentStandIns()
+        await stand_ins.hold(plan)
+        with raylets_agent(tmp_path, plan) as process:
+            stand_ins.listen()
+            wait_until(lambda: waits_at_gate(process), timeout_s=30, what="the shell waits")
+            for text in (b"POST /one HTTP/1.1\r\n\r\n", b"POST /two HTTP/1.1\r\n\r\n"):
+                answer = await asyncio.to_thread(ask, plan.ports["runtime_env_agent"], text)
+                assert answer.startswith(f"{process.pid} ") and answer.endswith(text.decode())
+        stand_ins.close()
+
+    asyncio.run(test())
+
+
+def test_several_at_once(tmp_path: Path) -> None:
+    """Those that come while the agent starts wait in the socket that it gets."""
+
+    async def test() -> None:
+        plan, stand_ins = a_plan(tmp_path, free_port()), AgentStandIns()
+        await stand_ins.hold(plan)
+        stand_ins.listen()
+        port = plan.ports["runtime_env_agent"]
+        asked = [
+            asyncio.ensure_future(asyncio.to_thread(ask, port, b"GET / HTTP/1.1\r\n\r\n")) for _ in range(4)
+        ]
+        with raylets_agent(tmp_path, plan) as process:  # later than those who ask
+            assert {answer.split()[0] for answer in await asyncio.gather(*asked)} == {str(process.pid)}
+        stand_ins.close()
+
+    asyncio.run(test())
+
+
+def test_where_the_port_is_taken_the_stand_in_tries_itself(tmp_path: Path) -> None:
+    async def test() -> None:
+        taken = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+        plan, stand_ins = a_plan(tmp_path, taken.sockets[0].getsockname()[1]), AgentStandIns()
+        await stand_ins.hold(plan)
+        with raylets_agent(tmp_path, plan) as process:
+            stand_ins.listen()
+            assert await asyncio.to_thread(process.wait, 30) == 1  # and says so in its log
+        stand_ins.close()
+        taken.close()
+
+    asyncio.run(test())
+
+
+def test_the_port_is_given_back(tmp_path: Path) -> None:
+    async def test() -> None:
+        plan, stand_ins = a_plan(tmp_path, free_port()), AgentStandIns()
+        for _ in range(2):
+            await stand_ins.hold(plan)
+            stand_ins.listen()
+            stand_ins.stop_listening()
+            (
+                await asyncio.start_server(
+                    lambda reader, writer: None, plan.node_ip, plan.ports["runtime_env_agent"]
+                )
+            ).close()
+            stand_ins.listen()
+            stand_ins.close()
+
+    asyncio.run(test())
