@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -12,10 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.idle import measure_idle
+from benchmarks.join import environments
 from benchmarks.meters import CpuMeter
 from benchmarks.report import headline, plot, ratios, table, waterfall
 from benchmarks.runs import Run, RunFailed, run_once
-from benchmarks.ways import BESIDE, WAYS, Way, another_build
+from benchmarks.ways import BESIDE, RAYCLUSTER, REPOSITORY, WAYS, Way, another_build, of_environment
 from tests.bed.bed import Bed, missing
 from tests.bed.spec import BedSpec
 
@@ -35,6 +37,15 @@ def main() -> int:
     ]
     if options.beside:
         ways.append(another_build(Path(options.beside).resolve()))
+    with contextlib.ExitStack() as stack:
+        if options.installed:
+            checkouts = [options.beside] if options.beside else []
+            *beside, this = stack.enter_context(environments([*checkouts, str(REPOSITORY)]))
+            ways = [of_environment(way, (beside[0] if way.name == BESIDE else this).root) for way in ways]
+        return _run(options, hosts, ways)
+
+
+def _run(options: argparse.Namespace, hosts: Sequence[int], ways: Sequence[Way]) -> int:
     when = headline(version("ray"), time.time())
     # No load of its own: what this process itself does is not counted, only what the bed does.
     meter = CpuMeter(f"raycluster-bench-{os.getpid()}")
@@ -63,8 +74,11 @@ def _measure(
     """All runs, in turns; and how many failed."""
     runs: list[Run] = []
     failed = 0
-    # Ray's files come from the page cache in every run: one that is not counted fetches them.
-    run_once(bed, meter, WAYS[0], 1, 0, count_nodes=True)
+    # Ray's files come from the page cache in every run: one that is not counted fetches them, and leaves
+    # what an installation's first start makes.
+    for way in ways:
+        if way.name in (RAYCLUSTER.name, BESIDE):
+            run_once(bed, meter, way, 1, 0, count_nodes=True)
     for number in range(1, options.rounds + 1):
         for count in hosts:
             for way in ways:
@@ -104,6 +118,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--ways", default="", help="only ways whose names hold one of these words")
     parser.add_argument(
         "--beside", default="", metavar="DIR", help="another checkout, run in turns with this"
+    )
+    parser.add_argument(
+        "--installed",
+        action="store_true",
+        help="each build in an environment of its own, as users install it",
     )
     parser.add_argument(
         "--count-nodes", action="store_true", help="the driver also connects and counts the nodes"

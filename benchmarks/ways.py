@@ -36,7 +36,20 @@ def another_build(checkout: Path) -> Way:
     return Way(BESIDE, lambda driver, hosts: _raycluster(driver, hosts, checkout), turns=RAYCLUSTER.turns)
 
 
-def _symmetric_run(driver: Sequence[str], hosts: int) -> str:
+def of_environment(way: Way, environment: Path) -> Way:
+    """A way with the programs of an environment in which raycluster was installed."""
+
+    def body(driver: Sequence[str], hosts: int) -> str:
+        command = [f"{environment}/bin/python", *driver[1:]]
+        if way.name == SYMMETRIC.name:
+            return _symmetric_run(command, hosts, f"{environment}/bin/ray")
+        raycluster = shlex.join([f"{environment}/bin/raycluster", "run", "--", *command])
+        return f"srun --nodes={hosts} --ntasks-per-node=1 {raycluster}"
+
+    return Way(way.name, body, way.turns)
+
+
+def _symmetric_run(driver: Sequence[str], hosts: int, ray: str = "ray") -> str:
     """`ray symmetric-run` as Ray's Slurm guide has it.
 
     It gives up after 30 s of waiting for nodes, too early for eight of them on two busy cores.
@@ -45,7 +58,7 @@ def _symmetric_run(driver: Sequence[str], hosts: int) -> str:
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=200
 nodes=($(scontrol show hostnames "$SLURM_JOB_NODELIST"))
 srun --nodes={hosts} --ntasks-per-node=1 \\
-    ray symmetric-run --address "${{nodes[0]}}:6379" --min-nodes {hosts} -- {shlex.join(driver)}
+    {ray} symmetric-run --address "${{nodes[0]}}:6379" --min-nodes {hosts} -- {shlex.join(driver)}
 """
 
 

@@ -1,5 +1,6 @@
 """The console script: forks off the keeper where a node is started, then runs the command line."""
 
+import gc
 import os
 import sys
 
@@ -45,6 +46,8 @@ def main() -> None:
     arguments = sys.argv[1:]
     env = dict(os.environ)
     keeper = warm = copy = None
+    if arguments and arguments[0] in _KEPT:
+        gc.disable()  # nothing of what is imported becomes garbage: supervisor.run enables it
     if arguments and arguments[0] in _KEPT and not _may_be_for_container(arguments, env):
         from .system.module_bundle import use_bundle
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -375,8 +376,9 @@ def run_and_exit(run: NodeRun) -> NoReturn:
 
     At once, without joining threads: one may hang in a call on a file system that does not answer.
     """
-
     forget_code()
+    gc.freeze()  # what was imported stays, so it need not be looked at again and again
+    gc.enable()
 
     async def work() -> NoReturn:
         try:

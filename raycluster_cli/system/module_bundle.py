@@ -46,9 +46,12 @@ class Bundle:
         self._modules: Mapping[str, tuple[str, str, bool, int, int]] = tables["modules"]
         """By name: which root, path below it, whether it is a package, offset and length of its code."""
         self._extensions: Mapping[str, tuple[str, str]] = tables["extensions"]
-        # A call for each module would be an operation of the file system for each, or two.
-        self._read = os.pread(fd, tables["at_once"], begin)
+        self._read = b""
         self.tables = tables
+
+    def read_at_once(self) -> None:
+        """Read what nearly every start needs; a call for each would be an operation of the file system."""
+        self._read = os.pread(self._fd, self.tables["at_once"], self._begin)
 
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
@@ -111,7 +114,8 @@ def use_bundle(env: "Mapping[str, str]") -> "Bundle | None":
         return None
     for path in places(env):
         try:
-            bundle = open_bundle(path)
+            if bundle := open_bundle(path):
+                bundle.read_at_once()
         except (OSError, ValueError, EOFError, TypeError, KeyError):
             continue
         if bundle is not None:
