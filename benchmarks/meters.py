@@ -94,6 +94,8 @@ def _role(words: list[bytes]) -> str | None:
     if words[0].startswith(b"ray::log_monitor"):
         return "log monitor (Ray's)"
     text = b" ".join(words[:6])
+    if words[0] == b"/bin/sh" and words[3:4] and words[3].endswith(b".gate"):
+        return "lazy agent"
     if b"python" not in words[0] or b"srun" in words[0]:
         return None
     if b"raycluster_cli.rayproc.companion" in text:
