@@ -7,7 +7,7 @@ import marshal
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.machinery import EXTENSION_SUFFIXES, SourceFileLoader
 from importlib.util import cache_from_source
 from types import ModuleType
@@ -56,20 +56,29 @@ def refresh_bundle(env: Mapping[str, str], modules: Mapping[str, ModuleType]) ->
             if tables["sources"] == source_stamps(wanted) and tables["extensions"] == compiled:
                 return ""
     stamps = source_stamps(wanted)
-    wanted = dict(sorted(wanted.items(), key=lambda item: not is_read_at_once(item[0], item[1], modules)))
+    wanted = in_order(wanted, list(modules))
     for path in places(env):
         try:
-            write_bundle(path, wanted, compiled, stamps, modules)
+            write_bundle(path, wanted, compiled, stamps)
         except OSError:
             continue  # a directory that this user may not write to
         return path
     return ""
 
 
-def is_read_at_once(name: str, place: Place, modules: Mapping[str, ModuleType]) -> bool:
-    """Whether nearly every start needs a module, a worker's or a head's: these come first in the bundle."""
-    root, below, _ = place
-    return name in modules or (root == "raycluster" and below.split("/")[0] not in ("cli", "config"))
+def in_order(wanted: Mapping[str, Place], imported: Iterable[str]) -> dict[str, Place]:
+    """What this start has imported comes first, in its order; then what other starts need, a worker's first.
+
+    >>> places = {name: ("raycluster", f"{name}/x.py", False) for name in ("cli", "b", "a", "policy")}
+    >>> [*in_order(places, ["a", "sys", "b"])]
+    ['a', 'b', 'policy', 'cli']
+    """
+    rank = {name: number for number, name in enumerate(imported)}
+
+    def key(name: str) -> tuple[int, bool]:
+        return rank.get(name, len(rank)), wanted[name][1].split("/")[0].split(".")[0] in ("cli", "config")
+
+    return {name: wanted[name] for name in sorted(wanted, key=key)}
 
 
 def own_modules() -> Iterator[tuple[str, Place]]:
@@ -126,13 +135,12 @@ def write_bundle(
     modules: Mapping[str, Place],
     compiled: Mapping[str, tuple[str, str]],
     stamps: Mapping[str, tuple[int, int]],
-    imported: Mapping[str, ModuleType],
 ) -> None:
     """Write the bundle as a whole: a reader sees the old one or the new one.  Raises OSError."""
     there = roots()
     directories = [("raycluster", package) for package in PACKAGES]
     seen = times(dict.fromkeys([*directories, ("library", "os.py")], 0))
-    table, chunks, offset, at_once = {}, [], 0, 0
+    table, chunks, offset = {}, [], 0
     for name, (root, below, is_package) in modules.items():
         file = f"{there[root]}/{below}"
         try:
@@ -142,14 +150,11 @@ def write_bundle(
         table[name] = (root, below, is_package, offset, len(code))
         chunks.append(code)
         offset += len(code)
-        if is_read_at_once(name, (root, below, is_package), imported):
-            at_once = offset
     tables = {
         "python": python(),
         "times": seen,
         "sources": dict(stamps),
         "modules": table,
-        "at_once": at_once,
         "extensions": dict(compiled),
     }
     head = marshal.dumps(tables)

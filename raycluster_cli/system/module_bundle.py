@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 #: The first bytes of the file; another layout gets another number.
-MAGIC = b"rcbundle2\n"
+MAGIC = b"rcbundle3\n"
 
 #: What `Bundle.tables` holds is at most so large; more is no bundle.
 TABLES_MAX_BYTES = 1_000_000
@@ -33,6 +33,10 @@ PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 #: Directories of installed packages; raycluster elsewhere is a checkout, whose modules change.
 _INSTALLED = ("site-packages", "dist-packages")
+
+
+#: How much of a bundle is in memory at a time.
+PART_BYTES = 256 * 1024
 
 
 class Bundle:
@@ -46,12 +50,9 @@ class Bundle:
         self._modules: Mapping[str, tuple[str, str, bool, int, int]] = tables["modules"]
         """By name: which root, path below it, whether it is a package, offset and length of its code."""
         self._extensions: Mapping[str, tuple[str, str]] = tables["extensions"]
-        self._read = b""
         self.tables = tables
-
-    def read_at_once(self) -> None:
-        """Read what nearly every start needs; a call for each would be an operation of the file system."""
-        self._read = os.pread(self._fd, self.tables["at_once"], self._begin)
+        self._part = b""
+        self._part_begin = 0
 
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
@@ -76,17 +77,20 @@ class Bundle:
     def code(self, name: str) -> "CodeType":
         """Raises OSError, ValueError, EOFError or TypeError where the file does not give it."""
         _, _, _, offset, length = self._modules[name]
-        text = self._read[offset : offset + length]
-        if len(text) < length:
-            text = os.pread(self._fd, length, self._begin + offset)
-        code: CodeType = marshal.loads(text)
+        at = offset - self._part_begin
+        if at < 0 or at + length > len(self._part):
+            # A call for each module would be an operation of the file system for each, or two.  The modules
+            # are in the order in which a start needs them, so what comes next is needed next.
+            self._part, self._part_begin, at = b"", offset, 0
+            self._part = os.pread(self._fd, max(length, PART_BYTES), self._begin + offset)
+        code: CodeType = marshal.loads(self._part[at : at + length])
         if not hasattr(code, "co_code"):
             raise ValueError(f"{name} is not code")
         return code
 
     def forget(self) -> None:
-        """Free what was read at once: most modules have been imported."""
-        self._read = b""
+        """Free what was read last: most modules have been imported."""
+        self._part = b""
 
     def close(self) -> None:
         os.close(self._fd)
@@ -114,8 +118,7 @@ def use_bundle(env: "Mapping[str, str]") -> "Bundle | None":
         return None
     for path in places(env):
         try:
-            if bundle := open_bundle(path):
-                bundle.read_at_once()
+            bundle = open_bundle(path)
         except (OSError, ValueError, EOFError, TypeError, KeyError):
             continue
         if bundle is not None:

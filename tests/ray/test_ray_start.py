@@ -541,6 +541,7 @@ print("COUNTS", *ray.get(counter.add.remote()))
             for name in ("raylet", "gcs_server"):
                 child = cluster.child(head, name)
                 await child.stop(0)
+            cluster.stand_ins[0].close()  # as the supervisor does when it clears the node
             while any(is_running(agent.ref) for agent in agents):  # they have the ports of the next ones
                 await asyncio.sleep(0.02)
             plan = cluster.plan(0, gcs_storage_path=storage)

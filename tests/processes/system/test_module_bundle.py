@@ -133,7 +133,7 @@ def test_a_change_is_noticed_at_the_latest_by_the_next_head(
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "cut off": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "empty": lambda path: path.write_bytes(b""),
-    "no tables": lambda path: path.write_bytes(b"rcbundle2\n" + bytes(64)),
+    "no tables": lambda path: path.write_bytes(b"rcbundle3\n" + bytes(64)),
     "another Python": lambda path: path.write_bytes(
         path.read_bytes().replace(sys.version.encode(), b"0" * len(sys.version))
     ),
