@@ -31,9 +31,7 @@ else:
         cls = dataclasses.dataclass(cls, init=False, repr=False, eq=False)
         cls._own_fields = dataclasses.fields(cls)
         if any(not one.init or one.kw_only for one in cls._own_fields):
-            raise TypeError(
-                f"{cls.__name__}: use dataclasses.dataclass for fields that are not given by position"
-            )
+            raise TypeError(f"{cls.__name__}: each field has to be an argument that has a position")
         added = {"__init__": _init, "__repr__": _repr}
         if eq:
             added |= {"__eq__": _eq, "__hash__": _hash if frozen else None}
