@@ -18,7 +18,7 @@ OWN = frozenset(
         *(
             "VLLM_HOST_IP",
             "LAZY_FD",
-            "LAZY_CLIENT_FD",
+            "LAZY_CLIENT_FDS",
             "LAZY_PORT",
             "PLAN",
             "PUBLIC_WATCH",
