@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ..model.dataclass import dataclass
 from ..model.settings import Settings
 from ..system.process import Reaper, Signals
 from ..system.report import Report
