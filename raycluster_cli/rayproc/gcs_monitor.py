@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..model.value import Value
 from ..system.jitter import between
+from ..system.network import why_not_connected
 from .failure import StartFailure
 from .health import HealthChannel
 
@@ -134,8 +135,7 @@ async def _check_on_one_connection(
     try:
         channel = await HealthChannel.connect(ip, port, timeout_s=CHECK_TIMEOUT_S, context=context)
     except OSError as error:
-        why = error.strerror or str(error) or type(error).__name__
-        return failed + 1, Loss(why, silent=not isinstance(error, ConnectionError))
+        return failed + 1, Loss(why_not_connected(error), silent=not isinstance(error, ConnectionError))
     try:
         while True:
             if await channel.check(timeout_s=CHECK_TIMEOUT_S):

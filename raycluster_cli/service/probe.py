@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import re
 import socket
 import struct
@@ -19,6 +21,7 @@ from ..model.address import join_host_port
 from ..model.dataclass import dataclass
 from ..model.status import EndDetail
 from ..model.value import Value
+from ..system.network import why_not_connected
 from ..system.waiting import within
 
 #: The most that is read of an answer.
@@ -102,10 +105,11 @@ class Probe:
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         try:
             reader, writer = await asyncio.open_connection(self.host, self.port)
-        except ConnectionRefusedError:
-            raise NoAnswer(await self._nobody_listens(), EndDetail.NOTHING_LISTENS) from None
         except OSError as error:
-            raise NoAnswer(f"no connection to {self.host}:{self.port}: {error.strerror or error}") from error
+            why = why_not_connected(error)
+            if why == os.strerror(errno.ECONNREFUSED):  # on all addresses of the host
+                raise NoAnswer(await self._nobody_listens(), EndDetail.NOTHING_LISTENS) from None
+            raise NoAnswer(f"no connection to {self.host}:{self.port}: {why}") from error
         self.own_ports = [*self.own_ports, writer.get_extra_info("sockname")[1]][-_OWN_PORTS:]
         return reader, writer
 

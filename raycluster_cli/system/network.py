@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
 import re
 import socket
 import threading
@@ -288,3 +289,18 @@ def addresses_of(names: Iterable[str]) -> tuple[str, ...]:
             continue
         found += [str(place[4][0]).partition("%")[0] for place in places]
     return tuple(dict.fromkeys(found))
+
+
+def why_not_connected(error: OSError) -> str:
+    """Why a connection failed, in the system's words: asyncio has its own, and no number for several addresses.
+
+    >>> why_not_connected(ConnectionRefusedError(111, "Connect call failed ('10.0.0.1', 6379)"))
+    'Connection refused'
+    >>> why_not_connected(TimeoutError(110, "no connection to n1:6379 in 4 s"))
+    'no connection to n1:6379 in 4 s'
+    """
+    text = error.strerror or str(error) or type(error).__name__
+    if "Connect call failed" not in text:
+        return text
+    numbers = [error.errno] if error.errno else map(int, re.findall(r"\[Errno (\d+)\]", text))
+    return ", ".join(dict.fromkeys(map(os.strerror, numbers))) or text

@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -96,6 +97,33 @@ def test_nobody_listens() -> None:
         return str(found.value).replace(str(port), "PORT")
 
     assert asyncio.run(work()) == "nothing listens on 127.0.0.1:PORT"
+
+
+@pytest.mark.parametrize(
+    ("addresses", "said"),
+    [
+        (["127.0.0.2", "127.0.0.3"], "nothing listens on n1:PORT"),
+        (["127.0.0.2", "224.0.0.1"], "no connection to n1:PORT: Connection refused, Network is unreachable"),
+        (["224.0.0.1"], "no connection to n1:PORT: Network is unreachable"),
+    ],
+)
+def test_a_host_with_several_addresses(
+    monkeypatch: pytest.MonkeyPatch, addresses: list[str], said: str
+) -> None:
+    def resolve(host: str, port: int, *_: object, **__: object) -> list[Any]:
+        names = [host] if host != "n1" else addresses
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (name, port)) for name in names]
+
+    async def work() -> str:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]  # nobody listens on it
+            with pytest.raises(NoAnswer) as found:
+                await Probe("n1", port).check()
+        return str(found.value).replace(str(port), "PORT")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    assert asyncio.run(work()) == said
 
 
 @pytest.mark.parametrize("path", ["", "/health"])
