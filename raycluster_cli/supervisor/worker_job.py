@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import math
 import os
 import time
 from collections.abc import Callable
@@ -46,6 +45,9 @@ LOOK_S, ASK_S = 0.25, 10.0
 
 #: How often Slurm is asked for a time limit that may have been changed, at most; and between two looks.
 LIMIT_AGAIN_S, LIMIT_LOOK_S = 300.0, 1.0
+
+#: How often at least it is asked where it does not say when the job ends.
+LIMIT_UNKNOWN_S = 21600.0
 
 #: How long Slurm may take to say how long a preempted job has left.
 GRACE_ANSWER_S = 2.0
@@ -265,12 +267,18 @@ class WorkerJobRun(WorkerRun):
         allocation, before_s = self.context.allocation, self.settings.drain_before
         if allocation is None:
             return
-        in_group, first = bool(self.settings.group), True
+        is_first = bool(self.settings.group)
+        unknown = 0
         while True:
             end_time = await job_end_time(allocation.job_id, self.context.env, self.reaper)
-            left_s = (end_time or allocation.end_time or math.inf) - time.time()
-            before_s = notice_s(before_s, left_s) if first and in_group else before_s
-            first = False
+            end_time = end_time or allocation.end_time
+            if end_time is None:  # no limit, or Slurm did not answer
+                await asyncio.sleep(ask_again_s(unknown))
+                unknown += 1
+                continue
+            left_s = end_time - time.time()
+            before_s = notice_s(before_s, left_s) if is_first else before_s
+            is_first, unknown = False, 0
             if left_s <= before_s:
                 self.post(on.NodeGoes(f"the time limit of job {self.context.worker_job} is near", left_s))
                 return
@@ -310,3 +318,14 @@ def look_again_s(left_s: float, before_s: float) -> float:
     (1.0, 300.0, 21600.0)
     """
     return min(max(left_s - before_s, LIMIT_LOOK_S), max(LIMIT_AGAIN_S, min(left_s, 86400.0) / 4))
+
+
+def ask_again_s(unknown: int) -> float:
+    """When Slurm is asked again that has not said ``unknown`` times before when the job ends.
+
+    Its controller may be away for a while; a job without a limit asks more and more seldom.
+
+    >>> ask_again_s(0), ask_again_s(1), ask_again_s(99)
+    (300.0, 600.0, 21600.0)
+    """
+    return min(LIMIT_AGAIN_S * 2.0 ** min(unknown, 20), LIMIT_UNKNOWN_S)

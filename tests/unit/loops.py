@@ -82,6 +82,11 @@ class SkippingLoop(asyncio.SelectorEventLoop):
         """Let so much time have passed, for a time-out of what is waited for outside."""
         self._waits.skipped_s += seconds
 
+    @property
+    def is_calling(self) -> bool:
+        """Whether a call in a pool of threads is under way."""
+        return self._waits.calls > 0
+
     def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:
         self._waits.calls += 1
         future = super().run_in_executor(executor, func, *args)

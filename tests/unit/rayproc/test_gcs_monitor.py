@@ -3,57 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
 from raycluster_cli.rayproc import gcs_monitor
 from raycluster_cli.rayproc.failure import StartFailure
 from raycluster_cli.rayproc.gcs_monitor import Loss, gcs_lost, while_gcs_answers
-from raycluster_cli.rayproc.health import frame
 from tests.unit.loops import run_loop, skip
-
-SERVING = b"\x00\x00\x00\x00\x02\x08\x01"
-
-
-class Gcs:
-    """Speaks as much HTTP/2 as a health check needs."""
-
-    def __init__(self) -> None:
-        self.answers = True
-        self.checks = 0
-        self._open: list[asyncio.StreamWriter] = []
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open.append(writer)
-        try:
-            await reader.readexactly(24)
-            writer.write(frame(4, 0, 0))
-            while True:
-                head = await reader.readexactly(9)
-                await reader.readexactly(int.from_bytes(head[:3], "big"))
-                if head[3] == 0:
-                    self.checks += 1
-                    if self.answers:
-                        stream = int.from_bytes(head[5:9], "big")
-                        writer.write(frame(1, 4, stream, b"\x88") + frame(0, 0, stream, SERVING))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-
-    def hang_up(self) -> None:
-        for writer in self._open:
-            writer.close()
-
-
-@asynccontextmanager
-async def running(gcs: Gcs, port: int = 0) -> AsyncIterator[int]:
-    server = await asyncio.start_server(gcs.serve, "127.0.0.1", port)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        gcs.hang_up()
+from tests.unit.rayproc.gcs import Gcs, running
 
 
 async def missed_check(gcs: Gcs) -> None:

@@ -33,6 +33,7 @@ from raycluster_cli.supervisor.run import Finished
 from raycluster_cli.system.network import NodeAddress
 from raycluster_cli.system.report import Report
 from tests.unit.loops import run_loop
+from tests.unit.supervisor.worker_scenes import TEMPLATE
 
 TOKEN = "0123456789abcdef" * 4
 HEAD = HeadInfo(host="n1", address_ip="10.77.0.1", port=20480, identity="the head's", state="up")
@@ -181,23 +182,6 @@ def test_the_token_and_the_identity_come_from_the_record(record: Record) -> None
     assert joined.record is record
     assert node.done == ["import", "measure 10.77.0.1", "ports", "start"]
     assert node.started == [OneStart(StartSpec("the head's", gcs_address="10.77.0.1:20480"), None, token)]
-
-
-TEMPLATE = {
-    "identity": "the head's",
-    "installation": "ray 2.60.0",
-    "variables": "00000000",
-    "agent_at_once": False,
-    "ray_version": "2.60.0",
-    "session": "session_1",
-    "cluster_id": "ab",
-    "gcs_address": "10.77.0.1:20480",
-    "gpus": "NVIDIA H200",
-    "accelerator_type": "H200",
-    "spills": False,
-    "node_id_bytes": 28,
-    "launch": {"argv": ["/raylet", "--node_id=@{node_id}"], "variables": {}, "files": []},
-}
 
 
 def test_a_worker_with_the_heads_installation_waits_for_its_template(record: Record) -> None:
