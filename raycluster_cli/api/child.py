@@ -73,7 +73,7 @@ def run_streamed(
     for copy in copies:
         copy.start()
     try:
-        while not _ended(child, POLL_S) and not cancelled.is_set():
+        while not ended(child, POLL_S) and not cancelled.is_set():
             pass
     finally:
         _end(child)
@@ -154,7 +154,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
             os.killpg(child.pid, number)
         if _group_ended(child, wait_s):
             break
-    _ended(child, REAP_S)
+    ended(child, REAP_S)
 
 
 def _group_ended(child: subprocess.Popen[bytes], wait_s: float) -> bool:
@@ -178,7 +178,8 @@ def _group_ended(child: subprocess.Popen[bytes], wait_s: float) -> bool:
         time.sleep(GROUP_POLL_S)
 
 
-def _ended(child: subprocess.Popen[bytes], wait_s: float) -> bool:
+def ended(child: subprocess.Popen[bytes], wait_s: float) -> bool:
+    """Whether a child has ended, or does so within ``wait_s`` seconds."""
     try:
         child.wait(wait_s)
     except subprocess.TimeoutExpired:

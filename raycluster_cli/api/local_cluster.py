@@ -20,6 +20,7 @@ from ..rayproc.boot import raycluster_command
 from ..state.catalogue import record_of
 from ..supervisor.parent_link import ParentLink
 from ..system.report import say
+from .child import KILL_WAIT_S, ended
 from .cluster import ERRORS, Cluster
 from .options import check_command, run_words, settings_dictionary, settings_with_files
 
@@ -75,8 +76,14 @@ class LocalCluster(Cluster):
         self._output: IO[bytes] | None = None
 
     def _begin(self) -> None:
+        try:
+            self._output = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the cluster is
+        except OSError as error:
+            raise RayclusterError(
+                f"a temporary file for the cluster's output cannot be made: {error.strerror or error}.",
+                "TMPDIR chooses another directory for it.",
+            ) from error
         ours, theirs = socket.socketpair()
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the cluster is
         try:
             self._child = subprocess.Popen(
                 self._argv,
@@ -154,13 +161,15 @@ class LocalCluster(Cluster):
             link.setblocking(True)
             link.sendall(ParentLink.DONE)
         for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                child.wait(self._stop_timeout_s)
+            if ended(child, self._stop_timeout_s):
                 break
-            except subprocess.TimeoutExpired:
-                self._tell(f"{self._title} did not end within {self._stop_timeout_s:g} s: {number.name}")
-                child.send_signal(number)  # after SIGKILL of the keeper its supervisor ends all
-        child.wait()
+            self._tell(f"{self._title} did not end within {self._stop_timeout_s:g} s: {number.name}")
+            child.send_signal(number)  # after SIGKILL of the keeper its supervisor ends all
+        if not ended(child, KILL_WAIT_S):
+            raise RayclusterError(
+                f"{self._title} (process {child.pid}) was killed and has not ended: it hangs in a system call.",
+                "A file system or a device may not respond.",
+            )
         link.close()
 
     def _end_at_once(self) -> None:
