@@ -37,6 +37,9 @@ VARIABLE = "RAYCLUSTER_DOCTOR"
 MEETING_S = 9.0
 SRUN_TIMEOUT_S = 19.0
 
+#: How long srun may take to end, after SIGTERM and again after SIGKILL.
+SRUN_END_S = 2.0
+
 #: How long a node of a partition may take to become free.
 ALLOCATION_S = 120.0
 
@@ -229,13 +232,32 @@ def on_all_nodes(
     try:
         out, err = child.communicate(timeout=SRUN_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        child.terminate()
-        out, err = child.communicate()
+        out, err = _cut_off(child)
     finally:
         shutil.rmtree(state_dir / f".doctor-{node_checks.id}", ignore_errors=True)
     reports = {report.host: report for report in _reports(out)}
     said = " ".join((err.strip().splitlines() or [f"no answer within {SRUN_TIMEOUT_S:g} s"])[-1:])
     return [reports.get(host) or _no_answer(host, said) for host in hosts]
+
+
+def _cut_off(child: subprocess.Popen[str]) -> tuple[str, str]:
+    """End srun, and return what it printed.
+
+    It waits for a task that does not end for KillWait + 2 s, 32 s by default; its child may hold the pipes.
+    """
+    out = err = None
+    for end in (child.terminate, child.kill):
+        end()
+        try:
+            return child.communicate(timeout=SRUN_END_S)
+        except subprocess.TimeoutExpired as late:
+            out, err = late.stdout, late.stderr
+    return _text(out), _text(err)
+
+
+def _text(output: str | bytes | None) -> str:
+    """What a command printed before it was cut off: bytes, also where text was asked for."""
+    return output.decode("utf-8", "replace") if isinstance(output, bytes) else output or ""
 
 
 def on_partition(partition: str, env: Mapping[str, str], variables: Mapping[str, str]) -> NodeFindings:
@@ -330,7 +352,7 @@ def compare(reports: list[NodeFindings]) -> list[Finding]:
                 )
             )
     same = reports[0].facts if reports else {}
-    if not findings and len(reports) > 1 and "ray" in same:
+    if not findings and len(reports) > 1 and all("ray" in report.facts for report in reports):
         findings.append(
             Finding("versions", Verdict.OK, f"Ray {same['ray']} and Python {same['python']} on all nodes")
         )

@@ -38,7 +38,7 @@ def check_image(state_dir: Path, ray_outside: str = "") -> list[str]:
                 f"{place} cannot be written in the container; Ray needs it on each node.",
                 f"Mount the node's: --container-mounts={place}:{place}.",
             )
-    there = next(one for one in (state_dir, *state_dir.parents) if one.exists())
+    there = next(one for one in (state_dir, *state_dir.parents) if os.path.exists(one))
     if not os.access(there, os.W_OK | os.X_OK):
         raise UsageError(
             f"the directory of the records is {state_dir}, and {there} cannot be written in the container.",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,10 +15,10 @@ from typing import Any
 import pytest
 
 from raycluster_cli.cli.doctor import table
-from raycluster_cli.model.errors import RayclusterError
+from raycluster_cli.model.errors import RayclusterError, UsageError
 from raycluster_cli.model.settings import Settings
 from raycluster_cli.ops import doctor as doctor_checks
-from raycluster_cli.ops import doctor_host, doctor_network, doctor_ray, doctor_slurm
+from raycluster_cli.ops import doctor_host, doctor_network, doctor_nodes, doctor_ray, doctor_slurm
 from raycluster_cli.ops.checkup import Checkup
 from raycluster_cli.ops.doctor_host import file_system
 from raycluster_cli.ops.doctor_nodes import NodeChecks, as_lines, compare, on_all_nodes, on_partition
@@ -114,6 +116,10 @@ def test_versions_must_be_equal() -> None:
     assert python.verdict is Verdict.WARNING  # the last number may differ
     minor = [*same, report("n3", ray="2.60.0", python="3.12.1")]
     assert compare(minor)[0].verdict is Verdict.FAIL
+    newer = [*same, report("n3", ray="2.60.0", python="3.11.7", raycluster="0.3")]
+    assert compare(newer) == compare(same)  # the others do not say theirs
+    assert compare([*same, report("n3")]) == []  # one has not answered: nothing is known of all
+    assert compare(same[:1]) == compare([]) == []
 
 
 def test_table_tells_what_is_common_once() -> None:
@@ -193,6 +199,40 @@ def test_one_srun_for_all(tmp_path: Path) -> None:
     assert reports[0] == long
     assert reports[1].findings[0].text == "none: srun: error: n2: down"
     assert (tmp_path / "said").read_text().split()[1:] == ["n1", "2"]
+
+
+@pytest.mark.parametrize("ignored", ["", "trap '' TERM; "])
+def test_what_some_nodes_said_counts_where_another_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ignored: str
+) -> None:
+    """srun waits for the task of a node without power, also after SIGTERM; its child has the pipes."""
+    monkeypatch.setattr(doctor_nodes, "SRUN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(doctor_nodes, "SRUN_END_S", 0.1)
+    there = report("n1", Finding("x", Verdict.OK, "y"))
+    (tmp_path / "lines").write_text("\n".join(as_lines(there)) + "\n")
+    env = programs(tmp_path, srun=f"{ignored}cat {tmp_path}/lines; sleep 5 & echo $! >{tmp_path}/pid; wait")
+    began = time.monotonic()
+    reports = on_all_nodes(Allocation("7", ("n1", "n2")), env, {}, tmp_path)
+    took_s = time.monotonic() - began
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    assert reports[0] == there
+    assert reports[1].findings[0].text == "none: no answer within 0.3 s"
+    assert took_s < 3
+
+
+def test_without_srun_no_node_answers(tmp_path: Path) -> None:
+    reports = on_all_nodes(Allocation("7", ("n1", "n2")), {"PATH": str(tmp_path)}, {}, tmp_path)
+    assert {one.host: one.findings[0].text for one in reports} == dict.fromkeys(
+        ("n1", "n2"), "none: there is no srun here"
+    )
+    with pytest.raises(UsageError, match="srun was not found here"):
+        on_partition("gpu", {"PATH": str(tmp_path)}, {})
+
+
+def test_a_heterogeneous_job_is_checked_in_all_components(tmp_path: Path) -> None:
+    env = programs(tmp_path, srun=f'echo "$@" >{tmp_path}/said')
+    on_all_nodes(Allocation("7", ("n1", "n2"), het_size=2), env, {}, tmp_path)
+    assert "--het-group=0,1 " in (tmp_path / "said").read_text()
 
 
 def test_a_job_of_its_own_checks_a_node_of_a_partition(tmp_path: Path) -> None:
