@@ -167,7 +167,8 @@ class LocalCluster(Cluster):
             child.send_signal(number)  # after SIGKILL of the keeper its supervisor ends all
         if not ended(child, KILL_WAIT_S):
             raise RayclusterError(
-                f"{self._title} (process {child.pid}) was killed and has not ended: it hangs in a system call.",
+                f"{self._title} (process {child.pid}) was killed and has not ended: it hangs in a "
+                "system call.",
                 "A file system or a device may not respond.",
             )
         link.close()

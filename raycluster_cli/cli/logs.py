@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -112,10 +113,11 @@ def _show(sources: list[Source], lines: int, follow: bool, is_over: object) -> N
         show(sources, lines, follow=follow, is_over=is_over)  # type: ignore[arg-type]
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        raise
     except OSError as error:
-        raise RayclusterError(f"{error.filename} cannot be read: {error.strerror}.") from error
+        if error.errno in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT):
+            raise  # of the output, which cli.errors tells
+        where = error.filename or sources[0].path
+        raise RayclusterError(f"{where} cannot be read: {error.strerror}.") from error
 
 
 def _job_is_over(job: str, env: Mapping[str, str]) -> bool:

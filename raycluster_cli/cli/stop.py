@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,16 +99,21 @@ def stop(
     for record in records:
         own(record)
     worst = Outcome.OVER
-    # Several are asked at once, then waited for one after the other.
-    asked = [record for record in records if len(records) > 1 and record.read_end() is None]
-    for record in asked:
-        record.request_stop("raycluster stop")
+    several = len(records) + len(without_record) > 1
+    asked = _ask_all(records) if several else []
+    ends: list[tuple[str, Callable[..., Outcome]]] = [
+        (record.path.name, partial(stop_cluster, record, requested=record in asked)) for record in records
+    ]
+    ends += [(job.shown_id, partial(early.stop, job, where, cancel=yes)) for job in without_record]
     try:
-        for record in records:
-            outcome = stop_cluster(record, around, deadline_s=timeout, requested=record in asked)
-            worst = worst if outcome.is_good else outcome
-        for job in without_record:
-            outcome = early.stop(job, where, around, deadline_s=timeout, cancel=yes)
+        for name, end in ends:
+            try:
+                outcome = end(around=around, deadline_s=timeout)
+            except RayclusterError as error:
+                if not several:
+                    raise
+                screen.say(f"{name} was not stopped: {error}")
+                outcome = Outcome.FAILED
             worst = worst if outcome.is_good else outcome
     finally:
         screen.clear()
@@ -118,6 +126,17 @@ def stop(
             f"not all clusters have ended ({count(len(records) + len(without_record), 'stop')} requested)"
         )
         sys.exit(int(ExitCode.FAILURE))
+
+
+def _ask_all(records: list[Record]) -> list[Record]:
+    """Ask all heads at once to end, before one after the other is waited for; those that were asked."""
+    asked = []
+    for record in records:
+        if record.read_end() is None:
+            with contextlib.suppress(RayclusterError):  # told when it is its turn
+                record.request_stop("raycluster stop")
+                asked.append(record)
+    return asked
 
 
 class _Progress:

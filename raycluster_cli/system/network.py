@@ -292,7 +292,7 @@ def addresses_of(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def why_not_connected(error: OSError) -> str:
-    """Why a connection failed, in the system's words: asyncio has its own, and no number for several addresses.
+    """Why a connection failed, in the system's words; asyncio has others, and no number for several hosts.
 
     >>> why_not_connected(ConnectionRefusedError(111, "Connect call failed ('10.0.0.1', 6379)"))
     'Connection refused'
