@@ -19,6 +19,12 @@ from rich.text import Text
 from .drawing import ASCII, UNICODE, Glyphs
 from .errors import ReaderGone
 
+#: How long the rest of an arrow key may take: a network may deliver its bytes one by one.
+ESCAPE_S = 0.05
+
+#: The beginning of such a key; alone it is Escape.
+_UNFINISHED = re.compile(rb"\x1b(?:[\[O][0-9;]*)?\Z")
+
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
@@ -72,15 +78,25 @@ def pressed_keys() -> Iterator[Callable[[float], list[str]]]:
     def read_keys(timeout_s: float) -> list[str]:
         if not select.select([fd], [], [], timeout_s)[0]:
             return []
-        data = os.read(fd, 256)
-        if not data:  # the terminal is gone
-            raise KeyboardInterrupt
+        data = _read(fd)
+        while _UNFINISHED.search(data) and select.select([fd], [], [], ESCAPE_S)[0]:
+            data += _read(fd)
         return split_keys(data.decode("ascii", "replace"))
 
     try:
         yield read_keys
     finally:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+def _read(fd: int) -> bytes:
+    """What was typed.  Raises KeyboardInterrupt when the terminal is gone."""
+    data = b""
+    with contextlib.suppress(OSError):
+        data = os.read(fd, 256)
+    if not data:
+        raise KeyboardInterrupt
+    return data
 
 
 def split_keys(text: str) -> list[str]:
