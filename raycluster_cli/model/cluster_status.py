@@ -187,6 +187,8 @@ class ClusterStatus:
     """Tasks, actors and placement groups that wait for resources that no node has, as texts."""
     groups: tuple[GroupStatus, ...] = ()
     """The worker groups with their jobs; none in a cluster of a fixed size, or one that is over."""
+    left_in_slurm: tuple[str, ...] = ()
+    """Worker jobs that Slurm still has though the cluster has ended, as texts."""
     usage_at: float | None = None
     """Unix seconds at which usage was measured; None when it was not."""
     events: tuple[tuple[float, str], ...] = ()
@@ -278,7 +280,8 @@ class ClusterStatus:
             return self.message or f"stop requested by {self.stop_asked_by or 'somebody'}"
         text = self.message or self.phase.value
         code = f"exit code {self.exit_code}"
-        return f"{text.rstrip('.')} ({code})" if self.exit_code and code not in text else text
+        text = f"{text.rstrip('.')} ({code})" if self.exit_code and code not in text else text
+        return f"{text}; Slurm still has {_some(self.left_in_slurm)}" if self.left_in_slurm else text
 
     @property
     def _coming(self) -> str:

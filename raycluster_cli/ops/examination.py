@@ -25,16 +25,16 @@ Query = Callable[[], "Mapping[str, Job] | None"]
 def examine(record: Record, state_dir: Path, env: Mapping[str, str], query: Query) -> PostMortem:
     """What is known of a cluster; Slurm is asked for what the record does not say.
 
-    Those are a cluster without an end, a signal that may be a preemption, and the file of the job's output.
+    Those are a cluster without an end, a signal that may be a preemption, the file of the job's output, and
+    worker jobs that have not ended with their cluster.
     """
-    end = record.read_end()
+    end, head = record.read_end(), record.read_head()
     slurm = jobs = None
     if record.slurm_cluster != "local":
-        head = record.read_head()
         unknown = end is not None and end.exit_code != 0 and (head is None or not head.output)
         if end is None or end.reason == EndReason.SIGNAL.value or unknown:
             slurm = job_state(record.job_id, env)
-        if end is None:
+        if end is None or (head is not None and head.worker_groups):
             jobs = query()
     status = read_cluster(record, jobs)
     return post_mortem(record, status=status, slurm=slurm, outputs=output_paths(record, state_dir, slurm))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..model.group_status import GroupStatus
 from ..model.worker_group import GroupBounds, WorkerGroup
 from ..model.worker_job import GroupState, WorkerJob, WorkerJobState
+from ..slurm.queue import Job
 from ..state.worker_jobs import WorkerJobFiles
 
 #: This many jobs that have ended are kept of each group: what ended last may say why no node comes.
@@ -30,6 +32,23 @@ def read_groups(record: Path) -> tuple[GroupStatus, ...]:
             states.get(group.name, GroupState(group.name)),
         )
         for group in report.groups
+    )
+
+
+def left_in_slurm(record: Path, slurm: Mapping[str, Job], ended: float) -> tuple[str, ...]:
+    """Worker jobs that run or complete in Slurm though their cluster ended at ``ended`` (Unix seconds).
+
+    ``slurm``: the user's jobs.  One that started after the end has got the id of an earlier job.
+    """
+    report = WorkerJobFiles(record).read_jobs()
+    if report is None:
+        return ()
+    found = [one for one in slurm.values() if not one.is_ended and not one.is_waiting]
+    ours = [one for one in found if any(one.shown_id == job.job_id for job in report.jobs)]
+    return tuple(
+        f"worker job {one.shown_id} ({one.state} on {one.nodes})"
+        for one in ours
+        if one.start_time is None or one.start_time <= ended
     )
 
 

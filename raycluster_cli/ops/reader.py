@@ -24,7 +24,7 @@ from ..slurm.pending import Wait, wait_of
 from ..slurm.queue import Job
 from ..state.lease import HEARTBEAT_S
 from ..state.record import Record
-from .groups import read_groups
+from .groups import left_in_slurm, read_groups
 from .next_run import as_next_run, is_another_run
 
 #: A head touches its lease every 30 s.  After this long without it counts as lost, where Slurm cannot say.
@@ -82,7 +82,9 @@ def read_cluster(
         if brief and not reports
         else _nodes(head, reports, usage, record.read_node_usages() if usage else {}, when)
     )
-    groups = read_groups(record.path) if head is not None and head.worker_groups and end is None else ()
+    grew = head is not None and head.worker_groups
+    groups = read_groups(record.path) if grew and end is None else ()
+    left = left_in_slurm(record.path, jobs, end.when) if jobs and grew and end is not None else ()
     nodes = _with_jobs(nodes, groups)
     stop = record.stop_requested() if end is None else None
     service = record.read_service() if end is None and head is not None and head.service else None
@@ -119,6 +121,7 @@ def read_cluster(
         pending_tasks=usage.pending if usage else 0,
         unplaceable=head.unplaceable if head and end is None else (),
         groups=groups,
+        left_in_slurm=left,
         usage_at=usage.when if usage else None,
         events=tuple((event.when, event.text) for event in record.read_events(events)) if events else (),
     )

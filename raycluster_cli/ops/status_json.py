@@ -56,6 +56,7 @@ def cluster_json(status: ClusterStatus, *, timing: bool = False) -> dict[str, An
         "pending_tasks": status.pending_tasks if status.usage_at else None,
         "unplaceable": list(status.unplaceable),
         "groups": [group_json(group) for group in status.groups],
+        "left_in_slurm": list(status.left_in_slurm),
         "nodes": [node_json(node, timing=timing) for node in status.nodes],
         "events": [{"when": when, "text": text} for when, text in status.events],
     }

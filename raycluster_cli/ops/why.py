@@ -179,6 +179,8 @@ def group_notes(post: PostMortem) -> Iterator[str]:
         for job in group.jobs:
             if job.state == WorkerJobState.ENDED and job.reason:
                 yield f"  {job.job_id} ended {_clock(job.since)[:8]}: {job.reason}"
+    for text in post.status.left_in_slurm:
+        yield f"Slurm still has {text}"
 
 
 def _clock(when: float) -> str:

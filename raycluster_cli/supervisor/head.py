@@ -332,9 +332,9 @@ class HeadRun(NodeRun):
         if self.begin.groups:
             from .worker_job_ends import end_worker_jobs  # other runs do not pay for it
 
-            still_in = {worker.job for worker in self.state.elastic.values()}
-            leaving = [job for job in joined if job not in still_in]
-            await self.try_to("cancelling the worker jobs", end_worker_jobs(self.parts, leaving))
+            stayed = list(self.state.elastic.values())
+            leaving = set(joined) - {worker.job for worker in stayed}
+            await self.try_to("cancelling the worker jobs", end_worker_jobs(self.parts, leaving, stayed))
 
     async def _write_end(self, end: End) -> None:
         """Write the end before the first worker leaves: one that loses its raylet or its head reads why."""

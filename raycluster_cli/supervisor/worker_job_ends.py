@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,9 +23,11 @@ from ..autoscale.cancellation import (
     to_cancel,
 )
 from ..model.errors import ExitCode, RayclusterError
+from ..model.hostlist import format_hostlist
 from ..model.record import EndReport
 from ..model.status import EndReason
 from ..model.wording import count
+from ..policy.values import Worker
 from ..slurm.command import run_command
 from ..slurm.sbatch import mark_of
 from ..slurm.worker_queue import parse_queue
@@ -34,6 +36,7 @@ from ..state.worker_jobs import WorkerJobFiles
 from ..system.programs import find_program
 from ..system.waiting import in_thread
 from .parts import Parts
+from .silent_hosts import responds
 
 #: How long squeue and scancel may take each at the end of the cluster.
 SLURM_S = 8.0
@@ -56,16 +59,46 @@ def cancel_after_crash(record: Path, note: str) -> None:
         cancel_worker_jobs(record, json.loads(note))
 
 
-async def end_worker_jobs(parts: Parts, leaving: Collection[str]) -> None:
+async def end_worker_jobs(
+    parts: Parts,
+    leaving: Collection[str],
+    stayed: Collection[Worker] = (),
+    *,
+    probe: Callable[[str], Awaitable[bool]] = responds,
+) -> None:
     """Cancel what Slurm has of this cluster's worker jobs.
 
     ``leaving``: jobs whose workers have left the cluster since its end began: they end by themselves.
+    ``stayed``: the workers that have not.  ``probe`` says whether the host at an address responds.
     Raises RayclusterError.
     """
-    if (record := parts.reports.record) is not None:
-        ids = await _cancel(parts, record.path, leaving)
-        if ids:
-            parts.report.note(f"{count(len(ids), 'worker job')} cancelled: {', '.join(ids[:20])}")
+    if (record := parts.reports.record) is None:
+        return
+    ids = await _cancel(parts, record.path, leaving)
+    if ids:
+        parts.report.note(f"{count(len(ids), 'worker job')} cancelled: {', '.join(ids[:20])}")
+    if not parts.hurry.is_set():
+        await _tell_cut_off(parts, [worker for worker in stayed if worker.job in ids], probe)
+
+
+async def _tell_cut_off(
+    parts: Parts, stayed: Sequence[Worker], probe: Callable[[str], Awaitable[bool]]
+) -> None:
+    """Say which worker jobs Slurm cannot end now: their workers did not leave, and their hosts are silent.
+
+    slurmctld sends the end of a job again when KillWait + 2 MessageTimeout have passed and it has heard from
+    the node, which it asks every SlurmdTimeout / 3 (Slurm 22.05, _list_find_job_old in job_mgr.c).  A second
+    scancel is refused: "Job/step already completing or completed".
+    """
+    answers = await asyncio.gather(*(probe(worker.ip) for worker in stayed))
+    silent = [worker for worker, answer in zip(stayed, answers, strict=True) if not answer]
+    if silent:
+        hosts = format_hostlist([worker.host.removesuffix(f".{worker.job}") for worker in silent])
+        ids = ", ".join(dict.fromkeys(worker.job for worker in silent))
+        parts.report.say(
+            f"{hosts} does not respond: Slurm may show worker job {ids} as COMPLETING for some minutes, "
+            "until it has reached the node or marks it as down"
+        )
 
 
 async def _cancel(parts: Parts, record: Path, leaving: Collection[str] = ()) -> list[str]:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.bed.spec import LOGIN
 from tests.slurm.batches import read, record
 from tests.slurm.jobs import Job, JobEnd, Slurm
-from tests.slurm.test_elastic import groups, groups_file, nobody_left, submit, told, worker_jobs
+from tests.slurm.test_elastic import SHARE, groups, groups_file, nobody_left, queue, submit, told, worker_jobs
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.chaos
+
+#: A worker without its head ends within 15 s, and the bed's Slurm marks a node as down after 30 s.
+CUT_OFF_S = 20.0
+
+#: slurmctld looks every minute for jobs to end again: for those cancelled more than KillWait + 2
+#: MessageTimeout (50 s) ago, on nodes that answer.
+RESENT_S = 150.0
 
 
 def state_of(slurm: Slurm, job: str) -> str:
@@ -106,3 +115,26 @@ def test_what_is_left_of_a_job_of_two_nodes_works_on(slurm: Slurm) -> None:
     assert output.count(" submitted") == 2, output
     assert sum(name.endswith(f".{job}") for name in ran) == 1, ran
     nobody_left(slurm)
+
+
+def test_a_worker_job_whose_host_is_cut_off_when_it_is_cancelled(slurm: Slurm) -> None:
+    """Slurm cannot reach the node: the job completes when the node is back and Slurm has asked it again."""
+    options = ("--max-nodes=2", "--worker-sbatch=-c 1 --mem=2000 --time=10 --exclude=n1")
+    sbatch = (*SHARE, "--nodelist=n1")
+    cluster = submit(slurm, "tasks=2:1", "nodes=2", "seconds=600", options=options, sbatch=sbatch)
+    cluster.wait_for("NODES ")
+    [job] = worker_jobs(slurm, cluster)
+    [host] = slurm.run(LOGIN, ["squeue", "-h", "-j", job, "-o", "%N"], check=True).stdout.split()
+    slurm.bed.cable(host, up=False)
+    slurm.run(LOGIN, ["raycluster", "stop", cluster.id], check=True)
+    assert f"{host} does not respond: Slurm may show worker job {job} as COMPLETING" in cluster.output()
+    cluster.wait()
+    left = f"Slurm still has worker job {job} (COMPLETING on {host})"
+    for command in ("status", "why"):
+        shown = slurm.run(LOGIN, ["raycluster", command, cluster.id], check=True).stdout
+        assert left in " ".join(shown.split())
+    time.sleep(CUT_OFF_S)  # the worker notices that its head is gone, and ends
+    slurm.bed.cable(host, up=True)
+    slurm.assert_nothing_left()
+    wait_until(lambda: not queue(slurm), timeout_s=RESENT_S, what="an empty queue")
+    assert left not in slurm.run(LOGIN, ["raycluster", "why", cluster.id], check=True).stdout

@@ -19,7 +19,7 @@ from tests.slurm.conftest import Beds
 from tests.slurm.images import image_of_alice, no_container
 from tests.slurm.injection import DRIVER_WAITS, GROWN_S, Run, small_places
 from tests.slurm.jobs import Slurm
-from tests.slurm.random_faults import draw, right_codes
+from tests.slurm.random_faults import CUT_S, draw, right_codes
 from tests.waiting import wait_until
 
 SEEDS = [int(seed) for seed in os.environ.get("RAYCLUSTER_SEED", "").split(",") if seed]
@@ -30,6 +30,11 @@ GOES_ON_S = 20.0
 
 #: From the fault to the end: a host that does not respond (15 s), srun, Slurm, and this machine.
 ENDS_WITHIN_S = 150.0
+
+#: A worker job that was cancelled while its host was cut off completes when slurmctld sends the end again:
+#: once the node has answered, which it asks every SlurmdTimeout / 3 (100 s), at the next of its looks for
+#: such jobs, one a minute.
+RESENT_S = 180.0
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +49,11 @@ def fault_beds() -> Iterator[Beds]:
 @pytest.fixture
 def fault_slurm(fault_beds: Beds) -> Iterator[Slurm]:
     yield from fault_beds.jobs()
+
+
+def queue(slurm: Slurm) -> set[str]:
+    """The states of the jobs in Slurm's queue."""
+    return set(slurm.run("login", ["squeue", "-h", "-o", "%T"], check=True).stdout.split())
 
 
 @contextlib.contextmanager
@@ -100,9 +110,9 @@ def test_random_fault_ends_with_the_right_code_and_leaves_nothing(
         if beside is not None:
             beside.slurm.bed.path("login", f"{home(drawn.user)}/{beside.name}.exit").write_text("check")
             assert beside.job.wait().exit_code == 0, beside.job.output()
-    queue = ["squeue", "-h"]
-    wait_until(
-        lambda: not fault_slurm.run("login", queue, check=True).stdout, timeout_s=60, what="an empty queue"
-    )
+    wait_until(lambda: queue(fault_slurm) <= {"COMPLETING"}, timeout_s=60, what="an empty queue")
+    lost = drawn.grows and drawn.fault.kind == "cut" and drawn.fault.lasts_s >= CUT_S
+    resent_s = RESENT_S if lost else 60
+    wait_until(lambda: not queue(fault_slurm), timeout_s=resent_s, what="an empty queue")
     wait_until(fault_slurm.bed.idle, timeout_s=60, what="idle nodes")
     fault_slurm.assert_nothing_left()

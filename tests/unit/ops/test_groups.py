@@ -23,6 +23,7 @@ from raycluster_cli.ops.post_mortem import post_mortem
 from raycluster_cli.ops.reader import read_cluster
 from raycluster_cli.ops.status_json import cluster_json, prometheus_text
 from raycluster_cli.ops.why import page, why_json
+from raycluster_cli.slurm.queue import Job
 from raycluster_cli.state.record import Record
 from raycluster_cli.state.worker_jobs import WorkerJobFiles
 from tests.unit.command_lines import run_line
@@ -56,6 +57,33 @@ def test_nodes_of_worker_jobs_are_left_out_once_the_cluster_is_over(record: Reco
     status = read_cluster(record)
     assert status.phase is ClusterPhase.FAILED
     assert [node.host for node in status.nodes] == ["n001"]
+
+
+@pytest.mark.parametrize(
+    ("job_id", "state", "since_end_s", "left"),
+    [
+        ("4712_1", "COMPLETING", -300.0, True),
+        ("4709", "RUNNING", -300.0, True),
+        ("4709", "CANCELLED", -300.0, False),
+        ("4713_1", "PENDING", None, False),
+        ("4709", "RUNNING", 60.0, False),  # another job with its id
+        ("9999", "RUNNING", -300.0, False),
+    ],
+)
+def test_worker_jobs_that_slurm_still_has_after_the_end(
+    record: Record, job_id: str, state: str, since_end_s: float | None, left: bool
+) -> None:
+    ended = time.time() - 600
+    record.write_end(EndReport(ended, 0, "driver", "", "the driver ended with code 0"))
+    start = None if since_end_s is None else ended + since_end_s
+    jobs = {"77": Job("77", job_id, state, start_time=start, nodes="n103")}
+    status = read_cluster(record, jobs)
+    text = f"worker job {job_id} ({state} on n103)"
+    assert status.left_in_slurm == ((text,) if left else ())
+    assert status.headline.endswith(f"with code 0; Slurm still has {text}") is left
+    assert cluster_json(status)["left_in_slurm"] == ([text] if left else [])
+    assert (f"Slurm still has {text}" in page(post_mortem(record, status=status))) is left
+    assert read_cluster(record).left_in_slurm == ()
 
 
 def test_a_cluster_of_a_fixed_size_has_none(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from raycluster_cli.model.errors import RayclusterError
 from raycluster_cli.model.record import EndReport
 from raycluster_cli.model.worker_job import LaunchRequest, WorkerJob, WorkerJobsReport
+from raycluster_cli.policy.values import Worker
 from raycluster_cli.state.record import Record
 from raycluster_cli.state.worker_jobs import WorkerJobFiles
 from raycluster_cli.supervisor.worker_job_ends import (
@@ -44,6 +45,7 @@ class Host:
         self.state_dir = tmp_path / "state"
         self.said = tmp_path / "cancelled"
         self.notes: list[str] = []
+        self.hurries = False
         self.path = f"{self.bin}:/usr/bin:/bin"
 
     def command(self, name: str, script: str) -> None:
@@ -68,6 +70,9 @@ class Host:
 
         async def run() -> None:
             loop = asyncio.get_running_loop()
+            hurry = asyncio.Event()
+            if self.hurries:
+                hurry.set()
             reaper = Reaper()
             reaper.attach(loop)
             quietly = lambda call, *args: loop.run_in_executor(None, call, *args)  # noqa: E731
@@ -75,7 +80,8 @@ class Host:
                 context=SimpleNamespace(env={"PATH": self.path}),
                 reaper=reaper,
                 reports=SimpleNamespace(record=record, ask=ask, quietly=quietly),
-                report=SimpleNamespace(note=self.notes.append),
+                report=SimpleNamespace(note=self.notes.append, say=self.notes.append),
+                hurry=hurry,
             )
             await work(parts)
 
@@ -107,6 +113,32 @@ def test_what_is_in_the_queue_is_cancelled_and_workers_that_have_left_end_by_the
     assert set(states(record).values()) == {"ended"}
     assert host.notes == ["3 worker jobs cancelled: 1, 3, 8"]
     assert files.launches.pending_requests() == []
+
+
+@pytest.mark.parametrize(
+    ("silent", "hurries", "told"),
+    [
+        ((), False, []),
+        (("10.0.0.3",), False, ["n3 does not respond: Slurm may show worker job 3 as COMPLETING"]),
+        (("10.0.0.3", "10.0.0.4"), False, ["n[3-4] does not respond: Slurm may show worker job 3, 4 as"]),
+        (("10.0.0.3",), True, []),  # a second Ctrl-C: nothing is waited for
+    ],
+)
+def test_jobs_that_slurm_cannot_end_now_are_told(
+    host: Host, silent: tuple[str, ...], hurries: bool, told: list[str]
+) -> None:
+    async def responds(address: str) -> bool:
+        return address not in silent
+
+    record = Record.create(host.state_dir, "tux", "4700")
+    jobs = tuple(job(one, "ready") for one in "234")
+    WorkerJobFiles(record.path).write_jobs(WorkerJobsReport(1.0, jobs))
+    host.slurm("2|RUNNING|", "3|RUNNING|", "4|RUNNING|")
+    host.hurries = hurries
+    stayed = [Worker(one, f"n{one}.{one}", f"10.0.0.{one}", one) for one in "34"]
+    host.does(lambda parts: end_worker_jobs(parts, ["2"], stayed, probe=responds), record)
+    assert host.notes[0] == "2 worker jobs cancelled: 3, 4"
+    assert [note[: len(text)] for note, text in zip(host.notes[1:], told, strict=True)] == told
 
 
 def test_a_refusal_is_raised_after_all_were_tried_and_the_record_does_not_say_that_they_ended(
