@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from ..model.wording import describe_code
 from ..system.process import Child, Reaper, end_tree
-from ..system.proctree import descendants
+from ..system.proctree import Stat, descendants
 from ..system.report import Report
 from ..system.shared_memory import mapped_by, remove_unmapped
 from ..system.waiting import done_within, in_thread
+from .stopped import continue_stopped
 
 #: Processes without which the node is lost.
 ESSENTIAL = ("gcs_server", "raylet")
@@ -87,6 +89,21 @@ class NodeProcesses:
         """Warn that the cluster continues without a process, unless Slurm has signalled all processes."""
         if not self._ending and not (code < 0 and self._got_signal(-code)):
             self._report.warn(f"{child.name} on {self._host} {describe_code(code)}; the cluster continues")
+
+    @contextlib.asynccontextmanager
+    async def continued(self) -> AsyncIterator[None]:
+        """While Ray starts: what was stopped (SIGSTOP) below this process is continued after some seconds."""
+
+        def tell(stat: Stat) -> None:
+            what = f"{stat.name} (process {stat.pid}) on {self._host}"
+            self._report.say(f"{what} was stopped (SIGSTOP) while Ray starts: it is continued")
+
+        continuing = asyncio.ensure_future(continue_stopped(tell))
+        try:
+            yield
+        finally:
+            continuing.cancel()
+            await asyncio.wait({continuing})
 
     def expect_end(self) -> None:
         """From now on the end of a process is expected, and not reported."""

@@ -262,8 +262,7 @@ class RayNode:
         By the ``template`` where there is one and it describes this node, else by the companion.
         Raises StartFailure; nothing of the failed start is left then.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
+        deadline = asyncio.get_running_loop().time() + timeout_s
         self.plan = self.setup.plan(
             spec,
             no_proxy=await self.setup.hosts_without_proxy(),
@@ -272,8 +271,9 @@ class RayNode:
         )
         self.dashboard.hold(self.plan)
         await self._stand_ins.hold(self.plan)
-        started = await self._start_by_template(template, timeout_s) if template else None
-        self.started = started or await self._start_by_companion(deadline)
+        async with self._processes.continued():
+            started = await self._start_by_template(template, timeout_s) if template else None
+            self.started = started or await self._start_by_companion(deadline)
         if self.settings.head_recovery and (gcs := self.children.get("gcs_server")):
             with contextlib.suppress(OSError):  # it has ended already, which is reported
                 self._gcs_launch = GcsLaunch.of(gcs.pid)

@@ -129,23 +129,27 @@ def let_go_on(ref: ProcessRef) -> bool:
     return stat is not None and stat.ref == ref and stat.state == "T" and send_signal(ref, signal.SIGCONT)
 
 
-def let_tree_go_on(root: ProcessRef) -> list[int]:
-    """Continue what is stopped of a process, its children and their children; returns the ids of those.
+def tree_of(root: ProcessRef) -> Iterator[Stat]:
+    """A process, its children and their children; not those that have ended.
 
     It costs some reads, however many processes the host has.  Only the children of main threads are found,
     and none where the kernel has no /proc/PID/task/TID/children.
     """
-    todo, continued = [root], []
+    todo = [root]
     while todo:
         ref = todo.pop()
-        if not is_running(ref):
+        stat = read_stat(ref.pid)
+        if stat is None or stat.ref != ref or stat.state in "ZX":
             continue  # another process may have its id by now
-        if let_go_on(ref):
-            continued.append(ref.pid)
+        yield stat
         with contextlib.suppress(OSError):
             children = (PROC / f"{ref.pid}/task/{ref.pid}/children").read_text().split()
             todo += [child for each in children if (child := identify(int(each))) is not None]
-    return continued
+
+
+def let_tree_go_on(root: ProcessRef) -> list[int]:
+    """Continue what is stopped of a process, its children and their children; returns the ids of those."""
+    return [stat.pid for stat in tree_of(root) if let_go_on(stat.ref)]
 
 
 def has_unreaped_child(pid: int) -> bool:

@@ -97,6 +97,43 @@ def test_processes_of_raycluster_that_were_stopped_do_not_keep_the_job(
     slurm.assert_nothing_left()
 
 
+#: Stops the first process with this text on its command line, once it is there, and says so.
+_STOP_FIRST = """
+import glob, os, signal, sys
+while True:
+    for path in glob.glob("/proc/[0-9]*/cmdline"):
+        try:
+            if sys.argv[1] in open(path).read() and int(path.split("/")[2]) != os.getpid():
+                os.kill(int(path.split("/")[2]), signal.SIGSTOP)
+                sys.exit(print("stopped", open(path).read().split(chr(0))[:3]))
+        except OSError:
+            pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("host", "program"),
+    [
+        pytest.param("n1", "raylet/raylet", id="raylet of the head"),
+        pytest.param("n2", "raylet/raylet", id="raylet of a worker", marks=chaos),
+        pytest.param("n1", "gcs/gcs_server", id="GCS", marks=chaos),
+        pytest.param("n1", "rayproc.companion", id="companion", marks=chaos),
+    ],
+)
+def test_a_process_that_is_stopped_while_ray_starts_is_continued(
+    slurm: Slurm, host: str, program: str
+) -> None:
+    """SIGSTOP for good, before it has registered: no one else would notice, and the start would hang."""
+    command = slurm.bed.command(host, [sys.executable, "-c", _STOP_FIRST, program])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stopper:
+        cluster = Cluster.start(slurm, "pass")
+        stopped, _ = stopper.communicate(timeout=60)
+        assert stopped.startswith("stopped"), stopped
+    assert cluster.job.wait(timeout_s=60).exit_code == 0, cluster.job.output()
+    assert f"on {host} was stopped (SIGSTOP) while Ray starts: it is continued" in cluster.job.output()
+    slurm.assert_nothing_left()
+
+
 def test_keeper_and_supervisor_of_the_head_are_killed_at_once(slurm: Slurm) -> None:
     """The GCS does not stay either; the workers end and say why."""
     cluster = Cluster.start(slurm).driving()

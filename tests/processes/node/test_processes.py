@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from raycluster_cli.node import processes as module
 from raycluster_cli.node.processes import NodeProcesses
+from raycluster_cli.node.stopped import LOOKS, continue_stopped
 from raycluster_cli.system.process import Child, Reaper
-from raycluster_cli.system.proctree import is_running
+from raycluster_cli.system.proctree import descendants, is_running, read_stat
 from raycluster_cli.system.report import Report
 from raycluster_cli.system.shared_memory import SHM
 from tests.waiting import wait_until
@@ -169,3 +171,32 @@ def test_shared_memory_of_the_processes_is_removed_at_the_end() -> None:
     finally:
         for path in (ours, other, mapped):
             path.unlink(missing_ok=True)
+
+
+def test_what_was_stopped_while_ray_starts_is_continued(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also below a child; and not what was stopped once Ray runs."""
+    look = continue_stopped
+    monkeypatch.setattr(module, "continue_stopped", lambda tell: look(tell, look_s=0.02))
+
+    def is_stopped(pid: int) -> bool:
+        stat = read_stat(pid)
+        return stat is not None and stat.state == "T"
+
+    async def test(scene: Scene) -> None:
+        shell = scene.spawn("sh", "-c", "sleep 60 & wait")
+        while not (below := descendants(shell)):
+            await asyncio.sleep(0.005)
+        pid = below[0].pid
+        async with scene.processes().continued():
+            os.kill(pid, signal.SIGSTOP)
+            while f"sleep (process {pid}) on n1 was stopped" not in scene.out.getvalue():
+                await asyncio.sleep(0.005)
+            while is_stopped(pid):
+                await asyncio.sleep(0.005)
+        os.kill(pid, signal.SIGSTOP)
+        await asyncio.sleep(0.02 * (LOOKS + 2))
+        assert is_stopped(pid)
+        for one in (pid, shell):
+            os.kill(one, signal.SIGKILL)
+
+    run(test)
