@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterable
 
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
@@ -46,6 +47,20 @@ _MIGHT_FOLLOW = re.compile(r"\W{0,3}(?:errors? )?(?:may|might|could|can)\b", re.
 _LISTS_CAUSES = re.compile(r"potential root causes|[Ss]ome common causes")
 
 _SENTENCE = re.compile(r"(?<!e\.g)[.;!?]\s")
+
+#: What Ray's daemons log below the line that says why they end, and each minute: addresses, and their state.
+_DUMP = re.compile(
+    r"(?:\[[^\]]+\] \(\w+\) logging\.cc:\d+: +)?(?:PC: )? *@ +0x[0-9a-f]+ "
+    r"|\S+\([\w+.]*\+0x[0-9a-f]+\) \[0x[0-9a-f]+\]"
+    r"|\*\*\* StackTrace Information \*\*\*"
+    r"|\[state-dump\]"
+)
+
+#: A line by which one of Ray's daemons ends: level C or F, mostly of a check that has failed.
+_FATAL = re.compile(r"\[\d{4}-\d\d-\d\d[ T][\d:,.]+ [CF] [\d ]+\] \(\w+\) \S+ +(.*)")
+
+#: What Ray writes before the check itself.
+_BUG_IN_RAY = re.compile(r"An unexpected system state has occurred\..* Check failed: ")
 
 _FULL_TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[ T](\d\d):(\d\d):(\d\d)")
 
@@ -106,6 +121,25 @@ def find_said(pattern: str, line: str) -> re.Match[str] | None:
         if not _MIGHT.search(before) and not _MIGHT_FOLLOW.match(text, match.end()):
             return match
     return None
+
+
+def without_dumps(lines: Iterable[str]) -> list[str]:
+    """Lines of a log of Ray's daemons without addresses of the stack, and without dumps of their state.
+
+    >>> without_dumps(["Check failed: port", "*** StackTrace Information ***", "raylet(+0xff7) [0x56] main"])
+    ['Check failed: port']
+    """
+    return [line for line in lines if not _DUMP.match(line)]
+
+
+def fatal_text(text: str) -> str:
+    """Why one of Ray's daemons has ended itself, by its log; empty when that does not say.
+
+    >>> fatal_text("[2026-11-29 14:58:52,480 C 1 1] (raylet) gcs_client.cc:92:  Check failed: ok Nil ID.")
+    'Check failed: ok Nil ID.'
+    """
+    found = [match[1] for line in text.splitlines() if (match := _FATAL.match(line))]
+    return _BUG_IN_RAY.sub("Check failed: ", found[-1]).strip() if found else ""
 
 
 def written_at(line: str) -> float | None:

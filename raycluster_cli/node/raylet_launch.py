@@ -138,7 +138,7 @@ async def _registered(child: Child, logs: str, node_id: str, timeout_s: float) -
             how = f"code {code}" if code >= 0 else signal.Signals(-code).name
             raise StartFailure.from_text(
                 _end_of(f"{logs}/raylet.err") + _end_of(f"{logs}/raylet.out"),
-                default=("ray", f"the raylet ended during its start ({how})"),
+                default=("ray", f"the raylet ended during its start ({how})."),
             )
         if loop.time() > deadline:
             raise StartFailure(

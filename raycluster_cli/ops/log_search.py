@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..model.causes import BY_SLURM, CAUSES, Found, find_causes
-from ..model.log_lines import without_colours
+from ..model.log_lines import without_colours, without_dumps
 from ..model.record import EndReport, NodeReport
 from ..model.status import EndReason
 from ..model.tracebacks import Raised, last_exception
@@ -214,6 +214,7 @@ def last_log_lines(record: Record, host: str) -> Iterator[tuple[str, tuple[str, 
         return
     for name in ("raylet.err", "raylet.out", "gcs_server.err", "gcs_server.out"):
         path = record.path / "logs" / host / name
-        lines = [line.rstrip() for line in read_tail(path, 16384).splitlines() if line.strip()]
+        read = (line.rstrip() for line in read_tail(path, 16384).splitlines() if line.strip())
+        lines = without_dumps(read)
         if lines:
             yield f"{host}/{name}", tuple(lines[-LAST_LINES:])

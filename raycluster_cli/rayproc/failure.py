@@ -57,10 +57,17 @@ class StartFailure(Exception):
 
     @classmethod
     def from_text(cls, text: str, *, default: tuple[FailureKind, str], log: str = "") -> StartFailure:
-        """The failure that ``text`` (Ray's output and logs) shows, with its line; else ``default``."""
+        """The failure that ``text`` (Ray's output and logs) shows, with its line; else ``default``.
+
+        With the latter goes the line by which one of Ray's daemons has ended itself, where there is one.
+        """
         known = explain(text)
         if known is None:
-            return cls(*default, log)
+            from ..model.log_lines import fatal_text, shortened  # only a start that fails pays for it
+
+            kind, message = default
+            fatal = fatal_text(text)
+            return cls(kind, f"{message} Ray said: {shortened(fatal)}" if fatal else message, log)
         needle = next(one for one, _, _ in _TEXTS if one in text)
         line = next(line.strip() for line in text.splitlines() if needle in line)
         return cls(known[0], f"{known[1]} Ray said: {line[:300]}", log)

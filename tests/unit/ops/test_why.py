@@ -23,6 +23,9 @@ from raycluster_cli.supervisor.losses import end_without_report
 
 NOW = time.time()
 
+#: What raylets of Ray 2.60 have written when they ended.
+DATA = Path(__file__).parents[2] / "data" / "ray-logs"
+
 
 @pytest.fixture
 def record(tmp_path: Path) -> Record:
@@ -54,6 +57,27 @@ def test_who_ended_first(record: Record) -> None:
     assert "last lines of the raylet" in text
     assert str(logs) in text
     assert "1 node exited cleanly" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("check-failed.err", "Check failed: allow_cluster_id_nil Unexpected nil Cluster ID."),
+        ("sigabrt.err", "*** SIGABRT received at time="),
+        ("sigabrt.out", "Received address and liveness notification for node"),
+    ],
+)
+def test_the_last_lines_of_a_raylet_are_not_addresses_of_its_stack(
+    record: Record, name: str, shown: str
+) -> None:
+    record.write_end(EndReport(NOW, 5, "worker-lost", "n2", "worker n2 is lost: its raylet was killed"))
+    record.write_node(reported("n2", phase="failed", exit_code=5))
+    log = (DATA / name).read_text()
+    (record.log_dir("n2") / f"raylet{Path(name).suffix}").write_text(log)
+    text = " ".join(page(post_mortem(record)).split())
+    assert shown in text
+    assert "0x" in log and "0x" not in text
+    assert "StackTrace" not in text and "state-dump" not in text
 
 
 def test_an_earlier_loss_of_a_worker_job_is_not_the_cause(record: Record) -> None:
