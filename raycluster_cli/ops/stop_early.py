@@ -1,7 +1,8 @@
 """`raycluster stop` of a job in which raycluster has not started yet.
 
 A job that waits in the queue is cancelled.  In a job that runs the request is left in the record's
-directory, where the head finds it when it takes its lease, and ends before it starts anything.
+directory, where the head finds it when it takes its lease, and ends before it starts anything.  The head of
+a cluster whose record was removed finds it there too.
 """
 
 from __future__ import annotations
@@ -70,10 +71,14 @@ class EarlyStop:
         key = f"{job.id}.r{restarts}" if restarts else job.id
         record = Record.create(state_dir, cluster, key)
         record.request_stop("raycluster stop")
-        around.say(f"job {job.shown_id} has no cluster yet; its head will find the request to stop")
+        around.say(
+            f"job {job.shown_id} has no cluster yet, or its record was removed; its head will find the "
+            "request to stop"
+        )
         began = around.clock()
         while (waited_s := around.clock() - began) < deadline_s:
-            if record.leases.holder() is not None:
+            # A head whose record was removed has no lease there any more; it writes its end.
+            if record.leases.holder() is not None or record.read_end() is not None:
                 status = read_cluster(record, None, events=0)
                 if status.is_over:
                     around.say(f"{status.title} ended after {duration(waited_s)}: {status.headline}")

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from raycluster_cli.ops.clusters import BEGIN_S
 from raycluster_cli.supervisor.head_guards import STOPPED_LOOK_S
 from tests.bed.bed import REPOSITORY
 from tests.slurm.cluster import SLACK_S, Cluster, Disk
@@ -744,6 +745,28 @@ def test_record_is_moved_away(slurm: Slurm) -> None:
     cluster.record.rename(away)
     assert cluster.job.wait().exit_code == 0, cluster.job.output()
     shutil.rmtree(away)
+    slurm.assert_nothing_left()
+
+
+def test_commands_after_the_record_of_a_cluster_that_runs_was_removed(slurm: Slurm) -> None:
+    """`status` and `why` say so, and `stop` ends the cluster all the same."""
+    cluster = Cluster.start(slurm).driving()
+    shutil.rmtree(cluster.record)
+
+    def raycluster(*words: str) -> str:
+        done = slurm.run("login", ["raycluster", *words], check=True)
+        return " ".join((done.stdout + done.stderr).split())
+
+    def said() -> bool:
+        return "or the record was removed" in raycluster("status", cluster.job.id)
+
+    wait_until(said, timeout_s=BEGIN_S + SLACK_S, what="a status that names the record", interval_s=1.0)
+    assert "or the record was removed" in raycluster("why", cluster.job.id)
+    told = raycluster("stop", cluster.job.id)
+    assert f"job {cluster.job.id} has no cluster yet, or its record was removed" in told
+    assert f"{cluster.job.id} ended after" in told
+    end = cluster.job.wait(timeout_s=30)
+    assert (end.exit_code or 128 + end.signal) == 143, cluster.job.output()
     slurm.assert_nothing_left()
 
 

@@ -38,14 +38,22 @@ def test_a_job_that_waits_is_cancelled(tmp_path: Path, world: World) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("restarts", "key"), [(0, "4711"), (2, "4711.r2")])
+@pytest.mark.parametrize(
+    ("restarts", "key", "starts"),
+    [
+        pytest.param(0, "4711", True, id="it starts"),
+        pytest.param(2, "4711.r2", True, id="it starts after a requeue"),
+        pytest.param(0, "4711", False, id="its record was removed"),
+    ],
+)
 def test_the_head_of_a_job_that_runs_finds_the_request(
-    tmp_path: Path, world: World, restarts: int, key: str
+    tmp_path: Path, world: World, restarts: int, key: str, starts: bool
 ) -> None:
     record = Record(tmp_path / "tux" / key, "tux", key, "")
 
     def head() -> None:
-        record.take_lease(host="n1")
+        if starts:
+            record.take_lease(host="n1")
         assert record.stop_requested() is not None
         record.write_end(EndReport(time.time(), 143, "stop", "", "stopped by `raycluster stop`"))
 
