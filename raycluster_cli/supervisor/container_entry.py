@@ -1,6 +1,7 @@
 """`raycluster run --container`: this process becomes the container, with the same command in the image.
 
-It happens before a keeper or anything else is started: keeper, supervisor and Ray are all in the container.
+Supervisor and Ray are in the container, and so is the keeper that looks after them.  The keeper outside waits
+for the container, and hands on the signals that it gets.
 """
 
 from __future__ import annotations
@@ -22,13 +23,19 @@ from ..model.settings import Settings, option_words, settings_of, variable_name
 from ..model.variables import CONTAINER
 from ..system.container_runtime import GPU_WORDS, PROGRAMS, ContainerRun, choose_runtime, container_run
 from ..system.image import HOST_PYTHON, check_words, failure, worker_groups_refused
+from ..system.keeper_link import Keeper
 
 #: How long the check of the image may take: it may have to be unpacked first.
 CHECK_S = 600.0
 
 
 def enter_container(
-    command: str, settings: Settings, driver: tuple[str, ...], env: Mapping[str, str], state_dir: Path
+    command: str,
+    settings: Settings,
+    driver: tuple[str, ...],
+    env: Mapping[str, str],
+    state_dir: Path,
+    keeper: Keeper | None,
 ) -> NoReturn:
     """Replace this process by the container.  Raises UsageError where the image cannot be used.
 
@@ -53,6 +60,8 @@ def enter_container(
         print(f"raycluster: starting {shlex.join(line)}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
+    for number in keeper.signals_not_read() if keeper is not None else b"":
+        os.kill(os.getpid(), number)  # blocked, and so it waits for the keeper in the container
     os.execve(program, line, inner)
 
 

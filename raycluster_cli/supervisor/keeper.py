@@ -30,6 +30,7 @@ from ..model.errors import ExitCode
 from ..system.keeper_link import RELAYED, Keeper, KeeperNotes
 from ..system.module_bundle import forget_code
 from ..system.proctree import (
+    ProcessRef,
     become_subreaper,
     end_descendants_of_this_process,
     has_terminal,
@@ -37,6 +38,7 @@ from ..system.proctree import (
     identify,
     let_go_on,
     read_stat,
+    send_signal,
 )
 
 if TYPE_CHECKING:
@@ -50,6 +52,9 @@ REMOVE_COPY_S = 60.0
 
 #: How often the keeper looks whether its supervisor is stopped, and how often in a row it must be.
 LOOK_S, LOOKS = 10.0, 3
+
+#: In a container, a signal that comes again so soon is the copy of the keeper outside.
+HANDED_ON_S = 0.2
 
 #: By these words in its command line a process is raycluster's.
 _PROGRAMS = (b"raycluster", b"raycluster_cli")
@@ -106,12 +111,21 @@ def _keep(child: int, relay_write: int, notes_read: int, record_wait_s: float) -
     become_subreaper()
     os.set_blocking(relay_write, False)
     supervisor = identify(child)
+    in_container = _outer_keeper() is not None
+    relayed: dict[int, float] = {}
 
     def relay(number: int, _frame: object) -> None:
+        now = time.monotonic()
+        if in_container and now - relayed.get(number, -HANDED_ON_S) < HANDED_ON_S:
+            return  # what Slurm sends to all processes is handed on by the keeper outside as well
+        relayed[number] = now
         try:
             os.write(relay_write, bytes([number]))
+        except BrokenPipeError:
+            if supervisor is not None:  # it is a container now, with a keeper of its own; or it has ended
+                send_signal(supervisor, number)
         except OSError:
-            pass  # the supervisor has gone or its pipe is full of signals that it has not read yet
+            pass  # its pipe is full of signals that it has not read yet
         if supervisor is not None:  # its id may be another process's once it was collected
             let_go_on(supervisor)
 
@@ -135,13 +149,20 @@ def _keep(child: int, relay_write: int, notes_read: int, record_wait_s: float) -
     os._exit(128 - code if code < 0 else code)
 
 
-def _continue_outer_keeper() -> None:
-    """In a container (--container) this keeper's parent is the one outside, which may have been stopped."""
+def _outer_keeper() -> ProcessRef | None:
+    """In a container (--container) this keeper's parent is the one outside; None elsewhere."""
     parent = os.getppid()
     with contextlib.suppress(OSError), open(f"/proc/{parent}/cmdline", "rb") as file:
         names = {os.path.basename(word) for word in file.read().split(b"\0")[:3]}
-        if not names.isdisjoint(_PROGRAMS) and (outer := identify(parent)) is not None:
-            let_go_on(outer)
+        if not names.isdisjoint(_PROGRAMS):
+            return identify(parent)
+    return None
+
+
+def _continue_outer_keeper() -> None:
+    """The keeper outside of a container may have been stopped."""
+    if (outer := _outer_keeper()) is not None:
+        let_go_on(outer)
 
 
 def _status_of(supervisor: int) -> int:

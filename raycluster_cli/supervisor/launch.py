@@ -37,7 +37,8 @@ class Launcher(Value):
         if settings.container:
             from .container_entry import enter_container  # other starts do not pay for it
 
-            enter_container(command, settings, driver, self.env, state_dir(settings, self.env))
+            where = state_dir(settings, self.env)
+            enter_container(command, settings, driver, self.env, where, self.keeper)
         launcher = self
         if settings.stage_env not in ("", "off") and self.copy is None and self.keeper is not None:
             from .staged_start import start_from_copy  # other starts do not pay for it

@@ -79,6 +79,13 @@ class Keeper(Value):
     notes_fd: int
     """JSON lines: what the keeper must know to clean up when the supervisor is killed (KeeperNotes)."""
 
+    def signals_not_read(self) -> bytes:
+        """The signals that the keeper has relayed and that nobody has read yet."""
+        try:
+            return os.read(self.relay_fd, 64)
+        except BlockingIOError:
+            return b""
+
     def note(self, notes: KeeperNotes) -> None:
         """Tell the keeper what is known by now; it adds to what was told before."""
         os.write(self.notes_fd, json.dumps(notes.known).encode() + b"\n")

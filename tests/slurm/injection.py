@@ -185,18 +185,19 @@ class Run:
             time.sleep(self.fault.lasts_s)  # the fault itself
         return [phase for phase in Phase if before <= phase <= after]
 
-    def _pid(self) -> str:
+    def _pid(self, kind: str = "") -> str:
         """The process that the fault is for, once it is there; empty when the run ended without it."""
+        kind = kind or self.fault.what
 
         def look() -> str:
-            if found := self.cluster.find(self.fault.host, self.fault.what):
+            if found := self.cluster.find(self.fault.host, kind):
                 return str(found[0].pid)
-            if self.fault.what == "companion" and self._has_log_monitor():
+            if kind == "companion" and self._has_log_monitor():
                 return "none"  # a worker's companion ends when it has started that
             return "none" if self.phase() is Phase.ENDING else ""
 
         timeout_s = GROWN_S if self.drawn.grows else 40
-        what = f"{self.fault.what} on {self.fault.host}"
+        what = f"{kind} on {self.fault.host}"
         pid = wait_until(look, timeout_s=timeout_s, what=what, interval_s=0.02)
         return "" if pid == "none" else pid
 
@@ -265,8 +266,8 @@ class Run:
                 stop = [sys.executable, "-m", "raycluster_cli", "stop", job.id, "--yes"]
                 self.slurm.run("login", stop, user=job.user, env={"PYTHONPATH": str(REPOSITORY)})
             case _:
-                if keepers := self.cluster.find(self.fault.host, "keeper"):
-                    self.slurm.run(self.fault.host, ["kill", "-TERM", str(keepers[0].pid)])
+                if pid := self._pid("keeper"):
+                    self.slurm.run(self.fault.host, ["kill", "-TERM", pid])
 
     def _requeued(self) -> None:
         job = self.cluster.job

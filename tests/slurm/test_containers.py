@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.bed.spec import LOGIN
 from tests.slurm.batches import NODES, batch
+from tests.slurm.cluster import Cluster
 from tests.slurm.images import IMAGE, SHOWN, image_of_alice, no_container
 from tests.slurm.jobs import JobEnd, Slurm
 from tests.slurm.test_submit import raycluster, submitted
@@ -93,4 +95,39 @@ def test_run_starts_the_container_by_itself(slurm: Slurm, image: Path) -> None:
     assert output.count("the image has raycluster") == 1
     assert "NODES n1 n2" in output
     assert "IN Weird Al Yankovic True" in output
+    slurm.assert_nothing_left()
+
+
+SAVES = """
+import os, signal, sys, time
+def save(number, _):
+    print("GOT", number, flush=True)
+    time.sleep(2)
+    print("SAVED", flush=True)
+    sys.exit(0)
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, save)
+print("DRIVING", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(("number", "alone"), [("TERM", True), ("INT", True), ("INT", False)])
+def test_a_signal_reaches_the_driver_in_the_container_once(
+    slurm: Slurm, image: Path, number: str, alone: bool
+) -> None:
+    """Also one that only the process gets that Slurm has started, the keeper outside."""
+    options = f"--container={IMAGE} --container-mounts={','.join(SHOWN)}"
+    run = f"srun --kill-on-bad-exit=0 raycluster run {options} -- python -c {shlex.quote(SAVES)}"
+    job = batch(slurm, run, nodes=2, user="alice")
+    job.wait_for("DRIVING")
+    if alone:
+        keeper = Cluster(slurm, job, "").pid("n1", "keeper")
+        slurm.run("n1", ["kill", f"-{number}", str(keeper)], check=True)
+    else:
+        slurm.run(LOGIN, ["scancel", f"--signal={number}", f"{job.id}.0"], user="alice", check=True)
+    end = job.wait()
+    assert (end.exit_code or 128 + end.signal) == {"TERM": 143, "INT": 130}[number], job.output()
+    said = [line for line in job.output().splitlines() if line.startswith(("GOT", "SAVED"))]
+    assert said == [f"GOT {int(signal.Signals[f'SIG{number}'])}", "SAVED"], job.output()
     slurm.assert_nothing_left()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -126,3 +127,51 @@ def test_gpus() -> None:
     assert gpu_words("apptainer", Settings(num_gpus=1), {}) == words
     assert gpu_words("apptainer", Settings(), {}) == ()
     assert gpu_words("charliecloud", Settings(num_gpus=1), {}) == ()
+
+
+#: A runtime whose container hears one signal, as the keeper in a real one: they are blocked until then.
+HEARS = """#!{python}
+import os, signal, sys, time
+if "image-check" in sys.argv:
+    print("CHECKING", flush=True)
+    while not os.path.exists("{go}"):
+        time.sleep(0.01)
+    sys.exit(0)
+heard = []
+signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+print("STARTED", flush=True)
+while not heard:
+    time.sleep(0.01)
+print("HEARD", *heard, flush=True)
+sys.exit(5)
+"""
+
+
+@pytest.mark.parametrize("when", ["CHECKING", "STARTED"])
+def test_a_signal_to_the_keeper_outside_reaches_the_container(tmp_path: Path, when: str) -> None:
+    """Slurm may signal the process alone that it has started (proctrack/cgroup)."""
+    go = tmp_path / "go"
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    (binaries / "apptainer").write_text(HEARS.format(python=sys.executable, go=go))
+    (binaries / "apptainer").chmod(0o755)
+    env = {
+        "HOME": str(tmp_path),
+        "USER": "ada",
+        "PATH": str(binaries),
+        "RAYCLUSTER_CONFIG_FILES": "0",
+        "SLURM_PROCID": "0",
+    }
+    line = [sys.executable, "-m", "raycluster_cli", "run", "--container=ray.sif", "--", "true"]
+    with subprocess.Popen(line, env=env, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        if when == "STARTED":
+            go.touch()
+        while process.stdout.readline() != f"{when}\n":
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        go.touch()
+        said, _ = process.communicate(timeout=60)
+    assert said.splitlines()[-1] == f"HEARD {int(signal.SIGTERM)}"
+    assert process.returncode == 5

@@ -28,7 +28,7 @@ from pathlib import Path
 from raycluster_cli.supervisor import keeper as keepers
 from raycluster_cli.supervisor.keeper import guard
 
-keepers.LOOK_S = 0.2
+keepers.LOOK_S, keepers.HANDED_ON_S = 0.2, 60.0
 base, record, wait_s, ending = sys.argv[1:]
 keeper_pid = os.getpid()
 keeper = guard(float(wait_s))
@@ -153,6 +153,22 @@ def test_signals_are_relayed_and_the_supervisor_has_a_group_of_its_own(node: Nod
     os.kill(node.process.pid, signal.SIGUSR1)
     assert node.process.stdout is not None
     assert int(node.process.stdout.readline()) == signal.SIGUSR1
+    node.wait()
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_in_a_container_the_copy_of_the_keeper_outside_is_no_second_signal(node: Node, within: bool) -> None:
+    hears = "print(hear()[0], flush=True); " * 2
+    node.start(f"{hears} daemon.kill(); root.remove(); os._exit(0)", within=within)
+    assert node.process is not None
+    assert node.process.stdout is not None
+    keeper = node.supervisor if within else node.process.pid
+    os.kill(keeper, signal.SIGINT)
+    assert int(node.process.stdout.readline()) == signal.SIGINT
+    os.kill(keeper, signal.SIGINT)
+    if within:
+        os.kill(keeper, signal.SIGUSR1)
+    assert int(node.process.stdout.readline()) == (signal.SIGUSR1 if within else signal.SIGINT)
     node.wait()
 
 
