@@ -248,7 +248,7 @@ def play(
         async with running(gcs) as port:
             record.write_head(head_at(port, **(head or {})))
             before(record)
-            given = {"check_interval": 0.1, "retry_delay": 0.2, "max_retries": 3, "timeout": 60.0, **settings}
+            given = {"check_interval": 5.0, "retry_delay": 0.2, "max_retries": 3, "timeout": 60.0, **settings}
             run = Run(
                 Context(
                     **{
