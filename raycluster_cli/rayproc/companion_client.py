@@ -320,7 +320,7 @@ class CompanionClient:
         deadline_s: float = 0,
         timeout_s: float = 5.0,
     ) -> Mapping[str, Event]:
-        """Drain nodes; {node_id: {accepted, refusal}}."""
+        """Drain nodes; {node_id: {answered, accepted, refusal}}: the GCS may not have answered."""
         event = await self.request(
             "drain", timeout_s, nodes=list(nodes), reason=reason, message=message, deadline_s=deadline_s
         )

@@ -180,11 +180,13 @@ class Watcher:
 def _drained(future: Future[tuple[bool, str]]) -> dict[str, Any]:
     """A node's answer to the drain."""
     if not future.done():
-        return {"accepted": False, "refusal": f"no answer within {DRAIN_ANSWER_S:g} s"}
-    if error := future.exception():
-        return {"accepted": False, "refusal": f"{type(error).__name__}: {error}"}
-    accepted, refusal = future.result()
-    return {"accepted": accepted, "refusal": refusal}
+        why = f"no answer within {DRAIN_ANSWER_S:g} s"
+    elif error := future.exception():
+        why = f"{type(error).__name__}: {error}"
+    else:
+        accepted, refusal = future.result()
+        return {"answered": True, "accepted": accepted, "refusal": refusal}
+    return {"answered": False, "accepted": False, "refusal": why}
 
 
 def watch_with_public_api(again: str) -> None:

@@ -23,6 +23,9 @@ from .parts import Parts
 #: How often the head looks for notices, and how long a look may take.
 POLL_S, LOOK_S = 0.5, 2.0
 
+#: When Ray is told again that did not answer, or could not be asked.
+AGAIN_S = 2.0
+
 #: This long after its deadline a notice of a node that is not in the cluster is read no more; clocks differ.
 OVER_S = 300.0
 
@@ -35,7 +38,9 @@ async def watch_notices(
 ) -> None:
     """Act on each notice once, for as long as the head runs; and keep the record small."""
     reports = parts.reports
+    loop = asyncio.get_running_loop()
     done: set[str] = set()
+    again_at: dict[str, float] = {}
     thin_out_at = time.monotonic() + THIN_OUT_S
     while (record := reports.record) is not None:
         if time.monotonic() >= thin_out_at:
@@ -49,11 +54,16 @@ async def watch_notices(
         )
         for notice in notices:
             worker = state().elastic.get(notice.node_id)
-            is_over = worker is None and notice.deadline < time.time() - OVER_S
-            if is_over or (
-                worker is not None and await drain(companion(), worker.host, notice, parts.report)
-            ):
+            if worker is None:
+                is_done = notice.deadline < time.time() - OVER_S
+            elif loop.time() < again_at.get(notice.node_id, 0.0):
+                continue
+            else:
+                is_done = await drain(companion(), worker.host, notice, parts.report)
+            if is_done:
                 done.add(notice.node_id)
+            elif worker is not None:
+                again_at[notice.node_id] = loop.time() + AGAIN_S
         await asyncio.sleep(POLL_S)
 
 
@@ -70,6 +80,9 @@ async def drain(companion: CompanionClient | None, host: str, notice: Notice, re
     answer = answers.get(notice.node_id, {})
     accepted = bool(answer.get("accepted"))
     refusal = answer.get("refusal") or "no answer"
+    if not answer.get("answered"):
+        report.note(f"worker {host} could not be drained: {refusal}")
+        return False
     outcome = f"drained, {left_s:.0f} s at most" if accepted else f"Ray refuses to drain it: {refusal}"
     report.note(f"worker {host} will go: {notice.why}; {outcome}")
     return True

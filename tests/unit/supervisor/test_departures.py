@@ -72,7 +72,7 @@ class Head:
 
     async def drain(self, node_ids: Sequence[str], *, message: str, deadline_s: float) -> dict[str, Any]:
         self.drained.append((node_ids[0], message))
-        return {node_ids[0]: {"accepted": True}}
+        return {node_ids[0]: {"answered": True, "accepted": True}}
 
     def called(self) -> list[str]:
         return self.calls.read_text().split()

@@ -58,7 +58,7 @@ class Companion:
 
     async def drain(self, node_ids: list[str], *, message: str, deadline_s: float) -> Any:
         self.drained.append(f"{node_ids[0]}: {message}")
-        return {node_ids[0]: {"accepted": True}}
+        return {node_ids[0]: {"answered": True, "accepted": True}}
 
 
 class Head:
