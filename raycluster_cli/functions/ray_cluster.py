@@ -246,7 +246,11 @@ async def _start(arguments: list[str]) -> _Node:
         _node = None
         raise _error(code)(str(said.get("message") or f"raycluster {arguments[0]} ended with code {code}"))
     _node.address = str(said["address"])
-    _node.replaced = adopt(said["environment"], os.environ)
+    try:
+        _node.replaced = adopt(said["environment"], os.environ)
+    except BaseException:
+        await asyncio.to_thread(cleanup_ray)
+        raise
     return _node
 
 

@@ -9,14 +9,18 @@ from collections.abc import Mapping, MutableMapping
 def adopt(wanted: Mapping[str, str], env: MutableMapping[str, str]) -> dict[str, str | None]:
     """Set what a client of the cluster needs, also in a Ray that is imported; returns what was there before.
 
-    ``env`` is this process's environment.
+    ``env`` is this process's environment.  After an error it is as before.
     """
     replaced = {name: env.get(name) for name in wanted}
     env.update(wanted)
     if "ray" in sys.modules:  # its C++ part has read its RAY_* variables when it was imported
-        from .private.gcs import apply_settings
+        try:
+            from .private.gcs import apply_settings
 
-        apply_settings(dict(wanted))
+            apply_settings(dict(wanted))
+        except BaseException:
+            restore(replaced, env)
+            raise
     return replaced
 
 
