@@ -38,9 +38,12 @@ def copy_logs(root: Path, target: Path) -> int:
     """
     left = MAX_NODE_BYTES
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    taken: set[str] = set()
     for path in _logs(root):
         if left <= 0:
             break
+        if path.name in taken:
+            continue  # of an earlier session
         try:
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
@@ -51,6 +54,7 @@ def copy_logs(root: Path, target: Path) -> int:
             continue  # rotated away, or its disk is the one that failed
         if data:
             (target / path.name).write_bytes(data)
+            taken.add(path.name)
             left -= len(data)
     return MAX_NODE_BYTES - left
 
@@ -60,14 +64,16 @@ def _logs(root: Path) -> Iterator[Path]:
     found = {path for path in root.glob("*.log") if path.is_file()}
     ray = root / RAY_DIR
     found |= {path for path in ray.glob("*.log") if path.is_file()}
-    found |= {path for path in ray.glob("session_*/logs/*") if path.is_file() and not path.is_symlink()}
+    for logs in ray.glob("session_*/logs"):
+        if not logs.parent.is_symlink():  # session_latest
+            found |= {path for path in logs.glob("*") if path.is_file() and not path.is_symlink()}
 
     def rank(path: Path) -> tuple[int, float]:
+        kind = len(_FIRST) + (0 if path.suffix == ".err" else 1)
         if path.name in _FIRST:
-            return _FIRST.index(path.name), 0.0
-        error = path.suffix == ".err"
+            kind = _FIRST.index(path.name)
         try:
-            return len(_FIRST) + (0 if error else 1), -path.stat().st_mtime
+            return kind, -path.stat().st_mtime
         except OSError:
             return len(_FIRST) + 2, 0.0
 
