@@ -277,8 +277,6 @@ class RayNode:
         if self.settings.head_recovery and (gcs := self.children.get("gcs_server")):
             with contextlib.suppress(OSError):  # it has ended already, which is reported
                 self._gcs_launch = GcsLaunch.of(gcs.pid)
-        if self.started.how == "node":  # `ray start` starts the agents themselves
-            self._stand_ins.listen()
         self.dashboard.open(self.started, self.setup.env)
         # What attach and exec need; the cluster itself works without it.
         if why := await self.setup.write_client(self.plan):
@@ -321,6 +319,10 @@ class RayNode:
         self.steps = started.steps(ready)
         for name, pid in started.processes.items():
             self._processes.adopt(name, pid)
+        if started.agents_wait:
+            self._stand_ins.listen()
+        else:
+            self._stand_ins.close()
         return started
 
     def start_extras(self) -> None:

@@ -16,7 +16,7 @@ class Started:
     """A node that is up: registered with its GCS."""
 
     how: str
-    """"node" or "ray-start"."""
+    """"node", "ray-start" or "template"."""
     processes: Mapping[str, int]
     """Process ids by name: raylet, on the head also gcs_server, and what else was asked for."""
     session: str
@@ -27,6 +27,11 @@ class Started:
     phases: Mapping[str, float]
     """Unix seconds at which each step of the start was done."""
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def agents_wait(self) -> bool:
+        """Whether shells wait in the place of its agents (boot.gate_command)."""
+        return bool(self.raw.get("agents_wait"))
 
     def steps(self, ready: Event) -> dict[str, float]:
         """When the steps that the record names were done, in Unix seconds; `ray start` does not tell all.

@@ -98,8 +98,10 @@ class Nodes:
         self.stand_ins.append(agents)
         await agents.hold(plan)
         started = await client.start(plan, 60)
-        if started.how == "node":
+        if started.agents_wait:
             agents.listen()
+        else:
+            agents.close()
         return started
 
     def child(self, started: Started, name: str) -> Child:

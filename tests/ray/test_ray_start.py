@@ -338,10 +338,11 @@ print(ray.get(mark.remote()))
 """
 
 
-def test_agents_start_when_they_are_wanted() -> None:
+@pytest.mark.parametrize("quick", ["node", "ray-start"])
+def test_agents_start_when_they_are_wanted(quick: Any) -> None:
     async def test() -> None:
         async with nodes() as cluster:
-            head = await cluster.start(0)
+            head = await cluster.start(0, quick=quick)
             assert _waiting(head) == ["agent.gate", "runtime-env.gate"]
             assert "made by the agent" in await cluster.driver(RUNTIME_ENV)
             assert _waiting(head) == ["agent.gate"]

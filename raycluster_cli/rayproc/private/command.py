@@ -87,6 +87,8 @@ def _started_by_command(plan: NodePlan, processes: list[dict[str, Any]], clock: 
         "cluster_id": _argument(raylet, "--cluster-id"),
         "gcs_address": plan.gcs_address,
         "has_dashboard": has_dashboard(),
+        # Not on a Ray whose `ray start` was left as it is.
+        "agents_wait": plan.runtime_env_gate in _argument(raylet, "--runtime_env_agent_command"),
         "phases": clock.times,
     }
 

@@ -94,6 +94,7 @@ def _start_by_node(plan: NodePlan, report: Report, clock: Phases) -> dict[str, A
                 "cluster_id": node.cluster_id.hex(),
                 "gcs_address": node.gcs_address,
                 "has_dashboard": has_dashboard(),
+                "agents_wait": True,
                 "phases": clock.times,
             }
         except BaseException as e:
