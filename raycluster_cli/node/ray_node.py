@@ -289,7 +289,7 @@ class RayNode:
         """None where the node has to start in another way."""
         self._stand_ins.listen()  # a raylet that joins may need its agent at once
         if (done := await self.templates.start(template, self.plan, timeout_s)) is None:
-            self._stand_ins.stop_listening()
+            await self._stand_ins.hold(self.plan)  # anew: shells of the raylet that failed end
             return None
         started, raylet = done
         self.ray_version, self.steps = template.ray_version, started.steps({})
@@ -391,9 +391,10 @@ class RayNode:
 
     async def _end_processes(self, hurry: asyncio.Event, spare: Sequence[int] = ()) -> None:
         self.dashboard.pause()
-        self._stand_ins.close()
+        self._stand_ins.stop_listening()
         self.log_monitor.cancel()
         companion = self._companion.kill()
         await self._processes.end(hurry, spare)
+        self._stand_ins.close()  # not earlier: agents would start for the raylet's last moments
         if companion is not None:
             await companion.close(0.0)

@@ -35,6 +35,8 @@ class AgentStandIns:
     async def hold(self, plan: NodePlan) -> None:
         """Make the FIFOs, before the raylet starts, and hold them open: the shells wait.
 
+        Shells of a raylet that was started before, and has ended, go on and end.
+
         Raises StartFailure.
         """
         self.close()
@@ -55,8 +57,8 @@ class AgentStandIns:
         plan = self._plan
         if plan is None or self._port is not None or not plan.ports.get("runtime_env_agent"):
             return
-        self._handover = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            self._handover = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(plan.runtime_env_socket)
             self._handover.bind(plan.runtime_env_socket)
@@ -67,13 +69,13 @@ class AgentStandIns:
             wake(plan.runtime_env_gate)
             return
         self._handover.setblocking(False)
-        asyncio.get_running_loop().add_reader(self._port, self._connected)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._port, self._connected)
+        loop.add_reader(self._handover, self._hand_over)  # whatever has let the shell go on
 
     def _connected(self) -> None:
-        assert self._plan is not None and self._port is not None and self._handover is not None
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._port)
-        loop.add_reader(self._handover, self._hand_over)
+        assert self._plan is not None and self._port is not None
+        asyncio.get_running_loop().remove_reader(self._port)
         wake(self._plan.runtime_env_gate)
 
     def _hand_over(self) -> None:
@@ -98,7 +100,7 @@ class AgentStandIns:
         self._port = self._handover = None
 
     def stop_listening(self) -> None:
-        """Give the port back: there is no stand-in for the agent."""
+        """Give the port back; the shells still wait."""
         self._close_sockets()
 
     def close(self) -> None:
@@ -113,10 +115,17 @@ class AgentStandIns:
 def _open_gates(plan: NodePlan) -> list[int]:
     with contextlib.suppress(FileExistsError):
         os.mkdir(plan.temp_dir, 0o700)
-    gates = []
-    for gate in (plan.agent_gate, plan.runtime_env_gate):
-        with contextlib.suppress(FileExistsError):
+    gates: list[int] = []
+    try:
+        for gate in (plan.agent_gate, plan.runtime_env_gate):
+            # A new one: shells of an earlier start may still wait at the old one, and take what is written.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(gate)
             os.mkfifo(gate, 0o600)
-        # For both, so that opening does not block, and what is written before a shell reads is kept.
-        gates.append(os.open(gate, os.O_RDWR | os.O_NONBLOCK))
+            # For both, so that opening does not block, and what is written before a shell reads is kept.
+            gates.append(os.open(gate, os.O_RDWR | os.O_NONBLOCK))
+    except OSError:
+        for fd in gates:
+            os.close(fd)
+        raise
     return gates

@@ -25,9 +25,11 @@ from raycluster_cli.model.status import IMPORTED, RAYLET, Role
 from raycluster_cli.node.ray_node import RayNode
 from raycluster_cli.node.setup import NodeSetup
 from raycluster_cli.node.start_spec import StartSpec
+from raycluster_cli.rayproc.boot import gate_command
 from raycluster_cli.rayproc.client import read_client
 from raycluster_cli.rayproc.failure import StartFailure
 from raycluster_cli.rayproc.listed_node import ListedNode
+from raycluster_cli.rayproc.plan import NodePlan
 from raycluster_cli.system.process import Child, Reaper
 from raycluster_cli.system.proctree import PR_SET_CHILD_SUBREAPER, become_subreaper, descendants
 from raycluster_cli.system.report import Report
@@ -78,7 +80,9 @@ for line in sys.stdin:
         if plan["identity"] == "wrong":
             say(event="failed", kind="wrong cluster", message="not ours", id=id)
             continue
-        pids = {"raylet": daemon()}
+        gate = plan["temp_dir"] + "/agent.gate"
+        agent = ["/bin/sh", "-c", os.environ["GATE"], gate, "touch", os.environ["MARK"]]
+        pids = {"raylet": daemon("/bin/sh", "-c", '"$@" & exec sleep 60', "raylet", *agent)}
         if plan["role"] == "head":
             host, port = plan["gcs_address"].rsplit(":", 1)
             pids["gcs_server"] = daemon(sys.executable, "-c", GCS, host, port)
@@ -87,7 +91,7 @@ for line in sys.stdin:
         daemons = [{"name": n, "pid": p} for n, p in pids.items()]
         say(event="started", how="node", processes=daemons, session="s",
             session_dir=plan["temp_dir"] + "/session", node_id="n", cluster_id="c",
-            gcs_address=plan["gcs_address"], phases={"raylet spawned": 6.0}, id=id)
+            gcs_address=plan["gcs_address"], phases={"raylet spawned": 6.0}, agents_wait=True, id=id)
     elif do == "start_extra":
         if os.environ.get("NO_EXTRA"):
             say(event="failed", kind="ray", message="no module", id=id)
@@ -119,6 +123,8 @@ class Scene:
         self.out = io.StringIO()
         self.died: list[tuple[str, int]] = []
         self.failures: list[tuple[str, str]] = []
+        self.agent_started = False
+        """Whether the raylet's agent ever started; known in the end."""
         report = Report(stream=self.out, verbose=True)
         setup = NodeSetup(
             role=role,
@@ -128,6 +134,8 @@ class Scene:
                 "PYTHONPATH": str(base),
                 "TMPDIR": str(base / "t"),
                 "GCS_LOG": str(base / "gcs.log"),
+                "GATE": gate_command("")[2],
+                "MARK": str(base / "agent started"),
                 "RAYCLUSTER_TOKEN": "secret",
                 **env,
             },
@@ -176,6 +184,7 @@ async def scene(role: Role = Role.HEAD, settings: Settings = SETTINGS, **env: st
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
         assert descendants(os.getpid()) == []
         assert os.listdir(base / "t") == []
+        one.agent_started = (base / "agent started").exists()
         shutil.rmtree(base)
 
 
@@ -211,6 +220,7 @@ def test_a_head_from_start_to_end() -> None:
             assert "PATH" not in node.client_variables()
             assert node.log_of("raylet") == f"{node.started.session_dir}/logs/raylet.err"
         assert one.died == [] and one.failures == []
+        assert not one.agent_started  # not even for the raylet's last moments
         assert "warning" not in one.out.getvalue()
 
     run(test)
@@ -270,6 +280,23 @@ def test_after_a_reset_ray_is_started_with_another_raylets_port() -> None:
             assert one.died == []
             one.node.children["raylet"].send(signal.SIGKILL)
             await until(lambda: one.died)
+
+    run(test)
+
+
+def test_where_a_template_fails_the_next_raylet_has_its_gates_for_itself() -> None:
+    async def test() -> None:
+        async with scene(Role.WORKER) as one:
+            left: list[Child] = []
+
+            async def fail(template: object, plan: NodePlan, timeout_s: float) -> None:
+                left.append(one.reaper.spawn([*gate_command(plan.runtime_env_gate), "true"], "shell"))
+                while "3" in (fds := os.listdir(f"/proc/{left[0].pid}/fd")) or "4" not in fds:
+                    await asyncio.sleep(0.01)
+
+            one.node.templates.start = fail  # type: ignore[method-assign]
+            await one.node.start(30, StartSpec("ours", gcs_address="127.0.0.1:20000"), object())  # type: ignore[arg-type]
+            assert await left[0].exited == 0
 
     run(test)
 

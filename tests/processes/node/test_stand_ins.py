@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from raycluster_cli.model.status import Role
 from raycluster_cli.node.stand_ins import AgentStandIns
 from raycluster_cli.rayproc.boot import gate_command
+from raycluster_cli.rayproc.lazy_agent import wake
 from raycluster_cli.rayproc.plan import NodePlan
 from tests.processes.rayproc.test_lazy_agent import LAZY, SERVER, ask, free_port, waits_at_gate
 from tests.waiting import wait_until
@@ -80,6 +82,47 @@ def test_several_at_once(tmp_path: Path) -> None:
         stand_ins.close()
 
     asyncio.run(test())
+
+
+def test_a_stand_in_that_was_let_go_early_gets_the_port(tmp_path: Path) -> None:
+    async def test() -> None:
+        plan, stand_ins = a_plan(tmp_path, free_port()), AgentStandIns()
+        await stand_ins.hold(plan)
+        stand_ins.listen()
+        with raylets_agent(tmp_path, plan) as process:
+            assert wake(plan.runtime_env_gate)
+            while stand_ins._port is not None:
+                await asyncio.sleep(0.01)
+            answer = await asyncio.to_thread(ask, plan.ports["runtime_env_agent"], REQUEST)
+            assert answer.startswith(f"{process.pid} ")
+        stand_ins.close()
+
+    asyncio.run(asyncio.wait_for(test(), 15))
+
+
+def test_shells_of_an_earlier_raylet_end_when_the_gates_are_held_again(tmp_path: Path) -> None:
+    """They would take what is written to let the next ones go, and the port."""
+
+    async def test() -> None:
+        plan, stand_ins = a_plan(tmp_path, free_port()), AgentStandIns()
+        await stand_ins.hold(plan)
+        with raylets_agent(tmp_path, plan) as earlier:
+            wait_until(lambda: waits_at_gate(earlier), timeout_s=30, what="the shell waits")
+            earlier.send_signal(signal.SIGSTOP)  # it notices nothing of what happens to its gate meanwhile
+            assert earlier.stdin is not None
+            earlier.stdin.close()
+            assert wake(plan.runtime_env_gate)
+            await stand_ins.hold(plan)
+            stand_ins.listen()
+            with raylets_agent(tmp_path, plan) as process:
+                wait_until(lambda: waits_at_gate(process), timeout_s=30, what="the shell waits")
+                earlier.send_signal(signal.SIGCONT)
+                assert await asyncio.to_thread(earlier.wait, 30) == 0
+                answer = await asyncio.to_thread(ask, plan.ports["runtime_env_agent"], REQUEST)
+                assert answer.startswith(f"{process.pid} ")
+        stand_ins.close()
+
+    asyncio.run(asyncio.wait_for(test(), 60))
 
 
 def test_where_the_port_is_taken_the_stand_in_tries_itself(tmp_path: Path) -> None:
