@@ -46,9 +46,6 @@ _ROOT = "RAYCLUSTER_NODE_ROOT"
 #: The most connections that may wait for their request at a time, and how long each may.
 MAX_CONNECTIONS, REQUEST_WITHIN_S = 32, 10.0
 
-#: How long the supervisor may take to hand its socket over; it is as busy as the machine.
-HANDOVER_S = 20.0
-
 #: Headers longer than this are refused.
 MAX_HEADERS_BYTES = 16384
 
@@ -215,11 +212,17 @@ def wake(gate: str) -> bool:
 
 
 def taken_over(path: str) -> "socket.socket | None":
-    """The listening socket that the supervisor hands over; None where nobody hands one over."""
+    """The listening socket that the supervisor hands over; None where nobody hands one over.
+
+    A supervisor that is stopped (SIGSTOP) does so once it goes on; until then the port is taken.
+    """
+    watch = Watch()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as supervisor:
         try:
-            supervisor.settimeout(HANDOVER_S)
             supervisor.connect(path)
+            watch.poller.register(supervisor, select.POLLIN)
+            while not watch.ready():
+                pass
             fds = socket.recv_fds(supervisor, 1, 1)[1]
         except OSError:
             return None
@@ -249,9 +252,8 @@ def become(command: list[str]) -> None:
         for fd in os.environ.pop(_CLIENTS, "").split():
             client = socket.socket(fileno=int(fd))
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-            # The agent accepts connections at its socket only: what comes from this one is passed on.
-            agent = socket.create_connection(server.getsockname()[:2])
-            threading.Thread(target=pass_on, args=(client, agent), daemon=True).start()
+            address = server.getsockname()[:2]
+            threading.Thread(target=pass_on, args=(client, address), daemon=True).start()
         take_kept_socket(server.detach(), int(os.environ.pop(_PORT)))
     sys.argv = command
     # As `python SCRIPT` does: the script's directory comes first.
@@ -259,10 +261,18 @@ def become(command: list[str]) -> None:
     runpy.run_path(command[0], run_name="__main__")
 
 
-def pass_on(client: socket.socket, agent: socket.socket) -> None:
-    """All that one connection brings to the other, in both directions, until both have ended."""
+def pass_on(client: socket.socket, address: "tuple[str, int]") -> None:
+    """All that a connection brings to the agent, and its answers, until both have ended.
+
+    The agent accepts connections at its socket only, and may not accept any yet.
+    """
     import threading
 
+    try:
+        agent = socket.create_connection(address)
+    except OSError:
+        client.close()
+        return
     back = threading.Thread(target=copy, args=(agent, client), daemon=True)
     back.start()
     copy(client, agent)
@@ -304,9 +314,9 @@ def main(arguments: list[str]) -> None:
     if how == "become":
         become(command)
         return
-    if how == "now":
+    if how in ("now", "port"):
         Watch().ready(0)  # the gate also opens when the supervisor or the raylet has ended
-    elif how == "port":
+    if how == "port":
         server = taken_over(where[2]) or listen(where[0], int(where[1]))
         clients = wait_for_clients(server)
         for one in (server, *clients):

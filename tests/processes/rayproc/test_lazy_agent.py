@@ -270,6 +270,36 @@ def test_half_a_request_is_no_news_until_more_comes() -> None:
             client.close()
 
 
+def test_the_agent_starts_where_strangers_fill_the_queue_of_its_port(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    """The connection that started it is passed on to its own port, once there is room again."""
+    script = tmp_path / "server.py"
+    script.write_text(SERVER)
+    with contextlib.ExitStack() as closing:
+        server = closing.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1))
+        port = server.getsockname()[1]
+        for _ in range(4):
+            stranger = closing.enter_context(socket.socket())
+            stranger.setblocking(False)
+            stranger.connect_ex(("127.0.0.1", port))
+        client, accepted = socket.socketpair()
+        closing.enter_context(client)
+        closing.enter_context(accepted)
+        env = {
+            **os.environ,
+            "RAYCLUSTER_LAZY_FD": str(server.fileno()),
+            "RAYCLUSTER_LAZY_PORT": str(port),
+            "RAYCLUSTER_LAZY_CLIENT_FDS": str(accepted.fileno()),
+        }
+        command = [*LAZY, "become", "--", str(script), "127.0.0.1", str(port)]
+        fds = (server.fileno(), accepted.fileno())
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, env=env, pass_fds=fds))
+        client.settimeout(30)
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert client.recv(100).startswith(f"{started[0].pid} ".encode())
+
+
 def _listens(port: int, pid: int) -> bool:
     """Whether somebody listens on the port, found out without a connection, which would wake it."""
     lines = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()
