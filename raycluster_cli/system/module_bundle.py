@@ -34,7 +34,6 @@ PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: Directories of installed packages; raycluster elsewhere is a checkout, whose modules change.
 _INSTALLED = ("site-packages", "dist-packages")
 
-
 #: How much of a bundle is in memory at a time.
 PART_BYTES = 256 * 1024
 
@@ -51,8 +50,8 @@ class Bundle:
         """By name: which root, path below it, whether it is a package, offset and length of its code."""
         self._extensions: Mapping[str, tuple[str, str]] = tables["extensions"]
         self.tables = tables
-        self._part = b""
-        self._part_begin = 0
+        self._part = (0, b"")
+        """Where the bytes that were read last begin, and these.  One value: threads may import at a time."""
 
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
@@ -77,20 +76,22 @@ class Bundle:
     def code(self, name: str) -> "CodeType":
         """Raises OSError, ValueError, EOFError or TypeError where the file does not give it."""
         _, _, _, offset, length = self._modules[name]
-        at = offset - self._part_begin
-        if at < 0 or at + length > len(self._part):
+        begin, part = self._part
+        at = offset - begin
+        if at < 0 or at + length > len(part):
             # A call for each module would be an operation of the file system for each, or two.  The modules
             # are in the order in which a start needs them, so what comes next is needed next.
-            self._part, self._part_begin, at = b"", offset, 0
-            self._part = os.pread(self._fd, max(length, PART_BYTES), self._begin + offset)
-        code: CodeType = marshal.loads(self._part[at : at + length])
+            self._part, part = (0, b""), b""  # the bytes before make room first
+            part, at = os.pread(self._fd, max(length, PART_BYTES), self._begin + offset), 0
+            self._part = (offset, part)
+        code: CodeType = marshal.loads(part[at : at + length])
         if not hasattr(code, "co_code"):
             raise ValueError(f"{name} is not code")
         return code
 
     def forget(self) -> None:
         """Free what was read last: most modules have been imported."""
-        self._part = b""
+        self._part = (0, b"")
 
     def close(self) -> None:
         os.close(self._fd)

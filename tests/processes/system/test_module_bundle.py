@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 import raycluster_cli
+from raycluster_cli.system.bundle_writer import library_modules, write_bundle
+from raycluster_cli.system.module_bundle import open_bundle
 
 #: What a start imports: a supervisor.  Prints which of raycluster's and Python's files were opened for it.
 START = """
@@ -216,3 +218,27 @@ def test_what_a_killed_writer_has_left_is_removed(installation: Installation) ->
     path.unlink()
     installation.refresh()
     assert (left.exists(), young.exists()) == (False, True)
+
+
+def test_threads_that_import_at_a_time_get_their_own_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread reads its part of the bundle while another one waits for its own."""
+    names = ("json", "json.decoder", "json.encoder", "json.scanner")
+    places = {name: place for name, place in library_modules(sys.modules) if name in names}
+    path = str(tmp_path / "bundle")
+    write_bundle(path, {name: places[name] for name in names}, {}, {})
+    bundle = open_bundle(path)
+    assert bundle is not None
+    files = [bundle.code(name).co_filename for name in names]
+    bundle.forget()
+    read, others = os.pread, ["json.decoder"]
+
+    def pread(fd: int, size: int, offset: int) -> bytes:
+        if others:
+            bundle.code(others.pop())
+        return read(fd, size, offset)
+
+    monkeypatch.setattr("raycluster_cli.system.module_bundle.os.pread", pread)
+    assert [bundle.code(name).co_filename for name in names] == files
+    bundle.close()
