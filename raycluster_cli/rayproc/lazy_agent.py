@@ -201,7 +201,7 @@ def end_with_supervisor(alive: int) -> "NoReturn":
 
 
 def wake(gate: str) -> bool:
-    """Start the command that waits behind a FIFO.  False when none waits there."""
+    """Start the command that waits behind a FIFO, or will.  False where nobody holds the FIFO."""
     try:
         fd = os.open(gate, os.O_WRONLY | os.O_NONBLOCK)
     except OSError:

@@ -343,7 +343,11 @@ def test_agents_start_when_they_are_wanted(quick: Any) -> None:
     async def test() -> None:
         async with nodes() as cluster:
             head = await cluster.start(0, quick=quick)
-            assert _waiting(head) == ["agent.gate", "runtime-env.gate"]
+            while _waiting(head) != [
+                "agent.gate",
+                "runtime-env.gate",
+            ]:  # a raylet registers before it has them
+                await asyncio.sleep(0.05)
             assert "made by the agent" in await cluster.driver(RUNTIME_ENV)
             assert _waiting(head) == ["agent.gate"]
             assert cluster.head is not None and wake(cluster.head.agent_gate)
@@ -361,7 +365,8 @@ def test_with_a_dashboard_agents_do_not_wait() -> None:
         async with nodes() as cluster:
             for number in (0, 1):
                 started = await cluster.start(number, agent_at_once=True)
-                assert _waiting(started) == ["runtime-env.gate"]
+                while _waiting(started) != ["runtime-env.gate"]:
+                    await asyncio.sleep(0.05)
 
     run(test)
 
