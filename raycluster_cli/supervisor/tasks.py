@@ -61,9 +61,8 @@ class Tasks:
     def start(self, name: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
         """Run something once, in the background."""
         task = self._run(name, self._once(name, work))
-        task.add_done_callback(
-            lambda _: work.close()
-        )  # Python warns of one that was cancelled before it began
+        # Python warns of one that was cancelled before it began.
+        task.add_done_callback(lambda _: work.close())
         return task
 
     def guard(

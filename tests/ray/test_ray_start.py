@@ -343,10 +343,8 @@ def test_agents_start_when_they_are_wanted(quick: Any) -> None:
     async def test() -> None:
         async with nodes() as cluster:
             head = await cluster.start(0, quick=quick)
-            while _waiting(head) != [
-                "agent.gate",
-                "runtime-env.gate",
-            ]:  # a raylet registers before it has them
+            # A raylet registers before it has them.
+            while _waiting(head) != ["agent.gate", "runtime-env.gate"]:
                 await asyncio.sleep(0.05)
             assert "made by the agent" in await cluster.driver(RUNTIME_ENV)
             assert _waiting(head) == ["agent.gate"]
