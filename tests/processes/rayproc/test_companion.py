@@ -251,9 +251,12 @@ def test_each_node_answers_its_drain_for_itself(tmp_path: Path) -> None:
         async with companion(tmp_path) as client:
             await client.watch("h:1", {})
             results = await client.drain(["idle", "busy", "broken", "silent"], reason="idle", message="over")
-            assert results["idle"] == {"accepted": True, "refusal": ""}
-            assert results["busy"] == {"accepted": False, "refusal": "busy with idle: over"}
-            assert results["broken"] == {"accepted": False, "refusal": "OSError: unreachable"}
+            assert results["idle"] == {"answered": True, "accepted": True, "refusal": ""}
+            refused = {"answered": True, "accepted": False, "refusal": "busy with idle: over"}
+            assert results["busy"] == refused
+            failed = {"answered": False, "accepted": False, "refusal": "OSError: unreachable"}
+            assert results["broken"] == failed
+            assert not results["silent"]["answered"]
             assert results["silent"]["refusal"].startswith("no answer within")
             os.kill(watcher_of(client), signal.SIGKILL)  # its thread waits for the silent node
 
