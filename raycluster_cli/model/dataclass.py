@@ -30,7 +30,8 @@ else:
             return lambda each: dataclass(each, frozen=frozen, eq=eq)
         cls = dataclasses.dataclass(cls, init=False, repr=False, eq=False)
         cls._own_fields = dataclasses.fields(cls)
-        if any(not one.init or one.kw_only for one in cls._own_fields):
+        passed_on = any("InitVar" in str(one.type) for one in cls.__dataclass_fields__.values())
+        if passed_on or any(not one.init or one.kw_only for one in cls._own_fields):
             raise TypeError(f"{cls.__name__}: each field has to be an argument that has a position")
         added = {"__init__": _init, "__repr__": _repr}
         if eq:

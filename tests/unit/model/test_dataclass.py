@@ -100,3 +100,14 @@ def test_fields_that_are_no_arguments_are_refused() -> None:
             """With a field that is not given."""
 
             x: int = field(default=0, init=False)
+
+
+def test_arguments_that_are_no_fields_are_refused() -> None:
+    with pytest.raises(TypeError, match="has to be an argument"):
+
+        @dataclass
+        class Wrong:
+            """Its first argument would be taken for the field."""
+
+            given: dataclasses.InitVar[int]
+            x: int = 0
