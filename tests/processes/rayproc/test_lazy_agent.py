@@ -313,6 +313,22 @@ def test_the_stand_in_ends_with_its_parent(tmp_path: Path, started: list[subproc
     assert process.wait(5) == 0
 
 
+def test_the_stand_in_ends_with_its_parent_while_the_supervisor_is_stopped(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    """Nothing comes from the supervisor's socket; the stand-in waits for it, and sees the raylet's end."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as supervisor:
+        supervisor.bind(str(tmp_path / "socket"))
+        supervisor.listen(1)
+        where = ["127.0.0.1", str(free_port()), str(tmp_path / "socket")]
+        process = start(started, "port", *where, "--", "/bin/false")
+        supervisor.settimeout(30)
+        with supervisor.accept()[0]:
+            assert process.stdin is not None
+            process.stdin.close()
+            assert process.wait(5) == 0
+
+
 def test_behind_a_gate_it_ends_once_the_gate_is_let_go(
     tmp_path: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
