@@ -12,7 +12,7 @@ from ..model.wording import describe_code
 from ..system.process import Child, Reaper, end_tree
 from ..system.proctree import Stat, descendants
 from ..system.report import Report
-from ..system.shared_memory import mapped_by, remove_unmapped
+from ..system.shared_memory import files, made_since, mapped_by, remove_unmapped
 from ..system.waiting import done_within, in_thread
 from .stopped import continue_stopped
 
@@ -59,6 +59,7 @@ class NodeProcesses:
         self._on_death = on_death
         self._got_signal = got_signal
         self._ending = False
+        self._shared_before = files()
 
     def adopt(self, name: str, pid: int) -> Child:
         """Watch a daemon that has become our child when its starter ended."""
@@ -131,8 +132,7 @@ class NodeProcesses:
         if gcs is not None and gcs.running:
             gcs.send(signal.SIGKILL)
             left += await end_tree(os.getpid(), skip=spare, grace_s=0.0)
-        if shared:
-            await done_within(in_thread(remove_unmapped, shared), SHARED_MEMORY_S)
+        await done_within(in_thread(self._remove_shared_memory, shared, bool(spare)), SHARED_MEMORY_S)
         for stat in left:
             self._report.warn(f"{self._host}: {stat.name} (process {stat.pid}) did not end, even by SIGKILL")
 
@@ -144,3 +144,8 @@ class NodeProcesses:
 
         looking = in_thread(mapped_by, ending())
         return looking.result() if await done_within(looking, SHARED_MEMORY_S) else {}
+
+    def _remove_shared_memory(self, mapped: dict[str, int], something_goes_on: bool) -> None:
+        """Remove what was mapped, and what was made meanwhile unless something else can have made it."""
+        made = {} if something_goes_on else made_since(self._shared_before, pid=os.getpid())
+        remove_unmapped(mapped | made)

@@ -32,6 +32,14 @@ def test_a_copy_of_the_drivers_environment_works_on_every_node(slurm: Slurm, opt
     slurm.assert_nothing_left()
 
 
+def test_shared_memory_of_worker_processes_that_ray_killed_is_removed(slurm: Slurm) -> None:
+    """Not as root, whose other processes on a node could have made it."""
+    job = batch(slurm, f"{SRUN} raycluster run -- python {DRIVERS}/shared_memory.py", user="alice")
+    assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
+    assert line_with("SEGMENTS", job.output()) == "SEGMENTS 9"
+    slurm.assert_nothing_left()
+
+
 def test_srun_and_the_job_api_inside_a_driver(slurm: Slurm) -> None:
     """mpirun calls srun too.  Without SLURM_OVERLAP it waits for ever: the cluster's step has all CPUs."""
     words = "timeout 60 srun --ntasks=3 --mem=0 hostname; echo SRUN $?; "
