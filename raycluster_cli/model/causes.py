@@ -138,6 +138,12 @@ CAUSES: tuple[Cause, ...] = (
         "set them.",
     ),
     Cause(
+        "temporary directory of another cluster",
+        r"No node info found matching attributes: '/",
+        "The driver gives ray.init() a _temp_dir, and Ray looks there for the node that it connects to.",
+        "Leave _temp_dir out of ray.init(); the option --temp-dir says where this cluster has its files.",
+    ),
+    Cause(
         "runtime environment",
         r"RuntimeEnvSetupError|Failed to set ?up runtime environment",
         "A node could not make the runtime environment (pip, conda, uv, working_dir, …) that the driver "

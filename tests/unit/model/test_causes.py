@@ -15,6 +15,7 @@ TEXTS = [
     ("ConnectionError: Failed to connect to Ray cluster at address n1:6379", "fixed address"),
     ("ValueError: When connecting to an existing cluster, num_cpus and num_gpus must not be provided.", "arguments of a new cluster"),
     ("ValueError: When connecting to an existing cluster, object_store_memory must not be provided.", "arguments of a new cluster"),
+    ("RuntimeError: No node info found matching attributes: '/scratch/ada' when trying to resolve node to connect to.", "temporary directory of another cluster"),
     ("ray.exceptions.RuntimeEnvSetupError: Failed to set up runtime environment.", "runtime environment"),
     ("RuntimeError: The Ray jobs CLI & SDK require the ray[default] installation: `pip install 'ray[default]'`", "no job API"),
     ("error: Request failed after 3 retries in 12.5s", "package download"),
