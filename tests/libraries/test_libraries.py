@@ -52,6 +52,7 @@ LEFT = {
         ("hydra_sweep", "hydra_plugins.hydra_ray_launcher", "", 3),
         ("prefect_on_ray", "prefect_ray", "", 3),
         ("xgboost_on_ray", "xgboost_ray", "", 3),
+        ("data_juicer_on_ray", "data_juicer", "", 3),
         ("nemo_curator_on_ray", "nemo_curator", "", 3),
         ("raydp_on_ray", "raydp", "", 3),
     ],

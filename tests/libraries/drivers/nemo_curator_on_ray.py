@@ -17,9 +17,6 @@ from nemo_curator.tasks import DocumentBatch
 
 EXECUTORS = {"data": RayDataExecutor, "pool": RayActorPoolExecutor, "xenna": XennaExecutor}
 
-# XennaExecutor asks the dashboard, which needs variables (docs/guides/drivers.md): give its name to try it.
-USUAL = ("data", "pool")
-
 
 @dataclass
 class Where(ProcessingStage[DocumentBatch, DocumentBatch]):  # type: ignore[misc]
@@ -50,7 +47,7 @@ def batches() -> list[DocumentBatch]:
 
 
 counts = []
-for name in sys.argv[1:] or USUAL:
+for name in sys.argv[1:] or EXECUTORS:
     done = Pipeline(name="where", stages=[Where()]).run(EXECUTORS[name](), initial_tasks=batches())
     assert len(done) == 30, len(done)
     hosts = {host for task in done for host in task.to_pandas()["host"]}

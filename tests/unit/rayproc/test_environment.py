@@ -126,6 +126,13 @@ def test_health_checks_are_the_heads_and_grow_with_the_cluster() -> None:
         assert int(small[name]) < int(large[name])
 
 
+def test_the_dashboard_answers_questions_for_more_than_ray_allows_unless_the_user_has_set_it() -> None:
+    name = "RAY_MAX_LIMIT_FROM_API_SERVER"
+    assert start_environment(HEAD, {})[name] == "40000"
+    assert start_environment(HEAD, {name: "500"})[name] == "500"
+    assert name not in start_environment(WORKER, {})
+
+
 def test_many_nodes_get_patience_and_threads() -> None:
     assert node_settings(256) == {}
     large = start_environment(replace(WORKER, expected_nodes=1000), {})
