@@ -1,4 +1,4 @@
-"""Spark on Ray by RayDP: its executors, in Java, run on all nodes; the driver's JVM joins the cluster too."""
+"""Spark on Ray by RayDP: its executors, in Java, run on all nodes; Ray Data takes its rows from Spark."""
 
 import socket
 import time
@@ -8,6 +8,11 @@ import pyspark
 import ray
 import raydp
 
+# Ray serializes private fields of Java's own classes, which Java 17 forbids ("InaccessibleObjectException").
+PACKAGES = ("lang", "math", "net", "text", "util", "util.concurrent")
+OPENS = " ".join(f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in PACKAGES)
+JAVA = [f"spark.{part}.extraJavaOptions" for part in ("driver", "executor", "ray.raydp_app_master")]
+
 ray.init()
 spark = raydp.init_spark(
     "raycluster",
@@ -15,6 +20,7 @@ spark = raydp.init_spark(
     executor_cores=1,
     executor_memory="700M",
     placement_group_strategy="STRICT_SPREAD",
+    configs=dict.fromkeys(JAVA, OPENS),
 )
 
 
@@ -26,5 +32,6 @@ def host(rows: Iterable[int]) -> Iterator[tuple[str, int]]:
 
 found = spark.sparkContext.parallelize(range(300), 9).mapPartitions(host).collect()
 assert sum(number for _, number in found) == 300, found
+assert ray.data.from_spark(spark.range(300)).sum("id") == sum(range(300))
 raydp.stop_spark()
 print("LIBRARY raydp", raydp.__version__, pyspark.__version__, "NODES", len({name for name, _ in found}))
