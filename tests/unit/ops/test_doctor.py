@@ -206,18 +206,18 @@ def test_what_some_nodes_said_counts_where_another_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ignored: str
 ) -> None:
     """srun waits for the task of a node without power, also after SIGTERM; its child has the pipes."""
-    monkeypatch.setattr(doctor_nodes, "SRUN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(doctor_nodes, "SRUN_TIMEOUT_S", 2.0)
     monkeypatch.setattr(doctor_nodes, "SRUN_END_S", 0.1)
     there = report("n1", Finding("x", Verdict.OK, "y"))
     (tmp_path / "lines").write_text("\n".join(as_lines(there)) + "\n")
-    env = programs(tmp_path, srun=f"{ignored}cat {tmp_path}/lines; sleep 5 & echo $! >{tmp_path}/pid; wait")
+    env = programs(tmp_path, srun=f"{ignored}cat {tmp_path}/lines; sleep 120 & echo $! >{tmp_path}/pid; wait")
     began = time.monotonic()
     reports = on_all_nodes(Allocation("7", ("n1", "n2")), env, {}, tmp_path)
     took_s = time.monotonic() - began
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
     assert reports[0] == there
-    assert reports[1].findings[0].text == "none: no answer within 0.3 s"
-    assert took_s < 3
+    assert reports[1].findings[0].text == "none: no answer within 2 s"
+    assert took_s < 60
 
 
 def test_without_srun_no_node_answers(tmp_path: Path) -> None:

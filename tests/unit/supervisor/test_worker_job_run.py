@@ -178,7 +178,7 @@ def test_a_limit_that_slurm_does_not_say_is_asked_for_again(
     """Its controller may be away for a while; a job without a limit asks more and more seldom."""
     assert [ask_again_s(unknown) for unknown in (0, 1, 2, 7, 10**6)] == [300, 600, 1200, 21600, 21600]
     monkeypatch.setattr(worker_job, "LIMIT_AGAIN_S", 2.0)
-    answer = f"EndTime={time.time() + 10:.0f}"
+    answer = f"EndTime={time.time() + 50:.0f}"
     scontrol = f"test $(wc -l <{tmp_path}/asked) -gt 2 || exit 1\necho {answer}"
 
     async def act(scene: Scene) -> None:
@@ -189,7 +189,7 @@ def test_a_limit_that_slurm_does_not_say_is_asked_for_again(
     played = run_job(tmp_path, act, scontrol, drain_before=60.0)
     assert (played.code, played.report.message) == (0, f"left the cluster: {NEAR}")
     assert len(asked(tmp_path)) == 3
-    assert 2.0 + 4.0 <= played.took_s < 9.0
+    assert 2.0 + 4.0 <= played.took_s < 40.0
 
 
 # -- its cluster is not there --------------------------------------------------------------------------
@@ -262,7 +262,7 @@ def test_it_is_not_waited_for_for_ever(
     played = run_job(tmp_path, nothing_happens, scontrol, before=remove, timeout=timeout_s)
     assert played.code == 2
     assert played.said[-1].startswith(f"raycluster: {NO_RECORD}")
-    assert waited_s <= played.took_s < waited_s + 3.0
+    assert waited_s <= played.took_s < waited_s + 30.0
     assert len(played.said) == 2  # it says once what it waits for, although Slurm is asked again
 
 
