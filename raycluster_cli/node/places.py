@@ -23,6 +23,8 @@ TMP_DIR = "t"
 MAX_PATH_BYTES = 39 - len("/" + RAY_DIR)
 """Of a node's directory: Ray adds to its own there
 ``/session_<date>_<time>_<usec>_<pid>/sockets/plasma_store`` and more (107 in all)."""
+MISREAD = "'\\"
+"""Characters for which a raylet misreads the commands of its agents, and ends (seen with Ray 2.60)."""
 MIN_FREE_BYTES = 64 << 20
 MIN_FREE_FILES = 256
 
@@ -184,6 +186,8 @@ class Candidate(Value):
             return (
                 f"it is {length - name_bytes - 1} bytes long, and at most {room} leave room for Ray's sockets"
             )
+        if misread := next((one for one in MISREAD if one in real), ""):
+            return f"its name contains {misread}, with which Ray does not start"
         try:
             found = os.stat(real)
             if not stat.S_ISDIR(found.st_mode):

@@ -199,6 +199,14 @@ def test_bytes_count_not_letters(base: Path) -> None:
         make_node_root("1", env={}, role="head", base=wide)
 
 
+@pytest.mark.parametrize("name", ["it's", "b\\s"])
+def test_a_place_that_ray_does_not_start_in_is_refused(base: Path, name: str) -> None:
+    (base / name).mkdir()
+    with pytest.raises(UsageError, match="with which Ray does not start"):
+        make_node_root("1", env={}, role="head", base=base / name)
+    make_node_root("1", env={"TMPDIR": f"{base / name}"}, role="head", fallbacks=[base]).remove()
+
+
 @needs_root
 def test_a_place_of_somebody_else_is_refused(base: Path) -> None:
     (base / "bob").mkdir()
