@@ -1,7 +1,8 @@
 """The name of a job's output file, where `scontrol show job` leaves patterns of sbatch's --output in it.
 
 slurmctld fills in %A, %a, %j, %u and %x; slurmstepd fills in the others and those with a width (%5j) on the
-node, when it opens the file (seen with Slurm 22.05; sbatch(1), "filename pattern").
+node, when it opens the file (seen with Slurm 22.05; sbatch(1), "filename pattern").  Slurm 26.05 tells the
+whole name, with "(null)" for the node of a job that has none yet.
 """
 
 from __future__ import annotations
@@ -27,10 +28,14 @@ def output_name(pattern: str, fields: Mapping[str, str]) -> str:
     '/a/gpu01-0-00007-03-%.out'
     >>> output_name("/a/%N.out", {"JobId": "7"}), output_name("/a/7.out", {"JobId": "7"})
     ('', '/a/7.out')
+    >>> output_name("/a/(null).out", {"JobId": "7"}), output_name("/a/n1.out", {"BatchHost": "n1"})
+    ('', '/a/n1.out')
     """
+    host = fields.get("BatchHost", "")
+    if "(null)" in pattern and not host:
+        return ""
     if "%" not in pattern:
         return pattern
-    host = fields.get("BatchHost", "")
     if re.search(r"(?<!%)(%%)*%\d*N", pattern) and not host:
         return ""
     job = fields.get("JobId", "")
