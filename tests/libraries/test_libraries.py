@@ -24,6 +24,9 @@ ARGUMENTS = {
     "hydra_sweep": "--multirun hydra/launcher=ray +hydra.launcher.ray.remote.num_cpus=2 +x=1,2,3,4,5,6",
 }
 
+#: What Ray's libraries print where they look for a dashboard that is not there.
+COMPLAINTS = ("Could not read 'dashboard' from GCS", "GetTimeoutError", "exporter agent")
+
 #: What a library leaves on each node.
 LEFT = {
     "mpi4py": "/dev/shm/mpich_shm_*",  # Ray kills worker processes, so MPI_Finalize never removes it
@@ -65,6 +68,8 @@ def test_a_library_works_on_all_nodes(
     words = ARGUMENTS.get(driver, "")
     job = batch(slurm, f"{SRUN} raycluster run {options} -- python {DRIVERS}/{driver}.py {words}")
     assert job.wait(timeout_s=240) == JobEnd("COMPLETED", 0, 0), job.output()
+    for complaint in COMPLAINTS:
+        assert complaint not in job.output()
     line = line_with("LIBRARY", job.output())
     print(line)
     assert int(line.split()[-1]) == nodes
@@ -74,19 +79,22 @@ def test_a_library_works_on_all_nodes(
     slurm.assert_nothing_left()
 
 
-def test_uv_run_as_the_driver(slurm: Slurm) -> None:
+@pytest.mark.parametrize("place", ["driver", "raycluster"])
+def test_uv_run(slurm: Slurm, place: str) -> None:
+    """`uv run` above the driver, or above all of raycluster: Ray's hook would notice either."""
     if shutil.which("uv", path=str(REPOSITORY / sys.prefix / "bin")) is None:
         pytest.skip("uv is not installed")
-    uv = "uv run --no-project --offline --python"
+    uv = f"uv run --no-project --offline --python {sys.executable}"
+    before, after = (uv, "python") if place == "raycluster" else ("", uv)
     job = batch(
         slurm,
         f"""
         export EXPECTED_PREFIX={sys.prefix}
-        {SRUN} raycluster run -- {uv} {sys.executable} {DRIVERS}/uv_run.py
+        {SRUN} {before} raycluster run -- {after} {DRIVERS}/uv_run.py
         """,
     )
     assert job.wait(timeout_s=240) == JobEnd("COMPLETED", 0, 0), job.output()
-    assert "the driver runs in the environment of `uv run`" in job.output()
+    assert ("the driver runs in the environment of `uv run`" in job.output()) == (place == "driver")
     assert line_with("LIBRARY", job.output()).endswith("NODES 3")
     slurm.assert_nothing_left()
 
