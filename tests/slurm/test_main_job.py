@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 
 import pytest
 
+from tests.bed.bed import REPOSITORY
 from tests.bed.spec import LOGIN
 from tests.slurm.batches import NODES, SRUN, batch, driver, head_is_up, line_with, read, record, submit
 from tests.slurm.jobs import JobEnd, Slurm
@@ -41,6 +43,30 @@ def test_without_arguments_the_script_runs_its_example(slurm: Slurm) -> None:
     job = submit(slurm, "symmetric.sbatch", user="bob")
     assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
     assert "n3: hello from n3" in job.output()
+
+
+def test_the_script_with_a_head_where_names_of_nodes_do_not_resolve(slurm: Slurm) -> None:
+    """It calls workers with --master-ip and the head's NodeName; the record has the address."""
+    hide = "mount -n --bind /dev/null /etc/hosts; mount -n --bind /dev/null /etc/resolv.conf"
+    asks = "python -c \"import socket; socket.gethostbyname('n2')\""
+    job = batch(
+        slurm,
+        rf"""
+        real=$(command -v raycluster) && mkdir -p unresolved && cat > unresolved/raycluster <<END
+#!/bin/bash
+exec unshare --mount bash -c '{hide}; exec "\$@"' x $real "\$@"
+END
+        chmod +x unresolved/raycluster
+        export PATH=$PWD/unresolved:$PATH
+        cd {REPOSITORY}
+        exec bash slurm/head_and_workers.sbatch sh -c {shlex.quote(f"{asks}; {driver(0)}")}
+        """,
+        "--chdir=/home/admin",
+    )
+    assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
+    assert "socket.gaierror" in job.output()
+    assert ALL in job.output()
+    slurm.assert_nothing_left()
 
 
 # -- who does not come ----------------------------------------------------------------------------
