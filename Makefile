@@ -122,7 +122,7 @@ $(DEFAULT)/.installed: pyproject.toml $(DEV)
 ray-default: $(DEFAULT)/.installed
 	$(DEFAULT)/bin/python -m pytest tests/slurm -m dashboard $(PYTEST_ARGS)
 
-# Modin, Dask, Tune, Data, Train, Serve, Daft, Fugue, mpi4py and uv on three hosts.  Large; not part of CI.
+# Modin, Dask, Tune, Data, Train, Serve, Daft, Fugue, mpi4py, notebooks, uv and others on three hosts.  Large; not part of CI.
 # PyTorch brings 4 GB for GPUs: TORCH=torch==2.13.0+cpu takes one without, from an index that has it.
 TORCH ?= torch
 LIBRARIES ?= $(VENV)-libraries
