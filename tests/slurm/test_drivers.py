@@ -40,6 +40,33 @@ def test_shared_memory_of_worker_processes_that_ray_killed_is_removed(slurm: Slu
     slurm.assert_nothing_left()
 
 
+CLOSES = """
+import time
+from multiprocessing.shared_memory import SharedMemory
+memory = SharedMemory("psm_of_another_job", create=True, size=4096)
+memory.close()
+print("CLOSED", flush=True)
+time.sleep(600)
+"""
+
+
+def test_shared_memory_of_the_users_other_job_stays(slurm: Slurm) -> None:
+    """It may be closed for a moment only, and whose a file is cannot be told then."""
+    shape = ("--nodes=1", "--ntasks=1", "--nodelist=n1", "--cpus-per-task=2", "--mem=4000")
+    waits = "until [ -e /dev/shm/psm_of_another_job ]; do sleep 0.1; done"
+    words = shlex.quote(f"python {DRIVERS}/shared_memory.py && {waits}")
+    job = slurm.sbatch(f"{SRUN} raycluster run -- sh -c {words}", *shape, user="alice")
+    job.wait_for("SEGMENTS 3")
+    other = slurm.sbatch(f"exec python -c {shlex.quote(CLOSES)}", *shape, user="alice")
+    assert job.wait() == JobEnd("COMPLETED", 0, 0), job.output()
+    there = slurm.run("n1", ["ls", "/dev/shm"]).stdout.split()
+    assert "psm_of_another_job" in there
+    other.cancel()
+    other.wait()
+    slurm.run("n1", ["sh", "-c", "rm /dev/shm/psm_*"], check=True)
+    slurm.assert_nothing_left()
+
+
 def test_srun_and_the_job_api_inside_a_driver(slurm: Slurm) -> None:
     """mpirun calls srun too.  Without SLURM_OVERLAP it waits for ever: the cluster's step has all CPUs."""
     words = "timeout 60 srun --ntasks=3 --mem=0 hostname; echo SRUN $?; "
