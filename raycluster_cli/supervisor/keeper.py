@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from ..model.errors import ExitCode
+from ..system.heap import give_back
 from ..system.keeper_link import RELAYED, Keeper, KeeperNotes
 from ..system.module_bundle import forget_code
 from ..system.proctree import (
@@ -108,6 +109,7 @@ def _be_killed_before_the_keeper() -> None:
 
 def _keep(child: int, relay_write: int, notes_read: int, record_wait_s: float) -> NoReturn:
     forget_code()
+    give_back()
     become_subreaper()
     os.set_blocking(relay_write, False)
     supervisor = identify(child)

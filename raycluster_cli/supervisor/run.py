@@ -35,7 +35,7 @@ from ..rayproc.boot import orphaned_command
 from ..rayproc.started import Started
 from ..state.record import Record
 from ..system.cgroups import oom_kills
-from ..system.heap import use_one_heap
+from ..system.heap import give_back, use_one_heap
 from ..system.keeper_link import KeeperNotes
 from ..system.module_bundle import forget_code
 from ..system.process import Child, Reaper, Signals
@@ -377,6 +377,7 @@ def run_and_exit(run: NodeRun) -> NoReturn:
     At once, without joining threads: one may hang in a call on a file system that does not answer.
     """
     forget_code()
+    give_back()
     gc.freeze()  # what was imported stays, so it need not be looked at again and again
     gc.enable()
 

@@ -34,8 +34,8 @@ PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: Directories of installed packages; raycluster elsewhere is a checkout, whose modules change.
 _INSTALLED = ("site-packages", "dist-packages")
 
-#: How much of a bundle is in memory at a time.
-PART_BYTES = 256 * 1024
+#: A bundle is read in parts of this size, of which so many are in memory.
+PART_BYTES, PARTS = 128 * 1024, 8
 
 
 class Bundle:
@@ -50,8 +50,8 @@ class Bundle:
         """By name: which root, path below it, whether it is a package, offset and length of its code."""
         self._extensions: Mapping[str, tuple[str, str]] = tables["extensions"]
         self.tables = tables
-        self._part = (0, b"")
-        """Where the bytes that were read last begin, and these.  One value: threads may import at a time."""
+        self._parts: dict[int, bytes] = {}
+        """Those that were read last, by their number."""
 
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
@@ -76,22 +76,30 @@ class Bundle:
     def code(self, name: str) -> "CodeType":
         """Raises OSError, ValueError, EOFError or TypeError where the file does not give it."""
         _, _, _, offset, length = self._modules[name]
-        begin, part = self._part
-        at = offset - begin
-        if at < 0 or at + length > len(part):
-            # A call for each module would be an operation of the file system for each, or two.  The modules
-            # are in the order in which a start needs them, so what comes next is needed next.
-            self._part, part = (0, b""), b""  # the bytes before make room first
-            part, at = os.pread(self._fd, max(length, PART_BYTES), self._begin + offset), 0
-            self._part = (offset, part)
-        code: CodeType = marshal.loads(part[at : at + length])
+        first, last = offset // PART_BYTES, (offset + length - 1) // PART_BYTES
+        text = b"".join([self._part(number) for number in range(first, last + 1)])
+        at = offset - first * PART_BYTES
+        code: CodeType = marshal.loads(text[at : at + length])
         if not hasattr(code, "co_code"):
             raise ValueError(f"{name} is not code")
         return code
 
+    def _part(self, number: int) -> bytes:
+        """A part of the code.  Threads may import at the same time.
+
+        A call for each module would be an operation of the file system for each, or two.  The modules are in
+        the order in which a start needs them, so what comes next is needed next.
+        """
+        part = self._parts.get(number)
+        if part is None:
+            for oldest in list(self._parts)[: 1 - PARTS]:
+                self._parts.pop(oldest, None)
+            self._parts[number] = part = os.pread(self._fd, PART_BYTES, self._begin + number * PART_BYTES)
+        return part
+
     def forget(self) -> None:
         """Free what was read last: most modules have been imported."""
-        self._part = (0, b"")
+        self._parts.clear()
 
     def close(self) -> None:
         os.close(self._fd)
