@@ -375,8 +375,7 @@ def run_and_exit(run: NodeRun) -> NoReturn:
     """Run a node to its end and end the process with its code.
 
     At once, without joining threads: one may hang in a call on a file system that does not answer.
-    """
-    forget_code()
+    """    forget_code()
     give_back()
     gc.freeze()  # what was imported stays, so it need not be looked at again and again
     gc.enable()
