@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import sys
@@ -35,7 +34,7 @@ from ..rayproc.boot import orphaned_command
 from ..rayproc.started import Started
 from ..state.record import Record
 from ..system.cgroups import oom_kills
-from ..system.heap import give_back, use_one_heap
+from ..system.heap import settle, use_one_heap
 from ..system.keeper_link import KeeperNotes
 from ..system.module_bundle import forget_code
 from ..system.process import Child, Reaper, Signals
@@ -372,13 +371,12 @@ class NodeRun:
 
 
 def run_and_exit(run: NodeRun) -> NoReturn:
-    """Run a node to its end and end the process with its code.
+    """Run a node to its end and end the process with its code, at once.
 
-    At once, without joining threads: one may hang in a call on a file system that does not answer.
-    """    forget_code()
-    give_back()
-    gc.freeze()  # what was imported stays, so it need not be looked at again and again
-    gc.enable()
+    Threads are not joined: one may hang in a call on a file system that does not answer.
+    """
+    forget_code()
+    settle()
 
     async def work() -> NoReturn:
         try:
@@ -389,8 +387,8 @@ def run_and_exit(run: NodeRun) -> NoReturn:
         if run.signals.keeper_gone:
             remove_own_copy(sys.prefix)
         elif run.context.keeper is not None and (keeper := identify(os.getppid())) and let_go_on(keeper):
-            host = run.context.host
-            print(f"raycluster: the keeper of {host} was stopped (SIGSTOP): it is continued", file=sys.stderr)
+            said = f"the keeper of {run.context.host} was stopped (SIGSTOP): it is continued"
+            print(f"raycluster: {said}", file=sys.stderr)
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()

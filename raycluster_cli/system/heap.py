@@ -1,8 +1,9 @@
-"""The heap of the C library: one for all threads of a supervisor, and given back where it is free."""
+"""Memory of a supervisor: one heap for all threads, and what its imports leave."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 
 _M_ARENA_MAX = -8  # <malloc.h>
 
@@ -21,3 +22,10 @@ def give_back() -> None:
     """Return to the system what was freed in the middle of the heap, too.  Does nothing without glibc."""
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
+
+
+def settle() -> None:
+    """What was imported stays: the collection of garbage, off until now (__main__), need not look at it."""
+    give_back()
+    gc.freeze()
+    gc.enable()
