@@ -810,7 +810,9 @@ def test_shared_memory_is_full(slurm: Slurm) -> None:
 def test_memory_limit_is_hit(strict_slurm: Slurm) -> None:
     """The kernel kills in the job's control group; `why` counts it and says what to change."""
     text = 'data = [b"x" * (1 << 20) for _ in range(6000)]; time.sleep(600)'
-    cluster = Cluster.start(strict_slurm, text, options="--memory 500M --object-store-memory 200M")
+    # The kernel of an emulated machine needs minutes for each gigabyte.
+    options = "--memory 500M --object-store-memory 200M"
+    cluster = Cluster.start(strict_slurm, text, options=options, sbatch=("--mem=1200",))
     cluster.job.wait()
     assert cluster.end["exit_code"] != 0
     assert cluster.node("n1")["oom_kills"] >= 1
