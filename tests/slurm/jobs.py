@@ -165,4 +165,5 @@ class Slurm:
         )
 
     def _await_idle(self) -> None:
-        wait_until(self.bed.idle, timeout_s=60, what="idle nodes after the test")
+        # slurmctld asks a host that was away again after a third of SlurmdTimeout, and of its job even later.
+        wait_until(self.bed.idle, timeout_s=240, what="idle nodes after the test")
