@@ -287,7 +287,8 @@ class Run:
         then the job is cancelled once nothing of the cluster runs, and the code is the record's.
         """
         job = self.cluster.job
-        missed = self.fault.kind == "cut" and self.fault.lasts_s >= CUT_S
+        # Where a cluster grows, the host has a job of its own, for which another one may come.
+        missed = self.fault.kind == "cut" and self.fault.lasts_s >= CUT_S and not self.drawn.grows
         try:
             end = job.wait(SRUN_TOLD_S if missed else timeout_s)
         except AssertionError:
