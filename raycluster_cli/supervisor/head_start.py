@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+from asyncio import Future
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
 from ..model.address import is_loopback
@@ -167,6 +168,9 @@ class HeadStart:
                 f"the head did not start on {self._context.host}: {failed.message}",
                 self._where_the_logs_are(),
             ) from failed
+        if has_workers and (refusal := await self.entry.refusal()):
+            # What follows is written again; by this workers find the head.
+            raise refusal
         self.entry.update(
             session=started.session,
             cluster_id=started.cluster_id,
@@ -326,10 +330,9 @@ class HeadStart:
             worker_groups=bool(self.groups),
         )
 
-    def _write_head(self, info: HeadInfo) -> None:
+    def _write_head(self, info: HeadInfo) -> Future[Any] | None:
         reports = self._parts.reports
-        if reports.record is not None:
-            reports.quietly(reports.record.write_head, info)
+        return reports.quietly(reports.record.write_head, info) if reports.record is not None else None
 
     def _to_event_log(self, when: float, text: str) -> None:
         reports = self._parts.reports

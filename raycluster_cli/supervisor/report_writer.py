@@ -85,16 +85,19 @@ class ReportWriter:
     def quietly(self, call: Callable[..., object], *args: Any) -> asyncio.Future[Any]:
         """As :meth:`submit`, of a call whose failure is only noted.
 
-        A record that cannot be written (a full disk) is no reason to end a cluster that works.
+        A record that cannot be written (a full disk) is no reason to end a cluster that works.  The result is
+        the failure, or None.
         """
         loop = asyncio.get_running_loop()
 
-        def work() -> None:
+        def work() -> RayclusterError | OSError | None:
             try:
                 call(*args)
             except (RayclusterError, OSError) as error:
                 text = f"the record could not be written: {error}"
                 loop.call_soon_threadsafe(self._note, text)
+                return error
+            return None
 
         return self.submit(work)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from raycluster_cli.model.errors import HeadStartError, UsageError
+from raycluster_cli.model.errors import HeadStartError, RayclusterError, UsageError
 from raycluster_cli.model.record import HeadInfo
 from raycluster_cli.model.settings import Settings
 from raycluster_cli.model.worker_group import WorkerGroup
@@ -482,3 +482,19 @@ def test_a_step_that_is_smaller_than_its_job(name: str, step: tuple[str, ...], t
     text = unused_nodes(allocation(name).but(step_nodes=step))
     assert told in text
     assert bool(text) is bool(told)
+
+
+@pytest.mark.parametrize("expected", [0, 1])
+def test_a_record_that_cannot_name_the_head_ends_a_start_with_workers(tmp_path: Path, expected: int) -> None:
+    """A disk that has just become full, for example: workers would look for this head until --timeout."""
+
+    async def start() -> str:
+        head = Head(tmp_path, expected=expected)
+        (head.record.path / "head.json").mkdir()
+        try:
+            await head.up()
+        except RayclusterError as error:
+            return error.message
+        return ""
+
+    assert ("head.json" in run_loop(start())) == bool(expected)
