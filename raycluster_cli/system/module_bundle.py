@@ -35,7 +35,7 @@ PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _INSTALLED = ("site-packages", "dist-packages")
 
 #: A bundle is read in parts of this size, of which so many are in memory.
-PART_BYTES, PARTS = 128 * 1024, 8
+PART_BYTES, PARTS = 64 * 1024, 8
 
 
 class Bundle:
