@@ -73,11 +73,19 @@ def test_a_cancelled_job(slurm: Slurm) -> None:
 
 
 def test_a_job_that_was_killed_at_once(slurm: Slurm) -> None:
-    """Nothing of raycluster was left to write how the cluster ended: Slurm is asked."""
+    """Slurm is asked where nothing of raycluster was left to write how the cluster ended.
+
+    Slurm kills one process after the other: the keeper, or what takes the place of Ray's agents, may see the
+    end of the supervisor first, and write it.
+    """
     job = start(slurm, SLEEP)
     job.wait_for("WORKING")
     slurm.run(LOGIN, ["scancel", "--signal=KILL", f"{job.id}.0"], check=True)
     assert job.wait().exit_code == 137
-    page = agree(slurm, job, "lost", None)
-    assert "processes were killed at once (SIGKILL)" in page
-    assert "Exited without reporting: n1" in page
+    if told(slurm, "status", job)["state"] == "lost":
+        page = agree(slurm, job, "lost", None)
+        assert "processes were killed at once (SIGKILL)" in page
+        assert "Exited without reporting: n1" in page
+    else:
+        page = agree(slurm, job, "failed", 137)
+        assert "supervisor" in page and "killed" in page
