@@ -14,6 +14,7 @@ from ..system.proctree import Stat, descendants
 from ..system.report import Report
 from ..system.shared_memory import files, made_since, mapped_by, remove_unmapped
 from ..system.waiting import done_within, in_thread
+from .background import in_background
 from .stopped import continue_stopped
 
 #: Processes without which the node is lost.
@@ -99,7 +100,10 @@ class NodeProcesses:
             what = f"{stat.name} (process {stat.pid}) on {self._host}"
             self._report.say(f"{what} was stopped (SIGSTOP) while Ray starts: it is continued")
 
-        continuing = asyncio.ensure_future(continue_stopped(tell))
+        def failed(what: str, error: BaseException) -> None:
+            self._report.note(f"{what} on {self._host} failed: {error!r}")
+
+        continuing = in_background("looking for stopped processes", continue_stopped(tell), failed)
         try:
             yield
         finally:

@@ -43,7 +43,7 @@ from .gcs_launch import GcsLaunch
 from .grants import HostFacts
 from .processes import NodeProcesses
 from .resources import ResourcePlan
-from .setup import NodeSetup
+from .setup import FILE_S, NodeSetup
 from .stand_ins import AgentStandIns
 from .start_spec import StartSpec
 from .templates import NodeTemplates
@@ -53,9 +53,6 @@ if TYPE_CHECKING:
 
 #: How long the end of a short run waits for the sweep that its start began.
 SWEEP_WAIT_S = 5.0
-
-#: How long a small file of the node's directory may take to be read or written.
-FILE_S = 5.0
 
 
 class RayNode:

@@ -37,7 +37,7 @@ from .measure import Measured, measure_node
 from .places import TMP_DIR, has_tmpdir
 from .start_spec import StartSpec
 
-#: How long a small file of the node's directory may take to be written.
+#: How long a small file of the node's directory may take to be read or written.
 FILE_S = 5.0
 
 #: How long making the node's directory, or writing a file in it, may take: 2 ms on a disk that works.

@@ -15,7 +15,7 @@ import os
 import socket
 
 from ..rayproc.failure import StartFailure
-from ..rayproc.lazy_agent import listen, wake
+from ..rayproc.lazy_agent import listen
 from ..rayproc.plan import NodePlan
 from ..system.waiting import done_within, in_thread
 
@@ -47,6 +47,9 @@ class AgentStandIns:
             self._gates = opening.result()
         except OSError as error:
             raise StartFailure("ray", f"{plan.temp_dir}: {error}") from error
+        finally:
+            if not self._gates:  # given up: what is opened later is not wanted
+                opening.add_done_callback(_close_gates)
         self._plan = plan
 
     def listen(self) -> None:
@@ -66,7 +69,7 @@ class AgentStandIns:
             self._port = listen(plan.node_ip, plan.ports["runtime_env_agent"])
         except OSError:
             self._close_sockets()
-            wake(plan.runtime_env_gate)
+            self._wake_stand_in()
             return
         self._handover.setblocking(False)
         loop = asyncio.get_running_loop()
@@ -74,16 +77,23 @@ class AgentStandIns:
         loop.add_reader(self._handover, self._hand_over)  # whatever has let the shell go on
 
     def _connected(self) -> None:
-        assert self._plan is not None and self._port is not None
+        assert self._port is not None
         asyncio.get_running_loop().remove_reader(self._port)
-        wake(self._plan.runtime_env_gate)
+        self._wake_stand_in()
+
+    def _wake_stand_in(self) -> None:
+        """By the descriptor, since the FIFO's name may have been removed from the directory."""
+        os.write(self._gates[-1], b"go\n")
 
     def _hand_over(self) -> None:
         assert self._port is not None and self._handover is not None
         try:
             stand_in, _ = self._handover.accept()
-        except OSError:
+        except (BlockingIOError, ConnectionAbortedError):
             return  # it has gone again
+        except OSError:  # no descriptors are left, for example: it tries the port itself
+            self._close_sockets()
+            return
         with stand_in:
             try:
                 socket.send_fds(stand_in, [b"1"], [self._port.fileno()])
@@ -113,6 +123,7 @@ class AgentStandIns:
 
 
 def _open_gates(plan: NodePlan) -> list[int]:
+    """The FIFOs of the dashboard agent and of the runtime environment agent's stand-in, open."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(plan.temp_dir, 0o700)
     gates: list[int] = []
@@ -129,3 +140,9 @@ def _open_gates(plan: NodePlan) -> list[int]:
             os.close(fd)
         raise
     return gates
+
+
+def _close_gates(opened: asyncio.Future[list[int]]) -> None:
+    if not opened.cancelled() and opened.exception() is None:
+        for fd in opened.result():
+            os.close(fd)

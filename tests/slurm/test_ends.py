@@ -88,4 +88,4 @@ def test_a_job_that_was_killed_at_once(slurm: Slurm) -> None:
         assert "Exited without reporting: n1" in page
     else:
         page = agree(slurm, job, "failed", 137)
-        assert "supervisor" in page and "killed" in page
+        assert "raycluster on n1" in page and "was killed from outside" in page

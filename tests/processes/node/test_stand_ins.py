@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from raycluster_cli.model.status import Role
+from raycluster_cli.node import stand_ins as stand_ins_module
 from raycluster_cli.node.stand_ins import AgentStandIns
 from raycluster_cli.rayproc.boot import gate_command
+from raycluster_cli.rayproc.failure import StartFailure
 from raycluster_cli.rayproc.lazy_agent import wake
 from raycluster_cli.rayproc.plan import NodePlan
 from tests.processes.rayproc.test_lazy_agent import LAZY, SERVER, ask, free_port, waits_at_gate
@@ -32,6 +38,14 @@ def a_plan(directory: Path, port: int) -> NodePlan:
         memory_bytes=1,
         object_store_bytes=1,
     )
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -153,5 +167,48 @@ def test_the_port_is_given_back(tmp_path: Path) -> None:
             ).close()
             stand_ins.listen()
             stand_ins.close()
+
+    asyncio.run(test())
+
+
+def test_a_start_that_is_given_up_keeps_no_descriptors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node's file system does not answer, and then it does."""
+    answers = threading.Event()
+    monkeypatch.setattr(stand_ins_module, "FILES_S", 0.05)
+    opened: list[int] = []
+    original = stand_ins_module._open_gates
+
+    def late(plan: NodePlan) -> list[int]:
+        answers.wait(30)
+        opened.extend(original(plan))
+        return list(opened)
+
+    monkeypatch.setattr(stand_ins_module, "_open_gates", late)
+
+    async def test() -> None:
+        with pytest.raises(StartFailure, match="does not answer"):
+            await AgentStandIns().hold(a_plan(tmp_path, free_port()))
+        answers.set()
+        while not opened or any(is_open(fd) for fd in opened):
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(test(), 30))
+
+
+def test_the_stand_in_is_woken_where_the_fifo_was_removed(tmp_path: Path) -> None:
+    """A program that cleans /tmp: the shell still has it open."""
+
+    async def test() -> None:
+        plan, stand_ins = a_plan(tmp_path, free_port()), AgentStandIns()
+        await stand_ins.hold(plan)
+        with raylets_agent(tmp_path, plan) as process:
+            wait_until(lambda: waits_at_gate(process), timeout_s=30, what="the shell waits")
+            stand_ins.listen()
+            os.unlink(plan.runtime_env_gate)
+            answer = await asyncio.to_thread(ask, plan.ports["runtime_env_agent"], REQUEST)
+            assert answer.startswith(f"{process.pid} ")
+        stand_ins.close()
 
     asyncio.run(test())
