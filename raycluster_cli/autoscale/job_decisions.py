@@ -27,17 +27,23 @@ IDLE_SHOWN_S = 5.0
 #: After this time scancel is called again for a job that still runs.
 CANCEL_AGAIN_S = 30.0
 
+#: A job that Slurm has been ending for so long (COMPLETING), without nodes in the cluster, is over for it: an
+#: epilog runs, or its host does not respond, which can take minutes.
+COMPLETING_S = 10.0
+
 #: States in which the nodes of a job have joined.
 IN_CLUSTER = (WorkerJobState.READY, WorkerJobState.IDLE)
 
 #: Reasons, for people, of a job whose nodes Ray drains, and of one that was suspended before it joined.
 RAY_DRAINS = "Ray drains it"
 SUSPENDED = "it is suspended"
+LEFT = "its nodes have left the cluster"
 
 #: How a job ended, by its state in Slurm.
 END_WORDS: Mapping[str, str] = {
     "BOOT_FAIL": "its nodes did not boot",
     "CANCELLED": "it was cancelled",
+    "COMPLETING": "Slurm has ended it",
     "COMPLETED": "its worker exited with 0",
     "DEADLINE": "it missed its deadline",
     "FAILED": "its worker failed",
@@ -109,6 +115,10 @@ def next_of(
             return Next(job)
     if line is None:
         return _ended(job, "", "", now) if asked else Next(job)
+    if line.state == "COMPLETING" and not nodes:
+        job = replace(job, completing_since=job.completing_since or now)
+        if now - job.completing_since >= COMPLETING_S:
+            return _ended(job, line.state, "", now)
     if nodes and (job.state in IN_CLUSTER or job.drained_by_ray):
         return Next(_in_cluster(job, nodes, now))  # the others of a job of several nodes have left
     if job.state == WorkerJobState.DRAINING:
@@ -126,10 +136,10 @@ def next_of(
         why = f"it did not join within {START_TIMEOUT_S:g} s"
         return Next(moved(job, WorkerJobState.DRAINING, now, why), cancel=why, failed_start=why)
     if not job.reason:  # its nodes have just left, and the worker ends by itself
-        return Next(moved(job, WorkerJobState(job.state), now, "its nodes have left the cluster"))
+        return Next(moved(job, WorkerJobState(job.state), now, LEFT))
     if now - job.since < LEFT_TIMEOUT_S:
         return Next(job)
-    return _cancelled(job, "its nodes have left the cluster", now)
+    return _cancelled(job, LEFT, now)
 
 
 def moved(job: WorkerJob, state: WorkerJobState, now: float, reason: str = "") -> WorkerJob:

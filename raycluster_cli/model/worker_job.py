@@ -56,6 +56,8 @@ class WorkerJob:
     """Only while draining: Ray drains its nodes, which may go on if they get work meanwhile."""
     suspended: bool = False
     """Only while starting: Slurm has suspended it before it joined."""
+    completing_since: float = 0.0
+    """Unix seconds since when Slurm has been ending it (COMPLETING), without nodes in the cluster; or 0."""
 
     @property
     def is_cancelled(self) -> bool:

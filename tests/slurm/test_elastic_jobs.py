@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import pytest
 
-from tests.bed.spec import LOGIN
+from tests.bed.spec import LOGIN, BedSpec
 from tests.slurm.batches import read, record
+from tests.slurm.conftest import Beds
 from tests.slurm.jobs import Job, JobEnd, Slurm
-from tests.slurm.test_elastic import SHARE, groups, groups_file, nobody_left, queue, submit, told, worker_jobs
+from tests.slurm.test_elastic import (
+    SHARE,
+    groups,
+    groups_file,
+    nobody_left,
+    queue,
+    scale,
+    submit,
+    told,
+    worker_jobs,
+)
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.chaos
@@ -138,3 +150,38 @@ def test_a_worker_job_whose_host_is_cut_off_when_it_is_cancelled(slurm: Slurm) -
     slurm.assert_nothing_left()
     wait_until(lambda: not queue(slurm), timeout_s=RESENT_S, what="an empty queue")
     assert left not in slurm.run(LOGIN, ["raycluster", "why", cluster.id], check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def patient_beds() -> Iterator[Beds]:
+    """Slurm waits for five minutes before it marks a node as down, as it does by default."""
+    beds = Beds("patient", BedSpec(slurm={"SlurmdTimeout": "300"}))
+    yield beds
+    beds.down()
+
+
+@pytest.fixture
+def patient_slurm(patient_beds: Beds) -> Iterator[Slurm]:
+    yield from patient_beds.jobs()
+
+
+def test_another_job_comes_for_one_whose_host_is_cut_off_before_it_begins(patient_slurm: Slurm) -> None:
+    """Slurm takes minutes to give such a job up; the cluster does not wait for it."""
+    slurm = patient_slurm
+    options = ("--max-nodes=2", "--worker-sbatch=-c 1 --mem=2000 --time=10 --exclude=n1")
+    cluster = submit(slurm, "seconds=600", options=options, sbatch=(*SHARE, "--nodelist=n1"))
+    cluster.wait_for("ready at")
+    slurm.bed.cable("n2", up=False)
+    scale(slurm, cluster, "+1")
+    joined(slurm, cluster, "worker", 1)
+    first, second = groups(slurm, cluster)["worker"]["jobs"]
+    assert state_of(slurm, first["job"]) == "COMPLETING"
+    assert (first["state"], first["hosts"], second["hosts"]) == ("ended", ["n2"], ["n3"])
+    assert first["reason"].startswith("Slurm has ended it before it joined")
+    slurm.run(LOGIN, ["raycluster", "stop", cluster.id], check=True)
+    slurm.run(LOGIN, ["scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=its cable"], check=True)
+    nobody_left(slurm)
+    slurm.bed.cable("n2", up=True)
+    slurm.run(LOGIN, ["scontrol", "update", "NodeName=n2", "State=RESUME"], check=True)
+    slurm.assert_nothing_left()
+    wait_until(slurm.bed.idle, timeout_s=RESENT_S, what="idle nodes")

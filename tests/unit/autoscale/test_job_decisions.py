@@ -8,6 +8,8 @@ import pytest
 
 from raycluster_cli.autoscale.job_decisions import (
     CANCEL_AGAIN_S,
+    COMPLETING_S,
+    LEFT,
     LEFT_TIMEOUT_S,
     RAY_DRAINS,
     START_TIMEOUT_S,
@@ -47,7 +49,6 @@ def step(job: WorkerJob, said: QueueLine | None, *nodes: RayNode, now: float = N
     return " | ".join([state, *filter(None, done)])
 
 
-LEFT = "its nodes have left the cluster"
 REQUEUED = "Slurm has requeued it, and a worker job starts only once"
 LATE = "it did not join within 300 s"
 LIMIT = (
@@ -100,6 +101,11 @@ TABLE = [
     (STARTING, line("RUNNING"), "starting"),
     (STARTING, line("COMPLETING"), "starting"),
     (
+        replace(STARTING, completing_since=NOW - COMPLETING_S),
+        line("COMPLETING"),
+        "ended: Slurm has ended it before it joined | failed (Slurm has ended it before it joined)",
+    ),
+    (
         STARTING,
         line("FAILED", "NonZeroExitCode"),
         "ended: its worker failed before it joined | failed (its worker failed before it joined)",
@@ -146,9 +152,21 @@ TABLE = [
     (READY, line("CANCELLED"), "ended: it was cancelled"),
     (READY, line("PENDING", "BeginTime"), f"draining: {REQUEUED} | cancel ({REQUEUED})"),
     (READY, None, "ended: Slurm does not know it any more"),
+    (READY, line("COMPLETING"), f"ready: {LEFT}"),
+    (replace(READY, reason=LEFT, completing_since=NOW - 9.0), line("COMPLETING"), f"ready: {LEFT}"),
+    (
+        replace(READY, reason=LEFT, completing_since=NOW - COMPLETING_S),
+        line("COMPLETING"),
+        "ended: Slurm has ended it",
+    ),
     # cancelled by raycluster
     (CANCELLED, line("RUNNING"), "draining: idle for 300 s"),
     (CANCELLED, line("COMPLETING"), "draining: idle for 300 s"),
+    (
+        replace(CANCELLED, completing_since=NOW - COMPLETING_S),
+        line("COMPLETING"),
+        "ended: idle for 300 s",
+    ),
     (CANCELLED, line("PENDING", "Priority"), "draining: idle for 300 s"),
     (CANCELLED, line("CANCELLED"), "ended: idle for 300 s"),
     (CANCELLED, None, "ended: idle for 300 s"),
@@ -210,6 +228,16 @@ def test_what_is_left_of_a_job_of_two_nodes_works_on(job: WorkerJob, node: RayNo
     for passed_s in (0.0, 600.0):
         two = replace(job, nodes=2, since=NOW - passed_s if job is not CANCELLED else NOW)
         assert step(two, line("RUNNING", nodes="n[1-2]"), node) == outcome
+
+
+def test_a_job_is_over_when_slurm_has_been_ending_it_for_ten_seconds_without_nodes() -> None:
+    begun = next_of(STARTING, line("COMPLETING"), True, (), NOW).job
+    assert (begun.state, begun.completing_since) == ("starting", NOW)
+    assert next_of(begun, line("COMPLETING"), True, (), NOW + 5).job == begun
+    assert next_of(begun, line("COMPLETING"), True, (), NOW + 10).job.state == "ended"
+    # A node of it that is still in the cluster works on.
+    two = replace(READY, nodes=2, completing_since=NOW - 60)
+    assert next_of(two, line("COMPLETING"), True, (BUSY,), NOW).job.state == "ready"
 
 
 def test_the_hosts_of_a_job_that_joined_before_squeue_showed_it_running() -> None:
