@@ -80,6 +80,15 @@ def refused(command: Sequence[str], code: int, said: str) -> RayclusterError | N
     return RayclusterError(f"`{what}` {describe_code(code)}: {lines[-1]}.", "Cancel these jobs by hand.")
 
 
+def jobs_of(files: WorkerJobFiles) -> WorkerJobsReport | None:
+    """The worker jobs that the record has; None of a cluster without worker groups.
+
+    Of a cluster with groups it has none where its disk was full: Slurm knows them by their mark.
+    """
+    report = files.read_jobs()
+    return WorkerJobsReport(0.0, (), ()) if report is None and files.read_groups() is not None else report
+
+
 def cancel_worker_jobs(
     record: Path, env: Mapping[str, str], *, run: Run = subprocess.run, now: float | None = None
 ) -> list[str]:
@@ -89,9 +98,9 @@ def cancel_worker_jobs(
     fails.
     """
     files = WorkerJobFiles(record)
-    report = files.read_jobs()
+    report = jobs_of(files)
     if report is None:
-        return []  # it never submitted one
+        return []
     files.launches.forget_requests()
     plain = needed(env)
     done = answer_of(squeue(), plain, timeout_s=ANSWER_S, run=run)

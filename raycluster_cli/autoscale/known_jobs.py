@@ -33,6 +33,8 @@ class KnownJobs:
         self._health: dict[str, GroupHealth] = {}
         self._ended_before: Counter[str] = Counter()
         """How many jobs of each group have ended and are forgotten."""
+        self.unwritten = ""
+        """Why worker-jobs.json could not be written the last time, such as a full disk."""
         self._files = files
         self._clock = clock
         self._report = report
@@ -79,7 +81,7 @@ class KnownJobs:
         }
 
     def write(self, *, at_once: bool = False) -> None:
-        """Write worker-jobs.json if it would change; a full disk is reported and no reason to stop.
+        """Write worker-jobs.json if it would change; a full disk is reported once and no reason to stop.
 
         A large file may have to wait, unless ``at_once``, for one of the next calls, which come each second.
         """
@@ -95,9 +97,11 @@ class KnownJobs:
         try:
             size = self._files.write_jobs(WorkerJobsReport(now, *content), self._texts)
         except RayclusterError as error:
-            self._report(error_text(error))
+            before, self.unwritten = self.unwritten, error_text(error)
+            if self.unwritten != before:
+                self._report(self.unwritten)
             return
-        self._written = content
+        self._written, self.unwritten = content, ""
         self._write_again = now + (min(size / BYTES_PER_S, LONGEST_PAUSE_S) if size > SMALL_BYTES else 0.0)
 
     def _may_write(self, now: float) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection
+from pathlib import Path
 
-from ..model.errors import RayclusterError
+from ..model.errors import RayclusterError, error_text
 from ..model.sbatch_words import option_value
 from ..model.worker_group import WorkerGroup
 from ..model.worker_job import WorkerJob, WorkerJobState
@@ -72,26 +74,27 @@ class Submission:
         """Submit jobs, one by one where the site has no arrays.  Raises LaunchRefusedError."""
         with self._known.lock:
             avoided = self._known.health(group.name).hosts_to_avoid(self._clock())
-        done = self._sbatch(group, number, avoided)
+        outputs = self._outputs()
+        done = self._sbatch(group, number, outputs, avoided)
         if done.code != 0 and avoided and refusal_of(done.stderr) is Refusal.NEVER:
             # Without the hosts on which starts failed no node is left, or --nodelist names one of them.
             with self._known.lock:
                 self._known.set_health(group.name, without_exclusion(self._known.health(group.name)))
             avoided = ()
-            done = self._sbatch(group, number, avoided)
+            done = self._sbatch(group, number, outputs, avoided)
         if done.code != 0 and number > 1 and "job array" in done.stderr:
             # The site's MaxArraySize is smaller, or 0: arrays are not allowed.
             return self._one_by_one(group, number)
         ids = job_ids(done.stdout, number) if done.code == 0 else []
         if not ids:
             raise self._refused(group.name, done)
-        has_output = option_value(group.sbatch, "output") is not None
+        in_record = outputs if option_value(group.sbatch, "output") is None else None
         now = self._clock()
         jobs = [
             WorkerJob(
                 *(job_id, group.name, WorkerJobState.PENDING.value, now),
                 nodes=group.nodes_per_job,
-                output="" if has_output else str(self._files.output_dir() / f"{job_id}.out"),
+                output=str(in_record / f"{job_id}.out") if in_record else "",
             )
             for job_id in ids
         ]
@@ -118,10 +121,17 @@ class Submission:
                 break
         return jobs
 
-    def _sbatch(self, group: WorkerGroup, number: int, avoided: Collection[str]) -> Answer:
-        arguments = sbatch_arguments(
-            self._head, group, number, outputs=self._files.output_dir(), excluded=avoided
-        )
+    def _outputs(self) -> Path | None:
+        """The directory of output files; None where the record takes none, because its disk is full."""
+        if not self._known.unwritten:
+            with contextlib.suppress(RayclusterError):
+                return self._files.output_dir()
+        return None
+
+    def _sbatch(
+        self, group: WorkerGroup, number: int, outputs: Path | None, avoided: Collection[str]
+    ) -> Answer:
+        arguments = sbatch_arguments(self._head, group, number, outputs=outputs, excluded=avoided)
         try:
             done = self._commands.call("sbatch", arguments)
         except MissingCommandError as error:
@@ -129,6 +139,8 @@ class Submission:
         except SlowCommandError as error:
             self.unanswered = self._clock()
             raise self._not_now(group.name, str(error)) from error
+        except RayclusterError as error:  # the record takes no request for a login node
+            raise self._not_now(group.name, error_text(error)) from error
         if may_be_in_queue(done, number):
             self.unanswered = self._clock()
         return done

@@ -63,24 +63,25 @@ def is_marked(comment: str, mark: str) -> bool:
 
 
 def sbatch_arguments(
-    head: HeadJob, group: WorkerGroup, jobs: int, *, outputs: Path, excluded: Collection[str] = ()
+    head: HeadJob, group: WorkerGroup, jobs: int, *, outputs: Path | None, excluded: Collection[str] = ()
 ) -> list[str]:
     """The arguments of the sbatch that submits ``jobs`` jobs of a group: an array when there are several.
 
     Each job of one node runs the worker in its batch step; with several nodes srun starts one on each.
-    ``outputs`` is the directory of the output files.  The options of the group can replace name, output file
-    and working directory; what follows them they cannot, since sbatch takes the last.  A comment of theirs
-    stands behind the mark.
+    ``outputs`` is the directory of the output files; None: they are not kept.  The options of the group can
+    replace name, output file and working directory; what follows them they cannot, since sbatch takes the
+    last.  A comment of theirs stands behind the mark.
     """
     worker = [*head.raycluster, "worker", "--cluster", str(head.record), "--group", group.name]
     worker += [*head.options, *_options_of(group)]
     start = worker if group.nodes_per_job == 1 else [*_SRUN, *worker]
     task = "%A_%a" if jobs > 1 else "%j"
+    output = f"{str(outputs).replace('%', '%%')}/{task}.out" if outputs else "/dev/null"
     return [
         "--parsable",
         f"--job-name={head.name}-{group.name}",
         f"--chdir={head.directory}",
-        f"--output={str(outputs).replace('%', '%%')}/{task}.out",
+        f"--output={output}",
         *group.sbatch,
         *_exclusion(group.sbatch, excluded),
         *([f"--array=0-{jobs - 1}"] if jobs > 1 else []),

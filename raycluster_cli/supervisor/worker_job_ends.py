@@ -17,6 +17,7 @@ from ..autoscale.cancellation import (
     as_ended,
     batches,
     cancel_worker_jobs,
+    jobs_of,
     needed,
     refused,
     squeue,
@@ -104,7 +105,7 @@ async def _tell_cut_off(
 async def _cancel(parts: Parts, record: Path, leaving: Collection[str] = ()) -> list[str]:
     """As autoscale.cancellation.cancel_worker_jobs, within the run of a head."""
     files = WorkerJobFiles(record)
-    report = await parts.reports.ask(files.read_jobs, timeout_s=FILE_S, default=None)
+    report = await parts.reports.ask(partial(jobs_of, files), timeout_s=FILE_S, default=None)
     if report is None:
         return []
     parts.reports.quietly(files.launches.forget_requests)

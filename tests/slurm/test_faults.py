@@ -23,6 +23,7 @@ import pytest
 from raycluster_cli.ops.clusters import BEGIN_S
 from raycluster_cli.supervisor.head_guards import STOPPED_LOOK_S
 from tests.bed.bed import REPOSITORY
+from tests.bed.spec import home
 from tests.slurm.cluster import SLACK_S, Cluster, Disk
 from tests.slurm.jobs import Slurm
 from tests.waiting import wait_until
@@ -715,6 +716,46 @@ def test_records_disk_fills_up(slurm: Slurm, disk: Disk) -> None:
     disk.fill()
     assert cluster.job.wait().exit_code == 0, cluster.job.output()
     slurm.assert_nothing_left()
+
+
+#: A driver that needs a second node once the record's disk is full.
+DRIVER_GROWS_WHEN_FULL = """
+import os, time
+from pathlib import Path
+import ray
+
+ray.init(address="auto", log_to_driver=False)
+print("DRIVING 1", flush=True)
+while not Path(__file__).with_suffix(".full").exists():
+    time.sleep(0.05)
+
+@ray.remote(num_cpus=1)
+class Holder:
+    def pid(self):
+        return os.getpid()
+
+holders = [Holder.remote() for _ in range(2)]
+ray.get([holder.pid.remote() for holder in holders], timeout=120)
+"""
+
+
+@chaos
+def test_a_record_that_is_full_does_not_keep_a_cluster_from_growing(slurm: Slurm, disk: Disk) -> None:
+    cluster = Cluster.start(
+        slurm,
+        "",
+        nodes=1,
+        preamble=DRIVER_GROWS_WHEN_FULL,
+        options=f"--state-dir {disk.path}/state --num-cpus 1 --max-nodes 2 "
+        "--worker-sbatch '-c 1 --mem=2500 --time=10 --exclude=n1'",
+    ).driving()
+    disk.fill()
+    slurm.bed.path("login", f"{home('root')}/{cluster.name}.full").touch()
+    assert cluster.job.wait().exit_code == 0, cluster.job.output()
+    assert cluster.job.output().count("worker-jobs.json") == 1
+    slurm.assert_nothing_left()
+    squeue = ["squeue", "--noheader"]
+    wait_until(lambda: not slurm.run("login", squeue).stdout, timeout_s=30, what="an empty queue")
 
 
 @chaos

@@ -10,6 +10,7 @@ import pytest
 
 from raycluster_cli.autoscale.cancellation import as_ended, cancel_worker_jobs, to_cancel
 from raycluster_cli.model.errors import RayclusterError
+from raycluster_cli.model.worker_group import GroupsReport
 from raycluster_cli.model.worker_job import GroupState, LaunchRequest, WorkerJob, WorkerJobsReport
 from raycluster_cli.slurm.worker_queue import QueueLine
 from raycluster_cli.state.worker_jobs import WorkerJobFiles
@@ -112,6 +113,12 @@ def test_no_request_with_the_jobs_environment_is_left(record: Path) -> None:
     files.launches.say_serving()
     cancel_worker_jobs(record, {"PATH": str(record.parent)}, run=Slurm(""))
     assert [path.name for path in (record / "launch").iterdir()] == ["serving"]
+
+
+def test_jobs_that_a_full_disk_kept_from_the_record_are_known_by_their_mark(record: Path) -> None:
+    WorkerJobFiles(record).write_groups(GroupsReport(()))
+    slurm = Slurm("1|1|PENDING|||None|raycluster:4700\n9|9|RUNNING|||None|x\n")
+    assert cancel_worker_jobs(record, {"PATH": str(record.parent)}, run=slurm) == ["1"]
 
 
 def test_a_cluster_that_never_submitted_a_job_asks_slurm_nothing(record: Path) -> None:

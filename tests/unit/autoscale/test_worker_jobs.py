@@ -127,6 +127,27 @@ def test_while_sbatch_runs_the_record_says_that_nodes_are_wanted(cluster: Cluste
     ]
 
 
+def test_with_a_full_disk_jobs_are_submitted_all_the_same_and_it_is_said_once(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise RayclusterError("cannot write: No space left on device.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WorkerJobFiles, "write_jobs", full)
+        assert cluster.jobs.launch(GPU, 1) == ["4711"]
+        assert "--output=/dev/null" in cluster.slurm.calls[0]
+        cluster.run_for(5)
+    assert cluster.said == [
+        "cannot write: No space left on device.",
+        "worker group gpu: job 4711 submitted",
+    ]
+    assert cluster.jobs.launch(GPU, 1) == ["4712"]
+    report = cluster.files.read_jobs()
+    assert report is not None
+    assert [job.output for job in report.jobs] == ["", str(cluster.record.path / "jobs" / "4712.out")]
+
+
 # -- refusals --------------------------------------------------------------------------------------
 
 
