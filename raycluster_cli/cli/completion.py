@@ -96,6 +96,7 @@ complete_component = complete_one_of(("driver", "raycluster", "raylet", "gcs"))
 def complete_change(ctx: Any, incomplete: str) -> list[tuple[str, str]]:
     """What `raycluster scale` can set of the JOB on the line: GROUP= with the bounds that hold."""
     try:
+        from ..model.wording import count
         from ..ops.clusters import find_record
         from ..ops.groups import read_groups
 
@@ -103,7 +104,7 @@ def complete_change(ctx: Any, incomplete: str) -> list[tuple[str, str]]:
             _state_dir(ctx.params.get("directory")), ctx.params.get("job") or "", dict(os.environ)
         )
         return [
-            (f"{group.name}={group.range}", f"{group.nodes} nodes now")
+            (f"{group.name}={group.range}", f"{count(group.nodes, 'node')} now")
             for group in read_groups(record.path)
             if f"{group.name}=".startswith(incomplete) or f"{group.name}={group.range}".startswith(incomplete)
         ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from rich.text import Text
 
 from ..model.cluster_status import ClusterPhase, ClusterStatus
-from ..model.wording import told_once
+from ..model.wording import count, told_once
 from ..system.report import command_text
 from .cluster_table import STYLE
 from .drawing import BUSY, UNICODE, Glyphs, amount, bar, clock_of, fit, rule, sides, size, span, wrapped
@@ -72,7 +72,8 @@ def head_lines(status: ClusterStatus, width: int, glyphs: Glyphs) -> list[Text]:
         if since and not status.is_over:
             about[-1] += f" ({span(status.read_at - since)})"
     if status.pending_tasks:
-        about.append(f"{status.pending_tasks} tasks wait for resources")
+        waiting = count(status.pending_tasks, "task")
+        about.append(f"{waiting} {'waits' if status.pending_tasks == 1 else 'wait'} for resources")
     if status.dashboard:
         about.append(f"dashboard {status.dashboard}")
     elif status.address and width >= 100:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from ..model.wording import count
 from ..system.report import Report
 from ..system.waiting import in_thread
 from .setup import NodeSetup
@@ -17,7 +18,7 @@ async def clear_leftovers(setup: NodeSetup, report: Report) -> None:
     settings, env = setup.settings, setup.env
     extra = [Path(settings.temp_dir)] if settings.temp_dir else []
     for swept in await in_thread(partial(sweep_stale, env, extra=extra)):
-        ended = f", {len(swept.ended)} processes ended" if swept.ended else ""
+        ended = f", {count(len(swept.ended), 'process', 'processes')} ended" if swept.ended else ""
         report.say(f"cleared {swept.path}, left by cluster {swept.key} on {setup.host}{ended}")
         for left in swept.left:
             report.warn(f"could not clear {left} of cluster {swept.key}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ..model.errors import UsageError
 from ..model.group_status import GroupStatus
+from ..model.wording import count
 from ..model.worker_group import GroupBounds
 from ..state.record import Record
 from ..state.worker_jobs import WorkerJobFiles
@@ -81,7 +82,9 @@ def bounds_after(words: Sequence[str], groups: Sequence[GroupStatus]) -> dict[st
             base = group.max_workers if group.is_fixed else group.nodes
             size = base + (int(match["by"]) if match["sign"] == "+" else -int(match["by"]))
             if size < 0:
-                raise UsageError(f"worker group {group.name} has {base} nodes; {word} would leave {size}.")
+                raise UsageError(
+                    f"worker group {group.name} has {count(base, 'node')}; {word} would leave {size}."
+                )
             found[group.name] = _whole_jobs(group, word, size, size)
             continue
         least = int(match["least"])

@@ -86,8 +86,9 @@ def driver_known(rules: HeadRules, state: HeadState, event: on.DriverKnown, now:
         return driver_failed(rules, state, None)
     if event.connected is not False or not state.driver_running:
         return state, []
+    size = count(rules.expected + 1, "node")
     text = (
-        f"no driver has connected to this cluster of {rules.expected + 1} nodes in {CONNECTS_WITHIN_S:g} s: "
+        f"no driver has connected to this cluster of {size} in {CONNECTS_WITHIN_S:g} s: "
         'ray.init() without an address, or address="auto", connects; address="local" starts another Ray, '
         "and a fixed HOST:6379 or _temp_dir=… finds none"
     )

@@ -68,6 +68,11 @@ def test_ascii_is_ascii(clusters: dict[str, ClusterStatus]) -> None:
             assert line.plain.isascii(), line.plain
 
 
+def test_tasks_that_wait_are_counted(clusters: dict[str, ClusterStatus]) -> None:
+    for tasks, told in ((1, "1 task waits for resources"), (2, "2 tasks wait for resources")):
+        assert told in "\n".join(shown(replace(clusters["three"], pending_tasks=tasks), 120, 24))
+
+
 def test_three_nodes_at_80_by_24(clusters: dict[str, ClusterStatus]) -> None:
     lines = shown(clusters["three"], 80, 24)
     assert lines[0].startswith(" raycluster 4711  RUNNING")
