@@ -123,7 +123,13 @@ def stop_cluster(
         return Outcome.ENDED if requested else Outcome.OVER
     began = around.clock()
     if status.phase is not ClusterPhase.STOPPING:
-        record.request_stop("raycluster stop")
+        try:
+            record.request_stop("raycluster stop")
+        except RayclusterError as error:
+            by_hand = "Press Ctrl-C where it was started" if local else f"`scancel {record.job_id}` ends it"
+            raise RayclusterError(
+                f"{status.title} cannot be asked to end: {error.message}", f"{by_hand}."
+            ) from error
     asked = began
     while True:
         waited_s = around.clock() - began

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from raycluster_cli.model.cluster_status import ClusterPhase
+from raycluster_cli.model.errors import RayclusterError
 from raycluster_cli.model.record import EndReport
 from raycluster_cli.model.status import NodePhase
 from raycluster_cli.ops.reader import read_cluster
@@ -71,6 +72,23 @@ def test_a_head_that_reacts(tmp_path: Path, world: World) -> None:
     assert stop_cluster(record, world.around) is Outcome.ENDED
     assert world.cancelled == []
     assert world.said[0].startswith("4711 ended after 3")
+
+
+@pytest.mark.parametrize(("cluster", "hint"), [("bed", "`scancel 4711` ends it."), ("local", "Ctrl-C")])
+def test_a_record_that_cannot_be_written_leaves_scancel(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, cluster: str, hint: str
+) -> None:
+    record = write_record(tmp_path, 3, cluster=cluster)
+
+    def full(*_: object, **__: object) -> None:
+        raise RayclusterError("cannot write stop.json: No space left on device.", "Free space.")
+
+    monkeypatch.setattr(Record, "request_stop", full)
+    with pytest.raises(
+        RayclusterError, match=r"4711 cannot be asked to end: cannot write stop\.json: .*\."
+    ) as found:
+        stop_cluster(record, world.around)
+    assert hint in found.value.hint
 
 
 def ending(record: Record) -> None:
