@@ -376,6 +376,9 @@ def _why_lost(status: ClusterStatus, record: Record, job: Job | None, slurm_answ
     """Why a cluster that has not reported its end no longer runs; empty when it may run."""
     here = record.leases.head_runs_here()
     where = status.head_host or "its head's node"
+    is_over = here is False or (here is None and job is not None and job.is_ended)
+    if is_over and (unwritten := record.unwritten_end()):
+        return unwritten
     if here is False:
         return f"raycluster on {where} exited without reporting: it was killed together with its keeper"
     if here:

@@ -13,6 +13,9 @@ import time
 from ..model.record import MAX_TIME_S, Event
 from .secrets import Secrets
 
+#: How the event of a failed write begins.
+UNWRITTEN = "the record could not be written"
+
 #: Above this size the file is set aside, once, as events.log.1.
 MAX_BYTES = 1 << 20
 
@@ -50,6 +53,18 @@ class EventLog(Secrets):
                     os.close(fd)
         events = [event for line in data.split(b"\n") if (event := parse_event(line)) is not None]
         return events[-limit:]
+
+    def unwritten_end(self) -> str:
+        """That the head could not write how the cluster ended, and its last event; empty where none says so.
+
+        An event needs less space than a file: it often fits on a disk on which a new file does not.
+        """
+        texts = [event.text for event in self.read_events(limit=12)]
+        failed = [text for text in texts if text.startswith(UNWRITTEN) and "/end.json: " in text]
+        if not failed:
+            return ""
+        error = failed[-1].partition("/end.json: ")[2].partition(".")[0]
+        return f"the end could not be written to the record: {error}. The last event: {texts[-1]}"
 
 
 def parse_event(line: bytes) -> Event | None:

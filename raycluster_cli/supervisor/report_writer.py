@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from ..model.errors import RayclusterError, UsageError
 from ..model.record import NodeReport
 from ..model.status import NodePhase
+from ..state.events import UNWRITTEN
 from ..state.record import Record
 
 T = TypeVar("T")
@@ -94,7 +95,7 @@ class ReportWriter:
             try:
                 call(*args)
             except (RayclusterError, OSError) as error:
-                text = f"the record could not be written: {error}"
+                text = f"{UNWRITTEN}: {error}"
                 loop.call_soon_threadsafe(self._note, text)
                 return error
             return None

@@ -212,6 +212,24 @@ def test_lost_when_the_process_is_gone(tmp_path: Path) -> None:
     assert phase(record) is ClusterPhase.LOST
 
 
+def test_an_end_that_could_not_be_written_is_not_a_killed_head(tmp_path: Path) -> None:
+    record = write_record(tmp_path, 2)
+    record.append_event("the record could not be written: cannot write /s/c/4711/nodes/n1.json: it is full.")
+    ended = {"4711": Job("4711", "4711", "FAILED")}
+    assert read_cluster(record, ended).message == "Slurm ended the job (failed) before the head reported why"
+    record.append_event(
+        "the record could not be written: cannot write /s/4711/end.json: No space left on device. Free some."
+    )
+    record.append_event("the driver ended with code 1 after 3.0 s; exit code 1")
+    status = read_cluster(record, ended)
+    assert status.phase is ClusterPhase.LOST
+    assert status.message == (
+        "the end could not be written to the record: No space left on device. "
+        "The last event: the driver ended with code 1 after 3.0 s; exit code 1"
+    )
+    assert phase(record, RUNNING) is ClusterPhase.RUNNING
+
+
 def test_half_written_files_are_not_there_yet(tmp_path: Path) -> None:
     record = write_record(tmp_path, 3)
     (record.path / "nodes" / "n002.json").write_text('{"host": "n0')
