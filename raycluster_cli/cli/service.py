@@ -130,6 +130,9 @@ def tunnel(
         raise UsageError(f"the port is {target}; a port is a number from 1 to 65535.")
     own = service is not None and target in (None, service.port)
     address = service.address if own and service is not None else f"127.0.0.1:{target}"
+    if record.slurm_cluster == "local":
+        print(f"http://{address}")
+        return
     local = port if port is not None else int(address.rpartition(":")[2])
     if not open_:
         found = core.tunnel_to(address, head.host, local)

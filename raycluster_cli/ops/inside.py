@@ -37,7 +37,7 @@ def live_head(record: Record) -> HeadInfo:
         how = end.message.rstrip(".") or f"exit code {end.exit_code}"
         raise RayclusterError(
             f"cluster {record.path.name} has ended: {how}.",
-            f"Its output: raycluster logs {record.path.name}",
+            f"`raycluster why {record.path.name}` says more.",
         )
     head = record.read_head()
     if head is None:

@@ -255,6 +255,8 @@ def _by_driver(post: PostMortem, end: EndReport) -> LikelyCause:
     number = end.exit_code - 128 if by_signal else 0
     told = describe_code(-number if by_signal else end.exit_code)
     read_it = f"Read the driver's output: raycluster logs {post.job}"
+    if post.status.slurm_cluster == "local":
+        read_it = "Read the driver's output, on the terminal in which `run --local` was started."
     if raised is not None and not raised.is_of_another_process:
         meaning = f" {post.found[0].cause.meaning}" if post.found else ""
         return LikelyCause(

@@ -92,10 +92,12 @@ def _is_the_drivers_own(post: PostMortem) -> bool:
         return False
     if post.end.exit_code == 0 or post.end.reason in ON_PURPOSE:
         return True
+    if post.end.reason != EndReason.DRIVER.value:
+        return False
+    if post.status.slurm_cluster == "local":  # the driver's output is on a terminal
+        return post.end.exit_code < 128 and not post.deaths and not post.found
     raised = post.output.raised if post.output is not None else None
-    return (
-        post.end.reason == EndReason.DRIVER.value and raised is not None and not raised.is_of_another_process
-    )
+    return raised is not None and not raised.is_of_another_process
 
 
 def _shows_output(post: PostMortem) -> bool:

@@ -145,6 +145,12 @@ def test_tunnel_prints_the_way(
     assert shown in found.stdout
 
 
+def test_no_tunnel_is_needed_to_a_local_cluster(call: Call, tmp_path: Path) -> None:
+    record = write_record(tmp_path, 2, key="local-1", cluster="local")
+    found = call("tunnel", record.key, "6006")
+    assert (found.exit_code, found.stdout) == (0, "http://127.0.0.1:6006\n")
+
+
 def test_status_shows_the_server(call: Call, tmp_path: Path) -> None:
     record = serving(tmp_path, "unhealthy")
     page = " ".join(call("status", record.key, COLUMNS="140").output.split())

@@ -56,7 +56,7 @@ def test_a_message_of_whole_sentences_has_one_full_stop(tmp_path: Path) -> None:
     record = write_record(tmp_path, 1)
     record.write_end(EndReport(1.0, 2, "error", "n001", "too little memory. Give the node more."))
     with pytest.raises(
-        RayclusterError, match=r"has ended: too little memory\. Give the node more\. Its output"
+        RayclusterError, match=r"has ended: too little memory\. Give the node more\. `raycluster why"
     ):
         live_head(record)
     assert read_cluster(record).headline == "too little memory. Give the node more (exit code 2)"

@@ -91,6 +91,21 @@ def test_an_earlier_loss_of_a_worker_job_is_not_the_cause(record: Record) -> Non
     assert verdict.startswith("raycluster on n1, its keeper included, was killed from outside")
 
 
+def test_a_local_driver_has_its_output_on_its_terminal(tmp_path: Path) -> None:
+    """`raycluster logs` has no file to show, and Ray's logs say nothing of an error of the driver's own."""
+    record = Record.create(tmp_path, "local", "local-1")
+    record.write_head(HeadInfo("head", "127.0.0.1", 20000, started=NOW - 60, driver=("python", "train.py")))
+    record.write_end(EndReport(NOW, 1, "driver", "head", "the driver ended with code 1"))
+    record.write_node(reported("head", "head", exit_code=1))
+    (record.log_dir("head") / "raylet.out").write_text("Connection is broken\n")
+    text = " ".join(page(post_mortem(record)).split())
+    assert "on the terminal in which `run --local` was started" in text
+    assert "raycluster logs" not in text
+    assert "Last lines of" not in text
+    record.write_node(reported("head", "head", exit_code=1, deaths=(ProcessDeath("raylet", 7, -9, NOW - 2),)))
+    assert "Connection is broken" in page(post_mortem(record))
+
+
 def test_memory_is_told_before_everything_else(record: Record) -> None:
     record.write_end(EndReport(NOW, 1, "driver", "n1", "the driver ended with code 1"))
     record.write_node(reported("n1", "head", oom_kills=0))
