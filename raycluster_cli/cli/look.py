@@ -26,8 +26,11 @@ JOB_HELP = "Job id, id+name, cluster name, or the path of a record."
 JOB = typer.Argument(
     "",
     metavar="[JOB]",
-    help=f"{JOB_HELP} Default: this job's cluster, else the one that runs.",
+    help=f"{JOB_HELP} Default: this job's cluster, else the one that runs, else the newest.",
     autocompletion=complete_job,
+)
+ONE_OR_ALL = typer.Argument(
+    "", metavar="[JOB]", help=f"{JOB_HELP} Default: all of them.", autocompletion=complete_job
 )
 STATE_DIR = typer.Option(
     "",
@@ -64,7 +67,7 @@ def ask_slurm(env: Mapping[str, str], uid: int | None = None) -> dict[str, Job] 
 
 
 def status(
-    job: str = JOB,
+    job: str = ONE_OR_ALL,
     as_json: bool = typer.Option(False, "--json", help="Print JSON for programs (see docs/json.md)."),
     timing: bool = typer.Option(False, "--timing", help="Show how long each step of the start took."),
     all_: bool = typer.Option(False, "--all", "-a", help="List all clusters, not only the newest 20."),
