@@ -25,6 +25,7 @@ from ..model.wording import count
 from ..rayproc.boot import raycluster_command
 from ..slurm.allocation import Allocation
 from ..slurm.queue import outside_job
+from ..slurm.refusal import hint_for
 from ..system.ports import derived_gcs_ports
 from .checkup import Checkup
 from .doctor_network import addresses_of
@@ -291,7 +292,8 @@ def on_partition(partition: str, env: Mapping[str, str], variables: Mapping[str,
     said = " ".join(done.stderr.split()) or f"srun ended with code {done.returncode}"
     raise RayclusterError(
         f"no node of partition {partition} was checked: {said}.",
-        f"Slurm gave {ALLOCATION_S:.0f} s for a node to become free; `sinfo -s` lists partitions.",
+        hint_for(done.stderr)
+        or f"doctor waits {ALLOCATION_S:.0f} s at most for a node; `sinfo -s` shows how many are idle.",
     )
 
 
