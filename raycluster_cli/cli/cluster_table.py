@@ -28,32 +28,35 @@ STYLE = {
 
 
 def cluster_lines(clusters: Sequence[ClusterStatus], width: int, glyphs: Glyphs = UNICODE) -> list[Text]:
-    """A line for each cluster."""
+    """A line for each cluster; a column is as wide as what is in it, so that the driver has the most room."""
     clusters = [safe_status(each) for each in clusters]
-    titles = [_list_title(each, clusters) for each in clusters]
-    job_width = max([len(title) for title in titles] + [3]) + 2
-    state_width = max([len(each.phase.value) for each in clusters] + [5]) + 2
-    dashboards = any(each.dashboard for each in clusters)
+    names = ["JOB", "STATE", "NODES", "AGE", "LEFT"]
     over = any(each.is_over for each in clusters)
-    head = f"{'JOB':<{job_width}}{'STATE':<{state_width}}{'NODES':<9}{'AGE':<8}{'LEFT':<8}"
-    head += f"{'CODE':<6}{'ENDED':<14}" if over else ""
-    if dashboards and width >= 100:
-        head += f"{'DASHBOARD':<24}"
-    lines = [fit(Text(head + "DRIVER", "dim"), width, glyphs)]
-    for title, each in zip(titles, clusters, strict=True):
+    names += ["CODE", "ENDED"] if over else []
+    dashboards = width >= 100 and any(each.dashboard for each in clusters)
+    names += ["DASHBOARD"] if dashboards else []
+    rows = []
+    for each in clusters:
         left = each.time_left_s
-        line = Text.assemble(
-            (f"{title:<{job_width}}", "bold"),
-            (f"{each.phase.value:<{state_width}}", STYLE[each.phase]),
-            f"{_node_count(each):<9}",
-            f"{span(each.age_s) if each.started else glyphs.dash:<8}",
-            f"{span(left) if left is not None else glyphs.dash:<8}",
-        )
+        row = [
+            _list_title(each, clusters),
+            each.phase.value,
+            _node_count(each),
+            span(each.age_s) if each.started else glyphs.dash,
+            span(left) if left is not None else glyphs.dash,
+        ]
         if over:
-            code = glyphs.dash if each.exit_code is None else str(each.exit_code)
-            line.append(f"{code:<6}{_when(each.ended if each.is_over else None, each.read_at, glyphs):<14}")
-        if dashboards and width >= 100:
-            line.append(f"{each.dashboard or glyphs.dash:<24}")
+            row.append(glyphs.dash if each.exit_code is None else str(each.exit_code))
+            row.append(_when(each.ended if each.is_over else None, each.read_at, glyphs))
+        if dashboards:
+            row.append(each.dashboard or glyphs.dash)
+        rows.append(row)
+    widths = [max(map(len, column)) + 2 for column in zip(names, *rows, strict=True)]
+    head = "".join(f"{name:<{size}}" for name, size in zip(names, widths, strict=True))
+    lines = [fit(Text(f"{head}DRIVER", "dim"), width, glyphs)]
+    for each, row in zip(clusters, rows, strict=True):
+        title, state, *others = (f"{cell:<{size}}" for cell, size in zip(row, widths, strict=True))
+        line = Text.assemble((title, "bold"), (state, STYLE[each.phase]), *others)
         if each.service is not None:
             line.append(f"{each.service.state}: ")
         line.append(command_text(each.driver) or each.job_name or glyphs.dash)

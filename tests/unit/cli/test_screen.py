@@ -68,6 +68,13 @@ def test_ascii_is_ascii(clusters: dict[str, ClusterStatus]) -> None:
             assert line.plain.isascii(), line.plain
 
 
+def test_the_list_at_80_columns_has_room_for_the_driver(clusters: dict[str, ClusterStatus]) -> None:
+    named = replace(clusters["failed"], name="py-ce7d4c12")
+    head, *lines = [line.plain for line in cluster_lines([named, clusters["three"]], 80)]
+    assert all("python train.py" in line for line in lines), lines
+    assert {line.index("python train.py") for line in lines} == {head.index("DRIVER")}
+
+
 def test_tasks_that_wait_are_counted(clusters: dict[str, ClusterStatus]) -> None:
     for tasks, told in ((1, "1 task waits for resources"), (2, "2 tasks wait for resources")):
         assert told in "\n".join(shown(replace(clusters["three"], pending_tasks=tasks), 120, 24))
