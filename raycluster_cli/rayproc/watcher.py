@@ -114,7 +114,7 @@ class Watcher:
             from . import private
 
             if address is None:
-                raise StartFailure("ray", "The cluster's address is not known yet: `watch` comes first.")
+                raise StartFailure("ray", "This node is not connected to the GCS.")
             env = command.get("env") or {}
             try:
                 if self._public:

@@ -87,13 +87,15 @@ class HeadGuards:
         while True:
             await asyncio.wait({self._watch_over})
             note("the watch over the nodes ended; starting it again")
+            noted = ""
             while self._watch_over.done():
                 await asyncio.sleep(REWATCH_DELAY_S)
                 await self._recovery_over()
                 try:
                     await self._watch_nodes()
                 except (RayclusterError, OSError) as error:
-                    note(f"the nodes cannot be watched: {error}")
+                    if noted != (noted := str(error)):  # not twice a second
+                        note(f"the nodes cannot be watched: {error}")
 
     def _nodes_changed(self, nodes: Sequence[ListedNode]) -> None:
         for node in nodes:

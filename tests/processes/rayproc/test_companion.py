@@ -229,7 +229,7 @@ def test_the_watcher_reports_nodes_now_and_at_every_change(tmp_path: Path) -> No
 def test_before_it_watches_the_watcher_knows_no_address(tmp_path: Path) -> None:
     async def scene() -> None:
         async with companion(tmp_path) as client:
-            with pytest.raises(StartFailure, match="address is not known yet"):
+            with pytest.raises(StartFailure, match="not connected to the GCS"):
                 await client.usage(30)
 
     run(scene)
