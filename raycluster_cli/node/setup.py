@@ -133,8 +133,7 @@ class NodeSetup:
             raise
         self.root = root
         self.env[ENV_MARK] = str(root.path)
-        for warning in root.warnings:
-            self._report.warn(warning)
+        self._warn(root.warnings)
         return root
 
     async def make_common_path(self, head_root: str, timeout_s: float = DIRECTORY_S) -> None:

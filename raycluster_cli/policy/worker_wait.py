@@ -17,8 +17,8 @@ FIRST_TOLD_S, TOLD_AGAIN_S = 10.0, 30.0
 NAMED = 8
 
 
-#: In place of the hosts, where Slurm does not tell them.
-UNKNOWN = "(their hosts are not known)"
+#: The end of what stands in place of the hosts, where Slurm does not tell them.
+UNKNOWN = " not known)"
 
 #: For this many failed workers the message has the reason.
 EXPLAINED = 3
@@ -97,7 +97,7 @@ def missing_workers(
         host for host in reports if host not in joined
     )
     if not left:
-        return f"{awaited} more {UNKNOWN}"
+        return f"{awaited} more ({'its host is' if awaited == 1 else 'their hosts are'}{UNKNOWN}"
     told = []
     for host in left[:NAMED]:
         report = reports.get(host)

@@ -24,8 +24,7 @@ class BundleRefresh:
 
         self._writing = in_thread(refresh_bundle, env, sys.modules)
         try:
-            if path := await asyncio.shield(self._writing):
-                self._note(f"later starts import from {path}")
+            await asyncio.shield(self._writing)
         except OSError as error:
             self._note(f"later starts have no bundle of modules: {error}")
 

@@ -64,6 +64,7 @@ def test_the_error_at_the_deadline() -> None:
         "1 of 3 workers did not join within 300 s: n3 (never reported). See these hosts' lines above, or "
         "give more time with --timeout."
     )
+    assert missing_workers([], [], {}, awaited=1) == "1 more (its host is not known)"
     unknown = missing_workers([], [], {}, awaited=2)
     assert too_late(unknown, awaited=2, expected=3, timeout_s=15) == (
         "2 of 3 workers did not join within 15 s: 2 more (their hosts are not known). Start them within this "
