@@ -43,3 +43,22 @@ def _number_ranges(numbers: Sequence[str]) -> list[str]:
         else:
             ranges.append([number])
     return [r[0] if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in ranges]
+
+
+def natural(host: str) -> tuple[object, ...]:
+    """Sorts n2 before n10.
+
+    >>> sorted(["n10", "n2"], key=natural)
+    ['n2', 'n10']
+    """
+    parts: list[object] = []
+    digits = ""
+    for char in host + "\0":
+        if char.isdigit():
+            digits += char
+        else:
+            if digits:
+                parts += [(0, int(digits), "")]
+                digits = ""
+            parts.append((1, 0, char))
+    return tuple(parts)

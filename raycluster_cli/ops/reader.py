@@ -16,8 +16,9 @@ from dataclasses import replace
 from ..model.cluster_status import ClusterPhase, ClusterStatus, NodeStatus, Usage
 from ..model.errors import UsageError
 from ..model.group_status import GroupStatus
+from ..model.hostlist import natural
 from ..model.record import ClusterUsage, EndReport, HeadInfo, NodeReport, NodeUsage
-from ..model.status import FINAL, MEMBER, NodePhase, Role
+from ..model.status import FINAL, MEMBER, EndReason, NodePhase, Role
 from ..model.worker_job import WorkerJobState
 from ..slurm.hostlist import parse_hostlist
 from ..slurm.pending import Wait, wait_of
@@ -207,25 +208,6 @@ def _nodes(
     return tuple(sorted(nodes, key=lambda node: (node.role is not Role.HEAD, natural(node.host))))
 
 
-def natural(host: str) -> tuple[object, ...]:
-    """Sorts n2 before n10.
-
-    >>> sorted(["n10", "n2"], key=natural)
-    ['n2', 'n10']
-    """
-    parts: list[object] = []
-    digits = ""
-    for char in host + "\0":
-        if char.isdigit():
-            digits += char
-        else:
-            if digits:
-                parts += [(0, int(digits), "")]
-                digits = ""
-            parts.append((1, 0, char))
-    return tuple(parts)
-
-
 def _node(report: NodeReport, usage: ClusterUsage | None, own: NodeUsage | None, now: float) -> NodeStatus:
     try:
         phase = NodePhase(report.phase)
@@ -321,8 +303,8 @@ def _with_phase(
             or record.leases.head_runs_here() is False
         )
         if not over:
-            return replace(status, phase=ClusterPhase.STOPPING, ended=None)
-        status = _not_current(status)
+            return replace(_without_lost(status, end), phase=ClusterPhase.STOPPING, ended=None)
+        status = _not_current(_without_lost(status, end))
         if end.exit_code == 0:
             return replace(status, phase=ClusterPhase.ENDED)
         stopped = end.reason in ("stop", "signal")
@@ -361,6 +343,14 @@ def _late(status: ClusterStatus, record: Record) -> str:
         return ""
     where = status.head_host or "its node"
     return f"the head on {where} has not been heard from for {status.read_at - heard:.0f} s"
+
+
+def _without_lost(status: ClusterStatus, end: EndReport) -> ClusterStatus:
+    """The worker whose loss ended the cluster is lost, also where nobody asks the GCS any more."""
+    if end.reason != EndReason.WORKER_LOST.value:
+        return status
+    nodes = (replace(node, alive=False) if node.host == end.failed_host else node for node in status.nodes)
+    return replace(status, nodes=tuple(nodes))
 
 
 def _not_current(status: ClusterStatus) -> ClusterStatus:

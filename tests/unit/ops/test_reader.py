@@ -12,10 +12,11 @@ import pytest
 
 from raycluster_cli.model.cluster_status import ClusterPhase, ClusterStatus
 from raycluster_cli.model.errors import UsageError
+from raycluster_cli.model.hostlist import natural
 from raycluster_cli.model.record import ClusterUsage, EndReport, HeadInfo, NodeReport, NodeUsage
 from raycluster_cli.model.status import NodePhase
 from raycluster_cli.ops.clusters import as_listed, find_record, job_without_record, read_all
-from raycluster_cli.ops.reader import natural, read_cluster
+from raycluster_cli.ops.reader import read_cluster
 from raycluster_cli.ops.status_json import cluster_json, list_json, node_json, prometheus_text
 from raycluster_cli.slurm.queue import Job
 from raycluster_cli.state.record import Record
@@ -210,6 +211,18 @@ def test_lost_when_the_process_is_gone(tmp_path: Path) -> None:
     path = record.path / "head.claim.1"
     path.write_text(json.dumps({**json.loads(path.read_text()), "create_time": claim.create_time + 1}))
     assert phase(record) is ClusterPhase.LOST
+
+
+def test_a_worker_whose_loss_ends_the_cluster_is_lost(tmp_path: Path) -> None:
+    """Its host has no power: its last report is that it joined, and the head asks the GCS no more."""
+    end = EndReport(time.time(), 5, "worker-lost", "n002", "worker n002 is lost")
+    for when, over in ((time.time(), ClusterPhase.STOPPING), (time.time() - 900, ClusterPhase.FAILED)):
+        record = write_record(tmp_path, 3, key=str(int(when)))
+        record.write_end(replace(end, when=when))
+        status = read_cluster(record)
+        states = {node.host: node.state for node in status.nodes}
+        assert (status.phase, states["n002"]) == (over, "lost"), states
+        assert "lost" not in (states["n001"], states["n003"])
 
 
 def test_an_end_that_could_not_be_written_is_not_a_killed_head(tmp_path: Path) -> None:
