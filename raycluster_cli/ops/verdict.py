@@ -11,6 +11,7 @@ from ..model.cluster_status import ClusterPhase
 from ..model.record import EndReport
 from ..model.status import EndDetail, EndReason
 from ..model.wording import count, describe_code
+from ..state.events import UNWRITTEN_END
 from .end_detail import end_detail, killed_process
 from .log_search import SILENCE
 from .post_mortem import LOST, NodeEnd, PostMortem
@@ -167,6 +168,8 @@ def _without_end(post: PostMortem) -> LikelyCause:
             )
         watch = f"`raycluster status {post.job}` shows its nodes, `raycluster monitor {post.job}` watches it."
         return LikelyCause(f"The cluster has not ended: {status.headline}.", (watch,))
+    if status.message.startswith(UNWRITTEN_END):
+        return LikelyCause(_sentence(status.message), (f"Free space on the file system of {status.record}.",))
     by_slurm = post.output.by_slurm if post.output is not None else None
     known = _LOST_BY_SLURM.get(post.slurm.state) if post.slurm is not None else None
     if known is None and post.slurm is not None and post.slurm.shell_code == 128 + signal.SIGKILL:

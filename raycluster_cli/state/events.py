@@ -16,6 +16,9 @@ from .secrets import Secrets
 #: How the event of a failed write begins.
 UNWRITTEN = "the record could not be written"
 
+#: How the message of a cluster begins whose end could not be written.
+UNWRITTEN_END = "the end could not be written to the record"
+
 #: Above this size the file is set aside, once, as events.log.1.
 MAX_BYTES = 1 << 20
 
@@ -64,7 +67,7 @@ class EventLog(Secrets):
         if not failed:
             return ""
         error = failed[-1].partition("/end.json: ")[2].partition(".")[0]
-        return f"the end could not be written to the record: {error}. The last event: {texts[-1]}"
+        return f"{UNWRITTEN_END}: {error}. The last event: {texts[-1]}"
 
 
 def parse_event(line: bytes) -> Event | None:

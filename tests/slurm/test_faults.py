@@ -715,6 +715,8 @@ def test_records_disk_fills_up(slurm: Slurm, disk: Disk) -> None:
     cluster = Cluster.start(slurm, "time.sleep(4)", options=f"--state-dir {disk.path}/state").driving()
     disk.fill()
     assert cluster.job.wait().exit_code == 0, cluster.job.output()
+    told = slurm.run("login", ["raycluster", "why", cluster.job.id, "--state-dir", f"{disk.path}/state"])
+    assert "The last event: the driver ended with code 0" in " ".join(told.stdout.split())
     slurm.assert_nothing_left()
 
 

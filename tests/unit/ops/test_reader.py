@@ -16,8 +16,10 @@ from raycluster_cli.model.hostlist import natural
 from raycluster_cli.model.record import ClusterUsage, EndReport, HeadInfo, NodeReport, NodeUsage
 from raycluster_cli.model.status import NodePhase
 from raycluster_cli.ops.clusters import as_listed, find_record, job_without_record, read_all
+from raycluster_cli.ops.post_mortem import post_mortem
 from raycluster_cli.ops.reader import read_cluster
 from raycluster_cli.ops.status_json import cluster_json, list_json, node_json, prometheus_text
+from raycluster_cli.ops.verdict import judge
 from raycluster_cli.slurm.queue import Job
 from raycluster_cli.state.record import Record
 from tests.unit.records_by_hand import write_record
@@ -239,6 +241,9 @@ def test_an_end_that_could_not_be_written_is_not_a_killed_head(tmp_path: Path) -
     assert status.message == (
         "the end could not be written to the record: No space left on device. "
         "The last event: the driver ended with code 1 after 3.0 s; exit code 1"
+    )
+    assert judge(post_mortem(record, status=status)).remedies == (
+        f"Free space on the file system of {record.path}.",
     )
     assert phase(record, RUNNING) is ClusterPhase.RUNNING
 
