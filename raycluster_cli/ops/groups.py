@@ -15,6 +15,9 @@ from ..state.worker_jobs import WorkerJobFiles
 #: This many jobs that have ended are kept of each group: what ended last may say why no node comes.
 ENDED_KEPT = 5
 
+#: A worker job that was cancelled has ended by then.
+LEAVES_S = 20.0
+
 
 def read_groups(record: Path) -> tuple[GroupStatus, ...]:
     """The groups of the cluster with this record, in their order; none for a cluster of a fixed size."""
@@ -35,10 +38,11 @@ def read_groups(record: Path) -> tuple[GroupStatus, ...]:
     )
 
 
-def left_in_slurm(record: Path, slurm: Mapping[str, Job], ended: float) -> tuple[str, ...]:
+def left_in_slurm(record: Path, slurm: Mapping[str, Job], ended: float, now: float) -> tuple[str, ...]:
     """Worker jobs that run or complete in Slurm though their cluster ended at ``ended`` (Unix seconds).
 
-    ``slurm``: the user's jobs.  One that started after the end has got the id of an earlier job.
+    ``slurm``: the user's jobs.  One that started after the end has got the id of an earlier job, and one that
+    runs may take some seconds to end.
     """
     report = WorkerJobFiles(record).read_jobs()
     if report is None:
@@ -48,7 +52,8 @@ def left_in_slurm(record: Path, slurm: Mapping[str, Job], ended: float) -> tuple
     return tuple(
         f"worker job {one.shown_id} ({one.state} on {one.nodes})"
         for one in ours
-        if one.start_time is None or one.start_time <= ended
+        if (one.start_time is None or one.start_time <= ended)
+        and (one.state == "COMPLETING" or now - ended > LEAVES_S)
     )
 
 

@@ -85,7 +85,7 @@ def read_cluster(
     )
     grew = head is not None and head.worker_groups
     groups = read_groups(record.path) if grew and end is None else ()
-    left = left_in_slurm(record.path, jobs, end.when) if jobs and grew and end is not None else ()
+    left = left_in_slurm(record.path, jobs, end.when, when) if jobs and grew and end is not None else ()
     nodes = _with_jobs(nodes, groups)
     stop = record.stop_requested() if end is None else None
     service = record.read_service() if end is None and head is not None and head.service else None

@@ -25,7 +25,7 @@ from ..node.places import is_drivers_tmpdir
 from ..rayproc.boot import raycluster_command
 from ..rayproc.client import PRIVATE
 from ..slurm.queue import outside_job
-from ..slurm.refusal import hint_for
+from ..slurm.refusal import hint_for, in_one_line
 from ..system.image import HOST_PYTHON
 from .container_job import NO_CONTAINER, ContainerLines
 from .sbatch_options import suggestion
@@ -324,9 +324,8 @@ def submit(
     if done.returncode != 0:
         said = " ".join(line.strip() for line in done.stderr.splitlines() if line.strip())
         hint = f"{suggestion(said, own)} {hint_for(said)}".strip()
-        raise UsageError(
-            f"sbatch refused the job: {said or f'code {done.returncode}'}.".replace("..", "."), hint
-        )
+        why = in_one_line(done.stderr) or f"code {done.returncode}."
+        raise UsageError(f"sbatch refused the job: {why}", hint)
     # With --parsable: "123" or "123;cluster", after whatever a site's plugin prints.
     job_id = (done.stdout.strip().splitlines() or [""])[-1].partition(";")[0]
     if not job_id.isdigit():  # with --test-only, --version, --usage

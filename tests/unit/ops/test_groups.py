@@ -86,6 +86,14 @@ def test_worker_jobs_that_slurm_still_has_after_the_end(
     assert read_cluster(record).left_in_slurm == ()
 
 
+@pytest.mark.parametrize(("state", "left"), [("COMPLETING", True), ("RUNNING", False)])
+def test_a_worker_job_that_is_about_to_end_is_not_left(record: Record, state: str, left: bool) -> None:
+    ended = time.time() - 2
+    record.write_end(EndReport(ended, 0, "driver", "", "the driver ended with code 0"))
+    jobs = {"77": Job("77", "4709", state, start_time=ended - 300, nodes="n103")}
+    assert bool(read_cluster(record, jobs).left_in_slurm) is left
+
+
 def test_a_cluster_of_a_fixed_size_has_none(tmp_path: Path) -> None:
     status = read_cluster(write_record(tmp_path, 2))
     assert status.groups == ()

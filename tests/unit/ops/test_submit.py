@@ -267,7 +267,7 @@ def test_options_of_the_line_are_stronger_than_variables(tmp_path: Path) -> None
 def test_refusals(tmp_path: Path, said: str, hint: str) -> None:
     with pytest.raises(UsageError) as refused:
         submit("x", sbatch(tmp_path, f'echo "sbatch: error: {said}" >&2; exit 1'))
-    assert said in refused.value.message
+    assert refused.value.message == f"sbatch refused the job: {said}."
     assert hint in refused.value.hint
 
 
