@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..model.errors import RayclusterError
 from .places import RAY_DIR
 
 MAX_FILE_BYTES = 256 * 1024
@@ -34,8 +35,15 @@ _FIRST = (
 def copy_logs(root: Path, target: Path) -> int:
     """Copy the ends of the logs below a node's directory; returns the bytes copied.
 
-    Raises OSError when the target cannot be written.
+    Raises RayclusterError when the target cannot be written.
     """
+    try:
+        return _copy_logs(root, target)
+    except OSError as error:
+        raise RayclusterError(f"{target}: {error.strerror}.") from error
+
+
+def _copy_logs(root: Path, target: Path) -> int:
     left = MAX_NODE_BYTES
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     taken: set[str] = set()

@@ -361,10 +361,7 @@ class NodeRun:
 
         def copy() -> str:
             target = record.log_dir(host)
-            try:
-                return str(target) if copy_logs(source, target) else ""
-            except OSError as error:
-                raise RayclusterError(f"{target}: {error.strerror}.") from error
+            return str(target) if copy_logs(source, target) else ""
 
         copying = in_thread(copy)
         if not await done_within(copying, COPY_TIMEOUT_S):
