@@ -1,16 +1,15 @@
 """Causes of failures: a table of messages, what they usually mean and what to do about them.
 
-Text in, causes out.  The messages are those that Ray, Slurm, Python and the kernel print when a cluster on
+The messages are those that Ray, Slurm, Python and the kernel print when a cluster on
 Slurm fails.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from .dataclass import dataclass
-from .log_lines import find_said, is_failure, shortened, written_at
+from .log_lines import find_said, is_failure
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,8 @@ class Cause:
     """What to do, as a sentence."""
     secondary: bool = False
     """Often only a consequence of something else: reported when nothing else was found."""
+    of_program: bool = False
+    """Only a program fails by it: no reason for the loss of a node, whatever a driver has printed."""
 
     def find(self, text: str) -> str | None:
         """The first line of the text that reports this as an error; None without one.
@@ -65,25 +66,28 @@ CAUSES: tuple[Cause, ...] = (
         "The memory of a GPU is full.",
         "Use a smaller batch or model, spread it over more GPUs, or (vLLM) change gpu_memory_utilization; "
         "`nvidia-smi` shows whether another program uses the same GPU.",
+        of_program=True,
+    ),
+    Cause(
+        "shared memory full",
+        r"Bus error|SIGBUS|/dev/shm.{0,80}(?:full|too small|exhausted|space)|"
+        r"plasma.{0,60}(?:fallocate|ftruncate)|unable to write to file </torch_|"
+        r"creating shared memory segment /dev/shm",
+        "/dev/shm is full or too small for the object store and what programs put there; a process that "
+        "touches a page that cannot be allocated dies.",
+        "Lower --object-store-memory, or remove files that other jobs left in /dev/shm on this node.",
     ),
     Cause(
         "disk full",
-        r"No space left on device|OutOfDiskError|is over 95% full|Disk quota exceeded",
+        r"No space left on device|OutOfDiskError|Disk quota exceeded",
         "A file system is full, because of spilled objects, Ray's logs or the record.",
         "Spill objects to scratch (--spill-dir), choose another --temp-dir, or free space on the file "
         "system in the message.",
     ),
     Cause(
-        "shared memory full",
-        r"Bus error|SIGBUS|/dev/shm.{0,80}(?:full|too small|exhausted|space)|"
-        r"plasma.{0,60}(?:fallocate|ftruncate)",
-        "/dev/shm is full or too small for the object store; a process that touches a page that "
-        "cannot be allocated dies.",
-        "Lower --object-store-memory, or remove files that other jobs left in /dev/shm on this node.",
-    ),
-    Cause(
         "process limit",
-        r"pthread_create failed|[Cc]an't start new thread|fork: retry|Resource temporarily unavailable",
+        r"pthread_create failed|[Cc]an't start new thread|fork: retry|"
+        r"(?<!Again: )(?<!')Resource temporarily unavailable(?!.*\block)",
         "The limit on processes and threads (ulimit -u, or pids.max of the cgroup) is reached.",
         "Raise the soft limit to the hard limit, set OMP_NUM_THREADS=1 and "
         "RAY_worker_num_grpc_internal_threads=1, or give Ray fewer CPUs (--num-cpus).",
@@ -102,18 +106,21 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         "version mismatch",
-        r"[Vv]ersion mismatch|was compiled for NumPy|different (?:Ray|Python) version",
+        r"Version mismatch: The cluster|Ray version mismatch|was compiled for NumPy|"
+        r"different (?:Ray|Python) version|The head has Ray \S+ on Python",
         "The nodes have different versions of Ray or Python.",
         "Use the same environment on all nodes: activate it in the batch script, and compare the "
         "nodes with `raycluster doctor`.",
     ),
     Cause(
         "authentication",
-        r"InvalidAuthToken|UNAUTHENTICATED|Unauthenticated|[Aa]uthentication token is (?:missing|invalid)",
+        r"InvalidAuthToken|UNAUTHENTICATED|[Aa]uthentication token is (?:missing|invalid)|"
+        r"(?<!google\.api_core\.exceptions\.)Unauthenticated",
         "A process connected without the cluster's token, or with another token.",
         "Keep RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH, which raycluster sets in the driver's "
         "environment; wrappers and containers must not clear them. For a driver in a step of its own: "
         '`raycluster exec -- COMMAND`, or eval "$(raycluster env --export)" before it.',
+        of_program=True,
     ),
     Cause(
         "Ray's own example",
@@ -121,6 +128,7 @@ CAUSES: tuple[Cause, ...] = (
         "The driver reads a variable that the batch script of Ray's old example for Slurm sets.",
         "Call ray.init() without arguments: RAY_ADDRESS says where the cluster is. raycluster sets "
         "ip_head to the same value, and no password.",
+        of_program=True,
     ),
     Cause(
         "fixed address",
@@ -128,6 +136,7 @@ CAUSES: tuple[Cause, ...] = (
         "The driver looks for Ray at a fixed address, or at the default port 6379; this cluster has a "
         "port of its own.",
         "Call ray.init() without an address, or take it from RAY_ADDRESS.",
+        of_program=True,
     ),
     Cause(
         "arguments of a new cluster",
@@ -136,12 +145,14 @@ CAUSES: tuple[Cause, ...] = (
         "Leave num_cpus, num_gpus, resources, labels, object_store_memory and _system_config out of "
         "ray.init(); the options --num-cpus, --num-gpus, --resources, --labels and --object-store-memory "
         "set them.",
+        of_program=True,
     ),
     Cause(
         "temporary directory of another cluster",
         r"No node info found matching attributes: '/",
         "The driver gives ray.init() a _temp_dir, and Ray looks there for the node that it connects to.",
         "Leave _temp_dir out of ray.init(); the option --temp-dir says where this cluster has its files.",
+        of_program=True,
     ),
     Cause(
         "runtime environment",
@@ -150,6 +161,7 @@ CAUSES: tuple[Cause, ...] = (
         "asks for.",
         "The lines after the message name the step that failed. Nodes often reach no package index: "
         "install the packages into the environment of the job instead, and leave runtime_env out.",
+        of_program=True,
     ),
     Cause(
         "no job API",
@@ -157,6 +169,7 @@ CAUSES: tuple[Cause, ...] = (
         "`ray job` and ray.job_submission need parts of Ray that are not installed.",
         "`pip install 'ray[default]'` in the environment of the job. A driver needs no job API to start "
         "another program: that program's ray.init() connects to the cluster.",
+        of_program=True,
     ),
     Cause(
         "package download",
@@ -165,6 +178,7 @@ CAUSES: tuple[Cause, ...] = (
         "uv or pip could not reach a package index from this node.",
         "Install the packages before the job, on a node that reaches the index (`uv sync`), and start the "
         "driver by `uv run --offline` or by the environment's own python.",
+        of_program=True,
     ),
     Cause(
         "no Ray for this platform",
@@ -173,6 +187,7 @@ CAUSES: tuple[Cause, ...] = (
         r"\bray-\S+\.whl is not a supported wheel on this platform",
         "There is no build of Ray for this version of Python or this kind of processor.",
         "Use a Python that Ray supports (3.10 to 3.13), for example `uv run --python 3.12`.",
+        of_program=True,
     ),
     Cause(
         "file size limit",
@@ -193,19 +208,21 @@ CAUSES: tuple[Cause, ...] = (
         r"Failed to bind to address '",
         "Ray Serve cannot listen on its port: another job's server, or an earlier one, has it on this node.",
         "Give no port: Serve then listens on one of the cluster's. Or have nodes of your own (--exclusive).",
+        of_program=True,
     ),
     Cause(
         "Serve is not on port 8000",
         r"port=8000\b.*(Connection refused|Failed to establish a new connection)",
         "Nothing listens on port 8000. Ray Serve listens on a port of the cluster unless it is given one.",
         "Use the port in RAYCLUSTER_SERVE_HTTP_PORT, or export RAYCLUSTER_SERVE_HTTP_PORT=8000 in the job.",
+        of_program=True,
     ),
     Cause(
         "port taken",
         r"is used by other components|[Aa]ddress already in use|already running at",
-        "A port is already in use, usually by another Ray on the same node that uses its default ports.",
-        "Leave --master-port out, so that raycluster finds free ports; `raycluster doctor` shows "
-        "other Ray processes on the node.",
+        "A port is already in use, by another Ray or another program on the same node.",
+        "Give what the driver listens on a free port (torch: MASTER_PORT; a server with --service: {port}), "
+        "and leave --master-port out; `raycluster doctor` shows other Ray processes on the node.",
     ),
     Cause(
         "too few ports",
@@ -261,16 +278,27 @@ CAUSES: tuple[Cause, ...] = (
         "Do not set either variable in the batch script; raycluster sets the one that Ray expects.",
     ),
     Cause(
+        "GPU driver",
+        r"Driver/library version mismatch|NVML/RM version mismatch|CUDA driver version is insufficient|"
+        r"NVIDIA driver on your system is too old",
+        "The GPU driver of a node does not fit: it was updated while the node ran, or it is older than the "
+        "program's CUDA.",
+        "`nvidia-smi` on that node shows it. Tell the site's support, and use --exclude; for an old driver, "
+        "install a build of the program for its CUDA.",
+        of_program=True,
+    ),
+    Cause(
         "GPUs hidden",
         r"No CUDA GPUs are available|invalid device ordinal|CUDA-capable device\(s\) is/are busy",
         "The process does not see the GPUs that Ray counts, because GPUs are bound to tasks or "
         "num_gpus is 0.",
         "Run one task per node, use --gpus-per-node instead of --gpus-per-task, and give num_gpus to "
         "Ray tasks and actors that need a GPU.",
+        of_program=True,
     ),
     Cause(
         "starved",
-        r"missed too many heartbeats|missing too many heartbeats|health check failed",
+        r"missed too many heartbeats|missing too many heartbeats|health check failed due to missing",
         "A node stopped responding: its host or network failed, or its raylet had too little CPU or memory.",
         "Check that node's memory, then the host (scontrol show node); if both are fine, allow more "
         "time with RAY_health_check_failure_threshold.",
@@ -280,12 +308,14 @@ CAUSES: tuple[Cause, ...] = (
         r"signal only works in main thread|MPI_Init|PMI2?_Init|PMIX ERROR",
         "SLURM_*, PMI_* or PMIX_* variables in Ray's worker processes confuse MPI or Lightning.",
         "Use --scrub-env.",
+        of_program=True,
     ),
     Cause(
         "proxy",
         r"HTTP proxy returned|Proxy CONNECT|Tunnel connection failed|http_proxy.{0,80}(?:fail|error|refused)",
         "Connections between nodes of the cluster go through a proxy.",
         "Add the cluster's nodes to no_proxy in your own programs; raycluster already does it for Ray.",
+        of_program=True,
     ),
     Cause(
         "module missing",
@@ -293,6 +323,7 @@ CAUSES: tuple[Cause, ...] = (
         "The environment of the job lacks a Python module, or has another version of it.",
         "Install it in the environment that the batch script activates; `raycluster doctor` shows which "
         "Python the nodes use.",
+        of_program=True,
     ),
     Cause(
         "no internet",
@@ -300,6 +331,7 @@ CAUSES: tuple[Cause, ...] = (
         r"[Cc]ouldn't connect to 'https?://|Network is unreachable",
         "A program could not reach another host: compute nodes often have no route to the internet.",
         "Download models and data on a login node before the job, or use the site's proxy.",
+        of_program=True,
     ),
     Cause(
         "GPU communication",
@@ -308,6 +340,7 @@ CAUSES: tuple[Cause, ...] = (
         "The GPUs of several processes could not communicate (NCCL), or one of them had stopped.",
         "Look for the process that failed first; NCCL_DEBUG=INFO and NCCL_SOCKET_IFNAME help to find the "
         "network.",
+        of_program=True,
     ),
     Cause(
         "node failed",
@@ -336,6 +369,13 @@ CAUSES: tuple[Cause, ...] = (
         "Otherwise it was a `kill`, or an administrator.",
     ),
     Cause(
+        "disk nearly full",
+        r"is over \d+% full",
+        "A file system is nearly full: Ray warns of that, and spills no objects there.",
+        "Spill objects to scratch (--spill-dir), or free space on the file system in the message.",
+        secondary=True,
+    ),
+    Cause(
         "secondary",
         r"Failed to register worker to raylet|[Ee]nd of file|Broken pipe|Socket closed|GCS may have",
         "A process ended because another process had ended before it: this is a consequence, not the cause.",
@@ -344,57 +384,3 @@ CAUSES: tuple[Cause, ...] = (
         secondary=True,
     ),
 )
-
-
-@dataclass(frozen=True)
-class Found:
-    """A cause and where its message was found."""
-
-    cause: Cause
-    where: str
-    """Host and file, or the name of what was searched."""
-    line: str
-    when: float | None = None
-    """Unix seconds at which the line was written; None when it does not say."""
-
-
-#: The text of an end that came through Slurm, by the cause's name: Slurm, or the shell that ran srun, says
-#: so in the job's output.
-BY_SLURM = ("time limit", "preempted", "node failed", "srun killed")
-
-#: A line written this long after the end is no cause; a longer time is another time zone's.
-AFTER_S, OTHER_ZONE_S = 2.0, 900.0
-
-
-def find_causes(
-    texts: Iterable[tuple[str, str]], *, host: str = "", ended: float | None = None
-) -> list[Found]:
-    """The causes whose messages are in these texts, given as (where, text): each once, the likeliest first.
-
-    ``host``: the one that failed, whose texts explain more than those of others.  ``ended``: when the
-    cluster ended, Unix seconds; what was written after that is a consequence.  Of the rest the earlier comes
-    first, and where lines bear no time the table's order decides.
-
-    >>> [found.cause.name for found in find_causes([("raylet.err", "bind: Address already in use")])]
-    ['port taken']
-    """
-    first: dict[str, Found] = {}
-    for where, text in texts:
-        for cause in CAUSES:
-            if cause.name not in first and (line := cause.find(text)) is not None:
-                found = Found(cause, where, shortened(line), written_at(line))
-                if not _came_after(found, ended):
-                    first[cause.name] = found
-    found_all = [first[cause.name] for cause in CAUSES if cause.name in first]
-    primary = [one for one in found_all if not one.cause.secondary] or found_all
-    last = max((one.when for one in primary if one.when is not None), default=0.0)
-
-    def rank(one: Found) -> tuple[bool, float]:
-        elsewhere = bool(host) and not one.where.startswith((f"{host}/", f"{host}'s ", "the record"))
-        return elsewhere, one.when if one.when is not None else ended or last
-
-    return sorted(primary, key=rank)
-
-
-def _came_after(found: Found, ended: float | None) -> bool:
-    return ended is not None and found.when is not None and AFTER_S < found.when - ended < OTHER_ZONE_S

@@ -13,10 +13,15 @@ from collections.abc import Iterable
 
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
-#: What stands before a line's own text: colours, srun's label, the process (vLLM, Ray's worker logs).
+#: What stands before a line's own text: colours, srun's label, the process (vLLM, Ray's worker logs), and
+#: PyTorch's rank.
 _PREFIX = re.compile(
-    r"(?:\x1b\[[\d;]*m)*(?:\d+: )?(?:(?:\x1b\[[\d;]*m)*\([^()\n]{1,80}\)(?:\x1b\[[\d;]*m)* ?){0,2}"
+    r"(?:\x1b\[[\d;]*m)*(?: *\d+: )?(?:(?:\x1b\[[\d;]*m)*\([^()\n]{1,80}\)(?:\x1b\[[\d;]*m)* ?){0,2}"
+    r"(?:\[rank\d+\]:(?: |$))?"
 )
+
+#: What PyTorch puts before each line of an exception, once a process group is there.
+_RANK = re.compile(r"((?: *\d+: )?)\[rank\d+\]:(?: |$)")
 
 #: The same for a line of an exception in a log: vLLM's `ERROR 11-28 19:08:15 [core.py:708] `.
 _LOGGED = re.compile(r"(?:ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[?[\w./-]+:\d+\]? ?")
@@ -25,6 +30,11 @@ _LOGGED = re.compile(r"(?:ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[?[\w./-]+:\
 _BELOW_ERROR = re.compile(
     r"\[\d{4}-\d\d-\d\d[ T][\d:,.]+ [IWDT] "  # Ray's daemons: [2026-11-23 04:45:00,123 W 1 1] (raylet)
     r"|\d{4}-\d\d-\d\d[ T][\d:,.]+\s+(?:- )?(?:\S+ - )?(?:WARN(?:ING)?|INFO|DEBUG)\b"  # Ray in Python
+    r"|\[?\d{4}-\d\d-\d\d[ T][\d:,.]+\]?(?:[\s|-]*\[[\w.:/-]+\])?[\s|-]*\[?"
+    r"(?:WARN(?:ING)?|INFO|DEBUG)\b"  # loguru, Hydra
+    r"|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IW] "  # TensorFlow, XLA
+    r"|\[[^\]\n]{1,80}\](?: torch\S*:)? \[?(?:WARN(?:ING)?|INFO|DEBUG)\b"  # DeepSpeed, older torchrun
+    r"|\S+:\d+:\d+ \[\d+\] NCCL INFO "
     r"|\[?(?:rank\d+\]:\s*\[)?[IWD]\d{4} "  # glog, absl, PyTorch: W1123 04:45:00.123456
     r"|\[?(?:WARN(?:ING)?|INFO|DEBUG)\b"  # vLLM: WARNING 11-28 19:08:15 [utils.py:222]
     r"|\S+:\d+: \w*Warning: "  # Python's warnings: train.py:12: UserWarning:
@@ -72,6 +82,15 @@ def without_colours(line: str) -> str:
     '(raylet) n2 is dead'
     """
     return _COLOUR.sub("", line)
+
+
+def without_rank(line: str) -> str:
+    """A line without the rank that PyTorch puts before it.
+
+    >>> without_rank("[rank0]: ValueError: bad"), without_rank("[rank0]:[W1128 19:38:02 slow")
+    ('ValueError: bad', '[rank0]:[W1128 19:38:02 slow')
+    """
+    return _RANK.sub(r"\1", line, count=1) if _RANK.match(line) else line
 
 
 def own_text(line: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from .dataclass import dataclass
-from .log_lines import logged_text, own_text, shortened
+from .log_lines import logged_text, own_text, shortened, without_rank
 
 _BEGIN = "Traceback (most recent call last):"
 
@@ -18,8 +19,20 @@ _NAMED = re.compile(r"(?:Error|Exception|Interrupt|Exit|Timeout|Iteration)(?:\(\
 #: One exception leads to the next.
 _CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
 
-#: Exceptions that only point to another one, which was printed before (vLLM).
-_POINTS_BACK = re.compile(r"[Ss]ee (?:the )?(?:root cause|stack trace) \(?above")
+#: Exceptions that only point to another one, which was printed before: of vLLM, Ray Tune, Ray Train, Ray
+#: Data, torchrun, and of what starts another program (accelerate).
+_POINTS_BACK = re.compile(
+    r"[Ss]ee (?:the )?(?:root cause|stack trace) \(?above|inspect the previous error messages|"
+    r"TuneError: .*Trials did not complete|UDF failed to process a data block|"
+    r"ray\.data\.exceptions\.SystemException|\bChildFailedError\b|"
+    r"CalledProcessError: .* returned non-zero exit status"
+)
+
+#: Lines between such an exception and the one that it points to, where that is another program's.
+POINTS_BACK_LINES = 40
+
+#: Where the part of another process begins, below an exception that it led to.
+_TASK = re.compile(r"ray::\S.* \(pid=\d+")
 
 #: Exceptions of Ray that the end of another process caused; its cause is found elsewhere.
 _OF_ANOTHER = re.compile(
@@ -45,8 +58,13 @@ class Raised:
     """As printed, without what programs put before each line; the middle of a long one left out."""
     text: str
     """Class and whole message, of this exception and of those that led to it."""
+    first: int
+    """Index of its first line in the text."""
     last: int
-    """Index of its last line in the text."""
+    """Index of its last line in the text, or of the exception that points to it; lines that a program has
+    printed next may count as its message."""
+    named: int
+    """Index of the line with its class."""
 
     @property
     def is_of_another_process(self) -> bool:
@@ -55,7 +73,7 @@ class Raised:
 
     @property
     def points_back(self) -> bool:
-        return bool(_POINTS_BACK.search(self.text))
+        return bool(_POINTS_BACK.search(self.summary))
 
 
 def last_exception(text: str) -> Raised | None:
@@ -64,25 +82,30 @@ def last_exception(text: str) -> Raised | None:
     >>> last_exception("Traceback (most recent call last):\\n  File 'a'\\nValueError: bad").summary
     'ValueError: bad'
     """
-    lines = [line.rstrip() for line in text.splitlines()]
-    begins = [number for number, line in enumerate(lines) if logged_text(line) == _BEGIN]
+    lines = [without_rank(line.rstrip()) for line in text.splitlines()]
+    read: list[Raised] = []
+    for number, line in enumerate(lines):
+        if logged_text(line) == _BEGIN and not (read and number <= read[-1].last):
+            read += filter(None, [_read(lines, number)])
     # The driver's own stands without the name of a process before it, unless the program names itself so.
-    own = [number for number in begins if own_text(lines[number]) == lines[number]]
-    order = [*reversed(own), *(number for number in reversed(begins) if number not in own)]
-    found = [raised for number in order if (raised := _read(lines, number)) is not None]
+    own = [one for one in read if own_text(lines[one.first]) == lines[one.first]]
+    found = [*reversed(own), *(one for one in reversed(read) if one not in own)]
     if not found:
         return None
     if not found[0].points_back:
         return found[0]
-    before = [one for one in found if one.last < found[0].last and not one.points_back]
-    return max(before, key=lambda one: one.last) if before else found[0]
+    near = found[0].first - POINTS_BACK_LINES
+    before = [one for one in found if near <= one.last < found[0].first and not one.points_back]
+    if not before:
+        return found[0]
+    return replace(max(before, key=lambda one: one.last), last=found[0].last, named=found[0].named)
 
 
 def _read(lines: list[str], begin: int) -> Raised | None:
     """The exception that begins in this line, with those that followed from it."""
     said: list[str] = []
     number = begin + 1
-    last = begin
+    last = named = begin
     message = 0
     while number < len(lines):
         line = logged_text(lines[number])
@@ -92,9 +115,11 @@ def _read(lines: list[str], begin: int) -> Raised | None:
             last = number
         elif _is_exception(line):
             said.append(line)
+            message, last, named = 0, number, number
+        elif (line == _BEGIN or _TASK.match(line)) and _is_chained(lines, number):
             message, last = 0, number
-        elif line == _BEGIN and _is_chained(lines, number):
-            message, last = 0, number
+        elif line == _BEGIN:  # another one
+            break
         elif line.startswith(_CHAINED) or not line:
             if not _goes_on(lines, number):
                 break
@@ -110,12 +135,14 @@ def _read(lines: list[str], begin: int) -> Raised | None:
     shown = [logged_text(line) for line in lines[begin : last + 1]]
     if len(shown) > SHOWN:
         shown = [*shown[:3], "  …", *shown[4 - SHOWN :]]
-    return Raised(shortened(said[-1]), tuple(shown), "\n".join(said), last)
+    # Of a chain, the last one that says something itself.
+    summary = next((one for one in reversed(said) if not _POINTS_BACK.search(one)), said[-1])
+    return Raised(shortened(summary), tuple(shown), "\n".join(said), begin, last, named)
 
 
 def _is_exception(line: str) -> bool:
-    name, colon, _ = line.partition(":")
-    return bool(_EXCEPTION.match(line)) and (bool(colon) or bool(_NAMED.search(name)))
+    name, _, message = line.partition(":")
+    return bool(_EXCEPTION.match(line)) and (bool(message) or "." in name or bool(_NAMED.search(name)))
 
 
 def _is_chained(lines: list[str], number: int) -> bool:
@@ -132,4 +159,4 @@ def _goes_on(lines: list[str], number: int) -> bool:
 
 def _is_noise(line: str) -> bool:
     """Whether a line is another program's, or a new line of a log."""
-    return bool(re.match(r"(?:\d+: )?(?:raycluster|srun|slurmstepd|\(\w|\[|\d{4}-|\x1b|[IWE]\d{4} )", line))
+    return bool(re.match(r"(?: *\d+: )?(?:raycluster|srun|slurmstepd|\(\w|\[|\d{4}-|\x1b|[IWE]\d{4} )", line))

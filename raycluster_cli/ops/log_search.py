@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..model.causes import BY_SLURM, CAUSES, Found, find_causes
-from ..model.log_lines import without_colours, without_dumps
+from ..model.cause_search import BY_SLURM, Found, explains, find_causes
+from ..model.causes import CAUSES
+from ..model.log_lines import own_text, without_colours, without_dumps
 from ..model.record import EndReport, NodeReport
 from ..model.status import EndReason
 from ..model.tracebacks import Raised, last_exception
@@ -40,11 +41,20 @@ SEARCHED_LINES = 60
 #: An exception so close to the end of the output belongs to it, whatever the driver's code.
 CLOSE_LINES = 5
 
+#: After so many lines that a driver itself has printed it has handled the exception, also with Python's code.
+WENT_ON_LINES = 20
+
 #: What Python ends with after an exception that nothing handles.
 UNHANDLED = 1
 
 #: The cause that says nothing new once a process is known to have died.
 SILENCE = "starved"
+
+#: Lines that a library or a daemon prints when Python ends.
+_AT_EXIT = re.compile(r"[\w.]+: |\[|\d{4}-\d\d-\d\d|[IWEF]\d{4} |\s|=|-{3}")
+
+#: What Slurm itself has printed, with srun's label where it has one.
+_OF_SLURM = re.compile(r"(?: *\d+: )?(?:srun|slurmstepd\S*): ")
 
 #: Ends on request.
 ON_PURPOSE = (EndReason.STOP.value, EndReason.SIGNAL.value, EndReason.TIME_LIMIT.value)
@@ -58,6 +68,8 @@ class JobOutput:
     """The file in which the lines are: of its errors, where it has one."""
     lines: tuple[str, ...] = ()
     raised: Raised | None = None
+    handled: int = 0
+    """How many of the lines end with an exception that the driver has handled: no cause of its end."""
     by_slurm: Found | None = None
     """What Slurm itself has written of the end: time limit, preemption, a failed node."""
     all_text: str = ""
@@ -107,9 +119,21 @@ def _output(path: str, text: str, code: int | None) -> JobOutput:
     own = [line.rstrip() for line in text.splitlines() if driver.wants(line.encode())]
     lines = [line for line in own if line.strip()]
     raised = last_exception("\n".join(lines))
-    if raised is not None and code != UNHANDLED and len(lines) - raised.last > CLOSE_LINES:
-        raised = None  # the driver went on after it
-    return JobOutput(path, tuple(lines), raised, _by_slurm(path, text), text)
+    handled = 0
+    if raised is not None and _went_on(lines, raised, code):
+        handled, raised = raised.last + 1, None
+    return JobOutput(path, tuple(lines), raised, handled, _by_slurm(path, text), text)
+
+
+def _went_on(lines: Sequence[str], raised: Raised, code: int | None) -> bool:
+    """Whether a driver has gone on after an exception, by the lines that were printed after it."""
+    if code is not None and code > 128:  # no exception ends Python by a signal
+        return len(lines) - raised.named > CLOSE_LINES
+    if code != UNHANDLED:
+        return len(lines) - raised.last > CLOSE_LINES
+    lines = lines[raised.last + 1 :]
+    # Some print when Python ends (`wandb: `), and Ray's processes do for others, with a name before the line.
+    return sum(own_text(line) == line and not _AT_EXIT.match(line) for line in lines) > WENT_ON_LINES
 
 
 def _by_slurm(path: str, text: str) -> Found | None:
@@ -128,8 +152,13 @@ def search(
     *,
     failed_host: str,
     anything_died: bool,
+    died_by: int | None = None,
+    loss: bool = False,
 ) -> tuple[Found, ...]:
-    """The causes that the texts name, the likeliest first."""
+    """The causes that the texts name, the likeliest first.
+
+    ``died_by`` and ``loss`` as explains() has them: no text explains a death of which nobody dies by it.
+    """
     if end is not None and (end.exit_code == 0 or end.reason in ON_PURPOSE):
         return ()
     driver_failed = end is not None and end.reason == EndReason.DRIVER.value
@@ -148,7 +177,8 @@ def search(
     return tuple(
         one
         for one in found
-        if not (one.cause.name == SILENCE and silent)
+        if explains(one.cause, died_by=died_by, loss=loss)
+        and not (one.cause.name == SILENCE and silent)
         and not (one.cause.secondary and (silent or driver_failed))
     )
 
@@ -165,8 +195,9 @@ def _texts(
     """Everything that may name a cause, what explains most first."""
     said = []
     if output is not None:
-        slurm = [line for line in output.all_text.splitlines() if re.match(r"(?:srun|slurmstepd\S*): ", line)]
-        said = [(output.path, "\n".join([*output.lines[-SEARCHED_LINES:], *slurm]))]
+        slurm = [line for line in output.all_text.splitlines() if _OF_SLURM.match(line)]
+        own = output.lines[max(len(output.lines) - SEARCHED_LINES, output.handled) :]
+        said = [(output.path, "\n".join([*own, *slurm]))]
     if output_first:
         yield from said
     if end is not None:

@@ -38,7 +38,7 @@ POLL_S = 0.3
 MAX_END_BYTES = 8 << 20
 
 #: Lines of the job's output that raycluster and Slurm have written, not the driver.
-_OURS = re.compile(rb"(?:\d+: )?(?:raycluster|srun|slurmstepd(?:-\S+)?)(?:\[\S*\])?: ")
+_OURS = re.compile(rb"(?: *\d+: )?(?:raycluster|srun|slurmstepd(?:-\S+)?)(?:\[\S*\])?: ")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..model.causes import find_causes
+from ..model.cause_search import find_causes
 from ..model.cluster_status import ClusterPhase
 from ..model.errors import UsageError
 from ..model.text import printable

@@ -7,11 +7,12 @@ still knows of the job is used where the caller has asked it.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..model.causes import Found
+from ..model.cause_search import Found
 from ..model.cluster_status import ClusterStatus
 from ..model.group_status import GroupStatus
 from ..model.record import EndReport, Event, HeadInfo, NodeReport, ProcessDeath
@@ -153,7 +154,16 @@ def post_mortem(
     found = (
         ()
         if end is None and not status.is_over and not deaths
-        else search(record, end, reports, output, failed_host=failed_host, anything_died=bool(deaths))
+        else search(
+            record,
+            end,
+            reports,
+            output,
+            failed_host=failed_host,
+            anything_died=bool(deaths),
+            died_by=_died_by(end, nodes, deaths, failed_host, slurm),
+            loss=end is not None and end.reason in LOST,
+        )
     )
     return PostMortem(
         job=record.path.name,
@@ -171,6 +181,33 @@ def post_mortem(
         log=reports[failed_host].log if failed_host in reports else "",
         groups=read_groups(record.path) if head is not None and head.worker_groups else (),
     )
+
+
+def _died_by(
+    end: EndReport | None,
+    nodes: Sequence[NodeEnd],
+    deaths: Sequence[Death],
+    failed_host: str,
+    slurm: JobState | None,
+) -> int | None:
+    """The signal by which the process died that ended the cluster; None when it ended itself.
+
+    A host that stopped responding counts as one whose processes were killed.
+    """
+    if end is None:
+        killed = slurm is not None and slurm.shell_code == 128 + signal.SIGKILL
+        return signal.SIGKILL if killed else None
+    if end.reason == EndReason.DRIVER.value and 128 < end.exit_code < 160:
+        return end.exit_code - 128
+    if end.reason not in LOST:
+        return None
+    if end.reason in (EndReason.KEEPER_KILLED.value, EndReason.SUPERVISOR_KILLED.value):
+        return signal.SIGKILL
+    first = next((one for one in deaths if one.host == failed_host), None)
+    if first is not None:
+        return -first.code if first.code < 0 else None
+    failed = next((node for node in nodes if node.host == failed_host), None)
+    return signal.SIGKILL if failed is not None and failed.has_not_reported_its_end else None
 
 
 def _drained(death: ProcessDeath, end: EndReport | None) -> bool:

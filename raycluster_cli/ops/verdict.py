@@ -6,7 +6,7 @@ import re
 import signal
 from typing import NamedTuple
 
-from ..model.causes import Found
+from ..model.cause_search import Found
 from ..model.cluster_status import ClusterPhase
 from ..model.record import EndReport
 from ..model.status import EndDetail, EndReason
@@ -57,7 +57,7 @@ _LOST_BY_SLURM = {
 }
 
 #: What slurmstepd writes where nothing says why (DUE TO …).
-_STEP_CANCELLED = re.compile(r"\*\*\* STEP \S+ ON \S+ CANCELLED AT \S+ \*\*\*")
+_STEP_CANCELLED = re.compile(r"\*\*\* STEP \S+ ON \S+ CANCELLED AT \S+(?: DUE to SIGNAL [^*]+)? \*\*\*")
 
 _KILLED_AT_ONCE = (
     "All of the cluster's processes were killed at once (SIGKILL), so that its head could not report it",

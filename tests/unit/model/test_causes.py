@@ -8,7 +8,8 @@ import re
 
 import pytest
 
-from raycluster_cli.model.causes import CAUSES, find_causes
+from raycluster_cli.model.cause_search import find_causes
+from raycluster_cli.model.causes import CAUSES
 
 TEXTS = [
     ("KeyError: 'ip_head'", "Ray's own example"),
@@ -55,7 +56,7 @@ TEXTS = [
     ("RuntimeError: No CUDA GPUs are available", "GPUs hidden"),
     ("CUDA error: invalid device ordinal", "GPUs hidden"),
     ("The node with node id … has been marked dead because the detector has missed too many heartbeats from it.", "starved"),
-    ("file_system_monitor.cc: /tmp/ray is over 95% full, available space: 12", "disk full"),
+    ("file_system_monitor.cc: /tmp/ray is over 95% full, available space: 12", "disk nearly full"),
     ("ray.exceptions.OutOfDiskError: Local disk is full", "disk full"),
     ("ValueError: signal only works in main thread of the main interpreter", "scheduler variables"),
     ("An error occurred in MPI_Init", "scheduler variables"),

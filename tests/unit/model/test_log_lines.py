@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from raycluster_cli.model.causes import find_causes
+from raycluster_cli.model.cause_search import find_causes
 from raycluster_cli.model.log_lines import find_said, is_failure, shortened, written_at
 from raycluster_cli.model.tracebacks import last_exception
 

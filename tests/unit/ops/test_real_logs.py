@@ -1,0 +1,175 @@
+"""What `why` makes of logs as programs write them: PyTorch, NCCL, vLLM, Ray's libraries, launchers, TensorFlow.
+
+Each text is one after which a cause was named that had not happened, or a real one was missed.
+"""
+
+# ruff: noqa: E501  (texts as they are written)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from raycluster_cli.model.record import EndReport
+from raycluster_cli.ops.verdict import judge
+from raycluster_cli.slurm.job_state import JobState
+from tests.unit.ops.ends import LOST, NOW, Case, Node
+from tests.unit.ops.test_ends import examined
+
+TRACEBACK = """\
+Traceback (most recent call last):
+  File "/home/ada/train.py", line 31, in <module>
+    main()
+"""
+
+#: What a driver has printed of an exception that it handles.
+HANDLED = f"flash attention is not there\n{TRACEBACK}ModuleNotFoundError: No module named 'flash_attn'\n"
+
+EPOCHS = "".join(f"epoch {number} loss 0.1\n" for number in range(40))
+
+NEARLY_FULL = "(raylet) [2026-11-20 19:38:02,264 E 90 90] (raylet) file_system_monitor.cc:116: /tmp/ray/session_x is over 95% full, available space: 60.5 GB; capacity: 1490.0 GB. Object creation will fail if spilling is required.\n"
+
+NO_NETWORK = """\
+wandb: Network error (ConnectionError), entering retry loop.
+requests.exceptions.ConnectionError: HTTPSConnectionPool(host='api.wandb.ai', port=443): Max retries exceeded (Caused by NameResolutionError("Temporary failure in name resolution"))
+"""
+
+RAYLET_KILLED = (Node(exit_code=5), Node("n2", "failed", 5, killed=True))
+
+SILENT = (Node(exit_code=5), Node("n2", "joined", None))
+
+CHAINED = "\nThe above exception was the direct cause of the following exception:\n\n"
+
+NCCL_SHARED_MEMORY = f"""\
+{TRACEBACK}torch.distributed.DistBackendError: NCCL error in: ../torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:1970, unhandled system error (run with NCCL_DEBUG=INFO for details), NCCL version 2.20.5
+ncclSystemError: System call (e.g. socket, malloc) or external library call failed or device error.
+Last error:
+Error while creating shared memory segment /dev/shm/nccl-abc (size 9637888)
+"""
+
+TORCHRUN = f"""\
+[rank0]: {TRACEBACK.strip().replace(chr(10), chr(10) + "[rank0]: ")}
+[rank0]: ValueError: bad learning rate
+E1120 19:38:02.123000 140 torch/distributed/elastic/multiprocessing/api.py:869] failed (exitcode: 1) local_rank: 0 (pid: 123) of binary: /opt/env/bin/python
+{TRACEBACK}torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============================================================
+train.py FAILED
+------------------------------------------------------------
+Failures:
+  <NO_OTHER_FAILURES>
+------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-20_19:38:02
+  exitcode  : 1 (pid: 123)
+============================================================
+"""
+
+TUNE = f"""\
+2026-11-20 19:38:02,123	ERROR tune_controller.py:1331 -- Trial task failed for trial PPO_x
+{TRACEBACK}ray.exceptions.RayTaskError(ValueError): ray::PPO.train() (pid=4242, ip=10.77.0.2)
+  File "ppo.py", line 8, in work
+ValueError: bad learning rate
+2026-11-20 19:38:02,130	INFO tune.py:1 -- x
+{TRACEBACK}ray.tune.error.TuneError: ('Trials did not complete', [PPO_x])
+"""
+
+TRAIN = f"""\
+{TRACEBACK}ray.exceptions.RayTaskError(ValueError): ray::x() (pid=4242, ip=10.77.0.2)
+  File "train.py", line 8, in work
+ValueError: bad learning rate
+{CHAINED}{TRACEBACK}ray.train.base_trainer.TrainingFailedError: The Ray Train run failed. Please inspect the previous error messages for a cause. After fixing the issue (assuming that the error is not caused by your own application logic, but rather an error such as OOM), you can restart the run from scratch or continue this run.
+To continue this run, you can use: `trainer = TorchTrainer.restore("/x")`.
+"""
+
+DATA = f"""\
+ray.data.exceptions.SystemException
+{CHAINED}{TRACEBACK}ray.exceptions.RayTaskError(UserCodeException): ray::Map(f)() (pid=4242, ip=10.77.0.2)
+  File "train.py", line 8, in f
+    1 / x
+ZeroDivisionError: division by zero
+{CHAINED}ray::Map(f)() (pid=4242, ip=10.77.0.2)
+  File "map_transformer.py", line 8
+ray.exceptions.UserCodeException: UDF failed to process a data block.
+"""
+
+LEVELS = """\
+2026-11-20 19:08:16.123456: I external/local_xla/xla/stream_executor/cuda/cuda_driver.cc:1101] failed to allocate 15.50GiB (16642998272 bytes) from device: CUDA_ERROR_OUT_OF_MEMORY: out of memory
+[2026-11-20 19:08:16,123][train][WARNING] - Too many open files, once more
+2026-11-20 19:08:16.123 | WARNING  | train:main:12 - Too many open files
+[2026-11-20 19:08:16,123] [WARNING] [stage3.py:1:step] Too many open files
+[2026-11-20 19:08:16,123] torch.distributed.run: [WARNING] Too many open files
+n1:123:456 [0] NCCL INFO Call to connect returned Network is unreachable
+the data is not there
+"""
+
+
+def driver(code: int) -> EndReport:
+    return EndReport(NOW, code, "driver", "n1", f"the driver ended with code {code} after 9 s")
+
+
+def lost(why: str) -> EndReport:
+    return EndReport(NOW, 5, "worker-lost", "n2", f"worker n2 (10.77.0.2) is lost: {why}")
+
+
+@dataclass(frozen=True)
+class Told:
+    """An end with its output, and what is to be said of it."""
+
+    name: str
+    end: EndReport | None
+    output: str
+    verdict: str
+    nodes: tuple[Node, ...] = (Node(), Node("n2"))
+    hides: str = ""
+    """What neither the verdict nor its line may have."""
+    slurm: JobState | None = None
+
+
+TOLD = [
+    # No driver's handled exception, and no warning, kills a raylet, a host or the driver.
+    Told("raylet killed, import handled", lost("the raylet on n2 was killed by SIGKILL"), HANDLED, "raylet on n2 was killed from outside", RAYLET_KILLED),
+    Told("raylet killed, disk nearly full", lost("the raylet on n2 was killed by SIGKILL"), NEARLY_FULL, "raylet on n2 was killed from outside", RAYLET_KILLED),
+    Told("raylet killed, no internet", lost("the raylet on n2 was killed by SIGKILL"), NO_NETWORK, "raylet on n2 was killed from outside", RAYLET_KILLED),
+    Told("silent host, no internet", lost("no answer"), NO_NETWORK, "n2 stopped responding", SILENT),
+    Told("keeper killed, import handled", EndReport(NOW, 137, "keeper-killed", "n1", "raycluster's keeper on n1 was killed"), HANDLED, "keeper on n1 was killed"),
+    Told("driver killed, import handled", driver(137), HANDLED + EPOCHS[:200], "was killed by SIGKILL"),
+    Told("driver crashed, import handled", driver(139), HANDLED + EPOCHS[:200], "was killed by SIGSEGV"),
+    Told("driver exits, import handled", driver(1), f"{HANDLED}{EPOCHS}the data is not there\n", "The driver itself failed: it ended with code 1", hides="flash_attn"),
+    Told("driver's bus error", driver(135), HANDLED + "Fatal Python error: Bus error\n", "/dev/shm is full"),
+    # The exception that says what has happened.
+    Told("PyTorch's rank", driver(1), TORCHRUN.split("E1120")[0] + "[rank0]:[W1120 19:38:02.123 ProcessGroupNCCL.cpp:1496] Warning: WARNING: destroy_process_group() was not called\n", "The driver failed: ValueError: bad learning rate."),
+    Told("torchrun", driver(1), TORCHRUN, "The driver failed: ValueError: bad learning rate."),
+    Told("accelerate", driver(1), f"{TRACEBACK}ValueError: bad learning rate\n{TRACEBACK}subprocess.CalledProcessError: Command '['python', 'train.py']' returned non-zero exit status 1.\n", "The driver failed: ValueError: bad learning rate."),
+    Told("a command of the driver", driver(1), f"{HANDLED}{EPOCHS}{EPOCHS}{TRACEBACK}subprocess.CalledProcessError: Command '['rsync']' returned non-zero exit status 23.\n", "CalledProcessError: Command '['rsync']'", hides="flash_attn"),
+    Told("Ray Tune", driver(1), TUNE, "The driver failed: ValueError: bad learning rate."),
+    Told("Ray Train", driver(1), TRAIN, "The driver failed: ValueError: bad learning rate."),
+    Told("Ray Data", driver(1), DATA, "The driver failed: ZeroDivisionError: division by zero."),
+    Told("srun's label with more than ten tasks", driver(1), " 0: " + f"{TRACEBACK}ValueError: bad".replace("\n", "\n 0: ") + "\n 0: raycluster: the driver ended with code 1\n", "The driver failed: ValueError: bad."),
+    # Texts of something else.
+    Told("GPU driver", driver(9), "Failed to initialize NVML: Driver/library version mismatch\n", "The GPU driver of a node does not fit", hides="versions of Ray"),
+    Told("HDF5's versions", driver(134), "Warning! ***HDF5 library version mismatched error***\n", "killed by SIGABRT"),
+    Told("ZeroMQ", driver(1), f"{TRACEBACK}zmq.error.Again: Resource temporarily unavailable\n", "zmq.error.Again", hides="limit on processes"),
+    Told("a locked file of HDF5", driver(1), f"{TRACEBACK}BlockingIOError: [Errno 11] Unable to synchronously open file (unable to lock file, errno = 11, error message = 'Resource temporarily unavailable')\n", "unable to lock file", hides="limit on processes"),
+    Told("too many processes", driver(1), f"{TRACEBACK}BlockingIOError: [Errno 11] Resource temporarily unavailable\n", "The limit on processes"),
+    Told("another service's token", driver(1), f"{TRACEBACK}google.api_core.exceptions.Unauthenticated: 401 Request had invalid authentication credentials.\n", "401 Request", hides="cluster's token"),
+    Told("PyTorch's shared memory", driver(1), f"{TRACEBACK}RuntimeError: unable to write to file </torch_1234_567>: No space left on device (28)\n", "/dev/shm is full", hides="file system is full"),
+    Told("NCCL's shared memory", driver(1), NCCL_SHARED_MEMORY, "/dev/shm is full"),
+    Told("PyTorch's port", driver(1), f"{TRACEBACK}torch.distributed.DistNetworkError: The server socket has failed to listen on any local network address. port: 29500, useIpv6: false, code: -98, name: EADDRINUSE, message: address already in use\n", "A port is already in use, by another Ray or another program"),
+    Told("a replica's health", driver(7), "ERROR 2026-11-20 19:38:02,123 app 44 -- Replica health check failed.\n", "it ended with code 7", hides="stopped responding"),
+    Told("levels of other programs", driver(3), LEVELS, "it ended with code 3"),
+    Told("all killed, import handled", None, HANDLED, "All of the cluster's processes were killed at once", LOST, slurm=JobState("FAILED", exit_code=137)),
+    Told("a step that newer Slurm ends", None, "slurmstepd: error: *** STEP 4711.0 ON n1 CANCELLED AT 2026-11-20T19:40:00 DUE to SIGNAL Terminated ***\n", "The job's step was cancelled", LOST),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("told", TOLD, ids=[told.name for told in TOLD])
+def test_the_right_cause_is_named(told: Told, tmp_path: Path) -> None:
+    judgement = judge(
+        examined(Case(told.name, told.end, "", 0, "", told.slurm, told.output, nodes=told.nodes), tmp_path)
+    )
+    assert told.verdict in judgement.verdict
+    line = judgement.shown_by.line if judgement.shown_by is not None else ""
+    assert not told.hides or told.hides not in f"{judgement.verdict} {line}"
