@@ -35,8 +35,9 @@ from .stopping import (
 )
 from .values import End, Phase
 
-#: How often Slurm is asked for a time limit that may have been changed (--stop-before).
-LIMIT_AGAIN_S = 300.0
+#: How often Slurm is asked for a time limit that may have been changed (--stop-before): more often where the
+#: notice is short, so that a limit which was shortened is known before it.
+LIMIT_AGAIN_S, LIMIT_LEAST_S = 60.0, 20.0
 
 #: The timer at which Slurm is asked.
 TIME_LIMIT = "time-limit"
@@ -93,15 +94,16 @@ def time_limit_known(rules: HeadRules, state: HeadState, event: on.TimeLimitKnow
         return state, []
     if event.left_s is not None:
         state = replace(state, limit_at=now + event.left_s)
+    again_s = min(max(rules.stop_before_s / 2, LIMIT_LEAST_S), LIMIT_AGAIN_S)
     if state.limit_at is None:
-        again = Arm(TIME_LIMIT, now + LIMIT_AGAIN_S)  # its controller may be away for a while
+        again = Arm(TIME_LIMIT, now + again_s)  # its controller may be away for a while
         if state.limit_warned:
             return state, [again]
         text = "--stop-before has no effect: Slurm does not say when this job ends"
         return replace(state, limit_warned=True), [Warn(text), again]
     left_s = state.limit_at - now
     if left_s > rules.stop_before_s:
-        return state, [Arm(TIME_LIMIT, now + min(left_s - rules.stop_before_s, LIMIT_AGAIN_S))]
+        return state, [Arm(TIME_LIMIT, now + min(left_s - rules.stop_before_s, again_s))]
     if not event.asked_now:
         return state, [AskTimeLimit(now=True)]  # the limit may have been raised meanwhile
     text = f"the job's time limit is {duration(max(left_s, 0))} away"

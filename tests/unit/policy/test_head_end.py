@@ -181,7 +181,13 @@ def asked(played: Played) -> list[tuple[float, bool]]:
         ("known at the start", Around(known_end=1000.0, ends_at=at((0, 1000.0))), 880.0, "1 min 59 s"),
         ("only Slurm knows it", Around(ends_at=at((0, 1000.0))), 880.0, "1 min 59 s"),
         ("raised", Around(known_end=1000.0, ends_at=at((0, 1000.0), (700, 2000.0))), 1880.0, "1 min 59 s"),
-        ("shortened", Around(known_end=2000.0, ends_at=at((0, 2000.0), (650, 1000.0))), 900.5, "1 min 39 s"),
+        ("shortened", Around(known_end=2000.0, ends_at=at((0, 2000.0), (650, 1000.0))), 880.0, "1 min 59 s"),
+        (
+            "shortened to little more",
+            Around(known_end=9000.0, ends_at=at((0, 9000.0), (30, 215.0))),
+            95.0,
+            "1 min 59 s",
+        ),
         (
             "raised, and Slurm does not answer at the end",
             Around(known_end=1000.0, ends_at=at((0, 1000.0), (700, 2000.0), (1500, None))),
@@ -207,7 +213,7 @@ def test_when_the_driver_is_told_to_end_before_the_time_limit(
 def test_it_is_said_once_that_slurm_does_not_know() -> None:
     played = play(LIMIT, *all_in(), until=1000)
     assert played.told == "--stop-before has no effect: Slurm does not say when this job ends"
-    assert [now for _, now in asked(played)] == [False, True, True, True]
+    assert [now for _, now in asked(played)] == [False, *[True] * 16]
     assert played.running
 
 
@@ -221,10 +227,21 @@ def test_who_does_not_need_it_is_not_stopped_by_it(given: HeadRules, asks: list[
     assert played.running
 
 
-def test_slurm_is_asked_every_five_minutes_and_before_the_end() -> None:
+@pytest.mark.parametrize(
+    ("stop_before_s", "when"),
+    [
+        (120.0, [0.5, 60.5, 120.5, 180.5]),
+        (600.0, [0.5, 60.5, 120.5, 180.5]),
+        (50.0, [0.5, 25.5, 50.5, 75.5]),
+        (1.0, [0.5, 20.5, 40.5, 60.5]),
+    ],
+)
+def test_slurm_is_asked_again_and_again_and_before_the_end(stop_before_s: float, when: list[float]) -> None:
     around = Around(known_end=1000.0, ends_at=at((0, 1000.0)))
-    when = [at for at, _ in asked(play(LIMIT, *all_in(), around=around, until=3000))]
-    assert when == pytest.approx([0.5, 300.5, 600.5, 880.0], abs=0.1)
+    given = rules(stop_before_s=stop_before_s)
+    found = [at for at, _ in asked(play(given, *all_in(), around=around, until=3000))]
+    assert found[:4] == pytest.approx(when, abs=0.1)
+    assert found[-1] == pytest.approx(1000.0 - stop_before_s, abs=0.1)
 
 
 def test_before_the_limit_the_drivers_own_code_counts() -> None:
