@@ -233,6 +233,8 @@ def describe(state: JobState) -> str:
 
     >>> describe(JobState("PENDING", "Resources"))
     'waits in the queue (Resources)'
+    >>> describe(JobState("SUSPENDED", nodes="n[1-2]"))
+    'is suspended on n[1-2]'
     """
     where = f" on {state.nodes}" if state.nodes else ""
     if state.state in WAITING:
@@ -243,4 +245,6 @@ def describe(state: JobState) -> str:
         return "is ending"
     if state.state == "COMPLETED":
         return "completed"
+    if not state.has_ended:  # SUSPENDED, STOPPED (scancel --signal=STOP), RESIZING, STAGE_OUT …
+        return f"is {state.state.lower().replace('_', ' ')}{where}"
     return f"ended: {state.state.lower().replace('_', ' ')}, exit code {state.shell_code}"

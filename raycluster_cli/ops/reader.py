@@ -311,6 +311,8 @@ def _with_phase(
         return replace(status, phase=ClusterPhase.STOPPED if stopped else ClusterPhase.FAILED)
     if job is not None and job.is_suspended:
         message = "Slurm has suspended the job: its processes are stopped until it is resumed"
+        if job.state == "STOPPED":
+            message = "the job's processes are stopped (scancel --signal=STOP) until they get SIGCONT"
         return replace(status, phase=ClusterPhase.SUSPENDED, message=message)
     lost = _why_lost(status, record, job, slurm_answered)
     if lost:

@@ -88,7 +88,8 @@ class Job(Value):
 
     @property
     def is_suspended(self) -> bool:
-        return self.state == "SUSPENDED"
+        """Whether its processes are stopped: by `scontrol suspend`, or by `scancel --signal=STOP`."""
+        return self.state in ("SUSPENDED", "STOPPED")
 
     @property
     def is_waiting(self) -> bool:

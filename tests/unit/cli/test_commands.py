@@ -101,6 +101,8 @@ def test_status_of_a_suspended_job(call: Call, slurm: SlurmCommands, tmp_path: P
     record = write_record(tmp_path, 2)
     old = time.time() - 1000  # a head that is stopped cannot report
     os.utime(record.path / "head.claim.1", (old, old))
+    slurm.answer("squeue", squeue_line("4711", "STOPPED"))
+    assert "until they get SIGCONT" in " ".join(call("status", "4711").stdout.split())
     slurm.answer("squeue", squeue_line("4711", "SUSPENDED"))
     text = call("status", "4711").output
     assert "SUSPENDED" in text and "until it is resumed" in text
