@@ -10,6 +10,14 @@ from .log_lines import logged_text, own_text, shortened, without_rank
 
 _BEGIN = "Traceback (most recent call last):"
 
+#: How rich draws a traceback, in drivers that use Typer or rich.traceback: a frame around it.
+_DRAWN = re.compile(r"╭─+ Traceback \(most recent call last\) ─+╮$")
+_FRAME = ("╭", "│", "╰")
+
+#: What Python puts before the lines of an exception group, and between its exceptions.
+_GROUP = "+ Exception Group Traceback (most recent call last):"
+_IN_GROUP = re.compile(r" *(?:\+ Exception Group (?=Traceback)|\| ?|\+[-+]+(?: \S+ -+)?$)")
+
 #: The last line of an exception: its class, and its message if it has one.
 _EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:\(\w+\))?(?:: .*|:)?$")
 
@@ -83,9 +91,11 @@ def last_exception(text: str) -> Raised | None:
     'ValueError: bad'
     """
     lines = [without_rank(line.rstrip()) for line in text.splitlines()]
+    if _GROUP in text:
+        lines = [_IN_GROUP.sub("", line, count=1) if _IN_GROUP.match(line) else line for line in lines]
     read: list[Raised] = []
     for number, line in enumerate(lines):
-        if logged_text(line) == _BEGIN and not (read and number <= read[-1].last):
+        if _begins(logged_text(line)) and not (read and number <= read[-1].last):
             read += filter(None, [_read(lines, number)])
     # The driver's own stands without the name of a process before it, unless the program names itself so.
     own = [one for one in read if own_text(lines[one.first]) == lines[one.first]]
@@ -101,6 +111,10 @@ def last_exception(text: str) -> Raised | None:
     return replace(max(before, key=lambda one: one.last), last=found[0].last, named=found[0].named)
 
 
+def _begins(line: str) -> bool:
+    return line == _BEGIN or bool(_DRAWN.match(line))
+
+
 def _read(lines: list[str], begin: int) -> Raised | None:
     """The exception that begins in this line, with those that followed from it."""
     said: list[str] = []
@@ -109,16 +123,16 @@ def _read(lines: list[str], begin: int) -> Raised | None:
     message = 0
     while number < len(lines):
         line = logged_text(lines[number])
-        if line.startswith((" ", "\t")):
+        if line.startswith((" ", "\t", *_FRAME)) and not (said and _begins(line)):
             if said and line.startswith("\t"):
                 said[-1] += f" {line.strip()}"
             last = number
         elif _is_exception(line):
             said.append(line)
             message, last, named = 0, number, number
-        elif (line == _BEGIN or _TASK.match(line)) and _is_chained(lines, number):
+        elif (_begins(line) or _TASK.match(line)) and _is_chained(lines, number):
             message, last = 0, number
-        elif line == _BEGIN:  # another one
+        elif _begins(line):  # another one
             break
         elif line.startswith(_CHAINED) or not line:
             if not _goes_on(lines, number):
@@ -154,7 +168,7 @@ def _is_chained(lines: list[str], number: int) -> bool:
 def _goes_on(lines: list[str], number: int) -> bool:
     """Whether the exception goes on after a line that is empty, or says so."""
     after = [logged_text(line) for line in lines[number : number + 4]]
-    return any(line.startswith(_CHAINED) for line in after) or _BEGIN in after[:3]
+    return any(line.startswith(_CHAINED) for line in after) or any(map(_begins, after[:3]))
 
 
 def _is_noise(line: str) -> bool:

@@ -95,6 +95,9 @@ EXCEPTIONS = [
     ("several lines", "Traceback (most recent call last):\n  File 'a'\nValueError: one\ntwo\n", "ValueError: one two"),
     ("with srun's labels", "0: Traceback (most recent call last):\n0:   File 'a'\n0: ValueError: bad\n", "ValueError: bad"),
     ("our line after it", "Traceback (most recent call last):\n  File 'a'\nValueError: bad\nraycluster: the driver ended with code 1\n", "ValueError: bad"),
+    ("a group of exceptions", "  + Exception Group Traceback (most recent call last):\n  |   File 'a', line 3, in <module>\n  |     main()\n  | ExceptionGroup: unhandled errors in a TaskGroup (1 sub-exception)\n  +-+---------------- 1 ----------------\n    | Traceback (most recent call last):\n    |   File 'a', line 7\n    |     x\n    | ValueError: bad\n    +------------------------------------\n", "ValueError: bad"),
+    ("drawn by rich", "╭──────────── Traceback (most recent call last) ─────────────╮\n│ /home/ada/train.py:12 in main                              │\n│ ❱ 12 raise ValueError('bad')                               │\n╰────────────────────────────────────────────────────────────╯\nValueError: bad\n", "ValueError: bad"),
+    ("drawn by rich, chained", "╭─── Traceback (most recent call last) ───╮\n│ a │\n╰───╯\nKeyError: 1\n\nDuring handling of the above exception, another exception occurred:\n\n╭─── Traceback (most recent call last) ───╮\n│ b │\n╰───╯\nValueError: bad\n", "ValueError: bad"),
     ("vLLM's dead engine", "(EngineCore pid=3) Traceback (most recent call last):\n(EngineCore pid=3)   File 'a'\n(EngineCore pid=3) RuntimeError: misaligned\n(APIServer pid=2) Traceback (most recent call last):\n(APIServer pid=2)   File 'b'\n(APIServer pid=2) vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above) for the root cause.\n", "RuntimeError: misaligned"),
 ]  # fmt: skip
 
