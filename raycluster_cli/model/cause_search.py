@@ -77,8 +77,8 @@ def find_causes(
 def explains(cause: Cause, *, died_by: int | None = None, loss: bool = False) -> bool:
     """Whether an end may come from this cause.
 
-    ``died_by``: the signal by which the process died that ended the cluster.  ``loss``: whether a node was
-    lost, which no program of the job does.
+    ``died_by``: the signal by which the process died that ended the cluster.  ``loss``: whether a node
+    was lost, or a worker process, which no exception of a program does.
 
     >>> by_name = {one.name: one for one in CAUSES}
     >>> explains(by_name["module missing"], died_by=9), explains(by_name["out of memory"], died_by=9)

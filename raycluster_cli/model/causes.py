@@ -27,7 +27,7 @@ class Cause:
     secondary: bool = False
     """Often only a consequence of something else: reported when nothing else was found."""
     of_program: bool = False
-    """Only a program fails by it: no reason for the loss of a node, whatever a driver has printed."""
+    """Only a program fails by it, with an exception: nobody dies of it, whatever a driver has printed."""
 
     def find(self, text: str) -> str | None:
         """The first line of the text that reports this as an error; None without one.
@@ -66,7 +66,6 @@ CAUSES: tuple[Cause, ...] = (
         "The memory of a GPU is full.",
         "Use a smaller batch or model, spread it over more GPUs, or (vLLM) change gpu_memory_utilization; "
         "`nvidia-smi` shows whether another program uses the same GPU.",
-        of_program=True,
     ),
     Cause(
         "shared memory full",
@@ -340,7 +339,6 @@ CAUSES: tuple[Cause, ...] = (
         "The GPUs of several processes could not communicate (NCCL), or one of them had stopped.",
         "Look for the process that failed first; NCCL_DEBUG=INFO and NCCL_SOCKET_IFNAME help to find the "
         "network.",
-        of_program=True,
     ),
     Cause(
         "node failed",

@@ -168,6 +168,7 @@ def search(
         primary = tuple(one for one in found if not one.cause.secondary)
         if primary or not raised.is_of_another_process:
             return primary
+        loss = True
     texts = _texts(record, end, reports, output, failed_host, output_first=driver_failed)
     ended = end.when if end is not None else None
     found = find_causes(texts, host="" if driver_failed else failed_host, ended=ended)

@@ -161,8 +161,8 @@ def post_mortem(
             output,
             failed_host=failed_host,
             anything_died=bool(deaths),
-            died_by=_died_by(end, nodes, deaths, failed_host, slurm),
-            loss=end is not None and end.reason in LOST,
+            died_by=_died_by(end, head, nodes, deaths, failed_host, slurm),
+            loss=end is not None and _is_loss(end, head),
         )
     )
     return PostMortem(
@@ -183,8 +183,21 @@ def post_mortem(
     )
 
 
+def _is_loss(end: EndReport, head: HeadInfo | None) -> bool:
+    """Whether the cluster ended because it had lost a node, also where the driver was the first to say so."""
+    driver_failed = end.reason == EndReason.DRIVER.value and end.exit_code != 0
+    return end.reason in LOST or (driver_failed and lost_host(end, head) != "")
+
+
+def lost_host(end: EndReport, head: HeadInfo | None) -> str:
+    """The worker whose loss the end names; empty when it names none."""
+    known = head.host if head is not None else ""
+    return end.failed_host if known and end.failed_host != known else ""
+
+
 def _died_by(
     end: EndReport | None,
+    head: HeadInfo | None,
     nodes: Sequence[NodeEnd],
     deaths: Sequence[Death],
     failed_host: str,
@@ -197,10 +210,9 @@ def _died_by(
     if end is None:
         killed = slurm is not None and slurm.shell_code == 128 + signal.SIGKILL
         return signal.SIGKILL if killed else None
-    if end.reason == EndReason.DRIVER.value and 128 < end.exit_code < 160:
-        return end.exit_code - 128
-    if end.reason not in LOST:
-        return None
+    if not _is_loss(end, head):
+        by_signal = end.reason == EndReason.DRIVER.value and 128 < end.exit_code < 160
+        return end.exit_code - 128 if by_signal else None
     if end.reason in (EndReason.KEEPER_KILLED.value, EndReason.SUPERVISOR_KILLED.value):
         return signal.SIGKILL
     first = next((one for one in deaths if one.host == failed_host), None)

@@ -14,7 +14,7 @@ from ..model.wording import count, describe_code
 from ..state.events import UNWRITTEN_END
 from .end_detail import end_detail, killed_process
 from .log_search import SILENCE
-from .post_mortem import LOST, NodeEnd, PostMortem
+from .post_mortem import LOST, NodeEnd, PostMortem, lost_host
 
 #: An end this close to the job's time limit is taken for it: Slurm may send its signal up to a minute early.
 LIMIT_S = 90.0
@@ -246,8 +246,7 @@ def _by_signal(post: PostMortem, end: EndReport) -> LikelyCause:
 
 def _lost_a_worker(post: PostMortem, end: EndReport) -> bool:
     """Whether the driver failed because it had lost a worker: the end names that host."""
-    head = post.head.host if post.head is not None else ""
-    return bool(end.failed_host) and bool(head) and end.failed_host != head
+    return lost_host(end, post.head) != ""
 
 
 def _by_driver(post: PostMortem, end: EndReport) -> LikelyCause:

@@ -15,7 +15,7 @@ import pytest
 from raycluster_cli.model.record import EndReport
 from raycluster_cli.ops.verdict import judge
 from raycluster_cli.slurm.job_state import JobState
-from tests.unit.ops.ends import LOST, NOW, Case, Node
+from tests.unit.ops.ends import ACTOR_DIED, LOST, NOW, Case, Node
 from tests.unit.ops.test_ends import examined
 
 TRACEBACK = """\
@@ -139,6 +139,8 @@ TOLD = [
     Told("driver crashed, import handled", driver(139), HANDLED + EPOCHS[:200], "was killed by SIGSEGV"),
     Told("driver exits, import handled", driver(1), f"{HANDLED}{EPOCHS}the data is not there\n", "The driver itself failed: it ended with code 1", hides="flash_attn"),
     Told("driver's bus error", driver(135), HANDLED + "Fatal Python error: Bus error\n", "/dev/shm is full"),
+    Told("driver fails for a lost worker, import handled", EndReport(NOW, 1, "driver", "n2", "the driver ended with code 1 after 9 s"), HANDLED + ACTOR_DIED, "raylet on n2 was killed from outside", RAYLET_KILLED),
+    Told("actor died, import handled", driver(1), HANDLED + ACTOR_DIED, "nothing tells why", hides="flash_attn"),
     # The exception that says what has happened.
     Told("PyTorch's rank", driver(1), TORCHRUN.split("E1120")[0] + "[rank0]:[W1120 19:38:02.123 ProcessGroupNCCL.cpp:1496] Warning: WARNING: destroy_process_group() was not called\n", "The driver failed: ValueError: bad learning rate."),
     Told("torchrun", driver(1), TORCHRUN, "The driver failed: ValueError: bad learning rate."),
