@@ -50,8 +50,8 @@ UNHANDLED = 1
 #: The cause that says nothing new once a process is known to have died.
 SILENCE = "starved"
 
-#: Lines that a library or a daemon prints when Python ends.
-_AT_EXIT = re.compile(r"[\w.]+: |\[|\d{4}-\d\d-\d\d|[IWEF]\d{4} |\s|=|-{3}")
+#: Lines that libraries print when Python ends, and tables.
+_AT_EXIT = re.compile(r"(?:wandb|comet_ml|COMET|neptune|mlflow)\b|[|+=\s]|-{3}")
 
 #: What Slurm itself has printed, with srun's label where it has one.
 _OF_SLURM = re.compile(r"(?: *\d+: )?(?:srun|slurmstepd\S*): ")
@@ -132,7 +132,7 @@ def _went_on(lines: Sequence[str], raised: Raised, code: int | None) -> bool:
     if code != UNHANDLED:
         return len(lines) - raised.last > CLOSE_LINES
     lines = lines[raised.last + 1 :]
-    # Some print when Python ends (`wandb: `), and Ray's processes do for others, with a name before the line.
+    # Ray prints the lines of other processes too, with a name before them.
     return sum(own_text(line) == line and not _AT_EXIT.match(line) for line in lines) > WENT_ON_LINES
 
 

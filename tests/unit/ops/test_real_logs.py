@@ -138,6 +138,8 @@ TOLD = [
     Told("driver killed, import handled", driver(137), HANDLED + EPOCHS[:200], "was killed by SIGKILL"),
     Told("driver crashed, import handled", driver(139), HANDLED + EPOCHS[:200], "was killed by SIGSEGV"),
     Told("driver exits, import handled", driver(1), f"{HANDLED}{EPOCHS}the data is not there\n", "The driver itself failed: it ended with code 1", hides="flash_attn"),
+    Told("driver exits, import handled, with a log", driver(1), HANDLED + "".join(f"2026-11-20 19:38:{second:02},123 INFO train.py:7 epoch\n" for second in range(40)), "The driver itself failed: it ended with code 1", hides="flash_attn"),
+    Told("exception, and what wandb prints after it", driver(1), f"{TRACEBACK}ValueError: bad learning rate\n" + 30 * "wandb: loss 0.1\n", "The driver failed: ValueError: bad learning rate"),
     Told("driver's bus error", driver(135), HANDLED + "Fatal Python error: Bus error\n", "/dev/shm is full"),
     Told("driver fails for a lost worker, import handled", EndReport(NOW, 1, "driver", "n2", "the driver ended with code 1 after 9 s"), HANDLED + ACTOR_DIED, "raylet on n2 was killed from outside", RAYLET_KILLED),
     Told("actor died, import handled", driver(1), HANDLED + ACTOR_DIED, "nothing tells why", hides="flash_attn"),
