@@ -222,21 +222,21 @@ def _step(head: HeadInfo | None) -> str | None:
 def _cancel(record: Record, status: ClusterStatus, job: Job, around: Surroundings) -> Outcome:
     """scancel of the head's step, or of the job where the head runs in the batch script."""
     step = _step(record.read_head())
-    what = f"step {job.id}.{step}" if step else f"job {job.id}"
+    what = f"step {job.own_id}.{step}" if step else f"job {job.own_id}"
     around.say(f"{status.title}: cancelling {what}")
     try:
         if step:
             # Of a job Slurm gives TERM, and KILL after KillWait; of a step KILL at once, and no node clears
             # itself.  So TERM first.
-            around.cancel(job.id, around.env, step=step, extra=("--signal=TERM",))
+            around.cancel(job.own_id, around.env, step=step, extra=("--signal=TERM",))
             if _await_slurm(record, job, around, TERM_S * 1.5, head_too=True):
                 return Outcome.FORCED
-        around.cancel(job.id, around.env, step=step)
+        around.cancel(job.own_id, around.env, step=step)
     except RayclusterError as error:  # it may just have ended
         around.say(f"{status.title}: {error.message}")
     if _await_slurm(record, job, around, FORCED_S):
         return Outcome.FORCED
-    around.say(f"{status.title}: still there {FORCED_S:g} s after scancel; see `squeue -s -j {job.id}`")
+    around.say(f"{status.title}: still there {FORCED_S:g} s after scancel; see `squeue -s -j {job.own_id}`")
     return Outcome.FAILED
 
 

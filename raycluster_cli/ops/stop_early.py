@@ -59,13 +59,13 @@ class EarlyStop:
         ``cancel``: whether the job is cancelled when raycluster has not started in it after ``deadline_s``.
         """
         if job.is_waiting:
-            around.cancel(job.id, around.env)
+            around.cancel(job.own_id, around.env)
             around.say(f"job {job.shown_id} ({job.state.lower()}) is cancelled")
             return Outcome.ENDED
         cluster, restarts = self.cluster(), self.restarts(job.id)
         if not cluster or restarts is None:
             around.say(
-                f"job {job.shown_id} has no record, and Slurm does not answer; `scancel {job.id}` ends it"
+                f"job {job.shown_id} has no record, and Slurm does not answer; `scancel {job.own_id}` ends it"
             )
             return Outcome.FAILED
         key = f"{job.id}.r{restarts}" if restarts else job.id
@@ -88,12 +88,12 @@ class EarlyStop:
             around.sleep(POLL_S)
         _withdraw(record)
         if cancel:
-            around.cancel(job.id, around.env)
+            around.cancel(job.own_id, around.env)
             around.say(f"job {job.shown_id} is cancelled: raycluster did not start in it")
             return Outcome.FORCED
         around.say(
             f"job {job.shown_id} runs, but raycluster did not start in it within {duration(deadline_s)}; "
-            f"`scancel {job.id}`, or --yes here, ends the job"
+            f"`scancel {job.own_id}`, or --yes here, ends the job"
         )
         return Outcome.FAILED
 

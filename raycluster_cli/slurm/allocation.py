@@ -251,6 +251,20 @@ class Allocation(Value):
         return f"{self.array_job_id}_{self.array_task_id}" if array else self.job_id
 
     @property
+    def own_id(self) -> str:
+        """The id that means this job and no other, for Slurm's commands.
+
+        The last task of an array has the array's id, which means all of its tasks to scancel and `scontrol
+        requeue`.  The array's variables alone are no proof: a job that a task submits inherits them.
+
+        >>> Allocation("4711", (), array_job_id="4711", array_task_id="3").own_id
+        '4711_3'
+        >>> Allocation("4714", (), array_job_id="4711", array_task_id="3").own_id
+        '4714'
+        """
+        return self.shown_id if self.array_job_id == self.job_id else self.job_id
+
+    @property
     def number_of_node(self) -> int:
         """The place of this node among the job's, from 0."""
         return self.job_nodes.index(self.node_name) if self.node_name in self.job_nodes else self.nodeid or 0

@@ -141,6 +141,7 @@ def requeue_problem(job_id: str, facts: JobFacts) -> str:
 async def requeue(job_id: str, env: Mapping[str, str], reaper: Reaper) -> None:
     """Put the job back into the queue, under the same id.  Raises RayclusterError.
 
+    ``job_id``: as Allocation.own_id has it; an array's id means all of its tasks.
     Slurm ends what still runs of the job, so this has to be the last thing that the job does.
     """
     code, text = await run_command(["scontrol", "requeue", job_id], env, reaper)

@@ -83,6 +83,20 @@ class Job(Value):
     name: str = ""
 
     @property
+    def own_id(self) -> str:
+        """The id that means this job and no other, for scancel.
+
+        The last task of an array has the array's id, which means all of its tasks.
+
+        >>> Job("100", "100_2", "RUNNING").own_id, Job("100", "100_[3-9%2]", "PENDING").own_id
+        ('100_2', '100_[3-9]')
+        >>> Job("7", "7+0", "RUNNING").own_id
+        '7'
+        """
+        of_array = re.fullmatch(r"(\d+_(?:\d+|\[[\d,:-]+))(?:%\d+)?(\]?)", self.shown_id)
+        return "".join(of_array.groups()) if of_array else self.id
+
+    @property
     def is_ended(self) -> bool:
         return self.state in ENDED
 

@@ -61,12 +61,15 @@ def cancelling_step(
     >>> words = cancelling_step(Allocation("7", ("n1", "n2"), step_id="0"), "n1", 4711)
     >>> words[:4], words[-4:]
     (['srun', '--jobid=7', '--overlap', '--nodelist=n1'], ['7.0', '4711', '', ''])
+    >>> task = Allocation("7", ("n1", "n2"), step_id="0", array_job_id="7", array_task_id="2")
+    >>> cancelling_step(task, "n1", 4711)[-4]
+    '7_2.0'
     """
     script = _SCRIPT.format(tries=WAIT_S * 10, reported=reported_s)
     return [
         *("srun", f"--jobid={allocation.job_id}", "--overlap", f"--nodelist={node}"),
         *("--nodes=1", "--ntasks=1", "--mem=0", "--cpu-bind=none", "--quiet", "--kill-on-bad-exit=0"),
-        *("--input=none", "sh", "-c", script, f"{allocation.job_id}.{allocation.step_id}", str(pid)),
+        *("--input=none", "sh", "-c", script, f"{allocation.own_id}.{allocation.step_id}", str(pid)),
         *((str(waiting.pid), str(waiting.start_ticks)) if waiting is not None else ("", "")),
     ]
 

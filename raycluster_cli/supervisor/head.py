@@ -360,4 +360,4 @@ class HeadRun(NodeRun):
         allocation = self.context.allocation
         assert allocation is not None
         self.report.say(f"the driver asks for a requeue (code {end.code})")
-        await requeue(allocation.job_id, self.context.env, self.reaper)
+        await requeue(allocation.own_id, self.context.env, self.reaper)

@@ -28,7 +28,7 @@ async def tell_output(parts: Parts, entry: HeadEntry) -> None:
         return
     if facts.output:
         entry.update(output=facts.output, errors=facts.errors)
-    if parts.settings.requeue_on_preempt and (problem := requeue_problem(allocation.job_id, facts)):
+    if parts.settings.requeue_on_preempt and (problem := requeue_problem(allocation.own_id, facts)):
         parts.report.warn(problem)
 
 

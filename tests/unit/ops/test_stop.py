@@ -194,6 +194,22 @@ def test_a_head_whose_host_does_not_respond(
         assert outcome is Outcome.FAILED
 
 
+@pytest.mark.parametrize(
+    ("step", "cancelled"), [("", ["4711_2"]), ("0", ["--signal=TERM 4711_2.0", "4711_2.0"])]
+)
+def test_of_an_array_only_the_task_is_cancelled(
+    tmp_path: Path, world: World, step: str, cancelled: list[str]
+) -> None:
+    """The last task has the array's id."""
+    record = write_record(tmp_path, 2)
+    head = record.read_head()
+    assert head is not None
+    record.write_head(dataclasses.replace(head, step=step))
+    world.jobs = {"4711": Job("4711", "4711_2", "RUNNING")}
+    stop_cluster(record, world.around, deadline_s=5)
+    assert world.cancelled == cancelled
+
+
 def test_no_answer_and_no_slurm(tmp_path: Path, world: World) -> None:
     world.jobs = None
     assert stop_cluster(write_record(tmp_path, 3), world.around, deadline_s=5) is Outcome.FAILED
