@@ -37,7 +37,9 @@ def _without_a_record(
 
 def without_record_yet(job: str, where: Path, jobs: Mapping[str, Job] | None) -> ClusterStatus | None:
     """The job when it is in Slurm's queue or runs, and has no record."""
-    found = (jobs or {}).get(job)
+    by_id = jobs or {}
+    # A task of an array has an id of its own, and people know the other one: 100_3.
+    found = by_id.get(job) or next((one for one in by_id.values() if one.shown_id == job), None)
     if found is None or found.is_ended or has_record(where, found.id):
         return None
     if is_worker_job(where, job):

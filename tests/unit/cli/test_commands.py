@@ -97,6 +97,11 @@ def test_status_of_a_job_without_a_record(call: Call, slurm: SlurmCommands, stat
     assert "of 1 nodes ready" not in text
 
 
+def test_status_of_a_task_of_an_array_without_a_record(call: Call, slurm: SlurmCommands) -> None:
+    slurm.answer("squeue", squeue_line("9", "PENDING").replace("9|9|", "10|9_1|"))
+    assert "Waiting in Slurm's queue" in call("status", "9_1").output
+
+
 def test_status_of_a_suspended_job(call: Call, slurm: SlurmCommands, tmp_path: Path) -> None:
     record = write_record(tmp_path, 2)
     old = time.time() - 1000  # a head that is stopped cannot report
