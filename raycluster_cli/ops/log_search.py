@@ -56,6 +56,10 @@ _AT_EXIT = re.compile(r"(?:wandb|comet_ml|COMET|neptune|mlflow)\b|[|+=\s]|-{3}")
 #: What Slurm itself has printed, with srun's label where it has one.
 _OF_SLURM = re.compile(r"(?: *\d+: )?(?:srun|slurmstepd\S*): ")
 
+#: raycluster's lines before a driver's own, with the cluster's address, and after them.
+_READY = re.compile(r"^(?: *\d+: )?raycluster: .*\bready at ([^\s,;]+).*$", re.MULTILINE)
+_OVER = re.compile(r"^(?: *\d+: )?raycluster: .*(?:; exit code \d+|; ended .* later)$", re.MULTILINE)
+
 #: Ends on request.
 ON_PURPOSE = (EndReason.STOP.value, EndReason.SIGNAL.value, EndReason.TIME_LIMIT.value)
 
@@ -100,18 +104,40 @@ def output_paths(record: Record, state_dir: Path, slurm: JobState | None) -> lis
     return [Path(path) for path in dict.fromkeys((output, errors)) if path]
 
 
-def read_output(paths: Sequence[Path], code: int | None) -> JobOutput | None:
+def read_output(
+    paths: Sequence[Path], code: int | None, *, address: str = "", drove: bool = True
+) -> JobOutput | None:
     """The end of the job's output: its file, and that of its errors where it is another.
 
-    ``code``: the driver's exit code where it is known.  None when there is nothing to read.
+    ``code``: the driver's exit code where it is known.  ``address``: the cluster's, ``drove``: whether its
+    driver was started, by which the output of this run is told from that of runs before it in the same job.
+    None when there is nothing to read.
     """
     found = None
     for path in paths:
-        text = read_tail(path)
+        text = of_this_run(read_tail(path), address, drove=drove)
         if text and (found is None or found.raised is None):
             one = _output(str(path), text, code)
             found = one if found is None or one.raised is not None or not found.lines else found
     return found
+
+
+def of_this_run(text: str, address: str, *, drove: bool) -> str:
+    r"""The part of a job's output that the last of its runs has printed; all where that cannot be told.
+
+    >>> text = "KeyError\nraycluster: 3 nodes ready at a:1\nkilled\nraycluster: it ended; exit code 1\n"
+    >>> of_this_run(text, "a:1", drove=True)
+    '\nkilled\nraycluster: it ended; exit code 1\n'
+    >>> of_this_run(f"{text}raycluster: error: taken\n", "", drove=False)
+    '\nraycluster: error: taken\n'
+    """
+    ready = list(_READY.finditer(text))
+    if drove:
+        begin = next((found.end() for found in reversed(ready) if found[1] == address), 0)
+    else:
+        before = _OVER.search(text, ready[-1].end()) if ready else None
+        begin = before.end() if before is not None else 0
+    return text[begin:]
 
 
 def _output(path: str, text: str, code: int | None) -> JobOutput:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ..model.cause_search import Found
 from ..model.cluster_status import ClusterStatus
 from ..model.group_status import GroupStatus
 from ..model.record import EndReport, Event, HeadInfo, NodeReport, ProcessDeath
-from ..model.status import FINAL, EndReason
+from ..model.status import FINAL, EndReason, NodePhase
 from ..model.wording import describe_code
 from ..slurm.job_state import JobState
 from ..state.record import Record
@@ -150,7 +150,12 @@ def post_mortem(
     if outputs is None:
         outputs = [Path(head.output)] if head is not None and head.output else []
     driver_failed = end is not None and end.reason == EndReason.DRIVER.value
-    output = read_output(outputs, end.exit_code if end is not None and driver_failed else None)
+    output = read_output(
+        outputs,
+        end.exit_code if end is not None and driver_failed else None,
+        address=head.address if head is not None else "",
+        drove=driver_failed or _drove(head, reports),
+    )
     found = (
         ()
         if end is None and not status.is_over and not deaths
@@ -181,6 +186,12 @@ def post_mortem(
         log=reports[failed_host].log if failed_host in reports else "",
         groups=read_groups(record.path) if head is not None and head.worker_groups else (),
     )
+
+
+def _drove(head: HeadInfo | None, reports: Mapping[str, NodeReport]) -> bool:
+    """Whether the driver was started, as far as the head has reported."""
+    report = reports.get(head.host) if head is not None else None
+    return report is None or NodePhase.DRIVING.value in report.phases
 
 
 def _is_loss(end: EndReport, head: HeadInfo | None) -> bool:

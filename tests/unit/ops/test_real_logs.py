@@ -106,6 +106,10 @@ the data is not there
 """
 
 
+#: The run before in the same job, up to its end.
+RUN_BEFORE = f"raycluster: 2 nodes ready at 10.0.0.1:19000 after 2 s; driver: python a.py\n{TRACEBACK}ValueError: of the run before\nraycluster: the driver ended with code 1 after 9 s; exit code 1\n"
+
+
 def driver(code: int) -> EndReport:
     return EndReport(NOW, code, "driver", "n1", f"the driver ended with code {code} after 9 s")
 
@@ -152,6 +156,9 @@ TOLD = [
     Told("Ray Train", driver(1), TRAIN, "The driver failed: ValueError: bad learning rate."),
     Told("Ray Data", driver(1), DATA, "The driver failed: ZeroDivisionError: division by zero."),
     Told("srun's label with more than ten tasks", driver(1), " 0: " + f"{TRACEBACK}ValueError: bad".replace("\n", "\n 0: ") + "\n 0: raycluster: the driver ended with code 1\n", "The driver failed: ValueError: bad."),
+    # Several runs in a job.
+    Told("the second run", driver(1), f"{RUN_BEFORE}raycluster: 2 nodes ready at 10.0.0.1:20000 after 2 s; driver: sh b.sh\nno data\n", "it ended with code 1", hides="of the run before"),
+    Told("the second run did not start", EndReport(NOW, 3, "error", "n1", "the head did not start on n1"), f"{RUN_BEFORE.replace('of the run before', 'No space left on device')}raycluster: error: the head did not start on n1\n", "The head did not start on n1"),
     # Texts of something else.
     Told("GPU driver", driver(9), "Failed to initialize NVML: Driver/library version mismatch\n", "The GPU driver of a node does not fit", hides="versions of Ray"),
     Told("HDF5's versions", driver(134), "Warning! ***HDF5 library version mismatched error***\n", "killed by SIGABRT"),
