@@ -1,4 +1,4 @@
-"""Job ids that come again: a controller set up anew, or one that has wrapped at MaxJobId."""
+"""Job ids that mean several jobs: of a controller set up anew, of one at MaxJobId, of an array."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 from tests.bed.spec import LOGIN
 from tests.slurm.batches import SRUN, batch, driver, read, record
 from tests.slurm.jobs import JobEnd, Slurm
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.versions
 
@@ -63,3 +64,39 @@ def test_workers_and_head_in_steps_of_their_own(slurm: Slurm) -> None:
     assert job.wait() == JobEnd("FAILED", 7, 0), job.output()
     assert "TASKS n1 n2 n3" in job.output()
     slurm.assert_nothing_left()
+
+
+SAVES = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+print("READY", flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_last_task_of_an_array_is_requeued_alone(slurm: Slurm) -> None:
+    """It has the array's id, which means all tasks to `scontrol requeue`."""
+    home = slurm.bed.path(LOGIN, "/home/alice")
+    (home / "saves.py").write_text(SAVES)
+    array = slurm.sbatch(
+        f"{SRUN} raycluster run --requeue-on-preempt -- python /home/alice/saves.py",
+        *("--array=0-1", "--nodes=1", "--ntasks-per-node=1", "--cpus-per-task=2", "--mem=1500"),
+        *("--requeue", "--open-mode=append", "--output=/home/alice/array-%a.out"),
+        user="alice",
+    )
+
+    def starts() -> list[int]:
+        found = [home / f"array-{number}.out" for number in (0, 1)]
+        return [path.read_text().count("READY") if path.exists() else 0 for path in found]
+
+    wait_until(lambda: starts() == [1, 1], timeout_s=90, what="both tasks")
+    slurm.run(LOGIN, ["scancel", "--signal=TERM", f"{array.id}_1"], check=True)
+
+    def was_requeued() -> bool:
+        tasks = {fields["ArrayTaskId"]: fields for fields in array.show()}
+        assert (tasks["0"]["JobState"], tasks["0"]["Restarts"]) == ("RUNNING", "0"), tasks
+        return tasks["1"]["Restarts"] == "1"
+
+    wait_until(was_requeued, timeout_s=60, what="the task that was requeued")
+    assert starts()[0] == 1
+    assert "the driver asks for a requeue" not in (home / "array-0.out").read_text()
