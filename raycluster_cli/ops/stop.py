@@ -58,6 +58,9 @@ END_S = 10.0
 #: How long ending the head from within its job may take beyond --grace: TERM_S twice, and srun.
 SRUN_S = 60.0
 
+#: Of a suspended job Slurm kills everything at once, and refuses to cancel a step (seen with 22.05).
+_LEFT = "what it leaves on its nodes is cleared by the next start there, or by `raycluster stop --here`"
+
 #: How long the workers get to see that their head has gone.
 GONE_S = 12.0
 
@@ -121,6 +124,11 @@ def stop_cluster(
     if status.is_over:
         around.say(f"{status.title} {'ended' if requested else 'has ended already'}: {status.headline}")
         return Outcome.ENDED if requested else Outcome.OVER
+    if status.phase is ClusterPhase.SUSPENDED and (job := _own_job(record, around)) is not None:
+        if job.state == "SUSPENDED":  # only an operator can resume it
+            around.say(f"{status.title}: Slurm has suspended the job, and its head cannot react; {_LEFT}")
+            return _cancel(record, status, job, around, whole=True)
+        around.cancel(job.own_id, around.env, extra=("--signal=CONT",))
     began = around.clock()
     if status.phase is not ClusterPhase.STOPPING:
         try:
@@ -219,9 +227,11 @@ def _step(head: HeadInfo | None) -> str | None:
     return str(step) if step not in (None, "") else None
 
 
-def _cancel(record: Record, status: ClusterStatus, job: Job, around: Surroundings) -> Outcome:
-    """scancel of the head's step, or of the job where the head runs in the batch script."""
-    step = _step(record.read_head())
+def _cancel(
+    record: Record, status: ClusterStatus, job: Job, around: Surroundings, *, whole: bool = False
+) -> Outcome:
+    """scancel of the head's step, or of the job (``whole``, or where the head runs in the batch script)."""
+    step = None if whole else _step(record.read_head())
     what = f"step {job.own_id}.{step}" if step else f"job {job.own_id}"
     around.say(f"{status.title}: cancelling {what}")
     try:

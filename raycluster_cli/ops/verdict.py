@@ -50,8 +50,8 @@ _LOST_BY_SLURM = {
         "Submit the job again; tell the site's support if it repeats.",
     ),
     "CANCELLED": (
-        "The job was cancelled and killed before its head could report that (scancel --signal=KILL, or a "
-        "site with a short KillWait)",
+        "The job was cancelled and killed before its head could report that (scancel --signal=KILL, a "
+        "suspended job, or a site with a short KillWait)",
         "`scancel` without --signal, or `raycluster stop`, gives the driver time to end.",
     ),
 }

@@ -185,6 +185,26 @@ def test_a_suspended_job_is_not_running(slurm: Slurm) -> None:
     slurm.assert_nothing_left()
 
 
+def test_stop_of_a_suspended_job(slurm: Slurm) -> None:
+    """Slurm kills all of it at once, without resuming it; one that got SIGSTOP ends cleanly."""
+    job = start(slurm)
+    slurm.run(LOGIN, ["scontrol", "suspend", job.id], check=True)
+    wait_until(lambda: job.state() == "SUSPENDED", timeout_s=20, what="the suspended job")
+    assert "Slurm has suspended the job" in raycluster(slurm, "stop", job.id).stderr
+    assert job.wait().state == "CANCELLED"
+    assert told(slurm, "status", job.id, "--json")["over"]
+    for host in ("n1", "n2", "n3"):
+        raycluster(slurm, "stop", "--here", host=host)
+    slurm.assert_nothing_left()
+    job = start(slurm)
+    job.cancel("--signal=STOP")
+    wait_until(lambda: job.state() == "STOPPED", timeout_s=20, what="the stopped job")
+    assert told(slurm, "status", job.id, "--json")["state"] == "suspended"
+    raycluster(slurm, "stop", job.id)
+    assert job.wait().exit_code == 143
+    slurm.assert_nothing_left()
+
+
 def test_jobs_in_which_raycluster_never_started(slurm: Slurm) -> None:
     job = slurm.sbatch("true", "-N1", "--output=/no/such/directory/x.out", user="alice")
     assert job.wait().state == "FAILED"
