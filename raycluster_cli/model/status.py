@@ -65,6 +65,8 @@ class EndDetail(str, enum.Enum):
     """The server answers the path of the health checks with 404."""
     ALL_AT_ONCE = "all-at-once"
     """All processes of the head have ended without reporting, on a host that runs."""
+    BY_STOP = "by-stop"
+    """`raycluster stop` has ended the cluster in another way and written the end: its head did not react."""
     KEEPER_TOO = "keeper-too"
     """The supervisor was killed, and its keeper too."""
 

@@ -18,7 +18,7 @@ from ..model.errors import UsageError
 from ..model.group_status import GroupStatus
 from ..model.hostlist import natural
 from ..model.record import ClusterUsage, EndReport, HeadInfo, NodeReport, NodeUsage
-from ..model.status import FINAL, MEMBER, EndReason, NodePhase, Role
+from ..model.status import FINAL, MEMBER, EndDetail, EndReason, NodePhase, Role
 from ..model.worker_job import WorkerJobState
 from ..slurm.hostlist import parse_hostlist
 from ..slurm.pending import Wait, wait_of
@@ -299,6 +299,7 @@ def _with_phase(
             head_node is None
             or head_node.phase in FINAL
             or end.reason == "supervisor-killed"  # written by others, when all was over
+            or end.detail == EndDetail.BY_STOP.value
             or status.read_at - end.when > ENDING_S
             or record.leases.head_runs_here() is False
         )

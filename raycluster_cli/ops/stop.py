@@ -26,7 +26,7 @@ from typing import Any
 from ..model.cluster_status import ClusterPhase, ClusterStatus
 from ..model.errors import RayclusterError
 from ..model.record import EndReport, HeadInfo
-from ..model.status import NodePhase, Role
+from ..model.status import EndDetail, EndReason, NodePhase, Role
 from ..model.wording import count, duration
 from ..node.sweep import Swept, sweep_stale
 from ..rayproc.boot import raycluster_command
@@ -268,7 +268,7 @@ def _await_slurm(
             asked = around.clock()
             found = (around.jobs(again=True) or {}).get(job.id)
             if found is None or found.is_ended:
-                _write_end(record, "ended by scancel; its head did not report its end")
+                _write_end(record, "ended by scancel; its head did not report its end", by_stop=True)
                 around.say(f"{status.title}: Slurm has ended job {job.id}")
                 return True
             if found.state == "COMPLETING" and _is_silent(record):
@@ -303,7 +303,7 @@ def end_here(record: Record, around: Surroundings) -> Outcome:
         while around.clock() - began < (_allowed_s(record, wait_s) if number == signal.SIGTERM else wait_s):
             if not is_running(supervisor):
                 _sweep_here(record, around)
-                _write_end(record, f"ended by {number.name} from `raycluster stop`")
+                _write_end(record, f"ended by {number.name} from `raycluster stop`", by_stop=True)
                 return Outcome.FORCED
             around.progress(f"{record.path.name}: waiting for process {head.pid} after {number.name}")
             around.sleep(POLL_S)
@@ -359,12 +359,13 @@ def _clear(record: Record, status: ClusterStatus, around: Surroundings) -> Outco
     return Outcome.CLEARED
 
 
-def _write_end(record: Record, message: str) -> None:
+def _write_end(record: Record, message: str, *, by_stop: bool = False) -> None:
     """Say in the head's place how it ended, so that nothing shows it as running."""
     if record.read_end() is None:
-        head = record.read_head()
-        host = head.host if head else ""
-        record.write_end(EndReport(time.time(), 128 + signal.SIGKILL, "supervisor-killed", host, message))
+        head, code = record.read_head(), 128 + signal.SIGKILL
+        lost = EndReport(time.time(), code, "supervisor-killed", head.host if head else "", message)
+        asked = EndReport(time.time(), code, EndReason.STOP.value, "", message, EndDetail.BY_STOP.value)
+        record.write_end(asked if by_stop else lost)
 
 
 def _sweep_here(record: Record, around: Surroundings) -> None:
