@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from ..model.cluster_status import ClusterPhase
 from ..model.log_lines import shortened
 from ..model.status import EndReason, NodePhase, Role
 from ..model.text import printable
@@ -126,7 +127,8 @@ def _heading(post: PostMortem) -> Iterator[str]:
     driver = f": {command_text(head.driver)}" if head and head.driver else ""
     yield shortened(f"Cluster {post.job}{driver}", 160)
     if end is None:
-        yield "runs" if post.running else f"{post.status.phase.value}: has not reported its end"
+        runs = "is suspended" if post.status.phase is ClusterPhase.SUSPENDED else "runs"
+        yield runs if post.running else f"{post.status.phase.value}: has not reported its end"
         return
     ran = f" after {duration(max(end.when - head.started, 0))}" if head and head.started else ""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(end.when))

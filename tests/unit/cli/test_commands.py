@@ -112,6 +112,7 @@ def test_status_of_a_suspended_job(call: Call, slurm: SlurmCommands, tmp_path: P
     text = call("status", "4711").output
     assert "SUSPENDED" in text and "until it is resumed" in text
     assert json.loads(call("status", "4711", "--json").stdout)["state"] == "suspended"
+    assert "  is suspended\n" in call("why", "4711").stdout
     assert call("monitor", "4711", "--once", "--exit-status").exit_code == 5
 
 
