@@ -16,7 +16,7 @@ from ..model.cause_search import Found
 from ..model.cluster_status import ClusterStatus
 from ..model.group_status import GroupStatus
 from ..model.record import EndReport, Event, HeadInfo, NodeReport, ProcessDeath
-from ..model.status import FINAL, EndReason, NodePhase
+from ..model.status import FINAL, EndReason, NodePhase, Role
 from ..model.wording import describe_code
 from ..slurm.job_state import JobState
 from ..state.record import Record
@@ -154,7 +154,7 @@ def post_mortem(
         outputs,
         end.exit_code if end is not None and driver_failed else None,
         address=head.address if head is not None else "",
-        drove=driver_failed or _drove(head, reports),
+        drove=not _failed_to_start(end, reports),
     )
     found = (
         ()
@@ -188,10 +188,11 @@ def post_mortem(
     )
 
 
-def _drove(head: HeadInfo | None, reports: Mapping[str, NodeReport]) -> bool:
-    """Whether the driver was started, as far as the head has reported."""
-    report = reports.get(head.host) if head is not None else None
-    return report is None or NodePhase.DRIVING.value in report.phases
+def _failed_to_start(end: EndReport | None, reports: Mapping[str, NodeReport]) -> bool:
+    """Whether the driver was never started: what the job has printed before is of another run."""
+    report = next((one for one in reports.values() if one.role == Role.HEAD.value), None)
+    is_error = end is not None and end.reason == EndReason.ERROR.value
+    return is_error and report is not None and NodePhase.DRIVING.value not in report.phases
 
 
 def _is_loss(end: EndReport, head: HeadInfo | None) -> bool:

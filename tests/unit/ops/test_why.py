@@ -293,3 +293,17 @@ def test_of_many_hosts_those_that_failed_are_searched(record: Record) -> None:
     (record.log_dir("n40") / "raylet.err").write_text("OSError: No space left on device\n")
     shown = judge(post_mortem(record)).shown_by
     assert shown is not None and shown.where == "n40/raylet.err"
+
+
+def test_a_run_that_fails_before_it_has_a_head_is_not_explained_by_the_one_before(tmp_path: Path) -> None:
+    record = Record.create(tmp_path / "state", "c", "4711")
+    record.write_node(reported("n1", role="head", phase="failed", exit_code=2))
+    record.write_end(EndReport(NOW, 2, "error", "n1", "the driver '/no/such' does not exist"))
+    output = tmp_path / "job.out"
+    output.write_text(
+        "raycluster: 2 nodes ready at 10.0.0.1:20000 after 1 s; driver: python a.py\n"
+        "Traceback (most recent call last):\n  File 'a'\nModuleNotFoundError: No module named 'x'\n"
+        "raycluster: the driver ended with code 1 after 3 s; exit code 1\n"
+        "raycluster: error: the driver '/no/such' does not exist\n"
+    )
+    assert "does not exist" in judge(post_mortem(record, outputs=[output])).verdict
