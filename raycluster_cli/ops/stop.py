@@ -223,8 +223,7 @@ def _own_job(record: Record, around: Surroundings) -> Job | None:
 
 
 def _step(head: HeadInfo | None) -> str | None:
-    step = head.step or None if head is not None else None
-    return str(step) if step not in (None, "") else None
+    return head.step or None if head is not None else None
 
 
 def _cancel(
