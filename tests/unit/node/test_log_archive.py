@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from raycluster_cli.model.errors import RayclusterError
 from raycluster_cli.node import log_archive
 from raycluster_cli.node.log_archive import copy_logs
 
@@ -105,7 +106,7 @@ def test_a_file_that_cannot_be_read_is_left_out(
 
 def test_a_record_that_cannot_be_written_is_an_error(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError):
+    with pytest.raises(RayclusterError):
         copy_logs(root, tmp_path / "file" / "n1")
 
 
