@@ -2,7 +2,8 @@
 
 A job that waits in the queue is cancelled.  In a job that runs the request is left in the record's
 directory, where the head finds it when it takes its lease, and ends before it starts anything.  The head of
-a cluster whose record was removed finds it there too.
+a cluster whose record was removed finds it there too.  A head with a --name, and one whose job has the id of
+an earlier job, has its record elsewhere, or puts away what is there: it is asked when its record appears.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..model.errors import UsageError
+from ..model.record import EndReport, Lease
 from ..model.wording import duration
 from ..slurm.job_state import job_state
 from ..slurm.queue import Job
 from ..slurm.site import query_config
-from ..state.catalogue import NoClusterError, NoRecordError, record_of
+from ..state.catalogue import NoClusterError, NoRecordError, list_records, record_of
 from ..state.record import Record
 from .no_record import refuse_job_of_others
 from .reader import read_cluster
@@ -43,10 +45,13 @@ class EarlyStop:
         return cls(restarts, lambda: query_config(around.env).get("ClusterName", ""))
 
     def is_earlier_run(self, record: Record, job: Job | None) -> bool:
-        """Whether a record is that of a run before a requeue, while the job waits or runs again."""
-        if job is None or job.is_ended or record.read_end() is None:
+        """Whether a record is that of a run before a requeue, while the job waits or runs again.
+
+        Or that of an earlier job with the same id: both had ended before this one started.
+        """
+        if job is None or job.is_ended or (end := record.read_end()) is None:
             return False
-        if job.is_waiting:
+        if job.is_waiting or (job.start_time is not None and job.start_time > end.when):
             return True
         restarts = self.restarts(job.id)
         return restarts is not None and restarts > record.restart
@@ -69,21 +74,27 @@ class EarlyStop:
             )
             return Outcome.FAILED
         key = f"{job.id}.r{restarts}" if restarts else job.id
+        before = {record.path: _state(record) for record in _records(state_dir, cluster, key)}
         record = Record.create(state_dir, cluster, key)
-        record.request_stop("raycluster stop")
+        before.setdefault(record.path, _state(record))
+        if before[record.path] == _UNUSED:
+            record.request_stop("raycluster stop")
         around.say(
             f"job {job.shown_id} has no cluster yet, or its record was removed; its head will find the "
             "request to stop"
         )
         began = around.clock()
         while (waited_s := around.clock() - began) < deadline_s:
-            # A head whose record was removed has no lease there any more; it writes its end.
-            if record.leases.holder() is not None or record.read_end() is not None:
-                status = read_cluster(record, None, events=0)
+            for found in _records(state_dir, cluster, key):
+                if not _has_begun(before.get(found.path, _UNUSED), _state(found)):
+                    continue
+                if found.path != record.path:
+                    _withdraw(record)
+                status = read_cluster(found, None, events=0)
                 if status.is_over:
                     around.say(f"{status.title} ended after {duration(waited_s)}: {status.headline}")
                     return Outcome.ENDED
-                return stop_cluster(record, around, deadline_s=deadline_s - waited_s)
+                return stop_cluster(found, around, deadline_s=deadline_s - waited_s)
             around.progress(f"job {job.shown_id}: waiting for its head ({waited_s:.0f} s of {deadline_s:g})")
             around.sleep(POLL_S)
         _withdraw(record)
@@ -124,6 +135,34 @@ def named(
         else:
             records.append(record)
     return records, jobs
+
+
+State = tuple["Lease | None", "EndReport | None"]
+
+
+def _state(record: Record) -> State:
+    """What a head changes in its record when it starts, and when it ends."""
+    return record.leases.holder(), record.read_end()
+
+
+def _has_begun(before: State, now: State) -> bool:
+    """Whether a head has taken this record since.
+
+    It takes the lease first, and then puts away the end of an earlier cluster.  One whose record was removed
+    has no lease there any more; it writes its end.
+    """
+    if now[1] is None:
+        return now[0] != before[0]
+    return now[1] != before[1]
+
+
+#: Of a record that no head has used.
+_UNUSED: State = (None, None)
+
+
+def _records(state_dir: Path, cluster: str, key: str) -> list[Record]:
+    """The records of one run of a job, one for each --name."""
+    return [one for one in list_records(state_dir) if (one.slurm_cluster, one.key) == (cluster, key)]
 
 
 def _withdraw(record: Record) -> None:

@@ -64,6 +64,53 @@ def test_the_head_of_a_job_that_runs_finds_the_request(
     assert "ended after" in world.said[-1]
 
 
+def stopped(record: Record) -> None:
+    """As a head that has found the request ends."""
+    assert record.stop_requested() is not None
+    record.write_end(EndReport(time.time(), 143, "stop", "", "stopped by `raycluster stop`"))
+
+
+def test_the_head_of_a_cluster_with_a_name_is_asked_when_it_starts(tmp_path: Path, world: World) -> None:
+    record = Record(tmp_path / "tux" / "4711+tune", "tux", "4711", "tune")
+
+    def head() -> None:
+        Record.create(tmp_path, "tux", "4711", "tune").take_lease(host="n1")
+
+    world.then = [(2.0, head), (4.0, lambda: stopped(record))]
+    outcome = slurm().stop(RUNNING, tmp_path, world.around, deadline_s=9, cancel=False)
+    assert outcome is Outcome.ENDED
+    assert "4711+tune ended after" in world.said[-1]
+    assert list((tmp_path / "tux").iterdir()) == [record.path]
+
+
+def test_the_head_of_a_job_with_the_id_of_an_earlier_one_is_asked_when_it_starts(
+    tmp_path: Path, world: World
+) -> None:
+    """A controller that was set up anew counts its jobs from 1 again."""
+    record = Record.create(tmp_path, "tux", "4711")
+    record.take_lease(host="n1")
+    record.write_end(EndReport(time.time() - 3600, 0, "driver"))
+    job = RUNNING.but(start_time=time.time())
+    world.jobs = {"4711": job}
+    assert named(["4711"], tmp_path, world.around, slurm()) == ([], [job])
+    world.then = [(2.0, lambda: record.take_lease(host="n1") and None), (4.0, lambda: stopped(record))]
+    assert slurm().stop(job, tmp_path, world.around, deadline_s=9, cancel=False) is Outcome.ENDED
+    assert "4711 ended after" in world.said[-1]
+    assert world.now >= 4.0
+
+
+def test_an_earlier_cluster_with_the_id_of_a_job_is_left_alone(tmp_path: Path, world: World) -> None:
+    """Nothing starts in the job."""
+    record = Record.create(tmp_path, "tux", "4711")
+    record.take_lease(host="n1")
+    record.write_end(EndReport(time.time() - 3600, 0, "driver"))
+    outcome = slurm().stop(RUNNING, tmp_path, world.around, deadline_s=9, cancel=False)
+    assert outcome is Outcome.FAILED
+    assert "raycluster did not start in it" in world.said[-1]
+    assert record.stop_requested() is None
+    assert record.read_end() is not None
+
+
 @pytest.mark.parametrize(
     ("cancel", "outcome", "cancelled"), [(False, Outcome.FAILED, []), (True, Outcome.FORCED, ["4711"])]
 )
@@ -92,6 +139,8 @@ def test_without_an_answer_of_slurm_nothing_is_done(tmp_path: Path, world: World
         (RUNNING, False, 1, False),
         (Job("4711", "4711", "COMPLETED"), True, 1, False),
         (None, True, 1, False),
+        (Job("4711", "4711", "RUNNING", start_time=time.time() + 60), True, 0, True),
+        (Job("4711", "4711", "RUNNING", start_time=time.time() - 60), True, 0, False),
     ],
 )
 def test_the_record_of_a_run_before_a_requeue(
