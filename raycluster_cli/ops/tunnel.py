@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import os
 import shlex
 import shutil
 import signal
@@ -17,7 +18,7 @@ from ..model.address import is_loopback, join_host_port
 from ..model.errors import RayclusterError, UsageError
 from ..model.wording import shell_code
 from ..policy.stopping import ENDING
-from ..system.port_probe import port_error
+from ..system.port_probe import listening_users, port_error
 
 #: The port on one's own machine, as Ray's own documentation has it.
 LOCAL_PORT = 8265
@@ -109,9 +110,17 @@ def free_local_port(wanted: int | None) -> int:
 
 
 def hold_tunnel(
-    tunnel: Tunnel, env: Mapping[str, str], tell: Callable[[], object], *, hint: str = DASHBOARD_HINT
+    tunnel: Tunnel,
+    env: Mapping[str, str],
+    tell: Callable[[], object],
+    *,
+    hint: str = DASHBOARD_HINT,
+    listeners: Callable[[int], set[int]] = listening_users,
 ) -> int:
     """Start ssh, call ``tell`` once its local port listens, and wait until ssh ends or a signal comes.
+
+    Another user can take the port while ssh logs in, and would be sent what is meant for the cluster: that
+    ends the wait.  ``listeners``: whose processes listen on a port.
 
     Returns ssh's exit code, or 128 + N for signal N; ssh has ended by then.  Raises RayclusterError
     when no tunnel was opened.
@@ -123,10 +132,13 @@ def hold_tunnel(
         child = subprocess.Popen([program, *tunnel.from_here()[1:]], env=dict(env))
         try:
             deadline = time.monotonic() + SSH_TIMEOUT_S
-            is_open = False
-            while not (is_open or got) and child.poll() is None and time.monotonic() < deadline:
+            is_open = is_taken = False
+            while (
+                not (is_open or is_taken or got or child.poll() is not None) and time.monotonic() < deadline
+            ):
                 time.sleep(POLL_S)
-                is_open = _listens(tunnel.local_port)
+                users = listeners(tunnel.local_port)
+                is_open, is_taken = users == {os.geteuid()}, bool(users - {os.geteuid()})
             if is_open:
                 tell()
                 while not got and child.poll() is None:
@@ -137,6 +149,11 @@ def hold_tunnel(
         return 128 + got[0]
     if is_open:
         return code
+    if is_taken:
+        raise RayclusterError(
+            f"another user took port {tunnel.local_port} here while ssh logged in to {tunnel.host}.",
+            "Try again, with another --port.",
+        )
     raise RayclusterError(
         f"ssh to {tunnel.host} opened no tunnel (exit code {code}); many sites do not allow logins to nodes.",
         hint,
@@ -153,12 +170,6 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _end(child: subprocess.Popen[bytes]) -> int:

@@ -102,6 +102,15 @@ def connected_users(port: int, proc: Path = PROC) -> set[int]:
     }
 
 
+def listening_users(port: int, proc: Path = PROC) -> set[int]:
+    """The users (uid) whose processes listen on a TCP port of this node, at any of its addresses."""
+    return {
+        int(uid)
+        for _, local, _, state, _, _, _, uid, *_ in _tcp_rows(proc)
+        if state == "0A" and int(local.rpartition(":")[2], 16) == port  # 0A: listening
+    }
+
+
 def _tcp_rows(proc: Path) -> Iterator[list[str]]:
     """The words of each row of /proc/self/net/tcp and tcp6; none of a table that cannot be read."""
     for table in ("net/tcp", "net/tcp6"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -109,6 +110,32 @@ def test_tunnel_that_fails(tmp_path: Path) -> None:
         hold_tunnel(tunnel, {"PATH": f"{tmp_path}:/bin:/usr/bin"}, pytest.fail)
     with pytest.raises(UsageError, match="ssh was not found"):
         hold_tunnel(tunnel, {"PATH": str(tmp_path / "none")}, pytest.fail)
+
+
+@pytest.mark.parametrize(
+    ("users", "end"),
+    [
+        ([set(), {0}], 0),
+        ([set(), {4711}], "another user took port 9001 here while ssh logged in to gpu01"),
+        ([set(), {0, 4711}], "another user took port 9001"),
+    ],
+    ids=["ssh listens", "another user listens", "ssh listens, and another user at another address"],
+)
+def test_a_tunnel_is_open_once_ssh_listens_and_nobody_else(
+    tmp_path: Path, users: list[set[int]], end: int | str
+) -> None:
+    """The port is free when it is chosen; while ssh logs in, another user can take it."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f"#!/bin/sh\nuntil [ -e {tmp_path}/told ]; do sleep 0.02; done\n")
+    ssh.chmod(0o755)
+    found = [{os.geteuid() if user == 0 else user for user in each} for each in users]
+    tunnel, env = Tunnel("me", "login", "gpu01", "127.0.0.1", 20483, 9001), {"PATH": f"{tmp_path}:/bin"}
+    tell = (tmp_path / "told").touch
+    if isinstance(end, int):
+        assert hold_tunnel(tunnel, env, tell, listeners=lambda _: found.pop(0)) == end
+    else:
+        with pytest.raises(RayclusterError, match=end):
+            hold_tunnel(tunnel, env, pytest.fail, listeners=lambda _: found.pop(0))
 
 
 def test_submitted_jobs_are_remembered(tmp_path: Path) -> None:

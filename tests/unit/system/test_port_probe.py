@@ -14,6 +14,7 @@ from raycluster_cli.system import port_probe
 from raycluster_cli.system.port_probe import (
     connected_users,
     first_ephemeral_port,
+    listening_users,
     port_error,
     port_holder,
 )
@@ -37,6 +38,14 @@ def test_who_is_connected_to_a_port(listen: Listen) -> None:
     with socket.create_connection(("127.0.0.1", PORT), 5):
         assert connected_users(PORT) == {os.geteuid()}
         assert connected_users(PORT + 1) == set()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_who_listens_on_a_port(listen: Listen, address: str) -> None:
+    assert listening_users(PORT) == set()
+    with listen(PORT, address, v6only=":" in address):
+        assert listening_users(PORT) == {os.geteuid()}
+        assert listening_users(PORT + 1) == set()
 
 
 def test_without_ipv6_the_port_is_tested_on_ipv4(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
