@@ -140,8 +140,9 @@ def submit(
             "sbatch's --wrap cannot be given: its command would run instead of the cluster.",
             "Put the driver after `--`: raycluster submit -N 2 -- python train.py.",
         )
+    own_template = _read(template) if template else None
     if follow or wait or wait_ready:
-        core.refuse_to_follow_array(line.sbatch, env)
+        core.refuse_to_follow_array(line.sbatch, env, own_template or "")
     if wait_ready and (follow or wait or not settings.service):
         raise UsageError("--wait-ready is for --service, and without --follow and --wait.")
     given = [
@@ -151,7 +152,6 @@ def submit(
         plan = _check(line, settings, env, is_container=bool(settings.container), is_dry=dry_run)
     except UsageError as error:
         raise with_source(error, configuration, given) from error.__cause__
-    own_template = _read(template) if template else None
     options = [
         f"--state-dir={where}" if option.startswith("--state-dir=") else option  # as seen from here
         for option in (*_options_of_environment(context, settings), *_run_options(line.own))

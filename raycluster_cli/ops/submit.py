@@ -114,9 +114,13 @@ def has_option(sbatch: Sequence[str], *names: str) -> bool:
     return any(name in names for name, _ in line_pairs(sbatch))
 
 
-def refuse_to_follow_array(sbatch: Sequence[str], env: Mapping[str, str]) -> None:
-    """Raise UsageError for a job array: it has many outputs, and as many exit codes as tasks."""
-    if has_option(sbatch, "array") or env.get("SBATCH_ARRAY_INX"):
+def refuse_to_follow_array(sbatch: Sequence[str], env: Mapping[str, str], template: str = "") -> None:
+    """Raise UsageError for a job array: it has many outputs, and as many exit codes as tasks.
+
+    ``template``: the user's own, which can have #SBATCH lines.
+    """
+    own = [line.removeprefix("#SBATCH") for line in template.splitlines() if line.startswith("#SBATCH ")]
+    if has_option(sbatch, "array") or has_option(own, "array") or env.get("SBATCH_ARRAY_INX"):
         raise UsageError(
             "--follow and --wait are for one job, not for a job array.",
             "Leave them out; `raycluster logs JOB_TASK --follow` follows one task of the array.",

@@ -277,13 +277,20 @@ def test_no_sbatch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sbatch", "env"),
-    [(["--array=0-2"], {}), (["-a0-2"], {}), (["-a 0-2"], {}), ([], {"SBATCH_ARRAY_INX": "0-2"})],
+    ("sbatch", "env", "template"),
+    [
+        (["--array=0-2"], {}, ""),
+        (["-a0-2"], {}, ""),
+        (["-a 0-2"], {}, ""),
+        ([], {"SBATCH_ARRAY_INX": "0-2"}, ""),
+        ([], {}, "#!/bin/bash\n#SBATCH --array=0-2%1\n@SBATCH@\n"),
+        ([], {}, "@SBATCH@\n#SBATCH  -p a -a 0-2\n"),
+    ],
 )
-def test_an_array_is_not_followed(sbatch: list[str], env: dict[str, str]) -> None:
+def test_an_array_is_not_followed(sbatch: list[str], env: dict[str, str], template: str) -> None:
     with pytest.raises(UsageError, match="not for a job array"):
-        refuse_to_follow_array(sbatch, env)
-    refuse_to_follow_array(["--account=a"], {})
+        refuse_to_follow_array(sbatch, env, template)
+    refuse_to_follow_array(["--account=a"], {}, "#SBATCH --account=a\n# --array=0-2\n##SBATCH --array=0-2\n")
 
 
 @pytest.mark.parametrize(
