@@ -58,6 +58,20 @@ class _Node:
 _node: _Node | None = None
 
 
+def _forget() -> None:
+    """In a process that this one forks: the node is not that process's to end.
+
+    With its copy of the socket, raycluster would not see the end of the program that started the node.
+    """
+    global _node
+    if _node is not None:
+        _node.link.close()
+        _node = None
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
 def calculate_object_store_memory() -> int:
     """Bytes for the object store: min(30 % of the memory granted, size of /dev/shm, 200 GB)."""
     from ..node.grants import read_host

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -28,6 +30,7 @@ from raycluster_cli.model.errors import (
     WorkersMissingError,
 )
 from tests.unit.rayproc.gcs import Gcs
+from tests.waiting import wait_until
 
 TELL, WAIT = ">&$RAYCLUSTER_PARENT_FD", "read said <&$RAYCLUSTER_PARENT_FD"
 ENVIRONMENT = '{"RAY_ADDRESS": "n1:1", "A_NEW": "x"}'
@@ -157,6 +160,56 @@ def test_a_child_that_does_not_end_is_killed(
     within(init_ray_worker("n1", 6379))
     cleanup_ray()
     assert is_gone(tmp_path)
+
+
+#: A program whose node is a shell that writes down what it is told; it forks as multiprocessing does.
+PROGRAM = f"""
+import asyncio, os, sys, time
+from raycluster_cli.functions import ray_cluster
+
+script = '''{READY.replace("PORT", "1")}{WAIT}; echo "told $said" >end'''
+ray_cluster.raycluster_command = lambda *words: ["bash", "-c", script, "raycluster", *words]
+asyncio.run(ray_cluster.init_ray_worker("n1", 6379))
+child = os.fork()
+"""
+
+
+def run(program: str, tmp_path: Path) -> subprocess.Popen[str]:
+    (tmp_path / "program.py").write_text(program)
+    root = str(Path(ray_cluster.__file__).parents[2])
+    return subprocess.Popen(
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": root},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def told(tmp_path: Path) -> str:
+    path = tmp_path / "end"
+    return path.read_text() if path.exists() else ""
+
+
+def test_the_death_of_a_program_is_seen_though_a_process_that_it_forked_lives(tmp_path: Path) -> None:
+    program = run(f"{PROGRAM}\nif child:\n    print(child, flush=True)\ntime.sleep(60)", tmp_path)
+    assert program.stdout is not None
+    forked = int(program.stdout.readline())
+    try:
+        program.kill()
+        program.wait()
+        wait_until(lambda: told(tmp_path), timeout_s=20, what="the end of the node")
+        os.kill(forked, 0)
+    finally:
+        os.kill(forked, signal.SIGKILL)
+    assert told(tmp_path) == "told \n"  # the end of the file, and no word
+
+
+def test_a_forked_process_that_exits_does_not_end_the_node(tmp_path: Path) -> None:
+    ends = "if not child:\n    ray_cluster.cleanup_ray()\n    sys.exit(0)\nos.waitpid(child, 0)"
+    program = run(f"{PROGRAM}\n{ends}\ntime.sleep(0.3)\nprint(os.path.exists('end'))", tmp_path)
+    assert program.communicate(timeout=60)[0] == "False\n"
+    assert told(tmp_path) == "told done\n"  # by the program itself, at its exit
 
 
 STEP = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-3]", "SLURM_JOB_NUM_NODES": "3"}
