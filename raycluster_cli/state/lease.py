@@ -123,6 +123,16 @@ class Leases:
         except RayclusterError:
             return False
 
+    def has_expired(
+        self, *, alive: Callable[[ProcessRef], bool] = is_running, stale_s: float = LEASE_STALE_S
+    ) -> bool:
+        """Whether there was a head, and is none any more, by the rules of :meth:`take`.
+
+        Raises RayclusterError.
+        """
+        number, holder = self._last()
+        return holder is not None and self._gone(number, holder, alive, stale_s)
+
     def _path_of(self, number: int) -> Path:
         return self.path / f"head.claim.{number}"
 

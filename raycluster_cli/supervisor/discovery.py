@@ -48,6 +48,8 @@ class NextAttempt(enum.Enum):
     """The same; the record names no head, which may be because it is not shared."""
     NO_TOKEN = "no token"
     """Something listens at the address; the record that would give the token is not visible here yet."""
+    AT_ONCE = "at once"
+    """The record names another head by now: there is nothing to wait for."""
     USELESS = "useless"
     """It would fail in the same way."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
 from collections.abc import Coroutine
 from dataclasses import field
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 
 from ..model.dataclass import dataclass
 from ..model.errors import ExitCode, WorkersMissingError
+from ..model.record import HeadInfo
 from ..model.settings import Settings
 from ..model.status import NodePhase
 from ..model.value import Value
@@ -157,8 +157,10 @@ class Joiner:
         first, no_token_since = loop.time(), math.inf
         # Tasks of one step start together: they wait for their head as long as it waits for them.
         tries = math.inf if self._symmetric else settings.max_retries
-        for attempt in itertools.count(1):
+        attempt = 0
+        while True:
             began = loop.time()
+            attempt += 1
             try:
                 target = await self._discovery.find_head(
                     min(began + settings.retry_delay, no_token_since + NO_TOKEN_S),
@@ -168,6 +170,10 @@ class Joiner:
                 await self._start(target, self._deadline)
                 return Joined(target, self._discovery.record)
             except AttemptFailed as failed:
+                if failed.next_attempt is NextAttempt.AT_ONCE and loop.time() < self._deadline:
+                    self._report.note(f"{failed.where} is not joined: {failed}")
+                    attempt -= 1
+                    continue
                 attempts.failed(failed.where, str(failed))
                 no_token = failed.next_attempt is NextAttempt.NO_TOKEN
                 no_token_since = min(no_token_since, began) if no_token else math.inf
@@ -234,6 +240,8 @@ class Joiner:
         """
         node, head = self._node, target.head
         self._reports.phase(NodePhase.FOUND, f"head at {target.address}")
+        if not again:
+            await self._check_that_head_runs(target)
         node.token = await self._token(target)
         await self._get_ready_for(target)
         self._ready_for = ""  # another attempt takes other ports: these may be why this one failed
@@ -304,6 +312,29 @@ class Joiner:
                 "--state-dir to a directory that all nodes share",
             )
         await self._node.certify(authority)
+
+    async def _check_that_head_runs(self, target: Target) -> None:
+        """Raise AttemptFailed for the head of a cluster that was killed as a whole, which leaves no end.
+
+        Its address follows from the job's id, and ids come again.  By now another user may listen there, who
+        would be sent the token; or our own head, which has another identity.  The tasks of a `run` know their
+        head by its launch.
+        """
+        head, record = target.head, self._discovery.record
+        if self._symmetric or head is None or target.proven or record is None:
+            return
+        unknown: HeadInfo | None = head
+        now = await self._reports.look(record.read_head, timeout_s=RECORD_LOOK_S, default=unknown)
+        if now is None or now.identity != head.identity:
+            raise AttemptFailed(
+                target.address, "another head", "the record has changed", next_attempt=NextAttempt.AT_ONCE
+            )
+        if await self._reports.look(record.leases.has_expired, timeout_s=RECORD_LOOK_S, default=False):
+            raise AttemptFailed(
+                target.address,
+                "no head",
+                "something listens there; the head that the record names has gone",
+            )
 
     async def _token(self, target: Target) -> str:
         """The cluster's token, from the record or from RAYCLUSTER_TOKEN; '' when there is none by choice."""

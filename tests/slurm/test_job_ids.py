@@ -12,21 +12,26 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.versions
 
 EARLIER = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from raycluster_cli.model.record import EndReport, HeadInfo, NodeReport
 from raycluster_cli.state.record import Record
+from raycluster_cli.system.ports import derived_gcs_ports
 
 record = Record.create(Path.home() / ".raycluster", "bed", sys.argv[1])
 record.take_lease(host="n1")
+port = derived_gcs_ports(f"bed/{sys.argv[1]}+")[0]
 record.write_head(
-    HeadInfo("n1", "10.77.0.1", 20480, identity="x" * 32, step="0", launch=sys.argv[2], state="up")
+    HeadInfo("n1", "10.77.0.1", port, identity="x" * 32, step="0", launch=sys.argv[2], state="up")
 )
 for host in ("n1", "n2", "n3"):
     record.write_node(NodeReport(host, "worker", "failed", message="of the earlier cluster", exit_code=5))
 end = EndReport(time.time(), 5, "head-lost", "n1", "the earlier cluster's head was lost")
 record.write_refusal("0", end)
-record.write_end(end)
+if sys.argv[3:] == ["killed"]:  # its host lost its power: it has no end
+    os.utime(next(record.path.glob("head.claim.*")), (1, 1))
+else:
+    record.write_end(end)
 """
 
 
@@ -46,11 +51,14 @@ def test_the_record_of_an_earlier_job_with_the_same_id_is_not_taken_for_ours(
     slurm.assert_nothing_left()
 
 
-def test_workers_and_head_in_steps_of_their_own(slurm: Slurm) -> None:
+@pytest.mark.parametrize("how", ["ended", "killed"])
+def test_workers_and_head_in_steps_of_their_own(slurm: Slurm, how: str) -> None:
+    """Workers that come first read the earlier cluster's address, which is that of our head, too."""
     job = batch(
         slurm,
         f"""
         {SRUN} --nodes=2 --ntasks=2 --exclude=n1 raycluster worker &
+        until grep -qs '"waiting for head"' ~/.raycluster/bed/$SLURM_JOB_ID/nodes/n2.json; do sleep 0.1; done
         raycluster head -- {driver(7, "--tasks")}
         code=$?
         wait
@@ -59,7 +67,7 @@ def test_workers_and_head_in_steps_of_their_own(slurm: Slurm) -> None:
         "--hold",
         user="alice",
     )
-    slurm.run(LOGIN, ["python", "-c", EARLIER, job.id, "0-39114"], user="alice", check=True)
+    slurm.run(LOGIN, ["python", "-c", EARLIER, job.id, "0-39114", how], user="alice", check=True)
     slurm.run(LOGIN, ["scontrol", "release", job.id], check=True)
     assert job.wait() == JobEnd("FAILED", 7, 0), job.output()
     assert "TASKS n1 n2 n3" in job.output()

@@ -133,3 +133,14 @@ def test_the_maker_of_a_lease_that_is_not_written_yet_is_waited_for(record: Reco
     assert leases.holder() is None  # its maker died before it was written
     assert sum(waits) == pytest.approx(1.15)
     assert leases.take(host="a2")[0].host == "a2"
+
+
+def test_a_lease_has_expired_when_its_holder_has_gone(record: Record) -> None:
+    assert not record.leases.has_expired()  # there was none
+    record.take_lease()
+    assert not record.leases.has_expired()
+    assert record.leases.has_expired(alive=lambda ref: False)
+    held_elsewhere(record, age_s=170)
+    assert not record.leases.has_expired()
+    held_elsewhere(record, age_s=190)
+    assert record.leases.has_expired()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -276,6 +277,56 @@ def test_a_proven_head_gets_the_token_that_it_has_proved(record: Record) -> None
     assert joined.target.proven
     assert node.started[0].token == TOKEN
     assert node.started[0].spec.identity == "the head's"
+
+
+EARLIER = replace(HEAD, identity="an earlier head's")
+"""Of a cluster under the same key that was killed as a whole: there is no end in the record."""
+
+
+def killed_as_a_whole(record: Record) -> None:
+    """As a head on another host that has touched its lease hours ago."""
+    lease = max(record.path.glob("head.claim.*"))
+    lease.write_text(json.dumps({**json.loads(lease.read_text()), "boot_id": "another"}))
+    os.utime(lease, (1.0, 1.0))
+
+
+@pytest.mark.parametrize("token", ["of the record", "of the environment"])
+def test_no_token_for_whoever_listens_where_the_head_of_a_killed_cluster_was(
+    record: Record, token: str
+) -> None:
+    """The port follows from the job's id, and another user can know it."""
+    record.write_head(EARLIER)
+    killed_as_a_whole(record)
+    if token == "of the record":
+        record.make_token()
+    node = Node()
+    with pytest.raises(WorkersMissingError, match=r"10\.77\.0\.1:20480: no head \(something"):
+        join(node, record, own_token=TOKEN if token == "of the environment" else "")
+    assert (node.token, node.started) == ("", [])
+
+
+@pytest.mark.parametrize("gone_for_s", [0.0, 0.2])
+def test_a_head_that_starts_where_the_head_of_a_killed_cluster_was_is_joined(
+    record: Record, gone_for_s: float
+) -> None:
+    """At the address that the worker has read before: the port follows from the job's id."""
+    record.write_head(EARLIER)
+    killed_as_a_whole(record)
+
+    def write() -> None:
+        record.make_token()
+        record.write_head(HEAD)
+
+    class Meanwhile(Node):
+        async def measure(self, *, route_to: str | None) -> None:
+            if record.leases.has_expired():
+                record.take_lease(host="n1")
+                asyncio.get_running_loop().call_later(gone_for_s, write) if gone_for_s else write()
+
+    node = Meanwhile()
+    join(node, record)
+    assert [one.spec.identity for one in node.started] == ["the head's"]
+    assert node.token == record.read_token()
 
 
 def test_a_head_in_the_record_without_any_token(record: Record) -> None:
