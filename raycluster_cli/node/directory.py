@@ -95,6 +95,12 @@ class NodeRoot:
         beside.replace(self.token_path)
         return self.token_path
 
+    def restore_token(self, token: str) -> None:
+        """Write the token again when a program that cleans /tmp has removed it.  Never raises."""
+        with contextlib.suppress(OSError):
+            if not os.path.lexists(self.token_path):
+                self.write_token(token)
+
     def journal(self, name: str, pid: int, start_ticks: int = 0) -> None:
         """Write down a process that was started, so that a later start can end it.  Never raises.
 

@@ -39,19 +39,22 @@ def first_missing(paths: Sequence[str]) -> str | None:
 
 
 async def removed_file(
-    started: Callable[[], Started | None], restore: Callable[[], None] = lambda: None
+    started: Callable[[], Started | None],
+    restore: Callable[[], None] = lambda: None,
+    others: Sequence[str] = (),
 ) -> str:
     """Returns the first file that was removed while the node's Ray runs; not those that a restart removes.
 
     ``started``: the node's Ray as it runs now; None while it does not.  ``restore`` makes again what can be
-    made again; it is called at each look, and may block as file systems do.
+    made again; it is called at each look, and may block as file systems do.  ``others``: files that are
+    needed besides those of the session.
     """
     known: Started | None = None
     paths: Sequence[str] = ()
     while True:
         now = started()
         if now is not None and now is not known:
-            known, paths = now, needed_files(now.session_dir)
+            known, paths = now, (*needed_files(now.session_dir), *others)
         await asyncio.sleep(LOOK_S)
         if await _missing(paths, restore) is None:
             continue

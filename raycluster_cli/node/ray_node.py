@@ -34,7 +34,6 @@ from ..system.report import Report
 from ..system.waiting import done_within, in_thread
 from .background import OnFailure, in_background, reported
 from .clearing import clear_leftovers
-from .common_path import restore_common_path
 from .companion import NodeCompanion
 from .dashboard import BESIDE_DRIVER_NICE, Dashboard
 from .directory import NodeRoot
@@ -155,11 +154,6 @@ class RayNode:
     async def make_common_path(self, head_root: str) -> None:
         """Make this node's directory reachable under the path of the head's.  Never raises."""
         await self.setup.make_common_path(head_root)
-
-    def restore_common_path(self) -> None:
-        """Make the link to this node's directory again where it was removed.  Never raises."""
-        if self.setup.common_path is not None:
-            restore_common_path(self.root.path, self.setup.common_path)
 
     async def make_authority(self) -> str:
         """A new authority for the cluster's certificates (--tls).  Raises RayclusterError."""

@@ -30,7 +30,7 @@ from ..system.process import Reaper
 from ..system.proctree import ProcessRef
 from ..system.report import Report
 from ..system.waiting import done_within, in_thread
-from .common_path import make_common_path
+from .common_path import make_common_path, restore_common_path
 from .directory import ENV_MARK, NodeRoot, make_node_root
 from .handover import Handover
 from .measure import Measured, measure_node
@@ -254,6 +254,21 @@ class NodeSetup:
         if not await done_within(writing, timeout_s):
             raise RayclusterError(f"{self.directory.path} on {self.host} does not answer.")
         return str(writing.result())
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The files of the node's key and certificates, with --tls."""
+        return (self.tls.cert, self.tls.key, self.tls.ca) if self.tls is not None else ()
+
+    def restore_files(self, token: str) -> None:
+        """Make again what a program that cleans /tmp has removed and is known here.  Never raises.
+
+        Without the token and the path to it Ray's worker processes abort, and start again without end.
+        """
+        if self.common_path is not None:
+            restore_common_path(self.directory.path, self.common_path)
+        if token:
+            self.directory.restore_token(token)
 
     async def hosts_without_proxy(self) -> tuple[str, ...]:
         """The nodes, by name and address, for which no proxy must be used where one is set.

@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from ..model.errors import ExitCode, RayclusterError, error_text
@@ -310,7 +311,8 @@ class NodeRun:
 
     async def watch_files(self) -> None:
         """Returns when a file that Ray needs on this node was removed; that is posted."""
-        self.post(on.FilesGone(await removed_file(self._ray_that_runs, self.node.restore_common_path)))
+        restore = partial(self.node.setup.restore_files, self.node.token)
+        self.post(on.FilesGone(await removed_file(self._ray_that_runs, restore, self.node.setup.keys)))
 
     def _ray_that_runs(self) -> Started | None:
         raylet = self.node.children.get("raylet")

@@ -287,3 +287,28 @@ def test_sockets_that_a_cleaner_removes_end_the_run_with_their_path(place: Local
     assert "was removed while Ray needed it" in place.output
     assert "--temp-dir" in place.output
     place.assert_nothing_left()
+
+
+TOKEN_CLEANED = """
+import os, time
+import ray
+
+ray.init()
+
+@ray.remote(num_cpus=0)
+class Actor:
+    def pid(self):
+        return os.getpid()
+
+os.unlink(os.environ["RAY_AUTH_TOKEN_PATH"])
+actors = [Actor.remote() for _ in range(2 * os.cpu_count() + 2)]
+print("STARTED", len(set(ray.get([actor.pid.remote() for actor in actors], timeout=60))), flush=True)
+"""
+
+
+def test_a_token_that_a_cleaner_removes_is_written_again(place: Local) -> None:
+    """Cleaners that leave sockets alone remove old files; no new worker process would start then."""
+    run = place.start(0, sys.executable, "-c", TOKEN_CLEANED)
+    assert run.wait(2 * START_S) == 0, place.output
+    assert "STARTED" in place.output
+    place.assert_nothing_left()

@@ -54,3 +54,18 @@ def test_only_files_of_a_raylet_that_runs_are_missed(tmp_path: Path, ends: bool)
         return found
 
     assert run_loop(main()) == (None if ends else str(socket))
+
+
+def test_other_files_are_missed_too_and_what_can_be_made_again_is(tmp_path: Path) -> None:
+    key, token = tmp_path / "key", tmp_path / "token"
+    key.touch()
+    started: Any = types.SimpleNamespace(session_dir=str(tmp_path))
+
+    async def main() -> str | None:
+        watch = asyncio.ensure_future(removed_file(lambda: started, token.touch, [str(token), str(key)]))
+        await asyncio.sleep(60)
+        assert not watch.done() and token.exists()
+        key.unlink()
+        return await asyncio.wait_for(watch, 60)
+
+    assert run_loop(main()) == str(key)

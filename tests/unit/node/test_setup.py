@@ -90,6 +90,29 @@ def test_the_directory_marks_the_environment_and_is_removed_in_the_end(base: Pat
     run(scene)
 
 
+def test_what_a_program_that_cleans_tmp_has_removed_is_made_again(base: Path) -> None:
+    async def scene() -> None:
+        one = setup(base)
+        root = await one.make_directory()
+        await one.make_common_path(f"{base}/rc-{os.geteuid()}-0a1b2c3d")
+        await one.write_token("secret")
+        common = one.common_path
+        assert common is not None and common != root.path
+        one.restore_files("secret")  # nothing is missing
+        root.token_path.unlink()
+        common.unlink()
+        one.restore_files("secret")
+        assert (common / "token").read_text() == "secret"
+        root.token_path.unlink()
+        one.restore_files("")  # --no-auth
+        assert not root.token_path.exists()
+        await one.remove_directory(asyncio.Event())
+        one.restore_files("secret")
+        assert not root.path.exists()
+
+    run(scene)
+
+
 def test_a_file_system_that_does_not_answer_ends_the_start(base: Path) -> None:
     async def scene() -> None:
         one, slow = setup(base), Slow()

@@ -55,6 +55,7 @@ class Node:
     """As node.RayNode, of which nothing runs; it notes what it is asked to do."""
 
     tls_context = None
+    keys = ()
 
     def __init__(
         self,
