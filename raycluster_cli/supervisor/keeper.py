@@ -230,12 +230,20 @@ def _clear(notes: KeeperNotes, supervisor_pid: int, code: int, record_wait_s: fl
 
     if notes.record and not in_child(report, record_wait_s):
         _say(f"{notes.record} does not hold all of this: it did not respond within {record_wait_s:g} s.")
+    # raycluster's own files may be on that file server, too: this process would hang, and its task not end.
+    if not in_child(_import_cleanup, record_wait_s):
+        _say(f"{notes.node_root} is left to the next start here: raycluster's modules could not be read.")
+        return
+    _import_cleanup()(notes)
+
+
+def _import_cleanup() -> Callable[[KeeperNotes], None]:
     from .crash_cleanup import clear_node
 
-    clear_node(notes)
+    return clear_node
 
 
-def in_child(call: Callable[[], None], wait_s: float) -> bool:
+def in_child(call: Callable[[], object], wait_s: float) -> bool:
     """Run a call in a child process; False when it did not return in time.
 
     A process and not a thread: one that hangs in the kernel would keep the keeper from exiting.

@@ -30,6 +30,12 @@ from raycluster_cli.supervisor.keeper import guard
 
 keepers.LOOK_S, keepers.HANDED_ON_S = 0.2, 60.0
 base, record, wait_s, ending = sys.argv[1:]
+if ending.startswith("# hung"):
+    class Hung:
+        def find_spec(self, name, *_):
+            if name.endswith("crash_cleanup"):
+                time.sleep(600)
+    sys.meta_path.insert(0, Hung())
 keeper_pid = os.getpid()
 keeper = guard(float(wait_s))
 from raycluster_cli.node.directory import make_node_root
@@ -144,6 +150,18 @@ def test_a_record_that_does_not_respond_does_not_keep_the_node_from_being_cleare
     code, errors = node.wait()
     assert code == 137
     assert f"{node.record.path} does not hold all of this: it did not respond within 0.2 s" in errors
+
+
+def test_modules_that_cannot_be_read_do_not_keep_the_keeper(node: Node) -> None:
+    """They may be on the file server that does not respond.  All processes of the node are ended."""
+    node.start("# hung\ntime.sleep(60)", wait_s=0.2)
+    os.kill(node.supervisor, signal.SIGKILL)
+    assert node.process is not None
+    _, errors = node.process.communicate(timeout=DEADLINE_S)
+    assert node.process.returncode == 137
+    wait_until(lambda: identify(node.daemon) is None, timeout_s=DEADLINE_S, what="the daemon's end")
+    assert f"{node.root} is left to the next start here" in errors
+    assert node.root.exists()
 
 
 def test_signals_are_relayed_and_the_supervisor_has_a_group_of_its_own(node: Node) -> None:
