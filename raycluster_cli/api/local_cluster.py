@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +24,18 @@ from ..system.report import say
 from .child import KILL_WAIT_S, ended
 from .cluster import ERRORS, Cluster
 from .options import check_command, run_words, settings_dictionary, settings_with_files
+
+#: The sockets by which clusters see the end of this program.
+_links: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def _close_links() -> None:
+    """In a process that this one forks: with its copies a cluster would live as long as that process."""
+    for link in _links:
+        link.close()
+
+
+os.register_at_fork(after_in_child=_close_links)
 
 
 class LocalCluster(Cluster):
@@ -99,6 +112,7 @@ class LocalCluster(Cluster):
             raise RayclusterError(f"{self._argv[0]} cannot be started: {error.strerror}.") from error
         finally:
             theirs.close()
+        _links.add(ours)
         self._link = ours
         self._name = self._given_name
 

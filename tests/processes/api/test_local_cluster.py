@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -167,3 +170,21 @@ def test_its_output(make: Start, component: str, lines: int, expected: str) -> N
 def test_a_component_that_it_does_not_have(make: Start) -> None:
     with pytest.raises(UsageError, match=r"'dashboard' is no component; there are driver"):
         make("").logs("dashboard")
+
+
+def test_a_process_that_this_program_forked_does_not_keep_it(make: Start, tmp_path: Path) -> None:
+    """As multiprocessing does; the program is killed, and that process lives on."""
+    end = tmp_path / "end"
+    cluster = make(f'{WAIT}; echo "told $said" >{end}')
+    cluster._begin()
+    assert cluster._link is not None
+    forked = os.fork()
+    if forked == 0:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        cluster._link.close()  # as the kernel does
+        wait_until(end.exists, timeout_s=20, what="the end of the cluster")
+    finally:
+        os.kill(forked, signal.SIGKILL)
+        os.waitpid(forked, 0)
