@@ -107,7 +107,7 @@ class ReportsRead(Value):
 
     reports: Mapping[str, WorkerReport] = MappingProxyType({})
     without_task: tuple[str, ...] = ()
-    """Hosts that reported nothing and on which the task of this step has ended, says Slurm."""
+    """Hosts that reported nothing (new) and on which the task of this step has ended, says Slurm."""
 
 
 class HeadProcessDied(Value):

@@ -35,7 +35,7 @@ def too_many_cannot_join(
 ) -> str | None:
     """The error once so many workers cannot join that the wait for the others is useless.
 
-    ``without_task``: hosts that reported nothing and have no task any more.
+    ``without_task``: hosts that have no task any more; most have reported nothing.
 
     >>> reports = {"n3": WorkerReport("failed", "n3 has another Ray")}
     >>> too_many_cannot_join(reports, [], expected=3, quorum=3)
@@ -44,12 +44,19 @@ def too_many_cannot_join(
     True
     >>> too_many_cannot_join({"n3": WorkerReport("gone", "ended by SIGTERM", 2)}, [], expected=3, quorum=3)
     '1 worker of 3 cannot join: n3: ended by SIGTERM'
+    >>> too_many_cannot_join({"n3": WorkerReport("head found", "", 20)}, ["n3"], expected=3, quorum=3)
+    '1 worker of 3 cannot join: n3: its task ended without reporting why (last report: head found)'
     """
     failed = sorted(host for host, report in reports.items() if has_left(report))
-    number = len(failed) + len(without_task)
+    killed = [host for host in without_task if host in reports and host not in failed]
+    without_task = [host for host in without_task if host not in reports]
+    number = len(failed) + len(killed) + len(without_task)
     if not number or expected - number >= quorum:
         return None
     told = [f"{host}: {reports[host].message.removeprefix(f'{host} ')}" for host in failed[:EXPLAINED]]
+    for host in killed[:EXPLAINED]:
+        last = reports[host].message or reports[host].phase
+        told.append(f"{host}: its task ended without reporting why (last report: {last})")
     hint = ""
     if without_task:
         told.append(f"on {format_hostlist(without_task)} the task ended before raycluster ran in it")

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import time
 from collections.abc import Mapping
 
 from ..model.errors import ExitCode, RayclusterError
 from ..model.record import EndReport, HeadInfo
+from ..model.status import EndReason, HeadState
 from ..policy.values import End
 from ..policy.worker import end_of_cluster
 from ..policy.worker_wait import TASK_ENDED_HINT
@@ -26,6 +28,9 @@ from ..system.process import Reaper
 from ..system.report import Report
 from .report_writer import RECORD_LOOK_S, ReportWriter
 from .run import Finished
+
+#: So many nodes of a step, with that of the head, ask Slurm whether the task of a head that starts has ended.
+FIRST_WORKERS = 3
 
 #: How far the clocks of the controller and of a head may be apart.
 CLOCKS_APART_S = 600.0
@@ -106,9 +111,31 @@ class HeadRecord:
             await self._finish_when_refused(self.record)
             return None
         end = await self._reports.ask(self.record.read_end, timeout_s=RECORD_LOOK_S, default=None)
+        if end is None and head.state == HeadState.STARTING.value and self._task_probe is not None:
+            end = await self._end_of_killed_head(self.record, head, self._task_probe)
         if end is not None:
             raise Finished(end_of_cluster(end))
         return head
+
+    async def _end_of_killed_head(
+        self, record: Record, head: HeadInfo, task_probe: TaskProbe
+    ) -> EndReport | None:
+        """The end of a head that was killed with its keeper before its Ray ran; it is written for it.
+
+        Only the first workers ask: a start may take minutes.
+        """
+        allocation = self._allocation
+        assert allocation is not None
+        if allocation.node_name not in (allocation.step_nodes or ())[:FIRST_WORKERS]:
+            return None
+        if not task_probe.ended([allocation.head_node]):
+            return None
+        message = f"the head's task on {head.host} ended during its start, without reporting why"
+        self._report.say(message)
+        reason = EndReason.SUPERVISOR_KILLED.value
+        end = EndReport(time.time(), 128 + signal.SIGKILL, reason, head.host, message)
+        self._reports.quietly(record.write_end, end)
+        return end
 
     async def _finish_when_refused(self, record: Record) -> None:
         """End (Finished) when our head failed to start before the record could name it.

@@ -23,6 +23,10 @@ REPORTS_S = 0.5
 #: Slurm is asked for the tasks of at most this many silent nodes: their cause is usually the same.
 MOST_ASKED = 64
 
+#: A worker that has not joined, and whose report has not changed for so long, may have been killed with its
+#: keeper: nothing there reports it.
+UNCHANGED_S = 8.0
+
 #: Reports that are older than the head by more than this are an earlier cluster's; clocks may differ.
 OLD_REPORT_S = 300.0
 
@@ -37,6 +41,8 @@ class WorkerWatch:
         self.deaths: dict[str, NodeDeath] = {}
         """What the GCS says of lost nodes, by node id."""
         self._reports: dict[str, NodeReport] = {}
+        self._unchanged: dict[str, tuple[NodeReport, float]] = {}
+        """Each worker's last report, and since when it is that, by the loop's clock."""
         self._probe: TaskProbe | None = None
 
     def changed(self, node: ListedNode) -> Worker:
@@ -86,10 +92,19 @@ class WorkerWatch:
         return self._reports
 
     def _silent(self, reports: Mapping[str, NodeReport]) -> list[str]:
-        """Hosts that have neither joined nor reported anything; the first of them."""
+        """Hosts that have not joined and have reported nothing, or nothing new; the first of them."""
         joined = {worker.host for worker in self._state().workers.values()}
-        hosts = self._rules.hosts
-        return [host for host in hosts if host not in joined and host not in reports][:MOST_ASKED]
+        now = asyncio.get_running_loop().time()
+        silent = []
+        for host in self._rules.hosts:
+            report = reports.get(host)
+            if report is not None and (host not in self._unchanged or self._unchanged[host][0] != report):
+                self._unchanged[host] = report, now
+            if host in joined or (report is not None and report.has_ended):
+                continue
+            if report is None or now - self._unchanged[host][1] >= UNCHANGED_S:
+                silent.append(host)
+        return silent[:MOST_ASKED]
 
     async def _hosts_without_task(self, hosts: Sequence[str]) -> list[str]:
         """Those of the silent nodes that will not join any more.  Slurm can tell for tasks of this step."""

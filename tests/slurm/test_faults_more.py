@@ -51,6 +51,23 @@ def test_keeper_and_supervisor_of_a_worker_are_killed_at_once(slurm: Slurm) -> N
     slurm.assert_nothing_left()
 
 
+@pytest.mark.parametrize("host", ["n2", pytest.param("n1", marks=chaos)])
+def test_keeper_and_supervisor_are_killed_before_ray_runs(slurm: Slurm, host: str) -> None:
+    """Nothing on the node can report it, so Slurm is asked; the others would wait until --timeout."""
+    late_head = "sh -c 'test $SLURM_PROCID != 0 || sleep 4; exec \"$@\"' sh"
+    cluster = Cluster.start(slurm, prefix=late_head if host == "n2" else "")
+    begun = cluster.record / ("nodes/n2.json" if host == "n2" else "head.json")
+    wait_until(begun.exists, timeout_s=30, what=f"{begun}", interval_s=0.01)
+    kill_keeper_and_supervisor(cluster, host)
+    end = cluster.job.wait()
+    assert (end.exit_code or 128 + end.signal) == 137, cluster.job.output()
+    assert time.time() - cluster.fault_at < 30.0 + SLACK_S
+    if host == "n2":
+        assert "n2: its task ended without reporting why (last report: " in cluster.end["message"]
+    slurm.run(host, ["raycluster", "stop", "--here"], check=True)
+    slurm.assert_nothing_left()
+
+
 @chaos
 def test_srun_does_not_wait_for_ever_for_a_supervisor_that_hangs(slurm: Slurm) -> None:
     """As in a call on a file system that does not return.  Its host responds, and its raylet leaves."""

@@ -63,11 +63,16 @@ def test_a_requeue_that_slurm_will_refuse_is_told_at_the_start(slurm: Slurm) -> 
     slurm.assert_nothing_left()
 
 
-def test_a_stop_before_the_head_has_started(slurm: Slurm) -> None:
-    """In its first moments a job has no record: the request waits there for the head."""
+@pytest.mark.parametrize("name", ["", pytest.param("--name tune", marks=pytest.mark.chaos)])
+def test_a_stop_before_the_head_has_started(slurm: Slurm, name: str) -> None:
+    """In its first moments a job has no record: the request waits there for the head.
+
+    That of a cluster with a name will be elsewhere: its head is asked once it is there.
+    """
     place = "$HOME/.raycluster/bed/$SLURM_JOB_ID"
+    run = f"exec {SRUN} raycluster run {name} -- sh -c 'sleep 9; echo DRIVING'"
     job = slurm.sbatch(
-        f"until [ -e {place}/stop.json ]; do sleep 0.1; done; exec {SRUN} raycluster run -- echo DRIVING",
+        f"until [ -e {place}/stop.json ]; do sleep 0.1; done; {run}",
         *("--nodes=2", "--ntasks-per-node=1", "--exclusive", "--mem=0"),
     )
     wait_until(lambda: job.state() == "RUNNING", timeout_s=60, what="the job")

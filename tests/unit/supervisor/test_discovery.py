@@ -6,7 +6,7 @@ import asyncio
 import io
 import socket
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -256,6 +256,64 @@ def test_a_head_that_failed_to_start_ends_the_tasks_of_its_launch(world: World) 
     record.write_refusal("0-42657", EndReport(1.0, 2, "error", "n1", "port 6818 is in use"))
     with pytest.raises(Finished, match="the cluster did not start: port 6818 is in use"):
         world.find(record)
+
+
+class Probed:
+    """As slurm.task_probe.TaskProbe, of which the answer is known."""
+
+    def __init__(self, *ended: str) -> None:
+        self._ended = ended
+        self.asked: list[str] = []
+
+    def ended(self, hosts: Sequence[str]) -> list[str]:
+        self.asked += hosts
+        return [host for host in hosts if host in self._ended]
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("state", "ended", "node", "known"),
+    [
+        ("starting", ["n1"], "n2", True),
+        ("starting", [], "n2", False),
+        ("starting", ["n1"], "n9", False),  # the first workers ask, and write the end
+        ("up", ["n1"], "n2", False),  # its Ray ran: what it left is known otherwise
+    ],
+)
+def test_a_head_that_was_killed_with_its_keeper_during_its_start(
+    world: World, state: str, ended: list[str], node: str, known: bool
+) -> None:
+    record, probed = world.record(head=replace(HEAD, state=state)), Probed(*ended)
+
+    async def read() -> HeadInfo | None:
+        reports = ReportWriter(None, NodeReport("n2", "worker", "waiting"))
+        head_record = HeadRecord(
+            record,
+            reports=reports,
+            report=Report(stream=io.StringIO()),
+            allocation=allocation().but(node_name=node),
+            symmetric=True,
+            nodes=2,
+            task_probe=probed,  # type: ignore[arg-type]
+        )
+        try:
+            return await head_record.read_head()
+        finally:
+            await reports.close()
+
+    if not known:
+        assert run_loop(read()) is not None
+        assert record.read_end() is None
+        assert bool(probed.asked) == (state == "starting" and node == "n2")
+        return
+    with pytest.raises(Finished, match="the head's task on n1 ended during its start") as finished:
+        run_loop(read())
+    assert (int(finished.value.end.code), finished.value.end.failed_host) == (5, "n1")
+    end = record.read_end()
+    assert end is not None
+    assert (end.exit_code, end.reason, end.failed_host) == (137, "supervisor-killed", "n1")
 
 
 def test_a_cluster_that_ends_is_known(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from raycluster_cli.policy.values import Phase, Worker
 from raycluster_cli.slurm.allocation import Allocation
 from raycluster_cli.slurm.task_probe import CONFIRM_S, TASK_PROBE_S
 from raycluster_cli.supervisor.report_writer import RECORD_LOOK_S
-from raycluster_cli.supervisor.worker_watch import MOST_ASKED, OLD_REPORT_S, WorkerWatch
+from raycluster_cli.supervisor.worker_watch import MOST_ASKED, OLD_REPORT_S, UNCHANGED_S, WorkerWatch
 from tests.unit.loops import in_loop, skip
 from tests.unit.slurm.programs import programs
 
@@ -108,6 +109,21 @@ def test_slurm_is_asked_for_the_tasks_of_hosts_that_say_nothing_while_they_are_w
     calls = asked.read_text().splitlines() if asked.exists() else []
     assert len(calls) >= 2 if without else not calls, "two answers must agree"
     assert set(calls) <= {"--nodelist=n3"}
+
+
+@in_loop
+async def test_a_worker_that_reports_nothing_new_may_have_been_killed(tmp_path: Path) -> None:
+    """With its keeper: nothing there says so.  One that has joined, or has reported its end, is known."""
+    workers = watch(Scene(tmp_path), HeadState(workers={"bb": Worker("bb", "n2", "10.0.0.2")}))
+    first, joined, gone = report("n3"), report("n2"), replace(report("n3"), phase="failed")
+    assert workers._silent({"n2": joined, "n3": first}) == []
+    skip(UNCHANGED_S)
+    await asyncio.sleep(0)
+    assert workers._silent({"n2": joined, "n3": first}) == ["n3"]
+    assert workers._silent({"n2": joined, "n3": replace(first, message="head found")}) == []
+    skip(UNCHANGED_S)
+    await asyncio.sleep(0)
+    assert workers._silent({"n2": joined, "n3": gone}) == []
 
 
 @in_loop
