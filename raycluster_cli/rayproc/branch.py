@@ -14,6 +14,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import field
 from pathlib import Path
 from typing import NoReturn
 
@@ -40,6 +41,8 @@ class Branch:
     request: Event
     lines: Lines
     answered: bool = False
+    spawned: list[int] = field(default_factory=list)
+    """Ray's daemons that a start has spawned so far."""
 
     @classmethod
     def fork(cls, request: Event, work: Work, *, takes_commands: bool = False) -> Branch:

@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..system.keeper_link import IGNORED_BY_RAY
@@ -64,10 +65,24 @@ class Companion:
                     self._end(self._branches.pop(fd))
 
     def close(self) -> None:
-        """End the branches that still work."""
+        """End the branches that still work, and what an unfinished start has spawned.
+
+        If supervisor and keeper were killed, nobody else would end a GCS whose raylet does not run yet.
+        """
         for branch in self._branches.values():
             with contextlib.suppress(OSError):
                 os.kill(branch.pid, signal.SIGKILL)
+            if branch.request["do"] == "start" and not branch.answered:
+                os.set_blocking(branch.events, False)
+                with contextlib.suppress(OSError):
+                    while data := os.read(branch.events, 65536):
+                        self._note_spawned(branch, branch.lines.feed(data))
+                for pid in branch.spawned:
+                    with contextlib.suppress(OSError):
+                        os.kill(pid, signal.SIGKILL)
+
+    def _note_spawned(self, branch: Branch, events: Iterable[Event]) -> None:
+        branch.spawned += [event["pid"] for event in events if event["event"] == "spawned"]
 
     def _kill(self, request: int) -> None:
         """End the branch of a request; it is reported when its events end."""
@@ -98,7 +113,9 @@ class Companion:
         return None
 
     def _relay(self, branch: Branch, data: bytes) -> None:
-        for event in branch.lines.feed(data):
+        events = list(branch.lines.feed(data))
+        self._note_spawned(branch, events)
+        for event in events:
             branch.answered = branch.answered or event["event"] not in ONGOING
             self._emit(event)
 

@@ -23,7 +23,7 @@ from tests.unit.rayproc.test_plan import HEAD
 #: In place of raycluster_cli.rayproc.private.  A plan's node_name says what a start does; the cluster's nodes
 #: are read from a file.
 STAND_IN = """
-import json, os, sys, time
+import json, os, subprocess, sys, time
 from raycluster_cli.rayproc.failure import StartFailure
 
 if os.environ.get("BROKEN"):
@@ -36,6 +36,10 @@ NOT_AS_KNOWN = (Missing,)
 
 def start(plan, report):
     print("starting", plan.node_name, flush=True)
+    if plan.node_name == "hangs":
+        daemon = subprocess.Popen(["sleep", "60"], start_new_session=True)
+        report({"event": "spawned", "name": "gcs_server", "pid": daemon.pid})
+        time.sleep(60)
     report({"event": "spawned", "name": "raylet", "pid": 77})
     if plan.node_name == "fails": raise StartFailure("ports", "a port is taken", "/the/log")
     if plan.node_name == "has a bug": raise ValueError("a bug")
@@ -179,6 +183,24 @@ def test_starts_that_fail(tmp_path: Path) -> None:
                 assert (caught.value.kind, caught.value.message) == (kind, message)
                 assert caught.value.log == (log or plan.log_path)
                 assert (await client.start(replace(plan, node_name="works"), 30)).node_id == "n"
+
+    run(scene)
+
+
+def test_what_an_unfinished_start_has_spawned_ends_with_it(tmp_path: Path) -> None:
+    """The supervisor may have been killed with its keeper: a GCS without a raylet has nobody that ends it."""
+
+    async def scene() -> None:
+        spawned: list[int] = []
+        async with companion(tmp_path) as client:
+            client.listen(lambda e: spawned.append(e["pid"]) if e["event"] == "spawned" else None)
+            plan = replace(HEAD, node_name="hangs", temp_dir=str(tmp_path))
+            starting = asyncio.ensure_future(client.start(plan, 30))
+            await until(lambda: spawned)
+            daemon = identify(spawned[0])
+            assert daemon is not None
+        await until(lambda: not is_running(daemon))
+        await asyncio.gather(starting, return_exceptions=True)
 
     run(scene)
 
