@@ -300,14 +300,21 @@ class Actor:
     def pid(self):
         return os.getpid()
 
-os.unlink(os.environ["RAY_AUTH_TOKEN_PATH"])
+token = os.environ["RAY_AUTH_TOKEN_PATH"]
+os.unlink(token)
+deadline = time.monotonic() + 40
+while not os.path.exists(token) and time.monotonic() < deadline:
+    time.sleep(0.1)
 actors = [Actor.remote() for _ in range(2 * os.cpu_count() + 2)]
 print("STARTED", len(set(ray.get([actor.pid.remote() for actor in actors], timeout=60))), flush=True)
 """
 
 
 def test_a_token_that_a_cleaner_removes_is_written_again(place: Local) -> None:
-    """Cleaners that leave sockets alone remove old files; no new worker process would start then."""
+    """Cleaners that leave sockets alone remove old files; no new worker process would start then.
+
+    One that starts without the token aborts, which its raylet notices after 300 s only.
+    """
     run = place.start(0, sys.executable, "-c", TOKEN_CLEANED)
     assert run.wait(2 * START_S) == 0, place.output
     assert "STARTED" in place.output
