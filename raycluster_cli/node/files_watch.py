@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..rayproc.started import Started
+from ..system.process import Child
 from ..system.waiting import done_within, in_thread
 
 #: How often they are looked at: a stat of three names takes 10 µs.
@@ -14,6 +15,12 @@ LOOK_S = 10.0
 
 #: After this long a file that is missing is looked for again.
 CONFIRM_S = 2.0
+
+
+def running(children: Mapping[str, Child], started: Started | None) -> Started | None:
+    """A node's Ray, while its raylet runs."""
+    raylet = children.get("raylet")
+    return started if raylet is not None and raylet.running else None
 
 
 def needed_files(session_dir: str) -> tuple[str, ...]:

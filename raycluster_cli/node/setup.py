@@ -93,6 +93,7 @@ class NodeSetup:
         self.measured: Measured | None = None
         self.ports: PortClaim | None = None
         self.tls: TlsFiles | None = None
+        self._token = ""
         self.common_path: Path | None = None
         """The path of this node's directory that is the same on all nodes (common_path), once known."""
         self.worker_hosts: Sequence[str] = ()
@@ -248,6 +249,7 @@ class NodeSetup:
 
     async def write_token(self, token: str, timeout_s: float = DIRECTORY_S) -> str:
         """Put the cluster's token into the node's directory; returns its path, '' for no token."""
+        self._token = token
         if not token:
             return ""
         writing = in_thread(self.directory.write_token, token)
@@ -260,15 +262,15 @@ class NodeSetup:
         """The files of the node's key and certificates, with --tls."""
         return (self.tls.cert, self.tls.key, self.tls.ca) if self.tls is not None else ()
 
-    def restore_files(self, token: str) -> None:
+    def restore_files(self) -> None:
         """Make again what a program that cleans /tmp has removed and is known here.  Never raises.
 
         Without the token and the path to it Ray's worker processes abort, and start again without end.
         """
         if self.common_path is not None:
             restore_common_path(self.directory.path, self.common_path)
-        if token:
-            self.directory.restore_token(token)
+        if self._token:
+            self.directory.restore_token(self._token)
 
     async def hosts_without_proxy(self) -> tuple[str, ...]:
         """The nodes, by name and address, for which no proxy must be used where one is set.

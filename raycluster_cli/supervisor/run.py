@@ -16,7 +16,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Mapping
-from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from ..model.errors import ExitCode, RayclusterError, error_text
@@ -24,7 +23,7 @@ from ..model.record import ProcessDeath
 from ..model.settings import Settings
 from ..model.status import EndReason, NodePhase
 from ..model.text import hide
-from ..node.files_watch import removed_file
+from ..node.files_watch import removed_file, running
 from ..node.log_archive import copy_logs
 from ..node.ray_node import RayNode
 from ..node.staged_copy import remove_own_copy
@@ -32,7 +31,6 @@ from ..policy import actions as do
 from ..policy import events as on
 from ..policy.values import End
 from ..rayproc.boot import orphaned_command
-from ..rayproc.started import Started
 from ..state.record import Record
 from ..system.cgroups import oom_kills
 from ..system.heap import settle, use_one_heap
@@ -311,12 +309,11 @@ class NodeRun:
 
     async def watch_files(self) -> None:
         """Returns when a file that Ray needs on this node was removed; that is posted."""
-        restore = partial(self.node.setup.restore_files, self.node.token)
-        self.post(on.FilesGone(await removed_file(self._ray_that_runs, restore, self.node.setup.keys)))
-
-    def _ray_that_runs(self) -> Started | None:
-        raylet = self.node.children.get("raylet")
-        return self.node.started if raylet is not None and raylet.running else None
+        node = self.node
+        removed = await removed_file(
+            lambda: running(node.children, node.started), node.setup.restore_files, node.setup.keys
+        )
+        self.post(on.FilesGone(removed))
 
     def enter_phase(self, phase: NodePhase, message: str = "", **facts: Any) -> None:
         """Report a phase, with what is known of the end."""

@@ -98,16 +98,13 @@ def test_what_a_program_that_cleans_tmp_has_removed_is_made_again(base: Path) ->
         await one.write_token("secret")
         common = one.common_path
         assert common is not None and common != root.path
-        one.restore_files("secret")  # nothing is missing
+        one.restore_files()  # nothing is missing
         root.token_path.unlink()
         common.unlink()
-        one.restore_files("secret")
+        one.restore_files()
         assert (common / "token").read_text() == "secret"
-        root.token_path.unlink()
-        one.restore_files("")  # --no-auth
-        assert not root.token_path.exists()
         await one.remove_directory(asyncio.Event())
-        one.restore_files("secret")
+        one.restore_files()
         assert not root.path.exists()
 
     run(scene)
