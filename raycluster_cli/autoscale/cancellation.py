@@ -30,6 +30,9 @@ AT_ONCE = 500
 #: The variables that these commands need.
 NEEDED = ("PATH", "HOME", "LD_LIBRARY_PATH", "SLURM_CONF")
 
+#: What scancel says of a job that has ended.
+HAS_ENDED = ("Invalid job id", "already completing or completed")
+
 #: Why a job that is cancelled here ended.
 REASON = "the cluster ended"
 
@@ -55,6 +58,19 @@ def to_cancel(
     return [job_id for job_id in running if job_id not in leaving]
 
 
+def to_keep_from_queue(
+    known: Collection[WorkerJob], queue: Mapping[str, QueueLine] | None, mark: str
+) -> list[str]:
+    """The ids of jobs that Slurm is ending (COMPLETING), and may put back into the queue when it has.
+
+    It does so in spite of --no-requeue with one whose script it could not launch, because the host was cut
+    off (seen with Slurm 22.05).  Such a job is cancelled by scancel, which has no effect on others.
+    """
+    ids = {job.job_id for job in known}
+    ours = [line for line in (queue or {}).values() if line.id in ids or is_marked(line.comment, mark)]
+    return [line.id for line in ours if line.state == "COMPLETING"]
+
+
 def as_ended(report: WorkerJobsReport, now: float) -> WorkerJobsReport:
     """The worker jobs as the record has them once they were cancelled; ``now`` in Unix seconds."""
     jobs = tuple(
@@ -72,8 +88,8 @@ def batches(ids: Sequence[str]) -> list[list[str]]:
 
 
 def refused(command: Sequence[str], code: int, said: str) -> RayclusterError | None:
-    """The error for an scancel that failed; None where it did not, or where Slurm has forgotten a job."""
-    if code == 0 or "Invalid job id" in said:
+    """The error for an scancel that failed; None where it did not, or where a job has ended meanwhile."""
+    if code == 0 or any(text in said for text in HAS_ENDED):
         return None
     lines = said.strip().splitlines() or ["no output"]
     what = " ".join([*command[:9], *(["…"] if len(command) > 9 else [])])
@@ -105,9 +121,11 @@ def cancel_worker_jobs(
     plain = needed(env)
     done = answer_of(squeue(), plain, timeout_s=ANSWER_S, run=run)
     queue = parse_queue(done.stdout) if done is not None and done.returncode == 0 else None
-    ids = to_cancel(report.jobs, queue, mark_of(record.name))
+    mark = mark_of(record.name)
+    ids = to_cancel(report.jobs, queue, mark)
     problems: list[RayclusterError] = []
-    for command in batches(ids):  # all of them: a busy controller may answer the next one
+    ending = to_keep_from_queue(report.jobs, queue, mark)
+    for command in batches([*ids, *ending]):  # all of them: a busy controller may answer the next one
         done = answer_of(command, plain, timeout_s=ANSWER_S, run=run)
         if done is None:
             text = "scancel is not here, or did not answer."

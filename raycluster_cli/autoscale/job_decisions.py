@@ -118,7 +118,9 @@ def next_of(
     if line.state == "COMPLETING" and not nodes:
         job = replace(job, completing_since=job.completing_since or now)
         if now - job.completing_since >= COMPLETING_S:
-            return _ended(job, line.state, "", now)
+            # Slurm puts one back into the queue whose script it could not launch; scancel prevents that.
+            cancel = "" if job.is_cancelled else END_WORDS[line.state]
+            return _ended(job, line.state, "", now).but(cancel=cancel)
     if nodes and (job.state in IN_CLUSTER or job.drained_by_ray):
         return Next(_in_cluster(job, nodes, now))  # the others of a job of several nodes have left
     if job.state == WorkerJobState.DRAINING:

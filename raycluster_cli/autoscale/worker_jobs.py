@@ -17,6 +17,7 @@ from ..slurm.pending import Wait, advice_for, wait_of
 from ..slurm.sbatch import MAX_ARRAY, HeadJob, is_marked
 from ..slurm.worker_queue import QueueLine, parse_queue, squeue_arguments
 from ..state.worker_jobs import WorkerJobFiles
+from .cancellation import HAS_ENDED
 from .commands import Commands
 from .group_health import GroupHealth, after_failed_start, after_joined, after_never
 from .job_decisions import IN_CLUSTER, Next, RayNode, moved, needs_queue, next_of
@@ -134,7 +135,7 @@ class WorkerJobs:
         for begin in range(0, len(ids), CANCEL_AT_ONCE):
             some = ids[begin : begin + CANCEL_AT_ONCE]
             done = self._commands.call("scancel", some)
-            if done.code != 0 and "Invalid job id" not in done.stderr:
+            if done.code != 0 and not any(text in done.stderr for text in HAS_ENDED):
                 said = done.stderr.strip().splitlines()[-1:] or [f"it ended with code {done.code}"]
                 raise RayclusterError(f"`scancel {' '.join(some)}` failed: {said[0]}.")
 

@@ -161,6 +161,11 @@ class NodeReport:
     The node's ``host`` then ends with it."""
     group: str = ""
     """The worker group (--group)."""
+    step: str = ""
+    """The id of its step in the job; empty in the batch script."""
+    launcher_ip: str = ""
+    launcher_port: int | None = None
+    """Where the srun of its step listens."""
 
     @property
     def has_ended(self) -> bool:

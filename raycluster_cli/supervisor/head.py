@@ -37,7 +37,7 @@ from .losses import cause_of_loss
 from .own_job import ask_time_limit, tell_output
 from .record_watch import remove_old_records, watch_record
 from .run import NodeRun
-from .silent_hosts import cancel_step_without, limit_wait_for_hung
+from .silent_hosts import cancel_step_without, limit_wait_for_hung, limit_wait_for_others_steps
 from .tasks import cancel
 from .worker_watch import WorkerWatch
 
@@ -325,8 +325,11 @@ class HeadRun(NodeRun):
         await self.try_to("cancelling the step", self._limit_wait_of_srun())
 
     async def _limit_wait_of_srun(self) -> None:
-        if not await cancel_step_without(self.parts, self._lost):
-            await limit_wait_for_hung(self.parts, {**self._lost, **self._stayed})
+        stayed = {**self._lost, **self._stayed}
+        if not self.context.symmetric:
+            await limit_wait_for_others_steps(self.parts, stayed)
+        elif not await cancel_step_without(self.parts, self._lost):
+            await limit_wait_for_hung(self.parts, stayed)
 
     async def _cancel_worker_jobs(self, joined: list[str]) -> None:
         if self.begin.groups:

@@ -44,7 +44,7 @@ async def open_record(
 
 def first_report(context: Context) -> NodeReport:
     """What a node reports of itself before it has done anything."""
-    me = identify(os.getpid())
+    me, allocation = identify(os.getpid()), context.allocation
     return NodeReport(
         host=context.host,
         role=context.role.value,
@@ -52,7 +52,10 @@ def first_report(context: Context) -> NodeReport:
         phases={"process started": context.launched},
         pid=os.getpid(),
         create_time=me.start_ticks if me else 0,
-        het_group=context.allocation.het_component if context.allocation else None,
+        het_group=allocation.het_component if allocation else None,
+        step=(allocation.step_id or "") if allocation else "",
+        launcher_ip=allocation.launcher_ip if allocation else "",
+        launcher_port=allocation.launcher_port if allocation else None,
     )
 
 

@@ -1,8 +1,9 @@
-"""Nodes of this step that do not end: srun would wait for their tasks.
+"""Nodes that do not end: the srun of their step would wait for their tasks.
 
 The last act of one node, when all others have ended: the step is cancelled (slurm.step_cancel).  At once
 where only hosts that have stopped responding are left; after :data:`HUNG_S` where a host responds and its
-task does not end: its supervisor hangs, for example in a call on a file system.
+task does not end: its supervisor hangs, for example in a call on a file system.  For workers in steps apart
+from their head's, the head does it when it ends.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 from ..model.hostlist import format_hostlist
-from ..model.record import HeadInfo
+from ..model.record import HeadInfo, NodeReport
+from ..slurm.allocation import Allocation
 from ..slurm.step_cancel import cancel_step_after
 from ..state.record import Record
 from ..system.waiting import within
@@ -187,6 +189,60 @@ async def limit_wait_for_hung(
         f"{names} has not reported its end, and srun waits for its task: if that has not ended in "
         f"{HUNG_S} s, the step is cancelled"
     )
+
+
+async def limit_wait_for_others_steps(
+    parts: Parts,
+    stayed: Mapping[str, str],
+    *,
+    probe: Callable[[str], Awaitable[bool]] | None = None,
+) -> None:
+    """Have steps of workers end in which a host does not respond, where the head is in none of them.
+
+    :data:`CUT_OFF_S` after the head's end, when the workers that are left have ended: a batch script that
+    waits for its srun would go on until the time limit.  ``stayed`` and ``probe`` as for
+    :func:`limit_wait_for_hung`.  Raises RayclusterError.
+    """
+    context, record, allocation = parts.context, parts.reports.record, parts.context.allocation
+    if record is None or context.symmetric or allocation is None or not stayed or parts.hurry.is_set():
+        return
+    answers = await asyncio.gather(*((probe or responds)(ip) for ip in stayed.values()))
+    silent = [host for host, answer in zip(stayed, answers, strict=True) if not answer]
+    if not silent:
+        return
+    nothing: Mapping[str, NodeReport] = {}
+    reports = await parts.reports.ask(record.read_nodes, timeout_s=PATIENCE_S, default=nothing)
+    me = allocation.node_name or context.host
+    for step, hosts in steps_of(allocation, reports, silent).items():
+        await cancel_step_after(_task_pid(parts), step, me, context.env, parts.reaper, reported_s=CUT_OFF_S)
+        parts.report.say(
+            f"{format_hostlist(hosts)} does not respond, and srun waits for it: step {step.step_id} of the "
+            f"job is ended in {CUT_OFF_S} s"
+        )
+
+
+def steps_of(
+    allocation: Allocation, reports: Mapping[str, NodeReport], hosts: Sequence[str]
+) -> dict[Allocation, list[str]]:
+    """The steps of the head's job in which these hosts have workers, as their tasks see them, with the hosts.
+
+    Not those of a heterogeneous job, of which each component has an srun's port of its own, nor those of
+    worker jobs, which end with their script.
+
+    >>> reports = {"n3": NodeReport("n3", "worker", "ready", step="0", launcher_port=4711)}
+    >>> found = steps_of(Allocation("7", ()), reports, ["n2", "n3"])
+    >>> [(step.step_id, step.launcher_port, hosts) for step, hosts in found.items()]
+    [('0', 4711, ['n3'])]
+    """
+    found: dict[Allocation, list[str]] = {}
+    for host in hosts:
+        report = reports.get(host)
+        if report is not None and report.step and not report.job and allocation.het_size == 1:
+            step = allocation.but(
+                step_id=report.step, launcher_ip=report.launcher_ip, launcher_port=report.launcher_port
+            )
+            found.setdefault(step, []).append(host)
+    return found
 
 
 async def _without_end(

@@ -22,6 +22,7 @@ from ..autoscale.cancellation import (
     refused,
     squeue,
     to_cancel,
+    to_keep_from_queue,
 )
 from ..model.errors import ExitCode, RayclusterError
 from ..model.hostlist import format_hostlist
@@ -114,14 +115,16 @@ async def _cancel(parts: Parts, record: Path, leaving: Collection[str] = ()) -> 
     with contextlib.suppress(RayclusterError):
         code, text = await run_command(squeue(), env, parts.reaper, timeout_s=SLURM_S)
         queue = parse_queue(text) if code == 0 else None
-    ids = to_cancel(report.jobs, queue, mark_of(record.name), leaving)
+    mark = mark_of(record.name)
+    ids = to_cancel(report.jobs, queue, mark, leaving)
     looking = partial(is_the_servers, files, env)
     by_server: bool = await parts.reports.ask(looking, timeout_s=FILE_S, default=False)
     if ids and by_server:
         parts.report.note("`raycluster scale --serve` cancels the worker jobs")
         return []
     problems: list[RayclusterError] = []
-    for command in batches(ids):  # all of them: a busy controller may answer the next one
+    ending = to_keep_from_queue(report.jobs, queue, mark)
+    for command in batches([*ids, *ending]):  # all of them: a busy controller may answer the next one
         try:
             code, text = await run_command(command, env, parts.reaper, timeout_s=SLURM_S)
         except RayclusterError as error:

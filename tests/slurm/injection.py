@@ -78,7 +78,7 @@ APART = """
     trap : TERM
     {prefix} {python} -m raycluster_cli head --expected-workers 2 {options} -- {driver}
     code=$?
-    for _ in {{1..300}}; do
+    for _ in {{1..900}}; do
         kill -0 $step 2>/dev/null || break
         sleep 0.1
     done

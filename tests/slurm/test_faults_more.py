@@ -388,6 +388,38 @@ def test_plain_srun_that_was_not_told_of_an_end(patient_slurm: Slurm) -> None:
     patient_slurm.assert_nothing_left()
 
 
+#: A head in the batch step, and a script that waits for the workers' srun for as long as it takes.
+WAITS_FOR_WORKERS = """
+    srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --exclude=$SLURMD_NODENAME --mem=0 --kill-on-bad-exit=0 \\
+        --wait=0 {prefix} {python} -m raycluster_cli worker --master-ip $SLURMD_NODENAME {options} &
+    {prefix} {python} -m raycluster_cli head --expected-workers 2 {options} -- {driver}
+    code=$?
+    wait
+    echo SCRIPT ENDED WITH $code
+    exit $code
+"""
+
+
+@chaos
+@pytest.mark.parametrize("fault", ["power", "cable"])
+def test_a_script_that_waits_for_the_srun_of_its_workers(patient_slurm: Slurm, fault: str) -> None:
+    """That srun is not told that the task on the failed host has ended: the head of another step ends it."""
+    cluster = Cluster.start(patient_slurm, script=WAITS_FOR_WORKERS).driving()
+    began = time.time()
+    if fault == "power":
+        patient_slurm.bed.power_off("n2")
+    else:
+        patient_slurm.bed.cable("n2", up=False)
+        time.sleep(25)  # n2 has ended, and slurmstepd has given up
+        patient_slurm.bed.cable("n2", up=True)
+    assert "SCRIPT ENDED WITH 5\n" in cluster.job.wait_for("SCRIPT ENDED")
+    assert time.time() - began < KNOWN_S + CUT_OFF_S + KILL_WAIT_S + 2 + 2 * SLACK_S
+    assert "n2 does not respond, and srun waits for it: step 0 of the job is ended" in cluster.job.output()
+    if fault == "cable":
+        cluster.job.wait()
+        patient_slurm.assert_nothing_left()
+
+
 @chaos
 def test_plain_srun_with_a_policy_that_goes_on(patient_slurm: Slurm) -> None:
     """The driver ends by itself, long after the loss; srun does not wait for the lost host then either."""

@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
-from raycluster_cli.autoscale.cancellation import as_ended, cancel_worker_jobs, to_cancel
+from raycluster_cli.autoscale.cancellation import (
+    as_ended,
+    cancel_worker_jobs,
+    to_cancel,
+    to_keep_from_queue,
+)
 from raycluster_cli.model.errors import RayclusterError
 from raycluster_cli.model.worker_group import GroupsReport
 from raycluster_cli.model.worker_job import GroupState, LaunchRequest, WorkerJob, WorkerJobsReport
@@ -48,6 +53,17 @@ def test_which_are_cancelled(
 ) -> None:
     lines = None if queue is None else {line.id: line for line in queue}
     assert to_cancel(known, lines, OURS, leaving) == ids
+
+
+def test_what_slurm_may_put_back_into_the_queue() -> None:
+    lines = (
+        queued("1", "COMPLETING"),
+        queued("2", "COMPLETING", OURS),
+        queued("3", "RUNNING", OURS),
+        queued("4", "COMPLETING", THEIRS),
+    )
+    assert to_keep_from_queue([job("1", "ended")], {line.id: line for line in lines}, OURS) == ["1", "2"]
+    assert to_keep_from_queue([job("1", "ended")], None, OURS) == []
 
 
 def test_no_group_is_paused_after_the_end() -> None:

@@ -103,7 +103,8 @@ TABLE = [
     (
         replace(STARTING, completing_since=NOW - COMPLETING_S),
         line("COMPLETING"),
-        "ended: Slurm has ended it before it joined | failed (Slurm has ended it before it joined)",
+        "ended: Slurm has ended it before it joined | cancel (Slurm has ended it) | "
+        "failed (Slurm has ended it before it joined)",
     ),
     (
         STARTING,
@@ -157,7 +158,7 @@ TABLE = [
     (
         replace(READY, reason=LEFT, completing_since=NOW - COMPLETING_S),
         line("COMPLETING"),
-        "ended: Slurm has ended it",
+        "ended: Slurm has ended it | cancel (Slurm has ended it)",
     ),
     # cancelled by raycluster
     (CANCELLED, line("RUNNING"), "draining: idle for 300 s"),

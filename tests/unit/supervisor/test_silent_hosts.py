@@ -23,6 +23,7 @@ from raycluster_cli.supervisor.silent_hosts import (
     cancel_step_without,
     head_host_responds,
     limit_wait_for_hung,
+    limit_wait_for_others_steps,
     refuses,
     responds,
 )
@@ -213,6 +214,37 @@ def test_srun_may_not_hear_of_the_end_of_a_worker_that_was_cut_off(
     assert (tmp_path / "arguments").exists() == limited
     if limited:
         assert f"sleep {CUT_OFF_S}" in (tmp_path / "arguments").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("stayed", "responding", "step", "ended"),
+    [
+        ({"n3": "10.0.0.3"}, False, "1", ["7.1"]),
+        ({"n3": "10.0.0.3"}, True, "1", []),
+        ({"n9": "10.0.0.9"}, False, "1", []),
+        ({"n3": "10.0.0.3"}, False, "", []),
+        ({}, False, "1", []),
+    ],
+    ids=["cut off", "responds", "without a report", "in a batch script", "all have left"],
+)
+def test_a_step_of_workers_apart_from_their_head(
+    tmp_path: Path, stayed: dict[str, str], responding: bool, step: str, ended: list[str]
+) -> None:
+    head = Allocation("7", ("n1", "n2", "n3"), node_name="n1")
+    parts = parts_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready", symmetric=False, allocation=head)
+    reports = parts.reports.record.read_nodes()
+    reports["n3"] = replace(reports["n3"], step=step, launcher_ip="10.0.0.1", launcher_port=4711)
+
+    async def probe(address: str) -> bool:
+        return responding
+
+    async def work() -> None:
+        parts.reaper.attach(asyncio.get_running_loop())
+        await limit_wait_for_others_steps(parts, stayed, probe=probe)
+
+    run_loop(work())
+    arguments = tmp_path / "arguments"
+    assert (arguments.read_text().splitlines()[-4:-3] if arguments.exists() else []) == ended
 
 
 @pytest.mark.parametrize("stayed", [{}, {"n2": "10.0.0.2"}], ids=["none", "cut off"])
