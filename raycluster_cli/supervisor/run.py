@@ -308,12 +308,13 @@ class NodeRun:
         self.process_died(child, code)
 
     async def watch_files(self) -> None:
-        """Returns when a file that Ray needs on this node was removed; that is posted."""
+        """Post, as long as it is so, that a file was removed that Ray needs on this node."""
         node = self.node
-        removed = await removed_file(
-            lambda: running(node.children, node.started), node.setup.restore_files, node.setup.keys
-        )
-        self.post(on.FilesGone(removed))
+        while True:  # while the head is recovered it is no reason to end, and may be one later
+            removed = await removed_file(
+                lambda: running(node.children, node.started), node.setup.restore_files, node.setup.keys
+            )
+            self.post(on.FilesGone(removed))
 
     def enter_phase(self, phase: NodePhase, message: str = "", **facts: Any) -> None:
         """Report a phase, with what is known of the end."""
