@@ -59,16 +59,21 @@ def to_cancel(
 
 
 def to_keep_from_queue(
-    known: Collection[WorkerJob], queue: Mapping[str, QueueLine] | None, mark: str
+    known: Collection[WorkerJob],
+    queue: Mapping[str, QueueLine] | None,
+    mark: str,
+    leaving: Collection[str] = (),
 ) -> list[str]:
     """The ids of jobs that Slurm is ending (COMPLETING), and may put back into the queue when it has.
 
     It does so in spite of --no-requeue with one whose script it could not launch, because the host was cut
-    off (seen with Slurm 22.05).  Such a job is cancelled by scancel, which has no effect on others.
+    off (seen with Slurm 22.05).  Such a job is cancelled by scancel, which has no effect on others.  Not
+    asked for are those whose nodes have been in the cluster, or are ``leaving``: their scripts have run.
     """
     ids = {job.job_id for job in known}
+    launched = {job.job_id for job in known if job.node_ids}.union(leaving)
     ours = [line for line in (queue or {}).values() if line.id in ids or is_marked(line.comment, mark)]
-    return [line.id for line in ours if line.state == "COMPLETING"]
+    return [line.id for line in ours if line.state == "COMPLETING" and line.id not in launched]
 
 
 def as_ended(report: WorkerJobsReport, now: float) -> WorkerJobsReport:

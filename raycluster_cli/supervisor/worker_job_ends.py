@@ -117,13 +117,13 @@ async def _cancel(parts: Parts, record: Path, leaving: Collection[str] = ()) -> 
         queue = parse_queue(text) if code == 0 else None
     mark = mark_of(record.name)
     ids = to_cancel(report.jobs, queue, mark, leaving)
+    ending = to_keep_from_queue(report.jobs, queue, mark, leaving)
     looking = partial(is_the_servers, files, env)
     by_server: bool = await parts.reports.ask(looking, timeout_s=FILE_S, default=False)
-    if ids and by_server:
+    if (ids or ending) and by_server:
         parts.report.note("`raycluster scale --serve` cancels the worker jobs")
         return []
     problems: list[RayclusterError] = []
-    ending = to_keep_from_queue(report.jobs, queue, mark)
     for command in batches([*ids, *ending]):  # all of them: a busy controller may answer the next one
         try:
             code, text = await run_command(command, env, parts.reaper, timeout_s=SLURM_S)

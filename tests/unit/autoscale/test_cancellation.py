@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,12 @@ def test_what_slurm_may_put_back_into_the_queue() -> None:
         queued("2", "COMPLETING", OURS),
         queued("3", "RUNNING", OURS),
         queued("4", "COMPLETING", THEIRS),
+        queued("5", "COMPLETING", OURS),
+        queued("6", "COMPLETING", OURS),
     )
-    assert to_keep_from_queue([job("1", "ended")], {line.id: line for line in lines}, OURS) == ["1", "2"]
+    # One that was a node of the cluster was launched, and so was one whose node has just left.
+    known = [job("1", "ended"), replace(job("5", "ended"), node_ids=("ab",)), job("6", "ready")]
+    assert to_keep_from_queue(known, {line.id: line for line in lines}, OURS, ["6"]) == ["1", "2"]
     assert to_keep_from_queue([job("1", "ended")], None, OURS) == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -175,6 +176,27 @@ def test_where_a_server_cancels_them_nothing_is_missing(host: Host) -> None:
     assert host.notes == ["`raycluster scale --serve` cancels the worker jobs"]
     assert states(record) == {"1": "pending"}
     assert not is_the_servers(files, {"PATH": host.path}, now=time.time() + 3600)
+
+
+def test_a_job_that_slurm_may_requeue_is_the_servers_too(host: Host) -> None:
+    """Where squeue is here, and scancel is not."""
+    record = Record.create(host.state_dir, "tux", "4700")
+    files = WorkerJobFiles(record.path)
+    files.write_jobs(WorkerJobsReport(1.0, (job("1"),)))
+    files.launches.say_serving()
+    host.command("squeue", f"echo '{line_of_squeue('1|COMPLETING|')}'")
+    host.path = str(host.bin)
+    host.does(lambda parts: end_worker_jobs(parts, []), record)
+    assert host.notes == ["`raycluster scale --serve` cancels the worker jobs"]
+
+
+def test_at_an_ordinary_end_scancel_is_not_called(host: Host) -> None:
+    record = Record.create(host.state_dir, "tux", "4700")
+    ended = replace(job("2", "ended"), node_ids=("ab",))
+    WorkerJobFiles(record.path).write_jobs(WorkerJobsReport(1.0, (job("1", "ready"), ended)))
+    host.slurm("1|COMPLETING|", "2|COMPLETING|")  # an epilog runs
+    host.does(lambda parts: end_worker_jobs(parts, ["1"]), record)
+    assert host.cancelled == []
 
 
 def test_a_requeued_head_ends_the_clusters_before_it(host: Host) -> None:
