@@ -286,6 +286,7 @@ class Discovery:
         ip, port = self._master_ip, self._master_port
         head = await self.head_record.read_head()
         if head is not None and (not port or port == head.port):
+            self._found_record = None  # what was found before this head came is another cluster's
             return Target(head.address_ip, head.port, head)
         if not ip and self._allocation is not None and self._allocation.job_nodes:
             ip = self._allocation.head_node

@@ -142,7 +142,7 @@ def join(
             reports=reports,
             key=ClusterKey("bed", "7"),
             allocation=allocation,
-            state_dir=Path("/nowhere"),
+            state_dir=record.path.parents[1] if record is not None else Path("/nowhere"),
             own_token=own_token,
             auth=given.auth,
             master_ip=given.master_ip,
@@ -327,6 +327,28 @@ def test_a_head_that_starts_where_the_head_of_a_killed_cluster_was_is_joined(
     join(node, record)
     assert [one.spec.identity for one in node.started] == ["the head's"]
     assert node.token == record.read_token()
+
+
+def test_the_own_clusters_head_follows_another_at_the_address_that_was_given(record: Record) -> None:
+    """First the head of a cluster with a --name listens there; its record has another token."""
+    other = Record.create(record.path.parents[1], "bed", "7", "a")
+    other.take_lease(host="n1")
+    other.write_head(replace(HEAD, identity="the other's"))
+    other.make_token()
+
+    class Follows(Node):
+        async def start(self, timeout_s: float, spec: StartSpec, template: Template | None = None) -> Started:
+            if not self.started:
+                record.make_token()
+                record.write_head(HEAD)
+                self.fails.append(StartFailure("ray", "the GCS is gone"))
+            return await super().start(timeout_s, spec, template)
+
+    node = Follows()
+    joined = join(node, record, master_ip="10.77.0.1", master_port=20480)
+    assert [one.spec.identity for one in node.started] == ["the other's", "the head's"]
+    assert [one.token for one in node.started] == [other.read_token(), record.read_token()]
+    assert joined.record is record
 
 
 def test_a_head_in_the_record_without_any_token(record: Record) -> None:
