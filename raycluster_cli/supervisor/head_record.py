@@ -131,11 +131,14 @@ class HeadRecord:
         if not task_probe.ended([allocation.head_node]):
             return None
         message = f"the head's task on {head.host} ended during its start, without reporting why"
-        self._report.say(message)
         reason = EndReason.SUPERVISOR_KILLED.value
         end = EndReport(time.time(), 128 + signal.SIGKILL, reason, head.host, message)
-        self._reports.quietly(record.write_end, end)
-        return end
+        known = end
+        with contextlib.suppress(RayclusterError):  # the other workers then find out by themselves
+            known = await self._reports.ask(_first_end, record, end, timeout_s=3.0, default=end)
+        if known is end:
+            self._report.say(message)
+        return known
 
     async def _finish_when_refused(self, record: Record) -> None:
         """End (Finished) when our head failed to start before the record could name it.
@@ -185,6 +188,17 @@ class HeadRecord:
         """Ask Slurm no more."""
         if self._task_probe is not None:
             self._task_probe.close()
+
+
+def _first_end(record: Record, end: EndReport) -> EndReport:
+    """The cluster's end in the record, where ``end`` is written if there is none.
+
+    The head's own may be there by now: a look that was not answered in time says that there is none.
+    """
+    known = record.read_end()
+    if known is None:
+        record.write_end(end)
+    return known or end
 
 
 def head_task_probe(

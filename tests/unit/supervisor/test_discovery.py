@@ -273,6 +273,23 @@ class Probed:
         pass
 
 
+async def read_as_first_worker(record: Record, probed: Probed, node: str = "n2") -> HeadInfo | None:
+    reports = ReportWriter(None, NodeReport("n2", "worker", "waiting"))
+    head_record = HeadRecord(
+        record,
+        reports=reports,
+        report=Report(stream=io.StringIO()),
+        allocation=allocation().but(node_name=node),
+        symmetric=True,
+        nodes=2,
+        task_probe=probed,  # type: ignore[arg-type]
+    )
+    try:
+        return await head_record.read_head()
+    finally:
+        await reports.close()
+
+
 @pytest.mark.parametrize(
     ("state", "ended", "node", "known"),
     [
@@ -286,34 +303,33 @@ def test_a_head_that_was_killed_with_its_keeper_during_its_start(
     world: World, state: str, ended: list[str], node: str, known: bool
 ) -> None:
     record, probed = world.record(head=replace(HEAD, state=state)), Probed(*ended)
-
-    async def read() -> HeadInfo | None:
-        reports = ReportWriter(None, NodeReport("n2", "worker", "waiting"))
-        head_record = HeadRecord(
-            record,
-            reports=reports,
-            report=Report(stream=io.StringIO()),
-            allocation=allocation().but(node_name=node),
-            symmetric=True,
-            nodes=2,
-            task_probe=probed,  # type: ignore[arg-type]
-        )
-        try:
-            return await head_record.read_head()
-        finally:
-            await reports.close()
-
+    read = read_as_first_worker(record, probed, node)
     if not known:
-        assert run_loop(read()) is not None
+        assert run_loop(read) is not None
         assert record.read_end() is None
         assert bool(probed.asked) == (state == "starting" and node == "n2")
         return
     with pytest.raises(Finished, match="the head's task on n1 ended during its start") as finished:
-        run_loop(read())
+        run_loop(read)
     assert (int(finished.value.end.code), finished.value.end.failed_host) == (5, "n1")
     end = record.read_end()
     assert end is not None
     assert (end.exit_code, end.reason, end.failed_host) == (137, "supervisor-killed", "n1")
+
+
+def test_the_end_that_a_head_has_written_itself_is_not_replaced(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file server that answers late: the first look for the end gives none."""
+    record = world.record(head=replace(HEAD, state="starting"))
+    own = EndReport(1.0, 3, "error", "n1", "The head did not start.")
+    record.write_end(own)
+    read, looks = Record.read_end, [0, 1]
+    monkeypatch.setattr(Record, "read_end", lambda self: read(self) if looks.pop() == 0 else None)
+    with pytest.raises(Finished, match="The head did not start"):
+        run_loop(read_as_first_worker(record, Probed("n1")))
+    monkeypatch.undo()
+    assert record.read_end() == own
 
 
 def test_a_cluster_that_ends_is_known(world: World) -> None:
