@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..model.dataclass import dataclass
+from ..system.proctree import ProcessRef
 from .failure import StartFailure
 from .plan import NodePlan
 from .protocol import Emit, Event, Lines, Writer, answer, failure
@@ -41,7 +42,7 @@ class Branch:
     request: Event
     lines: Lines
     answered: bool = False
-    spawned: list[int] = field(default_factory=list)
+    spawned: list[ProcessRef] = field(default_factory=list)
     """Ray's daemons that a start has spawned so far."""
 
     @classmethod

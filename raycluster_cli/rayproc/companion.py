@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..system.keeper_link import IGNORED_BY_RAY
+from ..system.proctree import identify, is_running
 from .branch import Branch, Work, clear, move_output, serve, start, start_extra, template
 from .lazy_modules import UNUSED_BY_A_START, import_later
 from .protocol import ONGOING, Emit, Event, Lines, Writer, answer, failure
@@ -77,12 +78,13 @@ class Companion:
                 with contextlib.suppress(OSError):
                     while data := os.read(branch.events, 65536):
                         self._note_spawned(branch, branch.lines.feed(data))
-                for pid in branch.spawned:
+                for daemon in filter(is_running, branch.spawned):
                     with contextlib.suppress(OSError):
-                        os.kill(pid, signal.SIGKILL)
+                        os.kill(daemon.pid, signal.SIGKILL)
 
     def _note_spawned(self, branch: Branch, events: Iterable[Event]) -> None:
-        branch.spawned += [event["pid"] for event in events if event["event"] == "spawned"]
+        found = [identify(event["pid"]) for event in events if event["event"] == "spawned"]
+        branch.spawned += filter(None, found)
 
     def _kill(self, request: int) -> None:
         """End the branch of a request; it is reported when its events end."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,8 +15,11 @@ from typing import Any
 
 import pytest
 
+from raycluster_cli.rayproc.branch import Branch
+from raycluster_cli.rayproc.companion import Companion
 from raycluster_cli.rayproc.companion_client import CompanionClient
 from raycluster_cli.rayproc.failure import StartFailure
+from raycluster_cli.rayproc.protocol import Lines
 from raycluster_cli.system.process import Reaper
 from raycluster_cli.system.proctree import descendants, identify, is_running
 from tests.unit.rayproc.test_plan import HEAD
@@ -203,6 +207,26 @@ def test_what_an_unfinished_start_has_spawned_ends_with_it(tmp_path: Path) -> No
         await asyncio.gather(starting, return_exceptions=True)
 
     run(scene)
+
+
+def test_a_process_that_has_the_id_of_what_a_start_spawned_is_left_alone() -> None:
+    """The kernel gives ids again."""
+    events, _ = os.pipe()
+    working, other = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
+    try:
+        earlier = identify(other.pid)
+        assert earlier is not None
+        branch = Branch(working.pid, events, None, {"do": "start"}, Lines())
+        branch.spawned.append(earlier.but(start_ticks=earlier.start_ticks - 1))
+        ends = Companion(events, lambda _: None)
+        ends._branches[events] = branch
+        ends.close()
+        assert working.wait(30) == -signal.SIGKILL
+        assert other.poll() is None
+    finally:
+        for process in (working, other):
+            process.kill()
+            process.wait()
 
 
 def test_an_unknown_command_is_refused(tmp_path: Path) -> None:
