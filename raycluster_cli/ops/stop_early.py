@@ -77,7 +77,7 @@ class EarlyStop:
         before = {record.path: _state(record) for record in _records(state_dir, cluster, key)}
         record = Record.create(state_dir, cluster, key)
         before.setdefault(record.path, _state(record))
-        if before[record.path] == _UNUSED:
+        if asked := before[record.path] == _UNUSED:
             record.request_stop("raycluster stop")
         around.say(
             f"job {job.shown_id} has no cluster yet, or its record was removed; its head will find the "
@@ -86,9 +86,9 @@ class EarlyStop:
         began = around.clock()
         while (waited_s := around.clock() - began) < deadline_s:
             for found in _records(state_dir, cluster, key):
-                if not _has_begun(before.get(found.path, _UNUSED), _state(found)):
+                if not _has_begun(found, before.get(found.path, _UNUSED)):
                     continue
-                if found.path != record.path:
+                if asked and found.path != record.path:
                     _withdraw(record)
                 status = read_cluster(found, None, events=0)
                 if status.is_over:
@@ -97,7 +97,8 @@ class EarlyStop:
                 return stop_cluster(found, around, deadline_s=deadline_s - waited_s)
             around.progress(f"job {job.shown_id}: waiting for its head ({waited_s:.0f} s of {deadline_s:g})")
             around.sleep(POLL_S)
-        _withdraw(record)
+        if asked:
+            _withdraw(record)
         if cancel:
             around.cancel(job.own_id, around.env)
             around.say(f"job {job.shown_id} is cancelled: raycluster did not start in it")
@@ -145,15 +146,16 @@ def _state(record: Record) -> State:
     return record.leases.holder(), record.read_end()
 
 
-def _has_begun(before: State, now: State) -> bool:
-    """Whether a head has taken this record since.
+def _has_begun(record: Record, before: State) -> bool:
+    """Whether a head has taken this record since, or while Slurm was asked just before.
 
     It takes the lease first, and then puts away the end of an earlier cluster.  One whose record was removed
     has no lease there any more; it writes its end.
     """
-    if now[1] is None:
-        return now[0] != before[0]
-    return now[1] != before[1]
+    holder, end = _state(record)
+    if end is None:
+        return holder != before[0] or record.leases.is_held()
+    return end != before[1]
 
 
 #: Of a record that no head has used.

@@ -99,15 +99,32 @@ def test_the_head_of_a_job_with_the_id_of_an_earlier_one_is_asked_when_it_starts
     assert world.now >= 4.0
 
 
+@pytest.mark.parametrize("name", ["", "tune"])
+def test_a_head_that_starts_while_slurm_is_asked_about_the_job(
+    tmp_path: Path, world: World, name: str
+) -> None:
+    record = Record(tmp_path / "tux" / f"4711{name and '+'}{name}", "tux", "4711", name)
+
+    def restarts(job_id: str) -> int:
+        Record.create(tmp_path, "tux", "4711", name).take_lease(host="n1")
+        return 0
+
+    world.then = [(2.0, lambda: stopped(record))]
+    early = EarlyStop(restarts, lambda: "tux")
+    assert early.stop(RUNNING, tmp_path, world.around, deadline_s=9, cancel=True) is Outcome.ENDED
+    assert world.cancelled == []
+
+
 def test_an_earlier_cluster_with_the_id_of_a_job_is_left_alone(tmp_path: Path, world: World) -> None:
     """Nothing starts in the job."""
     record = Record.create(tmp_path, "tux", "4711")
     record.take_lease(host="n1")
+    request = record.request_stop("raycluster stop")
     record.write_end(EndReport(time.time() - 3600, 0, "driver"))
     outcome = slurm().stop(RUNNING, tmp_path, world.around, deadline_s=9, cancel=False)
     assert outcome is Outcome.FAILED
     assert "raycluster did not start in it" in world.said[-1]
-    assert record.stop_requested() is None
+    assert record.stop_requested() == request
     assert record.read_end() is not None
 
 
