@@ -226,8 +226,9 @@ def steps_of(
 ) -> dict[Allocation, list[str]]:
     """The steps of the head's job in which these hosts have workers, as their tasks see them, with the hosts.
 
-    Not those of a heterogeneous job, of which each component has an srun's port of its own, nor those of
-    worker jobs, which end with their script.
+    Not the head's own, in which a program that uses the library may go on after its cluster; not those of a
+    heterogeneous job, of which each component has an srun's port of its own; and not those of worker jobs,
+    which end with their script.
 
     >>> reports = {"n3": NodeReport("n3", "worker", "ready", step="0", launcher_port=4711)}
     >>> found = steps_of(Allocation("7", ()), reports, ["n2", "n3"])
@@ -235,13 +236,16 @@ def steps_of(
     [('0', 4711, ['n3'])]
     """
     found: dict[Allocation, list[str]] = {}
+    if allocation.het_size > 1:
+        return found
     for host in hosts:
         report = reports.get(host)
-        if report is not None and report.step and not report.job and allocation.het_size == 1:
-            step = allocation.but(
-                step_id=report.step, launcher_ip=report.launcher_ip, launcher_port=report.launcher_port
-            )
-            found.setdefault(step, []).append(host)
+        if report is None or report.job or report.step in ("", allocation.step_id):
+            continue
+        step = allocation.but(
+            step_id=report.step, launcher_ip=report.launcher_ip, launcher_port=report.launcher_port
+        )
+        found.setdefault(step, []).append(host)
     return found
 
 

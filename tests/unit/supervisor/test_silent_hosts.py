@@ -217,20 +217,30 @@ def test_srun_may_not_hear_of_the_end_of_a_worker_that_was_cut_off(
 
 
 @pytest.mark.parametrize(
-    ("stayed", "responding", "step", "ended"),
+    ("stayed", "responding", "step", "of_head", "ended"),
     [
-        ({"n3": "10.0.0.3"}, False, "1", ["7.1"]),
-        ({"n3": "10.0.0.3"}, True, "1", []),
-        ({"n9": "10.0.0.9"}, False, "1", []),
-        ({"n3": "10.0.0.3"}, False, "", []),
-        ({}, False, "1", []),
+        ({"n3": "10.0.0.3"}, False, "1", None, ["7.1"]),
+        ({"n3": "10.0.0.3"}, False, "1", "0", ["7.1"]),
+        ({"n3": "10.0.0.3"}, False, "1", "1", []),  # the head's program may go on after its cluster
+        ({"n3": "10.0.0.3"}, True, "1", None, []),
+        ({"n9": "10.0.0.9"}, False, "1", None, []),
+        ({"n3": "10.0.0.3"}, False, "", None, []),
+        ({}, False, "1", None, []),
     ],
-    ids=["cut off", "responds", "without a report", "in a batch script", "all have left"],
+    ids=[
+        *("cut off", "the head in another step", "the head in the same step", "responds"),
+        *("without a report", "in a batch script", "all have left"),
+    ],
 )
 def test_a_step_of_workers_apart_from_their_head(
-    tmp_path: Path, stayed: dict[str, str], responding: bool, step: str, ended: list[str]
+    tmp_path: Path,
+    stayed: dict[str, str],
+    responding: bool,
+    step: str,
+    of_head: str | None,
+    ended: list[str],
 ) -> None:
-    head = Allocation("7", ("n1", "n2", "n3"), node_name="n1")
+    head = Allocation("7", ("n1", "n2", "n3"), node_name="n1", step_id=of_head)
     parts = parts_of(tmp_path, {"n2": "gone", "n3": "joined"}, "ready", symmetric=False, allocation=head)
     reports = parts.reports.record.read_nodes()
     reports["n3"] = replace(reports["n3"], step=step, launcher_ip="10.0.0.1", launcher_port=4711)
