@@ -26,6 +26,9 @@ from .no_record import refuse_job_of_others
 from .reader import read_cluster
 from .stop import POLL_S, Outcome, Surroundings, stop_cluster
 
+#: How far the clocks of the controller and of a head may be apart.
+CLOCKS_APART_S = 600.0
+
 
 @dataclass(frozen=True)
 class EarlyStop:
@@ -51,7 +54,7 @@ class EarlyStop:
         """
         if job is None or job.is_ended or (end := record.read_end()) is None:
             return False
-        if job.is_waiting or (job.start_time is not None and job.start_time > end.when):
+        if job.is_waiting or (job.start_time is not None and job.start_time > end.when + CLOCKS_APART_S):
             return True
         restarts = self.restarts(job.id)
         return restarts is not None and restarts > record.restart

@@ -156,7 +156,8 @@ def test_without_an_answer_of_slurm_nothing_is_done(tmp_path: Path, world: World
         (RUNNING, False, 1, False),
         (Job("4711", "4711", "COMPLETED"), True, 1, False),
         (None, True, 1, False),
-        (Job("4711", "4711", "RUNNING", start_time=time.time() + 60), True, 0, True),
+        (Job("4711", "4711", "RUNNING", start_time=time.time() + 3600), True, 0, True),
+        (Job("4711", "4711", "RUNNING", start_time=time.time() + 60), True, 0, False),  # clocks differ
         (Job("4711", "4711", "RUNNING", start_time=time.time() - 60), True, 0, False),
     ],
 )
