@@ -140,9 +140,7 @@ def _keep(child: int, relay_write: int, notes_read: int, record_wait_s: float) -
     if code < 0 or os.path.isdir(notes.node_root):
         _clear(notes, child, code, record_wait_s)
     if notes.staged or notes.stage_note:
-        from ..staging.removal import clear_copy  # only with --stage-env
-
-        in_child(lambda: clear_copy(notes), REMOVE_COPY_S)
+        in_child(lambda: _clear_copy(notes), REMOVE_COPY_S)
     if left:
         names = ", ".join(f"{stat.name} ({stat.pid})" for stat in left[:5])
         _say(f"could not end {names}: not even SIGKILL ended them.")
@@ -241,6 +239,12 @@ def _import_cleanup() -> Callable[[KeeperNotes], None]:
     from .crash_cleanup import clear_node
 
     return clear_node
+
+
+def _clear_copy(notes: KeeperNotes) -> None:
+    from ..staging.removal import clear_copy  # only with --stage-env, and where it may hang
+
+    clear_copy(notes)
 
 
 def in_child(call: Callable[[], object], wait_s: float) -> bool:

@@ -30,10 +30,11 @@ from raycluster_cli.supervisor.keeper import guard
 
 keepers.LOOK_S, keepers.HANDED_ON_S = 0.2, 60.0
 base, record, wait_s, ending = sys.argv[1:]
+keepers.REMOVE_COPY_S = float(wait_s)
 if ending.startswith("# hung"):
     class Hung:
         def find_spec(self, name, *_):
-            if name.endswith("crash_cleanup"):
+            if name.endswith((".crash_cleanup", ".staging.removal")):
                 time.sleep(600)
     sys.meta_path.insert(0, Hung())
 keeper_pid = os.getpid()
@@ -152,11 +153,15 @@ def test_a_record_that_does_not_respond_does_not_keep_the_node_from_being_cleare
     assert f"{node.record.path} does not hold all of this: it did not respond within 0.2 s" in errors
 
 
-def test_modules_that_cannot_be_read_do_not_keep_the_keeper(node: Node) -> None:
+@pytest.mark.parametrize("staged", ["", "/nowhere"])
+def test_modules_that_cannot_be_read_do_not_keep_the_keeper(node: Node, staged: str) -> None:
     """They may be on the file server that does not respond.  All processes of the node are ended."""
-    node.start("# hung\ntime.sleep(60)", wait_s=0.2)
-    os.kill(node.supervisor, signal.SIGKILL)
+    note = f"keeper.note(KeeperNotes(staged={staged!r})); print('noted', flush=True)"
+    node.start(f"# hung\n{note}\ntime.sleep(60)", wait_s=0.2)
     assert node.process is not None
+    assert node.process.stdout is not None
+    assert node.process.stdout.readline() == "noted\n"
+    os.kill(node.supervisor, signal.SIGKILL)
     _, errors = node.process.communicate(timeout=DEADLINE_S)
     assert node.process.returncode == 137
     wait_until(lambda: identify(node.daemon) is None, timeout_s=DEADLINE_S, what="the daemon's end")
