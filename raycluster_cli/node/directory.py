@@ -89,10 +89,14 @@ class NodeRoot:
         beside = self.path / f".token.{os.urandom(4).hex()}"
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, token.encode())
-        finally:
-            os.close(fd)
-        beside.replace(self.token_path)
+            try:
+                os.write(fd, token.encode())
+            finally:
+                os.close(fd)
+            beside.replace(self.token_path)
+        except OSError:  # a full disk, at each of the tries to restore it
+            beside.unlink(missing_ok=True)
+            raise
         return self.token_path
 
     def restore_token(self, token: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -51,6 +52,26 @@ def test_the_token_is_for_the_user_alone(make: Callable[..., NodeRoot]) -> None:
     root.write_token("another")
     assert root.token_path.read_text() == "another"
     assert stat.S_IMODE(root.token_path.stat().st_mode) == 0o600
+
+
+def test_a_token_that_cannot_be_restored_leaves_no_files(
+    make: Callable[..., NodeRoot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried every few seconds."""
+    root = make()
+    before = sorted(root.path.iterdir())
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        root.restore_token("secret")
+        with pytest.raises(OSError, match="No space"):
+            root.write_token("secret")
+    assert sorted(root.path.iterdir()) == before
+    root.restore_token("secret")
+    assert root.token_path.read_text() == "secret"
 
 
 def test_remove_leaves_nothing_and_may_be_repeated(make: Callable[..., NodeRoot]) -> None:
