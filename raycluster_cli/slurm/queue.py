@@ -153,7 +153,8 @@ def query_jobs(
         f"--user={os.getuid() if uid is None else uid}",
         f"--format={_FORMAT}",
     ]
-    plain = {**plain_environment(env), "SLURM_TIME_FORMAT": "%s"}
+    # Without a length the tasks of an array that wait are cut off after 64 characters.
+    plain = {**plain_environment(env), "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
     done = answer_of(command, plain, timeout_s=SQUEUE_TIMEOUT_S, run=run)
     if done is None or done.returncode != 0:
         return None

@@ -64,3 +64,11 @@ def test_cancel(tmp_path: Path) -> None:
         )
     with pytest.raises(RayclusterError, match="scancel was not found in PATH"):
         cancel_job("7", {"PATH": "/nonexistent"})
+
+
+def test_the_tasks_of_an_array_that_wait_are_named_in_full(tmp_path: Path) -> None:
+    tasks = ",".join(str(number) for number in range(1, 99, 2))
+    cut = f"""test "$SLURM_BITSTR_LEN" = 0 && echo '100|100_[{tasks}]|PENDING|N/A|N/A|Priority||x'"""
+    jobs = query_jobs(programs(tmp_path, squeue=cut))
+    assert jobs is not None
+    assert jobs["100"].own_id == f"100_[{tasks}]"  # the array's id alone would cancel the tasks that run too
