@@ -13,6 +13,9 @@ from collections.abc import Iterable
 
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
+#: What `srun --label` puts before each line.
+_LABEL = re.compile(r" *\d+: ")
+
 #: What stands before a line's own text: colours, srun's label, the process (vLLM, Ray's worker logs), and
 #: PyTorch's rank.
 _PREFIX = re.compile(
@@ -84,6 +87,15 @@ def without_colours(line: str) -> str:
     return _COLOUR.sub("", line)
 
 
+def without_label(line: str) -> str:
+    """A line without the label of `srun --label`.
+
+    >>> without_label(" 0: ValueError: bad")
+    'ValueError: bad'
+    """
+    return _LABEL.sub("", line, count=1) if _LABEL.match(line) else line
+
+
 def without_rank(line: str) -> str:
     """A line without the rank that PyTorch puts before it.
 
@@ -103,12 +115,12 @@ def own_text(line: str) -> str:
 
 
 def logged_text(line: str) -> str:
-    """A line of an exception as Python prints it, also where a program has logged it.
+    """A line of an exception as Python prints it, also where a program has logged or coloured it.
 
     >>> logged_text("(EngineCore pid=7) ERROR 11-28 19:08:15 [core.py:708] ValueError: no memory")
     'ValueError: no memory'
     """
-    text = own_text(line)
+    text = without_colours(own_text(line))
     found = _LOGGED.match(text)
     return text[found.end() :] if found else text
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..model.cause_search import BY_SLURM, Found, explains, find_causes
 from ..model.causes import CAUSES
-from ..model.log_lines import own_text, without_colours, without_dumps
+from ..model.log_lines import own_text, without_colours, without_dumps, without_label
 from ..model.record import EndReport, NodeReport
 from ..model.status import EndReason
 from ..model.tracebacks import Raised, last_exception
@@ -157,14 +157,14 @@ def _went_on(lines: Sequence[str], raised: Raised, code: int | None) -> bool:
         return len(lines) - raised.named > CLOSE_LINES
     if code != UNHANDLED:
         return len(lines) - raised.last > CLOSE_LINES
-    lines = lines[raised.last + 1 :]
+    lines = [without_label(line) for line in lines[raised.last + 1 :]]
     # Ray prints the lines of other processes too, with a name before them.
     return sum(own_text(line) == line and not _AT_EXIT.match(line) for line in lines) > WENT_ON_LINES
 
 
 def _by_slurm(path: str, text: str) -> Found | None:
     lines = "\n".join(
-        line for line in text.splitlines() if re.search(r"(?:slurmstepd|srun)\S*: |: line \d+: ", line)
+        line for line in text.splitlines() if re.search(r"(?:slurmstepd|srun)\S{0,80}: |: line \d+: ", line)
     )
     found = {one.name: line for one in CAUSES if one.name in BY_SLURM and (line := one.find(lines))}
     return next((Found(one, path, found[one.name]) for one in CAUSES if one.name in found), None)

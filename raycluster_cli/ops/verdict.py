@@ -387,4 +387,4 @@ def _sentence(text: str) -> str:
     """
     first = text.split(" ", 1)[0]
     text = text[:1].upper() + text[1:] if first.isalpha() else text
-    return text if text.endswith((".", "!", "?")) else f"{text}."
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."

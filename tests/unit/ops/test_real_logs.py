@@ -67,6 +67,33 @@ Root Cause (first observed failure):
 ============================================================
 """
 
+#: A process of torchrun's that the kernel has killed for memory: no exception is printed.
+TORCHRUN_KILLED = f"""\
+W1120 19:38:02.123000 140 torch/distributed/elastic/multiprocessing/api.py:897] Sending process 124 closing signal SIGTERM
+E1120 19:38:02.123000 140 torch/distributed/elastic/multiprocessing/api.py:869] failed (exitcode: -9) local_rank: 0 (pid: 123) of binary: /opt/env/bin/python
+{TRACEBACK}torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============================================================
+train.py FAILED
+------------------------------------------------------------
+Failures:
+{"".join(f"[{rank}]:{chr(10)}  exitcode  : -15 (pid: 13{rank}){chr(10)}  traceback : Signal 15 (SIGTERM) received by PID 13{rank}{chr(10)}" for rank in range(1, 8))}------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-20_19:38:02
+  exitcode  : -9 (pid: 123)
+  error_file: <N/A>
+  traceback : Signal 9 (SIGKILL) received by PID 123
+============================================================
+"""
+
+#: As Python 3.13 prints it with FORCE_COLOR.
+COLOURED = """\
+Traceback (most recent call last):
+  File \x1b[35m"/home/ada/train.py"\x1b[0m, line \x1b[35m31\x1b[0m, in \x1b[35m<module>\x1b[0m
+    \x1b[31mmain\x1b[0m\x1b[1;31m()\x1b[0m
+\x1b[1;35mValueError\x1b[0m: \x1b[35mbad learning rate\x1b[0m
+"""
+
 TUNE = f"""\
 2026-11-20 19:38:02,123	ERROR tune_controller.py:1331 -- Trial task failed for trial PPO_x
 {TRACEBACK}ray.exceptions.RayTaskError(ValueError): ray::PPO.train() (pid=4242, ip=10.77.0.2)
@@ -156,6 +183,17 @@ TOLD = [
     Told("Ray Train", driver(1), TRAIN, "The driver failed: ValueError: bad learning rate."),
     Told("Ray Data", driver(1), DATA, "The driver failed: ZeroDivisionError: division by zero."),
     Told("srun's label with more than ten tasks", driver(1), " 0: " + f"{TRACEBACK}ValueError: bad".replace("\n", "\n 0: ") + "\n 0: raycluster: the driver ended with code 1\n", "The driver failed: ValueError: bad."),
+    Told("a script's own line below an exception", driver(1), f"{TRACEBACK}ValueError: bad learning rate\nError: training failed\n", "The driver failed: ValueError: bad learning rate"),
+    Told("Python 3.13 in colours", driver(1), COLOURED, "The driver failed: ValueError: bad learning rate."),
+    Told("srun's label, import handled", driver(1), "".join(f"0: {line}\n" for line in f"{HANDLED}{EPOCHS}the data is not there".splitlines()), "The driver itself failed: it ended with code 1", hides="flash_attn"),
+    Told("a command of the driver, import handled just before", driver(1), f"{HANDLED}{TRACEBACK}subprocess.CalledProcessError: Command '['rsync', 'a', 'b']' returned non-zero exit status 23.\n", "CalledProcessError: Command '['rsync'", hides="flash_attn"),
+    Told("a command of the driver that fails with 1", driver(1), f"{HANDLED}{TRACEBACK}subprocess.CalledProcessError: Command '['nvidia-smi']' returned non-zero exit status 1.\n", "CalledProcessError: Command '['nvidia-smi'", hides="flash_attn"),
+    Told("torchrun's process killed", driver(1), TORCHRUN_KILLED, "ChildFailedError: Signal 9 (SIGKILL) received by PID 123. A process that it used had ended"),
+    Told("torchrun's process killed for memory", driver(1), TORCHRUN_KILLED, "Out of memory: the kernel killed 1 process", (Node(oom_kills=1), Node("n2"))),
+    Told("accelerate's process killed for memory", driver(1), f"{TRACEBACK}subprocess.CalledProcessError: Command '['/opt/env/bin/python', 'train.py']' died with <Signals.SIGKILL: 9>.\nslurmstepd: error: Detected 1 oom_kill event in StepId=4711.0. Some of the step tasks have been OOM Killed.\n", "Processes were killed because the job used all the memory"),
+    Told("vLLM's engine killed for memory", driver(1), "(APIServer pid=7) ERROR 11-20 19:38:02 [async_llm.py:525] " + f"{TRACEBACK}vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above) for the root cause.".replace("\n", "\n(APIServer pid=7) ERROR 11-20 19:38:02 [async_llm.py:525] ") + "\n(APIServer pid=7) INFO:     Shutting down\n", "Out of memory: the kernel killed 1 process", (Node(oom_kills=1), Node("n2"))),
+    Told("what Python ignores at its exit", driver(1), f"{TRACEBACK}KeyError: 'x'\nException ignored in: <function A.__del__ at 0x7f>\n{TRACEBACK}TypeError: 'NoneType' object is not callable\n", "The driver failed: KeyError: 'x'."),
+    Told("a long message", driver(1), f"{TRACEBACK}ValueError: {'bad ' * 200}\n", "bad …", hides="…."),
     # Several runs in a job.
     Told("the second run", driver(1), f"{RUN_BEFORE}raycluster: 2 nodes ready at 10.0.0.1:20000 after 2 s; driver: sh b.sh\nno data\n", "it ended with code 1", hides="of the run before"),
     Told("the second run did not start", EndReport(NOW, 3, "error", "n1", "the head did not start on n1"), f"{RUN_BEFORE.replace('of the run before', 'No space left on device')}raycluster: error: the head did not start on n1\n", "The head did not start on n1"),
