@@ -86,7 +86,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "process limit",
         r"pthread_create failed|[Cc]an't start new thread|fork: retry|"
-        r"(?<!Again: )(?<!')Resource temporarily unavailable(?!.*\block)",
+        r"(?<!Again: )(?<!')Resource temporarily unavailable(?!.{0,200}\block)",
         "The limit on processes and threads (ulimit -u, or pids.max of the cgroup) is reached.",
         "Raise the soft limit to the hard limit, set OMP_NUM_THREADS=1 and "
         "RAY_worker_num_grpc_internal_threads=1, or give Ray fewer CPUs (--num-cpus).",
@@ -211,7 +211,7 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         "Serve is not on port 8000",
-        r"port=8000\b.*(Connection refused|Failed to establish a new connection)",
+        r"port=8000\b.{0,400}?(?:Connection refused|Failed to establish a new connection)",
         "Nothing listens on port 8000. Ray Serve listens on a port of the cluster unless it is given one.",
         "Use the port in RAYCLUSTER_SERVE_HTTP_PORT, or export RAYCLUSTER_SERVE_HTTP_PORT=8000 in the job.",
         of_program=True,

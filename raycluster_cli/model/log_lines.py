@@ -61,6 +61,9 @@ _LISTS_CAUSES = re.compile(r"potential root causes|[Ss]ome common causes")
 
 _SENTENCE = re.compile(r"(?<!e\.g)[.;!?]\s")
 
+#: So many characters before a text are read as its sentence: some lines are as long as a file.
+_SENTENCE_CHARS = 500
+
 #: What Ray's daemons log below the line that says why they end, and each minute: addresses, and their state.
 _DUMP = re.compile(
     r"(?:\[[^\]]+\] \(\w+\) logging\.cc:\d+: +)?(?:PC: )? *@ +0x[0-9a-f]+ "
@@ -148,7 +151,7 @@ def find_said(pattern: str, line: str) -> re.Match[str] | None:
     lists = _LISTS_CAUSES.search(line)
     text = line[: lists.start()] if lists else line
     for match in re.finditer(pattern, text):
-        before = _SENTENCE.split(text[: match.start()])[-1]
+        before = _SENTENCE.split(text[max(match.start() - _SENTENCE_CHARS, 0) : match.start()])[-1]
         if not _MIGHT.search(before) and not _MIGHT_FOLLOW.match(text, match.end()):
             return match
     return None

@@ -7,12 +7,15 @@ Each text is one after which a cause was named that had not happened, or a real 
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from raycluster_cli.model.cause_search import find_causes
 from raycluster_cli.model.record import EndReport
+from raycluster_cli.model.tracebacks import last_exception
 from raycluster_cli.ops.verdict import judge
 from raycluster_cli.slurm.job_state import JobState
 from tests.unit.ops.ends import ACTOR_DIED, LOST, NOW, Case, Node
@@ -222,3 +225,25 @@ def test_the_right_cause_is_named(told: Told, tmp_path: Path) -> None:
     assert told.verdict in judgement.verdict
     line = judgement.shown_by.line if judgement.shown_by is not None else ""
     assert not told.hides or told.hides not in f"{judgement.verdict} {line}"
+
+
+#: 128 KiB in one line, as a program writes JSON.
+LONG = (
+    "this could be: Too many open files ",
+    "a Broken pipe may come ",
+    "port=8000 ",
+    "if Resource temporarily unavailable ",
+)
+
+
+@pytest.mark.parametrize("text", LONG)
+def test_a_line_as_long_as_a_file_takes_no_quadratic_time(text: str) -> None:
+    began = time.process_time()
+    find_causes([("job.out", text * (128 * 1024 // len(text)))])
+    assert time.process_time() - began < 2.0
+
+
+def test_many_exceptions_take_no_quadratic_time() -> None:
+    began = time.process_time()
+    assert last_exception(f"{TRACEBACK}ValueError: bad\n" * 4000) is not None
+    assert time.process_time() - began < 4.0
