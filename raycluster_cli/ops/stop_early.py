@@ -24,7 +24,7 @@ from ..state.catalogue import NoClusterError, NoRecordError, list_records, recor
 from ..state.record import Record
 from .no_record import refuse_job_of_others
 from .reader import read_cluster
-from .stop import POLL_S, Outcome, Surroundings, stop_cluster
+from .stop import ASK_S, POLL_S, Outcome, Surroundings, stop_cluster
 
 #: How far the clocks of the controller and of a head may be apart.
 CLOCKS_APART_S = 600.0
@@ -86,7 +86,7 @@ class EarlyStop:
             f"job {job.shown_id} has no cluster yet, or its record was removed; its head will find the "
             "request to stop"
         )
-        began = around.clock()
+        began = looked = around.clock()
         while (waited_s := around.clock() - began) < deadline_s:
             for found in _records(state_dir, cluster, key):
                 if not _has_begun(found, before.get(found.path, _UNUSED)):
@@ -98,6 +98,13 @@ class EarlyStop:
                     around.say(f"{status.title} ended after {duration(waited_s)}: {status.headline}")
                     return Outcome.ENDED
                 return stop_cluster(found, around, deadline_s=deadline_s - waited_s)
+            if around.clock() - looked >= ASK_S:
+                looked = around.clock()
+                if _is_over(job, around):
+                    if asked:
+                        _withdraw(record)
+                    around.say(f"job {job.shown_id} has ended")
+                    return Outcome.ENDED
             around.progress(f"job {job.shown_id}: waiting for its head ({waited_s:.0f} s of {deadline_s:g})")
             around.sleep(POLL_S)
         if asked:
@@ -106,8 +113,9 @@ class EarlyStop:
             around.cancel(job.own_id, around.env)
             around.say(f"job {job.shown_id} is cancelled: raycluster did not start in it")
             return Outcome.FORCED
+        state = "is suspended" if job.is_suspended else "is ending" if job.state == "COMPLETING" else "runs"
         around.say(
-            f"job {job.shown_id} runs, but raycluster did not start in it within {duration(deadline_s)}; "
+            f"job {job.shown_id} {state}, but raycluster did not start in it within {duration(deadline_s)}; "
             f"`scancel {job.own_id}`, or --yes here, ends the job"
         )
         return Outcome.FAILED
@@ -139,6 +147,12 @@ def named(
         else:
             records.append(record)
     return records, jobs
+
+
+def _is_over(job: Job, around: Surroundings) -> bool:
+    """Whether Slurm says that a job has ended."""
+    jobs = around.jobs(again=True)
+    return jobs is not None and (job.id not in jobs or jobs[job.id].is_ended)
 
 
 State = tuple["Lease | None", "EndReport | None"]

@@ -175,3 +175,20 @@ def test_a_worker_job_is_not_stopped_as_a_cluster(tmp_path: Path, world: World) 
     world.jobs = {"4712": Job("4712", "4712_1", "RUNNING")}
     with pytest.raises(NoClusterError, match="4712_1 is a worker job of cluster"):
         named(["4712_1"], where, world.around, slurm())
+
+
+def test_a_job_that_ends_meanwhile_is_not_waited_for(tmp_path: Path, world: World) -> None:
+    def ends() -> None:
+        world.jobs = {"4711": RUNNING.but(state="COMPLETED")}
+
+    world.then = [(2.0, ends)]
+    assert slurm().stop(RUNNING, tmp_path, world.around, deadline_s=60, cancel=False) is Outcome.ENDED
+    assert "job 4711 has ended" in world.said[-1]
+    assert world.now < 15.0
+    assert not list((tmp_path / "tux").iterdir())
+
+
+def test_a_suspended_job_is_not_said_to_run(tmp_path: Path, world: World) -> None:
+    suspended = RUNNING.but(state="SUSPENDED")
+    assert slurm().stop(suspended, tmp_path, world.around, deadline_s=9, cancel=False) is Outcome.FAILED
+    assert "job 4711 is suspended, but raycluster did not start in it" in world.said[-1]
