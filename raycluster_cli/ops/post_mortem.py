@@ -154,7 +154,7 @@ def post_mortem(
         outputs,
         end.exit_code if end is not None and driver_failed else None,
         address=head.address if head is not None else "",
-        drove=not _failed_to_start(end, reports),
+        drove=not _ended_before_its_driver(end, reports),
     )
     found = (
         ()
@@ -188,11 +188,13 @@ def post_mortem(
     )
 
 
-def _failed_to_start(end: EndReport | None, reports: Mapping[str, NodeReport]) -> bool:
+def _ended_before_its_driver(end: EndReport | None, reports: Mapping[str, NodeReport]) -> bool:
     """Whether the driver was never started: what the job has printed before is of another run."""
     report = next((one for one in reports.values() if one.role == Role.HEAD.value), None)
-    is_error = end is not None and end.reason == EndReason.ERROR.value
-    return is_error and report is not None and NodePhase.DRIVING.value not in report.phases
+    if end is None or report is None or NodePhase.DRIVING.value in report.phases:
+        return False
+    never_ready = bool(report.phases) and NodePhase.READY.value not in report.phases
+    return end.reason == EndReason.ERROR.value or never_ready
 
 
 def _is_loss(end: EndReport, head: HeadInfo | None) -> bool:

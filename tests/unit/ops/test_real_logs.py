@@ -14,11 +14,14 @@ from pathlib import Path
 import pytest
 
 from raycluster_cli.model.cause_search import find_causes
-from raycluster_cli.model.record import EndReport
+from raycluster_cli.model.record import EndReport, HeadInfo, NodeReport
+from raycluster_cli.model.status import NodePhase
 from raycluster_cli.model.tracebacks import last_exception
+from raycluster_cli.ops.post_mortem import post_mortem
 from raycluster_cli.ops.verdict import judge
 from raycluster_cli.slurm.job_state import JobState
-from tests.unit.ops.ends import ACTOR_DIED, LOST, NOW, Case, Node
+from raycluster_cli.state.record import Record
+from tests.unit.ops.ends import ACTOR_DIED, LOST, NOW, Case, Node, told_by_slurm
 from tests.unit.ops.test_ends import examined
 
 TRACEBACK = """\
@@ -225,6 +228,20 @@ def test_the_right_cause_is_named(told: Told, tmp_path: Path) -> None:
     assert told.verdict in judgement.verdict
     line = judgement.shown_by.line if judgement.shown_by is not None else ""
     assert not told.hides or told.hides not in f"{judgement.verdict} {line}"
+
+
+def test_a_run_that_is_cancelled_before_it_is_ready_is_not_blamed_on_the_run_before(tmp_path: Path) -> None:
+    """As slurm/requeue.sbatch has it: the output goes on after a requeue."""
+    record = Record.create(tmp_path / "state", "c", "4711.r1")
+    record.write_head(HeadInfo("n1", "10.0.0.1", 19000, started=NOW - 3))
+    steps = {"process started": NOW - 4, NodePhase.STARTING.value: NOW - 3}
+    record.write_node(NodeReport("n1", "head", "ended", exit_code=143, updated=NOW, phases=steps))
+    record.write_end(EndReport(NOW, 143, "signal", "", "ended by SIGTERM"))
+    output = tmp_path / "job.out"
+    ready, *rest = RUN_BEFORE.splitlines(keepends=True)
+    output.write_text("".join([ready, told_by_slurm(" DUE TO PREEMPTION"), *rest]))
+    post = post_mortem(record, outputs=[output])
+    assert judge(post).verdict == "The job was cancelled by SIGTERM (scancel or preemption)."
 
 
 #: 128 KiB in one line, as a program writes JSON.
