@@ -60,6 +60,12 @@ _RULE = re.compile(r"(?:={3,}|-{3,})$")
 #: What torchrun says there of a process that a signal has ended; of the first one last.
 _BY_SIGNAL = re.compile(r" +traceback *: (Signal \d+ .*)")
 
+#: Another program's line, a new line of a log, or a warning of Python's: no message goes on there.
+_NOISE = re.compile(
+    r"(?: *\d+: )?(?:raycluster|srun|slurmstepd|Exception ignored |\S+:\d+: \w*Warning: |"
+    r"\(\w|\[|\d{4}-|\x1b|[IWE]\d{4} )"
+)
+
 #: Lines of a message that go on after its first, and of a table below it.
 MESSAGE_LINES, TABLE_LINES = 12, 40
 
@@ -196,9 +202,4 @@ def _goes_on(lines: list[str], number: int) -> bool:
 
 def _is_noise(line: str) -> bool:
     """Whether a line is another program's, or a new line of a log."""
-    return bool(
-        re.match(
-            r"(?: *\d+: )?(?:raycluster|srun|slurmstepd|Exception ignored |\(\w|\[|\d{4}-|\x1b|[IWE]\d{4} )",
-            line,
-        )
-    )
+    return bool(_NOISE.match(line))

@@ -59,6 +59,9 @@ _LOST_BY_SLURM = {
 #: What slurmstepd writes where nothing says why (DUE TO …).
 _STEP_CANCELLED = re.compile(r"\*\*\* STEP \S+ ON \S+ CANCELLED AT \S+(?: DUE to SIGNAL [^*]+)? \*\*\*")
 
+#: The same of a whole job.
+_JOB_CANCELLED = re.compile(_STEP_CANCELLED.pattern.replace("STEP", "JOB"))
+
 _KILLED_AT_ONCE = (
     "All of the cluster's processes were killed at once (SIGKILL), so that its head could not report it",
     "An administrator, a `kill` or scancel --signal=KILL does that, or the kernel for lack of memory, which "
@@ -183,6 +186,9 @@ def _without_end(post: PostMortem) -> LikelyCause:
         )
     if post.oom_kills:
         return _out_of_memory(post)
+    if post.output is not None and _JOB_CANCELLED.search(post.output.all_text):
+        text, remedy = _LOST_BY_SLURM["CANCELLED"]
+        return LikelyCause(f"{text}. {_silent_nodes(post)}".strip(), (remedy,))
     if post.output is not None and _STEP_CANCELLED.search(post.output.all_text):
         return LikelyCause(
             "The job's step was cancelled, and Slurm killed all of its processes at once: by scancel "
