@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..model.errors import UsageError
+from ..model.log_lines import shortened
 from ..model.record import EndReport, Lease
 from ..model.wording import duration
 from ..slurm.job_state import job_state
@@ -68,7 +69,8 @@ class EarlyStop:
         """
         if job.is_waiting:
             around.cancel(job.own_id, around.env)
-            around.say(f"job {job.shown_id} ({job.state.lower()}) is cancelled")
+            shown = shortened(job.shown_id, 60)  # of an array all tasks that wait
+            around.say(f"job {shown} ({job.state.lower()}) is cancelled")
             return Outcome.ENDED
         cluster, restarts = self.cluster(), self.restarts(job.id)
         if not cluster or restarts is None:

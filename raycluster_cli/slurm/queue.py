@@ -86,15 +86,16 @@ class Job(Value):
     def own_id(self) -> str:
         """The id that means this job and no other, for scancel.
 
-        The last task of an array has the array's id, which means all of its tasks.
+        The last task of an array has the array's id, which means all of its tasks.  scancel refuses the steps
+        that squeue shows (seen with 22.05).
 
         >>> Job("100", "100_2", "RUNNING").own_id, Job("100", "100_[3-9%2]", "PENDING").own_id
         ('100_2', '100_[3-9]')
-        >>> Job("7", "7+0", "RUNNING").own_id
-        '7'
+        >>> Job("100", "100_[1-7:2,10]", "PENDING").own_id, Job("7", "7+0", "RUNNING").own_id
+        ('100_[1,3,5,7,10]', '7')
         """
         of_array = re.fullmatch(r"(\d+_(?:\d+|\[[\d,:-]+))(?:%\d+)?(\]?)", self.shown_id)
-        return "".join(of_array.groups()) if of_array else self.id
+        return re.sub(r"(\d+)-(\d+):(\d+)", _each, "".join(of_array.groups())) if of_array else self.id
 
     @property
     def is_ended(self) -> bool:
@@ -108,6 +109,12 @@ class Job(Value):
     @property
     def is_waiting(self) -> bool:
         return self.state in WAITING
+
+
+def _each(steps: re.Match[str]) -> str:
+    """Each task of a range with steps."""
+    first, last, step = map(int, steps.groups())
+    return ",".join(map(str, range(first, last + 1, max(step, 1))))
 
 
 def parse_squeue(text: str) -> list[Job]:

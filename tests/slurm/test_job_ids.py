@@ -108,3 +108,19 @@ def test_the_last_task_of_an_array_is_requeued_alone(slurm: Slurm) -> None:
     wait_until(was_requeued, timeout_s=60, what="the task that was requeued")
     assert starts()[0] == 1
     assert "the driver asks for a requeue" not in (home / "array-0.out").read_text()
+
+
+@pytest.mark.parametrize("tasks", ["1-99:2", ",".join(str(n) for n in range(1, 99) if n % 3 or n % 7 == 0)])
+def test_stop_of_the_tasks_of_an_array_that_wait(slurm: Slurm, tasks: str) -> None:
+    """squeue shows steps, which scancel refuses, and of many single tasks only the first."""
+    array = slurm.sbatch("sleep 600", "--nodes=1", f"--array={tasks}%1", user="alice")
+
+    def states() -> str:
+        command = ["squeue", "--noheader", "--format=%i %T"]
+        return slurm.run(LOGIN, command, user="alice", check=True).stdout.strip()
+
+    wait_until(lambda: "RUNNING" in states(), timeout_s=60, what="the first task")
+    slurm.run(LOGIN, ["raycluster", "stop", array.id], user="alice", check=True)
+    wait_until(lambda: states() == f"{array.id}_1 RUNNING", timeout_s=20, what="the first task alone")
+    array.cancel()
+    wait_until(lambda: not states(), timeout_s=60, what="the end of the array")

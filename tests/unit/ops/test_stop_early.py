@@ -192,3 +192,12 @@ def test_a_suspended_job_is_not_said_to_run(tmp_path: Path, world: World) -> Non
     suspended = RUNNING.but(state="SUSPENDED")
     assert slurm().stop(suspended, tmp_path, world.around, deadline_s=9, cancel=False) is Outcome.FAILED
     assert "job 4711 is suspended, but raycluster did not start in it" in world.said[-1]
+
+
+def test_of_an_array_many_tasks_that_wait_are_named_in_short(tmp_path: Path, world: World) -> None:
+    job = PENDING.but(shown_id="4711_[1-199:2%4]")
+    assert slurm().stop(job, tmp_path, world.around, deadline_s=9, cancel=False) is Outcome.ENDED
+    assert world.cancelled == [f"4711_[{','.join(str(task) for task in range(1, 200, 2))}]"]
+    many = PENDING.but(shown_id=f"4711_[{','.join(str(task) for task in range(1, 99, 3))}]")
+    assert slurm().stop(many, tmp_path, world.around, deadline_s=9, cancel=False) is Outcome.ENDED
+    assert len(world.said[-1]) < 100
