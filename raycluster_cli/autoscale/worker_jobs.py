@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import threading
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from ..model.errors import RayclusterError, error_text
+from ..model.log_lines import SLURMSTEPD
 from ..model.worker_group import WorkerGroup
 from ..model.worker_job import GroupState, WorkerJob, WorkerJobState, job_of
 from ..slurm.answer import Run
@@ -274,6 +276,5 @@ def _last_line(output: str) -> str:
             lines = file.read().decode("utf-8", "replace").split("\n")
     except OSError:
         return ""
-    return next(
-        (line.strip()[:300] for line in reversed(lines) if line.strip() and "slurmstepd" not in line), ""
-    )
+    said = (line.strip() for line in reversed(lines) if not re.search(SLURMSTEPD, line))
+    return next((line[:300] for line in said if line), "")

@@ -29,6 +29,9 @@ _RANK = re.compile(r"((?: *\d+: )?)\[rank\d+\]:(?: |$)")
 #: The same for a line of an exception in a log: vLLM's `ERROR 11-28 19:08:15 [core.py:708] `.
 _LOGGED = re.compile(r"(?:ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[?[\w./-]+:\d+\]? ?")
 
+#: How slurmstepd begins a line in a job's output: by its name, and since Slurm 25.05 by the time.
+SLURMSTEPD = r"(?:slurmstepd(?:-\S{1,80})?: |\[\d{4}-\d\d-\d\dT[\d:.+-]{8,20}\] (?:error|warning): )"
+
 #: Lines below the level of an error, by the ways in which levels are written.
 _BELOW_ERROR = re.compile(
     r"\[\d{4}-\d\d-\d\d[ T][\d:,.]+ [IWDT] "  # Ray's daemons: [2026-11-23 04:45:00,123 W 1 1] (raylet)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..model.cause_search import BY_SLURM, Found, explains, find_causes
 from ..model.causes import CAUSES
-from ..model.log_lines import own_text, without_colours, without_dumps, without_label
+from ..model.log_lines import SLURMSTEPD, own_text, without_colours, without_dumps, without_label
 from ..model.record import EndReport, NodeReport
 from ..model.status import EndReason
 from ..model.tracebacks import Raised, last_exception
@@ -54,7 +54,10 @@ SILENCE = "starved"
 _AT_EXIT = re.compile(r"(?:wandb|comet_ml|COMET|neptune|mlflow)\b|[|+=\s]|-{3}")
 
 #: What Slurm itself has printed, with srun's label where it has one.
-_OF_SLURM = re.compile(r"(?: *\d+: )?(?:srun|slurmstepd\S*): ")
+_OF_SLURM = re.compile(rf"(?: *\d+: )?(?:srun: |{SLURMSTEPD})")
+
+#: The same anywhere in a line, as behind a progress bar, and the shell's line about an srun that was killed.
+_TOLD_BY_SLURM = re.compile(rf"srun: |{SLURMSTEPD}|: line \d+: ")
 
 #: raycluster's lines before a driver's own, with the cluster's address, and after them.
 _READY = re.compile(r"^(?: *\d+: )?raycluster: .*\bready at ([^\s,;]+).*$", re.MULTILINE)
@@ -163,9 +166,7 @@ def _went_on(lines: Sequence[str], raised: Raised, code: int | None) -> bool:
 
 
 def _by_slurm(path: str, text: str) -> Found | None:
-    lines = "\n".join(
-        line for line in text.splitlines() if re.search(r"(?:slurmstepd|srun)\S{0,80}: |: line \d+: ", line)
-    )
+    lines = "\n".join(line for line in text.splitlines() if _TOLD_BY_SLURM.search(line))
     found = {one.name: line for one in CAUSES if one.name in BY_SLURM and (line := one.find(lines))}
     return next((Found(one, path, found[one.name]) for one in CAUSES if one.name in found), None)
 

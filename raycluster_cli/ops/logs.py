@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..model.errors import RayclusterError
+from ..model.log_lines import SLURMSTEPD
 from ..model.record import NodeReport
 from ..model.text import printable
 from ..node.places import RAY_DIR
@@ -38,7 +39,9 @@ POLL_S = 0.3
 MAX_END_BYTES = 8 << 20
 
 #: Lines of the job's output that raycluster and Slurm have written, not the driver.
-_OURS = re.compile(rb"(?: *\d+: )?(?:raycluster|srun|slurmstepd(?:-\S+)?)(?:\[\S*\])?: ")
+_OURS = re.compile(
+    rb"(?: *\d+: )?(?:(?:raycluster|srun|slurmstepd(?:-\S+)?)(?:\[\S*\])?: |%s)" % SLURMSTEPD.encode()
+)
 
 
 @dataclass(frozen=True)

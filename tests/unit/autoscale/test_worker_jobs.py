@@ -379,7 +379,8 @@ def fails(cluster: Cluster, host: str, said: str = "") -> None:
 
 
 def test_three_failed_starts_pause_the_group_and_the_next_job_avoids_the_hosts(cluster: Cluster) -> None:
-    fails(cluster, "n1", "starting\nraycluster: error: no space left in /tmp.\nslurmstepd: error: x\n")
+    of_slurm = "slurmstepd: error: x\n[2026-11-20T19:40:00.123] error: *** JOB 7\n"
+    fails(cluster, "n1", f"starting\nraycluster: error: no space left in /tmp.\n{of_slurm}")
     fails(cluster, "n2")
     fails(cluster, "n1")
     state = cluster.jobs.groups()["gpu"]

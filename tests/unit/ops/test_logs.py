@@ -23,6 +23,7 @@ srun: error: n1: task 0: Exited
 step 2, raycluster: is not at the begin
 slurmstepd: error: *** JOB 7 CANCELLED
 slurmstepd-n1: error: y
+[2026-11-20T19:40:00.123] error: *** JOB 7 CANCELLED
 """
 
 
@@ -37,10 +38,10 @@ def test_components_of_the_output(output: Path) -> None:
     driver, size = last_lines(Source(output, "driver"), -1)
     assert driver == [b"step 1\n", b"step 2, raycluster: is not at the begin\n"]
     assert size == len(OUTPUT)
-    assert len(last_lines(Source(output, "raycluster"), -1)[0]) == 5
+    assert len(last_lines(Source(output, "raycluster"), -1)[0]) == 6
     assert last_lines(Source(output), 2)[0] == OUTPUT.splitlines(keepends=True)[-2:]
     assert last_lines(Source(output), 0)[0] == []
-    assert len(last_lines(Source(output), 1000)[0]) == 7
+    assert len(last_lines(Source(output), 1000)[0]) == 8
 
 
 def test_following(tmp_path: Path) -> None:

@@ -151,6 +151,11 @@ def lost(why: str) -> EndReport:
     return EndReport(NOW, 5, "worker-lost", "n2", f"worker n2 (10.77.0.2) is lost: {why}")
 
 
+TERM = EndReport(NOW, 143, "signal", "n1", "ended by SIGTERM")
+
+NEW_SLURM = "[2026-11-20T19:40:00.123] error: *** "
+
+
 @dataclass(frozen=True)
 class Told:
     """An end with its output, and what is to be said of it."""
@@ -202,6 +207,11 @@ TOLD = [
     Told("a warning of Python's at its exit", driver(1), f"{TRACEBACK}KeyError: 'x'\n/usr/lib/python3.11/multiprocessing/resource_tracker.py:254: UserWarning: resource_tracker: There appear to be 1 leaked semaphore objects\n  warnings.warn(\n", "The driver failed: KeyError: 'x'.", hides="leaked"),
     Told("a job that was cancelled and that Slurm has forgotten", None, "slurmstepd: error: *** JOB 4711 ON n1 CANCELLED AT 2026-11-20T19:40:00 ***\n", "The job was cancelled and killed before its head could report that", LOST),
     Told("a long message", driver(1), f"{TRACEBACK}ValueError: {'bad ' * 200}\n", "bad …", hides="…."),
+    # Slurm since 25.05: slurmstepd begins its lines by the time.
+    Told("time limit, Slurm 25.05", TERM, f"epoch 3: 45%{NEW_SLURM}STEP 4711.0 ON n1 CANCELLED AT 2026-11-20T19:40:00 DUE TO TIME LIMIT ***\n", "The job reached its time limit."),
+    Told("preempted, Slurm 25.05, with a label", TERM, f"0: {NEW_SLURM}JOB 4711 ON n1 CANCELLED AT 2026-11-20T19:40:00 DUE TO PREEMPTION ***\n", "The job was preempted."),
+    Told("no end, Slurm 25.05", None, f"{NEW_SLURM}STEP 4711.0 ON n1 CANCELLED AT 2026-11-20T19:40:00 DUE to SIGNAL Terminated ***\n", "The job's step was cancelled", LOST),
+    Told("memory, Slurm 25.05", driver(137), f"{NEW_SLURM[:-4]}Detected 1 oom_kill event in StepId=4711.0. Some of the step tasks have been OOM Killed.\n{EPOCHS}{EPOCHS}", "Processes were killed because the job used all the memory"),
     # Several runs in a job.
     Told("the second run", driver(1), f"{RUN_BEFORE}raycluster: 2 nodes ready at 10.0.0.1:20000 after 2 s; driver: sh b.sh\nno data\n", "it ended with code 1", hides="of the run before"),
     Told("the second run did not start", EndReport(NOW, 3, "error", "n1", "the head did not start on n1"), f"{RUN_BEFORE.replace('of the run before', 'No space left on device')}raycluster: error: the head did not start on n1\n", "The head did not start on n1"),
