@@ -27,8 +27,8 @@ from .no_record import refuse_job_of_others
 from .reader import read_cluster
 from .stop import ASK_S, POLL_S, Outcome, Surroundings, stop_cluster
 
-#: How far the clocks of the controller and of a head may be apart.
-CLOCKS_APART_S = 600.0
+#: How far the clocks of controller and file server may be apart; those of nodes may be minutes wrong.
+CLOCKS_APART_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class EarlyStop:
 
         Or that of an earlier job with the same id: both had ended before this one started.
         """
-        if job is None or job.is_ended or (end := record.read_end()) is None:
+        if job is None or job.is_ended or record.read_end() is None or (ended := record.end_stamp()) is None:
             return False
-        if job.is_waiting or (job.start_time is not None and job.start_time > end.when + CLOCKS_APART_S):
+        if job.is_waiting or (job.start_time is not None and job.start_time > ended / 1e9 + CLOCKS_APART_S):
             return True
         restarts = self.restarts(job.id)
         return restarts is not None and restarts > record.restart

@@ -268,6 +268,10 @@ class Record(EventLog, UsageFiles):
     def read_end(self) -> EndReport | None:
         return decode(EndReport, read_bytes(self.path / "end.json"))
 
+    def end_stamp(self) -> int | None:
+        """When the end was written, in the file server's nanoseconds; None without one."""
+        return stamp_of(self.path / "end.json")
+
     def write_service(self, report: ServiceReport) -> None:
         write_whole(self.path / "service.json", self._encoded(report))
 
