@@ -15,7 +15,7 @@ from ..model.text import printable
 from ..slurm.job_state import JobState, job_state
 from ..slurm.pending import explain
 from ..slurm.queue import WAITING
-from ..state.catalogue import is_worker_job, list_records, owner_of
+from ..state.catalogue import ALIASED, is_alias, is_worker_job, list_records, owner_of
 from ..state.submitted import output_of
 from .follow import describe
 from .log_search import read_tail
@@ -153,8 +153,11 @@ def phase_of_end(state: str) -> ClusterPhase:
 
 
 def has_record(state_dir: Path, job_id: str) -> bool:
-    """Whether there is a record of this job, or several."""
-    return any(record.job_id == job_id for record in list_records(state_dir))
+    """Whether there is a record of this job, or several; that of a heterogeneous job is each component's."""
+    records = list_records(state_dir)
+    return any(record.job_id == job_id for record in records) or any(
+        is_alias(record, job_id) for record in records[:ALIASED]
+    )
 
 
 def job_without_record(

@@ -108,6 +108,8 @@ class Allocation(Value):
     gpus_on_node: int | None = None
     het_size: int = 1
     """Number of components of a heterogeneous job; 1 for any other job."""
+    component_ids: tuple[str, ...] = ()
+    """The job ids of a heterogeneous job's components; empty for any other job."""
     het_component: int | None = None
     """The component that this node belongs to; None when unknown, and when the job has only one."""
     start_time: int | None = None
@@ -135,14 +137,16 @@ class Allocation(Value):
         het_size = _whole_number(env, "SLURM_HET_SIZE") or _whole_number(env, "SLURM_PACK_SIZE") or 1
         components = _component_nodes(env, het_size)
         if components:
-            leader = env.get(_component_variable(env, "SLURM_JOB_ID", 0), "").strip()
-            job_id = leader or job_id
+            names = [_component_variable(env, "SLURM_JOB_ID", number) for number in range(het_size)]
+            component_ids = tuple(env.get(name, "").strip() for name in names)
+            job_id = component_ids[0] or job_id
             job_nodes: tuple[str, ...] = tuple(dict.fromkeys(itertools.chain.from_iterable(components)))
             per_component = (
                 _counts(env, _component_variable(env, "SLURM_JOB_CPUS_PER_NODE", n)) for n in range(het_size)
             )
             job_cpus = tuple(itertools.chain.from_iterable(per_component))
         else:
+            component_ids = ()
             job_nodes = _hosts(env, "SLURM_JOB_NODELIST", "SLURM_NODELIST") or ()
             job_cpus = _counts(env, "SLURM_JOB_CPUS_PER_NODE")
 
@@ -198,6 +202,7 @@ class Allocation(Value):
             mem_per_gpu_mib=memory("SLURM_MEM_PER_GPU"),
             gpus_on_node=parse_gpu_count(gpus_on_node, source="SLURM_GPUS_ON_NODE") if gpus_on_node else None,
             het_size=het_size,
+            component_ids=component_ids,
             het_component=component,
             start_time=_whole_number(env, "SLURM_JOB_START_TIME"),
             launcher_port=_whole_number(env, "SLURM_STEP_LAUNCHER_PORT") if step_id else None,

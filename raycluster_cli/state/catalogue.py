@@ -24,20 +24,24 @@ class NoClusterError(NoRecordError):
     """The user means a worker job, which is no cluster of its own and will not be one."""
 
 
+#: How many heads' other names are read, the newest first.
+ALIASED = 200
+
+
 def record_of(state_dir: Path, job: str) -> Record:
     """The record that the user means by ``job``.
 
     ``job`` is a path, ``cluster/key``, a key (``123``, ``123.r2``, ``123+name``, ``123.r2+name``) or a
     name.  For a requeued job it is the record of the last restart.  If several records match, those of
-    clusters that have not ended are preferred; if none matches, the aliases of the newest 200 heads are
-    searched.  Raises NoRecordError when no record matches, UsageError when still several do.
+    clusters that have not ended are preferred; if none matches, the aliases of the newest :data:`ALIASED`
+    heads are searched.  Raises NoRecordError when no record matches, UsageError when still several do.
     """
     if job.startswith(("/", "~", "./", "../")):
         return Record.open(Path(os.path.realpath(Path(job).expanduser())))
     check_readable(state_dir)
     everything = list_records(state_dir)
     fitting = [record for record in everything if _is_meant(record, job)]
-    fitting = fitting or [record for record in everything[:200] if _is_alias(record, job)]
+    fitting = fitting or [record for record in everything[:ALIASED] if is_alias(record, job)]
     latest: dict[tuple[str, str, str], Record] = {}
     for record in fitting:
         family = (record.slurm_cluster, record.job_id, record.name)
@@ -50,7 +54,7 @@ def record_of(state_dir: Path, job: str) -> Record:
         if not os.access(found[0].path, os.R_OK | os.X_OK):
             raise unreadable(found[0].path, f"the record {found[0].path}")
         return found[0]
-    if found and all(record.name == job or _is_alias(record, job) for record in found):
+    if found and all(record.name == job or is_alias(record, job) for record in found):
         return found[0]  # a name that was used again: the newest, which is first
     if found:
         names = ", ".join(f"{record.slurm_cluster}/{record.path.name}" for record in found)
@@ -77,7 +81,8 @@ def _is_meant(record: Record, job: str) -> bool:
     return key in (record.key, record.job_id) or (not plus and leaf == record.name != "")
 
 
-def _is_alias(record: Record, job: str) -> bool:
+def is_alias(record: Record, job: str) -> bool:
+    """Whether the head of this record has another name that is ``job``."""
     head = record.read_head()
     return head is not None and job in head.aliases
 

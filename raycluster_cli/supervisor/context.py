@@ -95,12 +95,17 @@ class Context:
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """Other names by which a person may call this cluster: the array's task, the job's name."""
+        """Other names by which a person may call this cluster: the array's task, the job's name.
+
+        Of a heterogeneous job each component has an id of its own, and another one that squeue shows.
+        """
         allocation = self.allocation
         if allocation is None:
             return ()
         array = f"{allocation.array_job_id}_{allocation.array_task_id}" if allocation.array_job_id else ""
-        return tuple(name for name in (array, allocation.job_name) if name)
+        components = (f"{allocation.job_id}+{number}" for number in range(len(allocation.component_ids)))
+        names = (array, *allocation.component_ids[1:], *components, allocation.job_name)
+        return tuple(name for name in names if name)
 
     def node_setup(self, report: Report, ray_env: Mapping[str, str]) -> NodeSetup:
         """The parts of this machine's Ray node, none of them made yet.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from tests.bed.spec import LOGIN
 from tests.slurm.batches import SRUN, driver
 from tests.slurm.jobs import JobEnd, Slurm
 
@@ -26,4 +29,7 @@ def test_all_nodes_are_used_by_the_line_of_the_documentation_and_else_named(slur
     assert "NODES n1 n2 n3\n" in second
     assert "the cluster does not use" not in second
     assert ("NODES n1 n2 n3\n" in first) != ("the cluster does not use n3" in first), first
+    for component in (f"{job.id}+1", str(int(job.id) + 1)):  # what squeue shows, and the id that it has
+        shown = slurm.run(LOGIN, ["raycluster", "status", component, "--json"], check=True).stdout
+        assert json.loads(shown)["job"] == job.id
     slurm.assert_nothing_left()
