@@ -20,6 +20,9 @@ from tests.unit.ops.test_stop import World
 RUNNING = Job("4711", "4711", "RUNNING")
 PENDING = Job("4711", "4711", "PENDING")
 
+#: When a cluster ended, Unix seconds.
+ENDED = 1_790_000_000.0
+
 
 def slurm(restarts: int | None = 0) -> EarlyStop:
     return EarlyStop(lambda job: restarts, lambda: "tux")
@@ -158,9 +161,9 @@ def test_without_an_answer_of_slurm_nothing_is_done(tmp_path: Path, world: World
         (RUNNING, False, 1, False),
         (Job("4711", "4711", "COMPLETED"), True, 1, False),
         (None, True, 1, False),
-        (Job("4711", "4711", "RUNNING", start_time=time.time() + 60), True, 0, True),
-        (Job("4711", "4711", "RUNNING", start_time=time.time() + 3), True, 0, False),  # clocks differ
-        (Job("4711", "4711", "RUNNING", start_time=time.time() - 60), True, 0, False),
+        (Job("4711", "4711", "RUNNING", start_time=ENDED + 60), True, 0, True),
+        (Job("4711", "4711", "RUNNING", start_time=ENDED + 3), True, 0, False),  # clocks differ
+        (Job("4711", "4711", "RUNNING", start_time=ENDED - 60), True, 0, False),
     ],
 )
 def test_the_record_of_a_run_before_a_requeue(
@@ -168,7 +171,8 @@ def test_the_record_of_a_run_before_a_requeue(
 ) -> None:
     record = Record.create(tmp_path, "tux", "4711")
     if ended:
-        record.write_end(EndReport(time.time(), 75, "driver"))
+        record.write_end(EndReport(ENDED, 75, "driver"))
+        os.utime(record.path / "end.json", (ENDED, ENDED))
     assert slurm(restarts).is_earlier_run(record, job) is earlier
 
 
