@@ -250,14 +250,18 @@ def _clear_copy(notes: KeeperNotes) -> None:
 def in_child(call: Callable[[], object], wait_s: float) -> bool:
     """Run a call in a child process; False when it did not return in time.
 
-    A process and not a thread: one that hangs in the kernel would keep the keeper from exiting.
+    A process and not a thread: one that hangs in the kernel would keep the keeper from exiting.  It continues
+    this process if that was stopped (SIGSTOP) meanwhile: nobody else would, once the supervisor has ended.
     """
+    me = identify(os.getpid())
     child = os.fork()
     if child == 0:
         try:
             call()
         except BaseException:
             traceback.print_exc()
+        if me is not None:
+            let_go_on(me)
         os._exit(0)
     deadline = time.monotonic() + wait_s
     while os.waitpid(child, os.WNOHANG) == (0, 0):

@@ -411,7 +411,9 @@ def test_it_is_suspended_and_ray_gives_it_up(workers: Workers) -> None:
     instance = workers.ready()
     workers.scontrol("suspend", instance)
     assert workers.lost(instance) == "it was suspended, and Ray has given up its nodes"
-    assert workers.state_of(instance) == "CANCELLED"
+    wait_until(
+        lambda: workers.state_of(instance) == "CANCELLED", timeout_s=60, what="a job that Slurm has ended"
+    )
 
 
 @chaos

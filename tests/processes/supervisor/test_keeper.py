@@ -250,3 +250,25 @@ def test_the_kernel_kills_the_keeper_last_for_lack_of_memory(node: Node) -> None
         for pid in (node.process.pid, node.supervisor, node.daemon)
     )
     assert others == [min(keeper + 100, 1000)] * 2
+
+
+#: A keeper that is stopped while its child removes a copied environment.
+STOPPED = """
+import os, signal, time
+from raycluster_cli.supervisor.keeper import in_child
+from raycluster_cli.system.proctree import read_stat
+
+def call():
+    os.kill(os.getppid(), signal.SIGSTOP)
+    while read_stat(os.getppid()).state != "T":
+        time.sleep(0.01)
+
+print(in_child(call, 600.0))
+"""
+
+
+def test_a_keeper_that_is_stopped_while_a_child_works() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED], capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
