@@ -134,15 +134,17 @@ def _leave(rules: HeadRules, state: HeadState, end: End) -> Step:
 
 
 def driver_stopped(rules: HeadRules, state: HeadState, event: on.DriverStopped, now: float) -> Step:
-    """The run's exit code: the driver's before the time limit, 128 + N after a signal.  A driver that asks
-    for a requeue always gives the code itself."""
+    """The run's exit code: the driver's before the time limit, 128 + N after a signal.
+
+    A driver that asks for a requeue gives the code itself; not after `raycluster stop`, which is for good.
+    """
     state = replace(state, driver_running=False)
     end = state.end
     if end is None:  # ended for a recovery of the head
         return replace(state, restart_driver=state.phase is Phase.RECOVERING), []
     if event.code is not None:
         code = shell_code(event.code)
-        asks = code == rules.requeue_code and rules.requeue_on_preempt
+        asks = code == rules.requeue_code and rules.requeue_on_preempt and end.reason != EndReason.STOP.value
         if end.reason == EndReason.TIME_LIMIT.value or asks:
             end = end.but(code=code, message=f"{end.message}; the driver ended with code {code}")
     return _leave(rules, state, end)

@@ -109,6 +109,12 @@ def test_the_last_task_of_an_array_is_requeued_alone(slurm: Slurm) -> None:
     assert starts()[0] == 1
     assert "the driver asks for a requeue" not in (home / "array-0.out").read_text()
 
+    def is_gone() -> bool:  # its driver asks for a requeue when it is cancelled, too
+        array.cancel()
+        return not slurm.run(LOGIN, ["squeue", "--noheader"], check=True).stdout
+
+    wait_until(is_gone, timeout_s=60, what="the end of the array", interval_s=1.0)
+
 
 @pytest.mark.parametrize("tasks", ["1-99:2", ",".join(str(n) for n in range(1, 99) if n % 3 or n % 7 == 0)])
 def test_stop_of_the_tasks_of_an_array_that_wait(slurm: Slurm, tasks: str) -> None:

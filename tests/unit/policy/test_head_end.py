@@ -273,6 +273,7 @@ REQUEUES = rules(requeue_on_preempt=True)
         ("told because a worker was lost", REQUEUES, [leave("n2", 9)], 75, 75, True),
         ("not told", REQUEUES, [(9, on.DriverExited(75, 8))], 75, 75, False),
         ("SIGUSR1 before it ran", REQUEUES, [signal(USR1, 0.6), (9, on.DriverExited(75, 8))], 75, 75, False),
+        ("told by `raycluster stop`", REQUEUES, [(9, on.StopRequested())], 75, 143, False),
         ("another code", REQUEUES, [signal(TERM, 9)], 1, 143, False),
         ("another code asks", rules(requeue_on_preempt=True, requeue_code=99), [signal(TERM, 9)],
          99, 99, True),
