@@ -53,9 +53,14 @@ def to_cancel(
     leaving = frozenset(leaving)
     if queue is None:
         return [job_id for job_id in ids if job_id not in leaving]
-    ours = [line for line in queue.values() if line.id in ids or is_marked(line.comment, mark)]
+    ours = _of_cluster(queue, ids, mark)
     running = [line.id for line in ours if not (line.is_ended or line.state == "COMPLETING")]
     return [job_id for job_id in running if job_id not in leaving]
+
+
+def _of_cluster(queue: Mapping[str, QueueLine], ids: Collection[str], mark: str) -> list[QueueLine]:
+    """The lines of these jobs, and of those that bear our mark."""
+    return [line for line in queue.values() if line.id in ids or is_marked(line.comment, mark)]
 
 
 def to_keep_from_queue(
@@ -72,7 +77,7 @@ def to_keep_from_queue(
     """
     ids = {job.job_id for job in known}
     launched = {job.job_id for job in known if job.node_ids}.union(leaving)
-    ours = [line for line in (queue or {}).values() if line.id in ids or is_marked(line.comment, mark)]
+    ours = _of_cluster(queue or {}, ids, mark)
     return [line.id for line in ours if line.state == "COMPLETING" and line.id not in launched]
 
 

@@ -16,10 +16,6 @@ FIRST_TOLD_S, TOLD_AGAIN_S = 10.0, 30.0
 #: This many hosts are named one by one; the others as a hostlist.
 NAMED = 8
 
-
-#: The end of what stands in place of the hosts, where Slurm does not tell them.
-UNKNOWN = " not known)"
-
 #: For this many failed workers the message has the reason.
 EXPLAINED = 3
 
@@ -76,9 +72,14 @@ def too_late(missing: str, *, awaited: int, expected: int, timeout_s: float) -> 
     """The error at the deadline."""
     return f"{awaited} of {count(expected, 'worker')} did not join within {timeout_s:g} s: {missing}. " + (
         "Start them within this time (--timeout), or expect fewer (--expected-workers)."
-        if missing.endswith(UNKNOWN)
+        if missing == _unknown(awaited)
         else "See these hosts' lines above, or give more time with --timeout."
     )
+
+
+def _unknown(awaited: int) -> str:
+    """In place of the hosts, where Slurm does not tell them."""
+    return f"{awaited} more ({'its host is' if awaited == 1 else 'their hosts are'} not known)"
 
 
 def missing_workers(
@@ -104,7 +105,7 @@ def missing_workers(
         host for host in reports if host not in joined
     )
     if not left:
-        return f"{awaited} more ({'its host is' if awaited == 1 else 'their hosts are'}{UNKNOWN}"
+        return _unknown(awaited)
     told = []
     for host in left[:NAMED]:
         report = reports.get(host)

@@ -94,8 +94,10 @@ class HeadGuards:
                 try:
                     await self._watch_nodes()
                 except (RayclusterError, OSError) as error:
-                    if noted != (noted := str(error)):  # not twice a second
-                        note(f"the nodes cannot be watched: {error}")
+                    text = f"the nodes cannot be watched: {error}"
+                    if text != noted:  # not twice a second
+                        note(text)
+                    noted = text
 
     def _nodes_changed(self, nodes: Sequence[ListedNode]) -> None:
         for node in nodes:

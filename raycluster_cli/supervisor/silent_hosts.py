@@ -13,6 +13,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from itertools import starmap
 
 from ..model.hostlist import format_hostlist
 from ..model.record import HeadInfo, NodeReport
@@ -213,12 +214,18 @@ async def limit_wait_for_others_steps(
     nothing: Mapping[str, NodeReport] = {}
     reports = await parts.reports.ask(record.read_nodes, timeout_s=PATIENCE_S, default=nothing)
     me = allocation.node_name or context.host
-    for step, hosts in steps_of(allocation, reports, silent).items():
+
+    async def limit(step: Allocation, hosts: Sequence[str]) -> None:
         await cancel_step_after(_task_pid(parts), step, me, context.env, parts.reaper, reported_s=CUT_OFF_S)
         parts.report.say(
             f"{format_hostlist(hosts)} does not respond, and srun waits for it: step {step.step_id} of the "
             f"job is ended in {CUT_OFF_S} s"
         )
+
+    steps = steps_of(allocation, reports, silent)
+    done = await asyncio.gather(*starmap(limit, steps.items()), return_exceptions=True)
+    for failed in filter(None, done):  # of several the first
+        raise failed
 
 
 def steps_of(

@@ -15,16 +15,14 @@ from raycluster_cli.model.worker_group import GroupsReport, WorkerGroup
 from raycluster_cli.model.worker_job import GroupState, WorkerJob, WorkerJobsReport
 from raycluster_cli.state.record import Record
 from raycluster_cli.state.worker_jobs import WorkerJobFiles
-from tests.unit.records_by_hand import write_record
+from tests.unit.records_by_hand import change_head, write_record
 
 
 def write_growing_record(state_dir: Path, now: float | None = None) -> Record:
     """A head alone in its job, with workers of two groups; the third group is paused."""
     now = time.time() if now is None else now
     record = write_record(state_dir, 1, usage=False, now=now)
-    head = record.read_head()
-    assert head is not None
-    record.write_head(replace(head, worker_groups=True))
+    change_head(record, worker_groups=True)
     for host, phase, group in (
         ("n101.4712_1", "joined", "gpu"),
         ("n102.4712_2", "joined", "gpu"),

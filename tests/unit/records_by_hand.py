@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from raycluster_cli.model.record import ClusterUsage, EndReport, HeadInfo, NodeReport, NodeUsage
 from raycluster_cli.state.record import Record
@@ -123,6 +124,13 @@ def write_record(
     if end is not None:
         record.write_end(end)
     return record
+
+
+def change_head(record: Record, **fields: Any) -> None:
+    """Write other values for these fields of head.json."""
+    head = record.read_head()
+    assert head is not None
+    record.write_head(dataclasses.replace(head, **fields))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from raycluster_cli.ops.logs import Source
 from raycluster_cli.state.record import Record
 from raycluster_cli.state.worker_jobs import WorkerJobFiles
 from tests.unit.cli.test_commands import Call, call, said, slurm
-from tests.unit.records_by_hand import write_record
+from tests.unit.records_by_hand import change_head, write_record
 from tests.unit.slurm_by_hand import SlurmCommands
 
 __all__ = ["call", "slurm"]
@@ -28,9 +28,7 @@ LOST = EndReport(time.time() - 100, 5, "worker-lost", "n002", "lost")
 
 
 def head_of(record: Record, **facts: Any) -> Record:
-    head = record.read_head()
-    assert head is not None
-    record.write_head(dataclasses.replace(head, **facts))
+    change_head(record, **facts)
     return record
 
 

@@ -19,7 +19,7 @@ from raycluster_cli.ops.clusters import job_without_record
 from raycluster_cli.slurm.queue import Job
 from raycluster_cli.state.record import Record
 from tests.unit.cli.test_commands import Call, call, said, slurm
-from tests.unit.records_by_hand import write_record
+from tests.unit.records_by_hand import change_head, write_record
 from tests.unit.slurm_by_hand import SlurmCommands
 
 __all__ = ["call", "slurm"]
@@ -28,9 +28,7 @@ __all__ = ["call", "slurm"]
 def serving(where: Path, state: str = "ready", listens_on: str = "0.0.0.0") -> Record:
     """A cluster of two nodes with a server."""
     record = write_record(where, 2)
-    head = record.read_head()
-    assert head is not None
-    record.write_head(dataclasses.replace(head, service=True))
+    change_head(record, service=True)
     record.write_service(
         ServiceReport(state, time.time(), "10.0.0.1", 20491, listens_on, message="no answer")
     )

@@ -13,7 +13,7 @@ from raycluster_cli.ops.clusters import find_record
 from raycluster_cli.ops.follow import Tail, follow
 from raycluster_cli.ops.logs import Source, job_output, kept_files, last_lines, session_files, show
 from raycluster_cli.slurm.job_state import JobState, parse_job
-from tests.unit.records_by_hand import write_record
+from tests.unit.records_by_hand import change_head, write_record
 
 OUTPUT = b"""\
 raycluster: 2 nodes ready
@@ -71,9 +71,7 @@ def test_where_the_output_is(tmp_path: Path, output: Path) -> None:
     record = write_record(tmp_path, 2)
     with pytest.raises(RayclusterError, match="neither the record nor Slurm"):
         job_output(record, tmp_path, {"PATH": "/nowhere"})
-    head = record.read_head()
-    assert head is not None
-    record.write_head(dataclasses.replace(head, output=str(output)))
+    change_head(record, output=str(output))
     assert job_output(record, tmp_path, {}) == output
     output.unlink()
     with pytest.raises(RayclusterError, match=r"is not visible on this host\. If it is on a disk of n"):

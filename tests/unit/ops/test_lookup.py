@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from raycluster_cli.model.cluster_status import ClusterPhase
 from raycluster_cli.ops.lookup import Looker, find_status
 from raycluster_cli.slurm.queue import Job
-from tests.unit.records_by_hand import write_record
+from tests.unit.records_by_hand import change_head, write_record
 
 
 def test_a_record_that_appears_is_not_that_of_a_run_before(tmp_path: Path) -> None:
@@ -57,8 +56,6 @@ def test_a_look_at_a_record_that_is_there_asks_slurm_once(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["4712", "4711+1", "4711+0", "4711"])
 def test_each_id_of_a_heterogeneous_job_means_its_cluster(tmp_path: Path, name: str) -> None:
     record = write_record(tmp_path, 2)
-    head = record.read_head()
-    assert head is not None
-    record.write_head(replace(head, aliases=("4712", "4711+0", "4711+1", "train")))
+    change_head(record, aliases=("4712", "4711+0", "4711+1", "train"))
     jobs = {one: Job(one, shown, "RUNNING") for one, shown in (("4711", "4711+0"), ("4712", "4711+1"))}
     assert find_status(name, tmp_path, jobs, {}).job == "4711"

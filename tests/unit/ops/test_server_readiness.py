@@ -16,7 +16,7 @@ from raycluster_cli.model.service import ServiceReport
 from raycluster_cli.ops.reader import read_cluster
 from raycluster_cli.ops.server_readiness import Waited, await_ready, last_lines
 from raycluster_cli.ops.status_json import cluster_json
-from tests.unit.records_by_hand import write_record
+from tests.unit.records_by_hand import change_head, write_record
 
 PENDING = ClusterStatus("4711", "", ClusterPhase.PENDING, (), 0, 0.0)
 RUNNING = dataclasses.replace(PENDING, phase=ClusterPhase.RUNNING, is_service=True)
@@ -86,9 +86,7 @@ def test_a_driver_that_is_no_server_is_not_waited_for() -> None:
 
 def test_a_record_tells_of_its_server(tmp_path: Path) -> None:
     record = write_record(tmp_path, 3)
-    head = record.read_head()
-    assert head is not None
-    record.write_head(dataclasses.replace(head, service=True))
+    change_head(record, service=True)
     assert read_cluster(record).is_service
     assert cluster_json(read_cluster(record))["service"] is None
     record.write_service(ServiceReport("ready", time.time(), "10.0.0.1", 20491, restarts=2))
@@ -107,8 +105,6 @@ def test_the_last_lines_are_the_servers_own(tmp_path: Path) -> None:
     output = tmp_path / "job.out"
     lines = [f"line {number}" for number in range(20)]
     output.write_text("\n".join([*lines, "raycluster: warning: x", "loading\rloading 90 %\n"]))
-    head = record.read_head()
-    assert head is not None
-    record.write_head(dataclasses.replace(head, output=str(output), service=True))
+    change_head(record, output=str(output), service=True)
     found = last_lines(read_cluster(record), tmp_path, {})
     assert (len(found), found[0], found[-3:]) == (10, "line 12", ["line 19", "loading", "loading 90 %"])

@@ -18,7 +18,7 @@ from raycluster_cli.ops.reader import read_cluster
 from raycluster_cli.ops.stop import Outcome, Surroundings, running_clusters, stop_cluster
 from raycluster_cli.slurm.queue import Job
 from raycluster_cli.state.record import Record
-from tests.unit.records_by_hand import write_record
+from tests.unit.records_by_hand import change_head, write_record
 
 
 class World:
@@ -118,9 +118,7 @@ def test_a_head_that_is_ending_gets_its_own_grace(
     at_s: float,
 ) -> None:
     record = write_record(tmp_path, 3)
-    head = record.read_head()
-    assert head is not None
-    record.write_head(dataclasses.replace(head, grace_s=grace_s))
+    change_head(record, grace_s=grace_s)
     world.jobs = {"4711": Job("4711", "4711", "RUNNING")}
     world.then = [(1.0, lambda: ending(record))] if reacts else []
     world.then.append((ends_at, lambda: end(record)))
@@ -148,9 +146,7 @@ def test_one_of_several_ends_before_it_is_waited_for(tmp_path: Path, world: Worl
 @pytest.mark.parametrize("step", ["0", ""])
 def test_no_answer_means_scancel(tmp_path: Path, world: World, step: str) -> None:
     record = write_record(tmp_path, 3)
-    head = record.read_head()
-    assert head is not None
-    record.write_head(dataclasses.replace(head, step=step))
+    change_head(record, step=step)
     world.jobs = {"4711": Job("4711", "4711", "RUNNING")}
     assert stop_cluster(record, world.around, deadline_s=10) is Outcome.FORCED
     assert world.cancelled == (["--signal=TERM 4711.0", "4711.0"] if step else ["4711"])
@@ -202,9 +198,7 @@ def test_of_an_array_only_the_task_is_cancelled(
 ) -> None:
     """The last task has the array's id."""
     record = write_record(tmp_path, 2)
-    head = record.read_head()
-    assert head is not None
-    record.write_head(dataclasses.replace(head, step=step))
+    change_head(record, step=step)
     world.jobs = {"4711": Job("4711", "4711_2", "RUNNING")}
     stop_cluster(record, world.around, deadline_s=5)
     assert world.cancelled == cancelled

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import time
@@ -20,6 +19,7 @@ from raycluster_cli.ops.verdict import judge
 from raycluster_cli.ops.why import page
 from raycluster_cli.state.record import Record
 from raycluster_cli.supervisor.losses import end_without_report
+from tests.unit.records_by_hand import change_head
 
 NOW = time.time()
 
@@ -170,9 +170,7 @@ def test_all_of_the_heads_processes_ended_at_once_on_a_host_that_runs(record: Re
 def test_colours_in_the_output_are_left_out(record: Record, tmp_path: Path) -> None:
     output = tmp_path / "job.out"
     output.write_text("up\n\x1b[33m(raylet)\x1b[0m The node n2 has been marked dead\n")
-    head = record.read_head()
-    assert head is not None
-    record.write_head(dataclasses.replace(head, output=str(output)))
+    change_head(record, output=str(output))
     record.write_end(EndReport(NOW, 5, "worker-lost", "n2", "worker n2 is lost"))
     assert "  (raylet) The node n2 has been marked dead\n" in page(post_mortem(record))
 
@@ -198,9 +196,7 @@ def test_logs_that_cannot_be_read(record: Record, monkeypatch: pytest.MonkeyPatc
 def test_output_that_says_no_more_is_only_named(record: Record, tmp_path: Path) -> None:
     output = tmp_path / "job.out"
     output.write_text("raycluster: error: the driver 'x' was not found in PATH.\n")
-    head = record.read_head()
-    assert head is not None
-    record.write_head(dataclasses.replace(head, output=str(output)))
+    change_head(record, output=str(output))
     record.write_end(EndReport(NOW, 2, "error", "n1", "the driver 'x' was not found in PATH."))
     text = page(post_mortem(record), width=300)
     assert f"Output: {output}\n" in text and "Last lines" not in text

@@ -257,6 +257,30 @@ def test_a_step_of_workers_apart_from_their_head(
     assert (arguments.read_text().splitlines()[-4:-3] if arguments.exists() else []) == ended
 
 
+def test_a_step_that_cannot_be_ended_does_not_keep_the_next_one(tmp_path: Path) -> None:
+    head = Allocation("7", ("n1", "n2", "n3"), node_name="n1")
+    parts = parts_of(tmp_path, {"n2": "joined", "n3": "joined"}, "", symmetric=False, allocation=head)
+    (tmp_path / "srun").write_text(
+        f'#!/bin/sh\ncase "$*" in *" 7.1 "*) exit 1;; *" 7.2 "*) echo "$*" >{tmp_path}/arguments;; esac\n'
+        "echo ready\nsleep 60\n"
+    )
+    reports = parts.reports.record.read_nodes()
+    for host, step in (("n2", "1"), ("n3", "2")):
+        reports[host] = replace(reports[host], step=step)
+
+    async def probe(address: str) -> bool:
+        return False
+
+    async def work() -> None:
+        parts.reaper.attach(asyncio.get_running_loop())
+        await limit_wait_for_others_steps(parts, {"n2": "10.0.0.2", "n3": "10.0.0.3"}, probe=probe)
+
+    with pytest.raises(RayclusterError, match="did not begin"):
+        run_loop(work())
+    assert (tmp_path / "arguments").exists()
+    assert "n3 does not respond" in (tmp_path / "said").read_text()
+
+
 @pytest.mark.parametrize("stayed", [{}, {"n2": "10.0.0.2"}], ids=["none", "cut off"])
 @pytest.mark.parametrize("broken", ["no record", "its end is not there", "it hangs"])
 def test_without_a_record_of_the_end_nobody_is_waited_for(
